@@ -1,0 +1,192 @@
+"""A recipe: everything that decides a result, as one frozen value.
+
+The command line's flags derive from these fields, and `recipe.json` beside the weights is their record.
+What decides only where and how fast a run goes (devices, workers, folders) is not here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Four = tuple[int, int, int, int]
+Windows = tuple[int | None, int | None, int | None, int | None]
+
+IMAGENET_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
+IMAGENET_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderRecipe:
+    """The backbone and its semantic layers."""
+
+    name: str = "swin_tiny_patch4_window7_224.ms_in1k"
+    """A timm model name, with its weights' tag."""
+    weights: str | None = "timm"
+    """'timm': the tag's weights from the hub; a path: a local file; None: this recipe starts from random weights."""
+    drop_path: float = 0.0
+    """Largest stochastic-depth rate, rising linearly from 0 over the blocks."""
+    embed_dim: int | None = None
+    """Swin only: width of stage 1; None keeps the named model's."""
+    depths: Four | None = None
+    """Swin only: blocks per stage."""
+    num_heads: Four | None = None
+    """Swin only: attention heads per stage."""
+    window_size: int | None = None
+    """Swin only: side of the attention window [tokens]."""
+    semantic_layers: bool = False
+    """Put a semantic layer after every stage (SeMask)."""
+    semantic_windows: Windows = (7, 7, None, None)
+    """Extent of semantic attention per stage [tokens]; None attends over the whole map."""
+    semantic_units: Four = (1, 1, 1, 1)
+    """Semantic attention units per stage (the paper's N_S)."""
+    semantic_dropout: float = 0.1
+    """Dropout after the projection of semantic attention."""
+    semantic_residual: Literal["norm", "input"] = "norm"
+    """What the masked features are added to: the layer's normalised input (published) or its raw input."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderRecipe:
+    """The decoder and its width."""
+
+    name: str = "semantic_fpn"
+    channels: int = 256
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRecipe:
+    """Encoder, decoder and the class count they share."""
+
+    encoder: EncoderRecipe = field(default_factory=EncoderRecipe)
+    decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
+    num_classes: int = 150
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Channel means, RGB, images in [0, 1]."""
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossRecipe:
+    """Cross-entropy of the main prediction plus `prior_weight` times that of the semantic prior."""
+
+    prior_weight: float = 0.4
+    denominator: Literal["all", "valid"] = "all"
+    """Divide the sum of pixel losses by all pixels (mmsegmentation, the paper's FPN) or by the labelled ones."""
+    ohem_pixels: int | None = None
+    """Keep this many of the hardest pixels per image in the main loss; None keeps all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecipe:
+    """Where pictures come from and what is done to them before the model sees them."""
+
+    kind: Literal["scenes", "files"] = "files"
+    root: str | None = None
+    """Folder of the dataset; scenes need none."""
+    classes: str | None = None
+    """A packaged class table (ade20k, cityscapes, coco-stuff10k, camvid) or the path of a classes.json; None looks for ROOT/classes.json."""
+    images: str = "images/{split}"
+    labels: str = "labels/{split}"
+    image_suffix: str = ""
+    """What follows the stem in image names; empty takes any image extension."""
+    label_suffix: str = ".png"
+    train_split: str = "train"
+    val_split: str = "val"
+    base_scale: tuple[int, int] | None = None
+    """(long, short) box [px] an image is fitted into, ratio kept, before scale jitter; None keeps its size."""
+    base_ratio: float = 1.0
+    """Where base_scale is None: the factor on the image's own size."""
+    scale_choices: tuple[float, ...] | None = None
+    """Scale jitter as a discrete draw; give this or scale_range, not both."""
+    scale_range: tuple[float, float] | None = None
+    """Scale jitter drawn uniformly from [low, high]."""
+    crop: tuple[int, int] = (512, 512)
+    """(height, width) of the training crop [px]."""
+    category_cap: float = 0.75
+    """Redraw a crop, up to ten times, while one class covers this share of its labelled pixels; 1 accepts any."""
+    flip: float = 0.5
+    photometric: bool = True
+    scene_size: tuple[int, int] = (128, 128)
+    """Scenes only: (height, width) [px]."""
+    scene_count: int = 200
+    """Scenes only: scenes in the validation split; the training split never repeats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimRecipe:
+    """AdamW with linear warm-up and a poly schedule, stepped once per iteration."""
+
+    lr: float = 1e-4
+    weight_decay: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    power: float = 1.0
+    """Exponent of the poly schedule, lr·(1 - t/steps)^power."""
+    warmup_steps: int = 1500
+    warmup_ratio: float = 1e-6
+    """Factor on the learning rate at the first step of the warm-up."""
+    encoder_lr_scale: float = 1.0
+    """Factor on the learning rate of the encoder."""
+    no_decay: tuple[str, ...] = ("norm", "relative_position_bias_table", "absolute_pos_embed")
+    """Parameters whose published name contains one of these are not decayed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRecipe:
+    """How long and how."""
+
+    steps: int = 80_000
+    batch_size: int = 16
+    """Images per optimiser step, over all devices and accumulated batches."""
+    accumulate: int = 1
+    """Forward passes per optimiser step."""
+    clip_norm: float | None = None
+    ema: float | None = None
+    """Decay of the exponential moving average of the weights; None trains without one."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """'auto' is bfloat16 on an accelerator that has it, else float32."""
+    eval_every: int = 8000
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestRecipe:
+    """How scores are made at evaluation."""
+
+    mode: Literal["whole", "sliding"] = "whole"
+    window: tuple[int, int] = (512, 512)
+    stride: tuple[int, int] = (341, 341)
+    scales: tuple[float, ...] = (1.0,)
+    """Ratios of the base scale; more than one averages the softmax maps (multi-scale test)."""
+    flip: bool = False
+    batch_size: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What a paper printed for a recipe."""
+
+    parameters: float | None = None
+    """[millions]"""
+    flops: float | None = None
+    """[10^9 multiply-adds] in the paper's convention, one image of the crop's size."""
+    miou: float | None = None
+    """Single-scale mIoU [%]."""
+    miou_ms: float | None = None
+    """Multi-scale and flip mIoU [%]."""
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One experiment."""
+
+    name: str
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    loss: LossRecipe = field(default_factory=LossRecipe)
+    data: DataRecipe = field(default_factory=DataRecipe)
+    optim: OptimRecipe = field(default_factory=OptimRecipe)
+    train: TrainRecipe = field(default_factory=TrainRecipe)
+    test: TestRecipe = field(default_factory=TestRecipe)
+    published: Published = field(default_factory=Published)
