@@ -1,0 +1,39 @@
+"""Seeds, and the folders of real data that tests use when they are at hand."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+SHARED = Path(os.environ.get("SEMASK_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+def _present(path: Path) -> Path:
+    if not path.exists():
+        pytest.skip(f"real data not at hand: {path.name}")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def camvid() -> Path:
+    """367 + 101 street photographs with labels, 480×360."""
+    return _present(SHARED / "data" / "camvid")
+
+
+@pytest.fixture
+def ade20k_mini() -> Path:
+    return _present(SHARED / "data" / "ade20k_mini")
+
+
+@pytest.fixture
+def lite0_weights() -> Path:
+    """ImageNet weights of tf_efficientnet_lite0, timm's layout."""
+    return _present(SHARED / "weights" / "efficientnet_lite0" / "model.safetensors")
