@@ -1,0 +1,56 @@
+"""Recipes by name: `<dataset>/<model>`. Pure standard library."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from semask.recipes import ade20k, camvid, cityscapes, coco_stuff10k, folder, scenes
+from semask.recipes.recipe import (
+    DataRecipe,
+    DecoderRecipe,
+    EncoderRecipe,
+    LossRecipe,
+    ModelRecipe,
+    OptimRecipe,
+    Published,
+    Recipe,
+    TestRecipe,
+    TrainRecipe,
+)
+from semask.recipes.record import from_dict, to_dict
+
+_DATASETS = (ade20k, cityscapes, coco_stuff10k, camvid, scenes, folder)
+_BY_NAME: dict[str, Callable[[], Recipe]] = {make().name: make for dataset in _DATASETS for make in dataset.RECIPES}
+
+
+def names() -> list[str]:
+    """Return the names of all recipes, dataset by dataset."""
+    return list(_BY_NAME)
+
+
+def get(name: str) -> Recipe:
+    """Return the recipe of that name; a ValueError names the nearest ones."""
+    if name in _BY_NAME:
+        return _BY_NAME[name]()
+    near = difflib.get_close_matches(name, _BY_NAME, n=3, cutoff=0.4) or [n for n in _BY_NAME if n.endswith(f"/{name}")]
+    hint = f"; did you mean {' or '.join(near)}?" if near else "."
+    raise ValueError(f"no recipe called {name!r}{hint} `semask models` lists them all.")
+
+
+__all__ = [
+    "DataRecipe",
+    "DecoderRecipe",
+    "EncoderRecipe",
+    "LossRecipe",
+    "ModelRecipe",
+    "OptimRecipe",
+    "Published",
+    "Recipe",
+    "TestRecipe",
+    "TrainRecipe",
+    "from_dict",
+    "get",
+    "names",
+    "to_dict",
+]

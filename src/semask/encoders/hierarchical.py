@@ -1,0 +1,62 @@
+"""Any hierarchical backbone, with a semantic layer after each stage when there are some."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from semask.encoders.chain import Chain
+from semask.layers.semantic import SemanticLayer
+from semask.structures import Features
+
+
+class HierarchicalEncoder(nn.Module):
+    """Run a chain of stages; what a semantic layer returns replaces the stage's map and flows on.
+
+    Source: SeMask (arXiv:2112.12782) §3.1, figure 2.
+    """
+
+    def __init__(
+        self, chain: Chain, *, semantic: Sequence[SemanticLayer] = (), norms: Sequence[nn.LayerNorm] = ()
+    ) -> None:
+        """`semantic` and `norms` hold one module per stage, or none; a norm acts on what leaves the encoder only."""
+        super().__init__()
+        stages = len(chain.outputs)
+        for what, modules in (("semantic layers", semantic), ("norms", norms)):
+            if len(modules) not in {0, stages}:
+                raise ValueError(f"an encoder of {stages} stages takes {stages} {what} or none, got {len(modules)}")
+        self.channels = chain.channels
+        self.strides = chain.strides
+        self.size_multiple = chain.size_multiple
+        self.channels_last = chain.channels_last
+        self.stage_of = {name: stage for stage, name in enumerate(chain.outputs)}
+        self.chain = chain.modules
+        self.semantic = nn.ModuleList(semantic)
+        self.norms = nn.ModuleList(norms)
+
+    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
+        """Encode normalised images; maps and priors are b c h w and b k h w at the strides of the stages."""
+        x: Tensor = images
+        maps: list[Tensor] = []
+        priors: list[Tensor] = []
+        for name, module in self.chain.items():
+            x = module(x)
+            if name not in self.stage_of:
+                continue
+            stage = self.stage_of[name]
+            if self.semantic:
+                masked, prior = self.semantic[stage](self._tokens_last(x))
+                priors.append(prior.permute(0, 3, 1, 2))
+                x = masked if self.channels_last else masked.permute(0, 3, 1, 2)
+            maps.append(self._output(x, stage))
+        return Features(tuple(maps), tuple(priors))
+
+    def _tokens_last(self, x: Tensor) -> Tensor:
+        return x if self.channels_last else x.permute(0, 2, 3, 1)
+
+    def _output(self, x: Tensor, stage: int) -> Tensor:
+        if self.norms:
+            return self.norms[stage](self._tokens_last(x)).permute(0, 3, 1, 2)
+        return x.permute(0, 3, 1, 2) if self.channels_last else x

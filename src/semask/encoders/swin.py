@@ -1,0 +1,118 @@
+"""timm's Swin made numerically the Swin of dense prediction.
+
+timm shifts a map and then pads it, and shrinks the window on small maps; the official segmentation code pads first and
+keeps the window. The blocks below take over timm's weights, names included, and follow the official order.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention
+from torch import Tensor, nn
+
+from semask.layers.windows import join_windows, pad_to_windows, split_windows
+
+
+class ShiftedWindowAttention(nn.Module):
+    """Attend inside windows of a map that is padded, then shifted.
+
+    Tokens that pad the map take part with query, key and value equal to the biases; after a shift, tokens that were no
+    neighbours are kept apart by −100 on the scores.
+
+    Source: Swin (arXiv:2103.14030) §3.2; padding as in the official segmentation code.
+    """
+
+    def __init__(self, attention: WindowAttention, *, shift: int) -> None:
+        """Take over the weights of timm's attention; `shift` [tokens] is 0 or half the window."""
+        super().__init__()
+        self.window_size = int(attention.window_size[0])
+        self.num_heads = int(attention.num_heads)
+        self.shift = shift
+        self.qkv = attention.qkv
+        self.proj = attention.proj
+        self.relative_position_bias_table = attention.relative_position_bias_table
+        self.register_buffer("relative_position_index", relative_positions(self.window_size), persistent=False)
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        """Return the attended map at the same size."""
+        _, height, width, _ = x.shape
+        padded = pad_to_windows(x, self.window_size)
+        padded_height, padded_width = padded.shape[1], padded.shape[2]
+        if self.shift:
+            padded = padded.roll((-self.shift, -self.shift), dims=(1, 2))
+        windows = split_windows(padded, self.window_size)
+        attended = self._attend(windows, padded_height, padded_width)
+        out = join_windows(self.proj(attended), self.window_size, padded_height, padded_width)
+        if self.shift:
+            out = out.roll((self.shift, self.shift), dims=(1, 2))
+        return out[:, :height, :width]
+
+    def _attend(self, windows: Float[Tensor, "nb n c"], height: int, width: int) -> Float[Tensor, "nb n c"]:
+        query, key, value = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        scores_bias = self._position_bias()[None]  # 1 heads n n
+        if self.shift:
+            # The windows of one image become heads, so that one mask serves every image of the batch.
+            apart = self._keep_apart(height, width).to(scores_bias.dtype)  # windows n n
+            scores_bias = (scores_bias + apart[:, None]).flatten(0, 1)[None]  # 1 windows·heads n n
+            grouped = (t.unflatten(0, (-1, apart.shape[0])).flatten(1, 2) for t in (query, key, value))
+            attended = F.scaled_dot_product_attention(*grouped, attn_mask=scores_bias.to(query.dtype))
+            attended = attended.unflatten(1, (-1, self.num_heads)).flatten(0, 1)
+        else:
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=scores_bias.to(query.dtype))
+        return attended.transpose(1, 2).flatten(2)
+
+    def _position_bias(self) -> Float[Tensor, "heads n n"]:
+        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+
+    def _keep_apart(self, height: int, width: int) -> Float[Tensor, "w n n"]:
+        device = self.relative_position_index.device
+        row, column = (self._strip(size, device) for size in (height, width))
+        region = (3 * row[:, None] + column[None, :]).to(torch.float32)  # the nine regions of the padded grid
+        region = split_windows(region[None, :, :, None], self.window_size)[..., 0]
+        return -100.0 * (region[:, :, None] != region[:, None, :])
+
+    def _strip(self, size: int, device: torch.device) -> Tensor:
+        """Number the tokens of one axis by what the shift did: 0 in place, 1 last window, 2 wrapped around."""
+        position = torch.arange(size, device=device)
+        return (position >= size - self.window_size).long() + (position >= size - self.shift).long()
+
+
+class DenseSwinBlock(nn.Module):
+    """A Swin block that takes maps of any size; the weights and their names are timm's."""
+
+    def __init__(self, block: SwinTransformerBlock) -> None:
+        super().__init__()
+        self.norm1 = block.norm1
+        self.attn = ShiftedWindowAttention(block.attn, shift=int(block.shift_size[0]))
+        self.drop_path1 = block.drop_path1
+        self.norm2 = block.norm2
+        self.mlp = block.mlp
+        self.drop_path2 = block.drop_path2
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        """Attention, then MLP, each on normalised tokens and added to the map."""
+        x = x + self.drop_path1(self.attn(self.norm1(x)))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+
+def make_dense(network: nn.Module) -> None:
+    """Replace the blocks of timm's Swin by `DenseSwinBlock` in place and let its patch embedding pad any image."""
+    for module in network.modules():
+        if hasattr(module, "dynamic_img_pad"):  # the patch embedding
+            module.dynamic_img_pad = True
+            module.strict_img_size = False
+        for name, child in list(module.named_children()):
+            if isinstance(child, SwinTransformerBlock):
+                setattr(module, name, DenseSwinBlock(child))
+
+
+def relative_positions(window_size: int) -> Tensor:
+    """Return the row of the bias table for every (query, key) pair of a window: n × n, int64."""
+    axis = torch.arange(window_size)
+    rows, columns = (t.flatten() for t in torch.meshgrid(axis, axis, indexing="ij"))
+    span = 2 * window_size - 1
+    row_step = rows[:, None] - rows[None, :] + window_size - 1
+    column_step = columns[:, None] - columns[None, :] + window_size - 1
+    return row_step * span + column_step

@@ -1,0 +1,68 @@
+"""Per-pixel cross-entropy of logits at a coarse grid against labels at full size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from semask.layers.pyramid import resize
+from semask.structures import IGNORE, LossTerms, Segmentation
+
+
+def pixel_cross_entropy(
+    logits: Float[Tensor, "b k h w"],
+    labels: Integer[Tensor, "b H W"],
+    *,
+    denominator: Literal["all", "valid"] = "all",
+    keep_hardest: int | None = None,
+) -> Float[Tensor, ""]:
+    """Resize the logits to the labels and return their cross-entropy; pixels labelled `IGNORE` add nothing.
+
+    The sum is divided by all pixels, ignored ones included ("all"), or by the labelled ones ("valid"; 0 when there are
+    none). `keep_hardest` keeps that many labelled pixels per image of the batch, those of the largest loss over the
+    whole batch (OHEM); the denominator stays.
+
+    Source: SeMask (arXiv:2112.12782) eq. 3-4; denominator and OHEM as in the authors' code (mmsegmentation).
+    """
+    size = (labels.shape[-2], labels.shape[-1])
+    # uint8 labels are fine for storage; cross-entropy wants int64
+    losses = F.cross_entropy(resize(logits.float(), size), labels.long(), ignore_index=IGNORE, reduction="none")
+    valid = labels != IGNORE
+    count = losses.numel() if denominator == "all" else valid.sum().clamp(min=1)
+    if keep_hardest is not None:
+        losses = losses * hardest(losses.detach(), valid, keep_hardest * labels.shape[0])
+    return losses.sum() / count
+
+
+def hardest(losses: Float[Tensor, "b H W"], valid: Tensor, keep: int) -> Float[Tensor, "b H W"]:
+    """Return 1 at the `keep` labelled pixels of the largest loss and 0 elsewhere."""
+    ranked = losses.masked_fill(~valid, -torch.inf).flatten()
+    chosen = torch.zeros_like(losses).flatten()
+    chosen[ranked.topk(min(keep, ranked.numel())).indices] = 1.0
+    return chosen.reshape(losses.shape) * valid
+
+
+@dataclass(frozen=True)
+class SegmentationLoss:
+    """Cross-entropy of the main prediction plus α times that of the semantic prior.
+
+    Source: SeMask eq. 5, α = `prior_weight` = 0.4. OHEM acts on the main loss only.
+    """
+
+    prior_weight: float = 0.4
+    denominator: Literal["all", "valid"] = "all"
+    ohem_pixels: int | None = None
+
+    def __call__(self, out: Segmentation, labels: Integer[Tensor, "b H W"]) -> LossTerms:
+        """Return the terms for logits at the decoder's grid and labels of the (padded) image."""
+        main = pixel_cross_entropy(out.main.logits, labels, denominator=self.denominator, keep_hardest=self.ohem_pixels)
+        if out.prior is None:
+            prior = torch.zeros_like(main)
+        else:
+            prior = self.prior_weight * pixel_cross_entropy(out.prior.logits, labels, denominator=self.denominator)
+        return LossTerms(main + prior, main, prior)

@@ -1,0 +1,91 @@
+"""The model: normalise, pad, encode, decode, and bring the answer back to the image's size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Integer, UInt8
+from torch import Tensor, nn
+
+from semask.geometry import padding_to_multiple
+from semask.layers.pyramid import resize, sum_semantic_maps
+from semask.structures import IGNORE, Features, PixelLogits, Segmentation
+
+
+class SegmentationModel(nn.Module):
+    """An encoder and a decoder, with everything that must be the same in training, evaluation and export.
+
+    Images are RGB floats in [0, 1] of any size ≥ 1×1. They are normalised with the buffers `mean` and `std`, then
+    padded with zeros at the right and bottom to a multiple of what the encoder needs (1 for Swin, which pads itself).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        *,
+        num_classes: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        """`encoder` returns Features and has `size_multiple`; `decoder` turns Features into logits."""
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.num_classes = num_classes
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(-1, 1, 1), persistent=False)
+
+    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Segmentation:
+        """Return the main prediction and the semantic prior, each at its grid of the padded image."""
+        features = self.encode(images)
+        prior = PixelLogits(sum_semantic_maps(features.priors)) if features.priors else None
+        return Segmentation(self.decoder(features), prior)
+
+    def encode(self, images: Float[Tensor, "b 3 H W"]) -> Features:
+        """Normalise, pad and encode."""
+        self._check(images)
+        normalised = (images - self.mean) / self.std
+        bottom, right = self._padding(images.shape[-2], images.shape[-1])
+        return self.encoder(F.pad(normalised, (0, right, 0, bottom)))  # type: ignore[no-any-return]
+
+    def scores(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b k H W"]:
+        """Return class scores at the image's size: logits for per-pixel decoders. The prior is not computed."""
+        return self._to_image(self.decoder(self.encode(images)).logits, images.shape[-2], images.shape[-1])
+
+    def prior_scores(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b k H W"]:
+        """Return the semantic prior at the image's size; a ValueError says so when there are no semantic layers."""
+        priors = self.encode(images).priors
+        if not priors:
+            raise ValueError("this model has no semantic layers and so no semantic prior; use a semask recipe")
+        return self._to_image(sum_semantic_maps(priors), images.shape[-2], images.shape[-1])
+
+    def labels(self, images: Float[Tensor, "b 3 H W"]) -> UInt8[Tensor, "b H W"] | Integer[Tensor, "b H W"]:
+        """Return the class of every pixel: uint8 for up to 256 classes, int64 beyond."""
+        labels = self.scores(images).argmax(dim=1)
+        return labels.to(torch.uint8) if self.num_classes <= 256 else labels
+
+    def pad_labels(self, labels: Integer[Tensor, "b H W"]) -> Integer[Tensor, "b PH PW"]:
+        """Pad labels with `IGNORE` as the images are padded, so that they lie on the logits of `forward`."""
+        bottom, right = self._padding(labels.shape[-2], labels.shape[-1])
+        return F.pad(labels, (0, right, 0, bottom), value=IGNORE)
+
+    def _padding(self, height: int, width: int) -> tuple[int, int]:
+        return padding_to_multiple(height, width, int(self.encoder.size_multiple))  # type: ignore[arg-type]
+
+    def _to_image(self, scores: Tensor, height: int, width: int) -> Tensor:
+        bottom, right = self._padding(height, width)
+        return resize(scores, (height + bottom, width + right))[..., :height, :width]
+
+    def _check(self, images: Tensor) -> None:
+        channels = self.mean.shape[0]
+        if images.ndim != 4 or images.shape[1] != channels or not images.is_floating_point():
+            raise ValueError(
+                f"images must be floats (b, {channels}, H, W), RGB in [0, 1]; got {images.dtype} of shape "
+                f"{tuple(images.shape)}. Divide uint8 images by 255 and put the channels first."
+            )

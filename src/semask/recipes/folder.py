@@ -1,0 +1,46 @@
+"""Your own folder of images/ and labels/; the class count follows from its classes.json."""
+
+from __future__ import annotations
+
+from semask.recipes.lite import lite0_fpn
+from semask.recipes.recipe import DataRecipe, ModelRecipe, OptimRecipe, Recipe, TrainRecipe
+from semask.recipes.swin import semask_swin_fpn, swin_fpn
+
+PLACEHOLDER_CLASSES = 2
+"""Replaced by the number of classes in classes.json."""
+
+
+def _row(name: str, model: ModelRecipe, *, side: int, lr: float, steps: int) -> Recipe:
+    return Recipe(
+        name=f"folder/{name}",
+        model=model,
+        data=DataRecipe(images="images", labels="labels", scale_range=(0.5, 2.0), crop=(side, side)),
+        optim=OptimRecipe(lr=lr, weight_decay=0.01, warmup_steps=steps // 20, warmup_ratio=1e-2, power=0.9),
+        train=TrainRecipe(steps=steps, batch_size=8, ema=0.99, eval_every=max(1, steps // 10)),
+    )
+
+
+def semask_swin_t_fpn() -> Recipe:
+    """SeMask Swin-T, for an accelerator."""
+    model = semask_swin_fpn("t", PLACEHOLDER_CLASSES, global_from=4)
+    return _row("semask-swin-t-fpn", model, side=512, lr=1e-4, steps=20_000)
+
+
+def swin_t_fpn() -> Recipe:
+    """Swin-T, for an accelerator."""
+    return _row("swin-t-fpn", swin_fpn("t", PLACEHOLDER_CLASSES), side=512, lr=1e-4, steps=20_000)
+
+
+def semask_lite0_fpn() -> Recipe:
+    """EfficientNet-Lite0 with semantic layers, trainable on a processor."""
+    model = lite0_fpn(PLACEHOLDER_CLASSES, semantic=True, channels=64)
+    return _row("semask-lite0-fpn", model, side=256, lr=1e-3, steps=2000)
+
+
+def lite0_fpn_plain() -> Recipe:
+    """EfficientNet-Lite0 without semantic layers."""
+    model = lite0_fpn(PLACEHOLDER_CLASSES, semantic=False, channels=64)
+    return _row("lite0-fpn", model, side=256, lr=1e-3, steps=2000)
+
+
+RECIPES = (semask_swin_t_fpn, swin_t_fpn, semask_lite0_fpn, lite0_fpn_plain)

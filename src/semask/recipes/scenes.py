@@ -1,0 +1,50 @@
+"""Procedurally drawn scenes: small models that train on a laptop's processor in minutes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from semask.recipes.recipe import (
+    DataRecipe,
+    DecoderRecipe,
+    EncoderRecipe,
+    ModelRecipe,
+    OptimRecipe,
+    Recipe,
+    TestRecipe,
+    TrainRecipe,
+)
+
+NUM_CLASSES = 12
+MICRO = EncoderRecipe(
+    weights=None,
+    embed_dim=32,
+    depths=(2, 2, 2, 2),
+    num_heads=(1, 2, 4, 8),
+    window_size=4,
+    drop_path=0.0,
+    semantic_layers=True,
+    semantic_windows=(4, 4, None, None),
+)
+
+
+def semask_micro_fpn() -> Recipe:
+    """A Swin of 32 … 256 channels with semantic layers; `make demo` trains it."""
+    return Recipe(
+        name="scenes/semask-micro-fpn",
+        model=ModelRecipe(encoder=MICRO, decoder=DecoderRecipe(channels=64), num_classes=NUM_CLASSES),
+        data=DataRecipe(kind="scenes", crop=(128, 128), category_cap=1.0),
+        optim=OptimRecipe(lr=2e-3, weight_decay=0.01, warmup_steps=50, warmup_ratio=1e-2),
+        train=TrainRecipe(steps=600, batch_size=16, eval_every=200),
+        test=TestRecipe(batch_size=8),
+    )
+
+
+def micro_fpn() -> Recipe:
+    """The same without semantic layers."""
+    recipe = semask_micro_fpn()
+    encoder = replace(MICRO, semantic_layers=False)
+    return replace(recipe, name="scenes/micro-fpn", model=replace(recipe.model, encoder=encoder))
+
+
+RECIPES = (semask_micro_fpn, micro_fpn)
