@@ -1,9 +1,14 @@
-"""Recipes by name: `<dataset>/<model>`. Pure standard library."""
+"""Recipes by name: `<dataset>/<model>`. Pure standard library.
+
+The package is callable, `semask.recipes()`, and returns the names: see docs/decisions/0002.
+"""
 
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable
+from types import ModuleType
 
 from semask.recipes import ade20k, camvid, cityscapes, coco_stuff10k, folder, scenes
 from semask.recipes.recipe import (
@@ -37,6 +42,13 @@ def get(name: str) -> Recipe:
     hint = f"; did you mean {' or '.join(near)}?" if near else "."
     raise ValueError(f"no recipe called {name!r}{hint} `semask models` lists them all.")
 
+
+class _Recipes(ModuleType):
+    def __call__(self) -> list[str]:
+        return names()
+
+
+sys.modules[__name__].__class__ = _Recipes
 
 __all__ = [
     "DataRecipe",

@@ -1,0 +1,1 @@
+"""Published key layouts, one file per family: from the authors' names to ours."""

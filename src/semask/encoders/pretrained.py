@@ -1,0 +1,118 @@
+"""Giving an encoder pretrained weights, and saying how many of its tensors they fill."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import NamedTuple
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from semask.encoders.chain import family_of, is_swin
+from semask.weights import read_checkpoint, tensors_of
+
+MIN_SHARE = 0.95
+FROM_HUB = "timm"
+
+
+class MatchReport(NamedTuple):
+    """What loading did: tensors of the backbone that were filled, and those that were not."""
+
+    source: str
+    matched: int
+    total: int
+    missing: tuple[str, ...]
+
+    @property
+    def share(self) -> float:
+        """Filled tensors over all tensors of the backbone, 0 … 1."""
+        return self.matched / self.total
+
+    def __str__(self) -> str:
+        """Return one line for the log."""
+        return f"{self.source}: {self.matched} of {self.total} encoder tensors matched ({self.share:.1%})"
+
+
+def load_encoder(chain: nn.ModuleDict, name: str, weights: str) -> MatchReport:
+    """Fill the backbone `chain` of an encoder, in place, from timm's hub ("timm") or from a local file.
+
+    Semantic layers and output norms are not part of the chain and start fresh. A ValueError is raised, and nothing
+    loaded, when fewer than 95 % of the tensors match by name and shape.
+    """
+    source = _hub_tensors(name) if weights == FROM_HUB else _file_tensors(name, weights, chain)
+    found, wanted = _for_chain(source, chain), chain.state_dict()
+    usable = {key: found[key] for key, tensor in wanted.items() if key in found and found[key].shape == tensor.shape}
+    missing = tuple(key for key in wanted if key not in usable)
+    label = name if weights == FROM_HUB else weights
+    report = MatchReport(label, len(usable), len(wanted), missing)
+    if report.share < MIN_SHARE:
+        raise ValueError(
+            f"{report}; at least {MIN_SHARE:.0%} are needed. Missing or of another shape: {', '.join(missing[:6])} …; "
+            f"the file's own keys look like {', '.join(list(source)[:3])}. Are these weights of {name!r}?"
+        )
+    chain.load_state_dict(usable, strict=False)
+    return report
+
+
+def _hub_tensors(name: str) -> dict[str, Tensor]:
+    try:
+        model = timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as error:
+        raise ValueError(
+            f"the pretrained weights of {name!r} could not be fetched ({type(error).__name__}: {error}). "
+            "Give a local file with --model.encoder.weights PATH, or say --from-scratch to train without them."
+        ) from error
+    return dict(model.state_dict())
+
+
+def _file_tensors(name: str, path: str, chain: nn.ModuleDict) -> dict[str, Tensor]:
+    tensors = tensors_of(read_checkpoint(path))
+    if is_swin(name):
+        tensors = _fit_bias_tables(tensors, chain)
+    adapt = getattr(sys.modules[family_of(name)], "checkpoint_filter_fn", None)
+    if adapt is None:
+        return tensors
+    with torch.device("meta"):
+        model = timm.create_model(name.split(".", 1)[0], pretrained=False)
+    adapted: dict[str, Tensor] = adapt(tensors, model)
+    return adapted
+
+
+def _for_chain(source: dict[str, Tensor], chain: nn.ModuleDict) -> dict[str, Tensor]:
+    """Rename timm's keys to the chain's, whose children are called `layers_0` where timm says `layers.0`."""
+    renamed: dict[str, Tensor] = {}
+    for child in chain:
+        nested = re.sub(r"_(\d+)$", r".\1", child)
+        prefix = nested if any(key.startswith(f"{nested}.") for key in source) else child
+        start = len(prefix) + 1
+        renamed |= {f"{child}.{key[start:]}": value for key, value in source.items() if key.startswith(f"{prefix}.")}
+    return renamed
+
+
+def _fit_bias_tables(tensors: dict[str, Tensor], chain: nn.ModuleDict) -> dict[str, Tensor]:
+    """Resize relative-position tables of another window, bicubic per head.
+
+    Source: SeMask's authors' code, loading of ImageNet Swin weights.
+    """
+    lengths = {
+        key.split(".", 1)[0].replace("_", ".") + "." + key.split(".", 1)[1]: value.shape[0]
+        for key, value in chain.state_dict().items()
+        if key.endswith("relative_position_bias_table")
+    }
+    fitted = dict(tensors)
+    for key, length in lengths.items():
+        table = tensors.get(key)
+        if table is not None and table.shape[0] != length:
+            fitted[key] = resize_bias_table(table, length)
+    return fitted
+
+
+def resize_bias_table(table: Tensor, length: int) -> Tensor:
+    """Resize a table ((2M-1)², heads) to `length` rows, a square number."""
+    old, new = round(table.shape[0] ** 0.5), round(length**0.5)
+    grid = table.T.reshape(1, -1, old, old)
+    resized = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
+    return resized.reshape(-1, new * new).T.contiguous()
