@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from semask.metrics import Confusion
+from semask.structures import IGNORE
+
+
+def counted(prediction: torch.Tensor, truth: torch.Tensor, num_classes: int) -> Confusion:
+    confusion = Confusion(num_classes)
+    confusion.update(prediction, truth)
+    return confusion
+
+
+def oracle(prediction: np.ndarray, truth: np.ndarray, num_classes: int) -> np.ndarray:
+    matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
+    for p, t in zip(prediction.ravel(), truth.ravel(), strict=True):
+        if t != IGNORE:
+            matrix[t, p] += 1
+    return matrix
+
+
+@st.composite
+def label_maps(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, int]:
+    num_classes = draw(st.integers(1, 6))
+    size = draw(st.integers(1, 60))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    prediction = torch.randint(0, num_classes, (size,), generator=generator)
+    truth = torch.randint(0, num_classes, (size,), generator=generator)
+    truth[torch.rand(size, generator=generator) < draw(st.floats(0, 1))] = IGNORE
+    return prediction, truth, num_classes
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_matrix_equals_a_loop_over_pixels(dtype: torch.dtype) -> None:
+    prediction = torch.randint(0, 7, (2, 19, 23)).to(dtype)
+    truth = torch.randint(0, 7, (2, 19, 23)).to(dtype)
+    truth[:, 4:9] = IGNORE
+    assert np.array_equal(counted(prediction, truth, 7).matrix.numpy(), oracle(prediction.numpy(), truth.numpy(), 7))
+
+
+def test_numbers_by_hand() -> None:
+    truth = torch.tensor([0, 0, 0, 1, 1, IGNORE])
+    prediction = torch.tensor([0, 0, 1, 1, 2, 3])
+    scores = counted(prediction, truth, 4).scores()
+    assert scores.iou[:3].tolist() == pytest.approx([2 / 3, 1 / 3, 0.0])
+    assert math.isnan(scores.iou[3]), "class 3 is predicted on an ignored pixel only"
+    assert scores.accuracy[:2].tolist() == pytest.approx([2 / 3, 1 / 2])
+    assert scores.accuracy[2:].isnan().all()
+    assert scores.miou == pytest.approx(1 / 3)
+    assert scores.macc == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert scores.aacc == pytest.approx(3 / 5)
+    assert scores.pixels.tolist() == [3, 2, 0, 0]
+
+
+def test_iou_agrees_with_torchmetrics() -> None:
+    prediction, truth = torch.randint(0, 9, (3, 40, 31)), torch.randint(0, 9, (3, 40, 31))
+    truth[torch.rand(truth.shape) < 0.2] = IGNORE
+    scores = counted(prediction, truth, 9).scores()
+    other = MulticlassJaccardIndex(9, average="none", ignore_index=IGNORE)(prediction, truth)
+    torch.testing.assert_close(scores.iou.float(), other)
+    mean = MulticlassJaccardIndex(9, average="macro", ignore_index=IGNORE)(prediction, truth)
+    assert scores.miou == pytest.approx(float(mean), abs=1e-6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(label_maps(), st.randoms(use_true_random=False))
+def test_order_splitting_and_ignored_pixels_never_matter(maps: tuple[torch.Tensor, torch.Tensor, int], random: object) -> None:
+    prediction, truth, k = maps
+    whole = counted(prediction, truth, k).matrix
+    order = list(range(len(truth)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    assert torch.equal(counted(prediction[order], truth[order], k).matrix, whole)
+
+    cut = len(order) // 2
+    first, second = counted(prediction[:cut], truth[:cut], k), counted(prediction[cut:], truth[cut:], k)
+    first.merge(second)
+    assert torch.equal(first.matrix, whole)
+
+    anything = torch.where(truth == IGNORE, torch.full_like(prediction, 10_000), prediction)
+    assert torch.equal(counted(anything, truth, k).matrix, whole)
+    assert int(whole.sum()) == int((truth != IGNORE).sum())
+
+
+def test_values_that_are_no_class_are_named() -> None:
+    good = torch.tensor([0, 1, 2])
+    with pytest.raises(ValueError, match=r"label value 3 in 2 pixels.*0 to 2"):
+        counted(good, torch.tensor([3, 3, 1]), 3)
+    with pytest.raises(ValueError, match="label value -1 in 1 pixels"):
+        counted(good, torch.tensor([-1, 0, 1]), 3)
+    with pytest.raises(ValueError, match="prediction value 7 in 1 pixels"):
+        counted(torch.tensor([7, 0, 1]), good, 3)
+
+
+def test_misuse_is_refused() -> None:
+    with pytest.raises(ValueError, match="differ in size"):
+        counted(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(3, 2, dtype=torch.int64), 2)
+    for num_classes in (0, 256):
+        with pytest.raises(ValueError, match="1 to 255"):
+            Confusion(num_classes)
+    with pytest.raises(ValueError, match="cannot merge"):
+        Confusion(2).merge(Confusion(3))
+
+
+def test_an_empty_matrix_has_undefined_scores() -> None:
+    scores = Confusion(3).scores()
+    assert all(math.isnan(value) for value in (scores.miou, scores.macc, scores.aacc))
+
+
+def test_scores_become_json_with_null_for_undefined() -> None:
+    record = counted(torch.tensor([0, 1]), torch.tensor([0, 0]), 3).scores().to_dict(["sky", "road", "car"])
+    text = json.loads(json.dumps(record, allow_nan=False))
+    assert text["pixels"] == 2
+    assert text["classes"][0] == {"name": "sky", "iou": 0.5, "accuracy": 0.5, "pixels": 2}
+    assert text["classes"][1]["iou"] == 0.0
+    assert text["classes"][1]["accuracy"] is None
+    assert text["classes"][2]["iou"] is None
+    with pytest.raises(ValueError, match="3 classes were scored, but 2 names"):
+        counted(torch.tensor([0]), torch.tensor([0]), 3).scores().to_dict(["sky", "road"])
+
+
+def test_reduce_alone_is_a_copy() -> None:
+    confusion = counted(torch.tensor([0, 1]), torch.tensor([0, 0]), 2)
+    total = confusion.reduce()
+    total.update(torch.tensor([0]), torch.tensor([0]))
+    assert int(confusion.matrix.sum()) == 2
+
+
+def random_pairs(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(5)
+    return [tuple(torch.randint(0, 5, (2, 30, 20), generator=generator)) for _ in range(count)]  # type: ignore[misc]
+
+
+def _process(rank: int, world_size: int, folder: str) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
+    )
+    confusion = Confusion(5)
+    for prediction, truth in random_pairs(7)[rank::world_size]:
+        confusion.update(prediction, truth)
+    torch.save(confusion.reduce().matrix, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_count_the_same_integers_as_one(tmp_path: Path) -> None:
+    alone = Confusion(5)
+    for prediction, truth in random_pairs(7):
+        alone.update(prediction, truth)
+    torch.multiprocessing.spawn(_process, args=(2, str(tmp_path)), nprocs=2)
+    for rank in range(2):
+        assert torch.equal(torch.load(tmp_path / f"{rank}.pt"), alone.matrix)
