@@ -76,7 +76,9 @@ def test_iou_agrees_with_torchmetrics() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(label_maps(), st.randoms(use_true_random=False))
-def test_order_splitting_and_ignored_pixels_never_matter(maps: tuple[torch.Tensor, torch.Tensor, int], random: object) -> None:
+def test_order_splitting_and_ignored_pixels_never_matter(
+    maps: tuple[torch.Tensor, torch.Tensor, int], random: object
+) -> None:
     prediction, truth, k = maps
     whole = counted(prediction, truth, k).matrix
     order = list(range(len(truth)))
