@@ -1,0 +1,164 @@
+"""What every encoder under every decoder must do, with and without semantic layers. A line in a menu gains them all."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from semask.build import DECODERS, build_loss, build_model
+from semask.model import SegmentationModel
+from semask.recipes import DecoderRecipe, EncoderRecipe, LossRecipe, ModelRecipe, Recipe
+
+NUM_CLASSES = 5
+ENCODERS = {
+    "swin": EncoderRecipe(
+        weights=None, embed_dim=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4), window_size=4, drop_path=0.1
+    ),
+    "efficientnet": EncoderRecipe(name="tf_efficientnet_lite0", weights=None),
+    "mobilenetv3": EncoderRecipe(name="mobilenetv3_small_050", weights=None),
+    "resnet": EncoderRecipe(name="resnet18", weights=None),
+    "convnext": EncoderRecipe(name="convnext_atto", weights=None),
+    "pvt": EncoderRecipe(name="pvt_v2_b0", weights=None),
+}
+
+
+def tiny(encoder: str, decoder: str, *, semantic: bool) -> SegmentationModel:
+    torch.manual_seed(0)
+    spec = dataclasses.replace(ENCODERS[encoder], semantic_layers=semantic, semantic_windows=(4, 4, None, None))
+    model = ModelRecipe(encoder=spec, decoder=DecoderRecipe(name=decoder, channels=16), num_classes=NUM_CLASSES)
+    return build_model(Recipe(name="test/tiny", model=model))
+
+
+@pytest.fixture(params=[True, False], ids=["semantic", "plain"])
+def semantic(request: pytest.FixtureRequest) -> bool:
+    return request.param
+
+
+@pytest.fixture(params=list(DECODERS))
+def decoder(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=list(ENCODERS))
+def model(request: pytest.FixtureRequest, decoder: str, semantic: bool) -> SegmentationModel:
+    return tiny(request.param, decoder, semantic=semantic)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (17, 33), (97, 131)], ids=str)
+def test_any_size(model: SegmentationModel, size: tuple[int, int]) -> None:
+    images = torch.rand(2, 3, *size)
+    with torch.inference_mode():
+        scores, labels, out = model.scores(images), model.labels(images), model(images)
+    assert scores.shape == (2, NUM_CLASSES, *size)
+    assert torch.isfinite(scores).all()
+    assert labels.dtype == torch.uint8
+    assert torch.equal(labels.long(), scores.argmax(1))
+    assert (out.prior is not None) == bool(model.encoder.semantic)
+    if out.prior is not None:
+        assert out.prior.logits.shape[:2] == (2, NUM_CLASSES)
+
+
+def test_pyramid(model: SegmentationModel) -> None:
+    features = model.encode(torch.rand(1, 3, 64, 96))
+    assert model.encoder.strides == (4, 8, 16, 32)
+    for stride, channels, level in zip(model.encoder.strides, model.encoder.channels, features.maps, strict=True):
+        assert level.shape == (1, channels, 64 // stride, 96 // stride)
+    for level, prior in zip(features.maps, features.priors, strict=False):
+        assert prior.shape == (1, NUM_CLASSES, *level.shape[-2:])
+
+
+def test_images_of_a_batch_do_not_see_each_other(model: SegmentationModel) -> None:
+    images = torch.rand(3, 3, 40, 56)
+    with torch.inference_mode():
+        together = model.scores(images)
+        alone = torch.cat([model.scores(image[None]) for image in images])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_every_parameter_gets_a_gradient(model: SegmentationModel) -> None:
+    """Within two steps: λ starts at 0, so what stands behind it moves only after λ has."""
+    model.train()
+    for module in model.modules():
+        if hasattr(module, "drop_prob"):
+            module.drop_prob = 0.0
+    loss = build_loss(LossRecipe())
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
+    images, labels = torch.rand(2, 3, 64, 64), torch.randint(0, NUM_CLASSES, (2, 64, 64))
+    alive: set[str] = set()
+    for _ in range(2):
+        optimiser.zero_grad()
+        loss(model(images), labels).total.backward()
+        optimiser.step()
+        alive |= {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert {name for name, _ in model.named_parameters()} == alive
+
+
+def test_bfloat16(model: SegmentationModel) -> None:
+    images = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        exact = model.scores(images)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rough = model.scores(images)
+    assert torch.isfinite(rough).all()
+    assert (rough.float() - exact).abs().max() < 0.1 * exact.abs().max() + 0.05
+
+
+def test_export_equals_eager(model: SegmentationModel) -> None:
+    images = torch.rand(2, 3, 64, 96)
+    batch = {0: torch.export.Dim("batch", min=1, max=16)}
+    program = torch.export.export(model, (images,), dynamic_shapes=({**batch},))
+    other = torch.rand(3, 3, 64, 96)
+    with torch.inference_mode():
+        exported, eager = program.module()(other), model(other)
+    torch.testing.assert_close(exported.main.logits, eager.main.logits, rtol=1e-4, atol=1e-5)
+    if eager.prior is not None:
+        torch.testing.assert_close(exported.prior.logits, eager.prior.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_normalisation_is_the_models(model: SegmentationModel) -> None:
+    images = torch.rand(1, 3, 32, 32)
+    with torch.inference_mode():
+        inside = model.encode(images).maps
+        outside = model.encoder((images - model.mean) / model.std).maps
+    for ours, theirs in zip(inside, outside, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("images", [torch.zeros(3, 8, 8), torch.zeros(1, 4, 8, 8), torch.zeros(1, 3, 8, 8).byte()])
+def test_odd_images_are_refused(images: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"images must be floats \(b, 3, H, W\)"):
+        tiny("swin", "semantic_fpn", semantic=False)(images)
+
+
+@pytest.mark.parametrize("name", ["twins_svt_small", "mvitv2_tiny", "hrnet_w18_small", "vit_tiny_patch16_224"])
+def test_no_chain_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}'.*no ordered chain.*Use a backbone"):
+        build_model(Recipe(name="test/x", model=ModelRecipe(encoder=EncoderRecipe(name=name))))
+
+
+def test_unknown_names_suggest_near_ones() -> None:
+    with pytest.raises(ValueError, match=r"no model called 'swin_tny'.*swin_"):
+        build_model(Recipe(name="test/x", model=ModelRecipe(encoder=EncoderRecipe(name="swin_tny"))))
+    with pytest.raises(ValueError, match=r"no decoder called 'fpn'; there are: semantic_fpn"):
+        build_model(Recipe(name="test/x", model=ModelRecipe(decoder=DecoderRecipe(name="fpn"))))
+    with pytest.raises(ValueError, match="can be set for Swin only"):
+        build_model(Recipe(name="test/x", model=ModelRecipe(encoder=EncoderRecipe(name="resnet18", embed_dim=8))))
+
+
+@pytest.mark.parametrize("num_classes", [0, -1, 70_000])
+def test_class_counts_out_of_range(num_classes: int) -> None:
+    with pytest.raises(ValueError, match="num_classes must lie in"):
+        build_model(Recipe(name="test/x", model=ModelRecipe(num_classes=num_classes)))
+
+
+def test_batchnorm_of_the_head_is_called_bn() -> None:
+    """The published no-decay rule goes by names: `norm` is not decayed, the head's `bn` is."""
+    model = tiny("swin", "semantic_fpn", semantic=True)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.LayerNorm):
+            assert "norm" in name
+        if isinstance(module, nn.BatchNorm2d):
+            assert "norm" not in name
