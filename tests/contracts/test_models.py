@@ -93,7 +93,9 @@ def test_every_parameter_gets_a_gradient(model: SegmentationModel) -> None:
         loss(model(images), labels).total.backward()
         optimiser.step()
         alive |= {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
-    assert {name for name, _ in model.named_parameters()} == alive
+    # A softmax over keys does not see their bias: its gradient is 0 but for rounding.
+    expected = {name for name, _ in model.named_parameters() if not name.endswith(".key.bias")}
+    assert alive >= expected
 
 
 def test_bfloat16(model: SegmentationModel) -> None:

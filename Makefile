@@ -1,0 +1,36 @@
+# Two commands set everything up on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow check format clean
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); sys.exit(0 if ok else "semask needs Python 3.11 to 3.13; this is " + sys.version.split()[0] + ". Say PYTHON=/path/to/python3.12 make …")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(READY)  ## Train a small SeMask-FPN on drawn scenes, measure it, segment held-out scenes into runs/demo.
+	$(BIN)/semask demo --out runs/demo
+
+test: $(READY)  ## The whole test suite.
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)  ## The few tests that take minutes.
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)  ## Lint, format, types, the direction of imports, spelling.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+format: $(READY)  ## Mend what can be mended without thinking.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache build dist src/*.egg-info

@@ -1,0 +1,106 @@
+"""The semantic layer against a loop over windows, and its life at the start of training."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from semask.layers.semantic import SemanticAttention, SemanticLayer
+
+CHANNELS, CLASSES = 6, 4
+
+
+def alive_layer(window_size: int | None, *, units: int = 1, residual: str = "norm") -> SemanticLayer:
+    layer = SemanticLayer(CHANNELS, CLASSES, window_size=window_size, num_units=units, residual=residual).eval()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.7)
+    return layer
+
+
+def one_window(layer: SemanticLayer, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Token by token, as the paper writes it."""
+    for unit in layer.units:
+        semantic, key, value = unit.query(tokens), unit.key(tokens), unit.value(tokens)
+        attended = torch.stack([torch.softmax(semantic[n] @ key.T, dim=0) @ value for n in range(len(tokens))])
+        tokens = unit.gain * unit.project(attended) + tokens
+    return tokens, semantic
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 5), (1, 9)])
+@pytest.mark.parametrize("window", [None, 3, 4])
+@pytest.mark.parametrize("units", [1, 2])
+def test_against_a_loop_over_windows(height: int, width: int, window: int | None, units: int) -> None:
+    layer = alive_layer(window, units=units)
+    x = torch.randn(2, height, width, CHANNELS)
+    masked, semantic = layer(x)
+    side = max(height, width) if window is None else window
+    rows, columns = -(-height // side) * side, -(-width // side) * side
+    for image in range(2):
+        padded = torch.zeros(rows, columns, CHANNELS)
+        padded[:height, :width] = layer.norm(x[image])
+        if window is None:
+            windows = [(slice(0, height), slice(0, width))]
+        else:
+            windows = [
+                (slice(top, top + side), slice(left, left + side))
+                for top in range(0, rows, side)
+                for left in range(0, columns, side)
+            ]
+        expected, expected_semantic = torch.zeros_like(padded), torch.zeros(rows, columns, CLASSES)
+        for window_of in windows:
+            tokens = padded[window_of]
+            out, scores = one_window(layer, tokens.reshape(-1, CHANNELS))
+            expected[window_of], expected_semantic[window_of] = out.reshape(tokens.shape), scores.reshape(*tokens.shape[:2], -1)
+        torch.testing.assert_close(masked[image], expected[:height, :width], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(semantic[image], expected_semantic[:height, :width], rtol=1e-4, atol=1e-5)
+
+
+def test_a_fresh_layer_is_layernorm() -> None:
+    layer = SemanticLayer(CHANNELS, CLASSES, window_size=4).eval()
+    x = torch.randn(1, 6, 6, CHANNELS)
+    torch.testing.assert_close(layer(x)[0], nn.functional.layer_norm(x, (CHANNELS,)))
+    assert layer.units[0].gain.shape == (1,)
+
+
+def test_a_fresh_layer_on_its_input_is_the_identity() -> None:
+    layer = SemanticLayer(CHANNELS, CLASSES, window_size=4, residual="input").eval()
+    x = torch.randn(1, 6, 6, CHANNELS)
+    torch.testing.assert_close(layer(x)[0], x)
+
+
+def test_everything_gets_a_gradient_within_two_steps() -> None:
+    layer = SemanticLayer(CHANNELS, CLASSES, window_size=None)
+    optimiser = torch.optim.SGD(layer.parameters(), lr=0.1)
+    x, target = torch.randn(2, 4, 4, CHANNELS), torch.randn(2, 4, 4, CHANNELS)
+    seen: list[set[str]] = []
+    for _ in range(2):
+        optimiser.zero_grad()
+        masked, _ = layer(x)  # no supervision of the prior: the harder case
+        (masked - target).square().mean().backward()
+        optimiser.step()
+        seen.append({name for name, p in layer.named_parameters() if p.grad.abs().max() > 0})
+    assert "units.0.gain" in seen[0]
+    # A softmax does not see a constant added to every key, so the key's bias alone is without one.
+    assert seen[1] >= {name for name, _ in layer.named_parameters()} - {"units.0.key.bias"}
+    assert layer.units[0].gain.item() != 0
+
+
+def test_initialisation() -> None:
+    unit = SemanticAttention(64, 150)
+    assert unit.gain.item() == 0
+    for linear in (unit.query, unit.key, unit.value, unit.project):
+        assert linear.weight.std().item() == pytest.approx(0.02, rel=0.1)
+        assert linear.bias.abs().max() == 0
+
+
+def test_dropout_follows_the_projection() -> None:
+    layer = alive_layer(None).train()
+    layer.units[0].dropout.p = 1.0
+    x = torch.randn(1, 3, 3, CHANNELS)
+    torch.testing.assert_close(layer(x)[0], layer.norm(x))
+
+
+def test_bad_sizes() -> None:
+    with pytest.raises(ValueError, match="at least one unit, got 0"):
+        SemanticLayer(CHANNELS, CLASSES, window_size=7, num_units=0)
+    with pytest.raises(ValueError, match="tokens ≥ 1 or None for global attention, got 0"):
+        SemanticLayer(CHANNELS, CLASSES, window_size=0)
