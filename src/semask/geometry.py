@@ -1,4 +1,4 @@
-"""Sizes: fitting an image into a box, padding to a multiple, the windows that cover an image. No tensors' values here."""
+"""Sizes: fitting an image into a box, padding to a multiple, the windows that cover an image."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The values that travel between the parts, and the legend of the axis letters.
 
-b batch · c channels · k classes · q queries · h w a feature grid · H W an image · n tokens · l levels · p points · d head width
+b batch · c channels · k classes · q queries · h w a feature grid · H W an image · n tokens · l levels · p points
+d head width
 
 Images are RGB in [0, 1], channels first. Labels are class ids; `IGNORE` marks pixels that take no part.
 """

@@ -22,7 +22,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 def synthetic_tensor(key: str, shape: tuple[int, ...], dtype: str = "float32") -> Tensor:
     if not dtype.startswith("float"):
         return torch.zeros(shape, dtype=getattr(torch, dtype))
-    noise = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape)  # noqa: NPY002 (a frozen stream)
+    noise = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape)
     leaf = key.rsplit(".", 1)[-1]
     if leaf == "running_var":
         values = 1.0 + 0.1 * np.abs(noise)
@@ -39,7 +39,7 @@ def synthetic_tensor(key: str, shape: tuple[int, ...], dtype: str = "float32") -
 
 def synthetic_image(height: int, width: int, seed: int = 0, batch: int = 1) -> Tensor:
     """A normalised image batch."""
-    noise = np.random.RandomState(seed).standard_normal((batch, 3, height, width))  # noqa: NPY002
+    noise = np.random.RandomState(seed).standard_normal((batch, 3, height, width))
     return torch.from_numpy(noise.astype(np.float32))
 
 

@@ -65,8 +65,8 @@ def test_logits_and_labels(case) -> None:
 def training():
     record = json.loads((FIXTURES / "train_semask_swin_t_fpn_150.json").read_text())
     image = synthetic_image(64, 96, seed=0, batch=2)
-    labels = np.random.RandomState(1).randint(0, 150, (2, 64, 96))  # noqa: NPY002 (the fixture's recipe)
-    labels[np.random.RandomState(2).random_sample((2, 64, 96)) < 0.1] = 255  # noqa: NPY002
+    labels = np.random.RandomState(1).randint(0, 150, (2, 64, 96))
+    labels[np.random.RandomState(2).random_sample((2, 64, 96)) < 0.1] = 255
     assert (labels == 255).sum() == record["ignored_pixels"]
     return record["runs"], image, torch.from_numpy(labels)
 

@@ -49,7 +49,10 @@ def test_against_a_loop_over_windows(height: int, width: int, window: int | None
         for window_of in windows:
             tokens = padded[window_of]
             out, scores = one_window(layer, tokens.reshape(-1, CHANNELS))
-            expected[window_of], expected_semantic[window_of] = out.reshape(tokens.shape), scores.reshape(*tokens.shape[:2], -1)
+            expected[window_of], expected_semantic[window_of] = (
+                out.reshape(tokens.shape),
+                scores.reshape(*tokens.shape[:2], -1),
+            )
         torch.testing.assert_close(masked[image], expected[:height, :width], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(semantic[image], expected_semantic[:height, :width], rtol=1e-4, atol=1e-5)
 

@@ -70,7 +70,9 @@ def test_against_a_loop_over_pairs(shift: int, height: int, width: int) -> None:
 
 def test_drop_path_rises_linearly_to_the_last_block() -> None:
     encoder = build_encoder(EncoderRecipe(drop_path=0.3, weights=None), 2)
-    rates = [m.drop_prob for name, m in encoder.named_modules() if name.endswith("drop_path1") and hasattr(m, "drop_prob")]
+    rates = [
+        m.drop_prob for name, m in encoder.named_modules() if name.endswith("drop_path1") and hasattr(m, "drop_prob")
+    ]
     torch.testing.assert_close(torch.tensor(rates), torch.linspace(0, 0.3, 12)[1:])
 
 

@@ -1,0 +1,1 @@
+"""Models on disk: our own directories, and the files that authors published."""

@@ -45,9 +45,7 @@ def load_published(
     return convert(source, recipe_name, num_classes).model
 
 
-def convert(
-    source: str | Path | Mapping[str, Any], recipe_name: str, num_classes: int | None = None
-) -> Conversion:
+def convert(source: str | Path | Mapping[str, Any], recipe_name: str, num_classes: int | None = None) -> Conversion:
     """Return the model of a published file together with what was done."""
     recipe = recipes.get(recipe_name)
     if num_classes is not None:
@@ -93,9 +91,9 @@ def _check(found: dict[str, Tensor], model: SegmentationModel, fresh: tuple[str,
     file_classes = found["decoder.classify.weight"].shape[0] if "decoder.classify.weight" in found else None
     if file_classes is not None and file_classes != recipe.model.num_classes:
         lines.append(
-            f"The file has {file_classes} classes, the recipe {recipe.model.num_classes}: choose the recipe of its dataset, "
-            f"or pass num_classes={recipe.model.num_classes} to keep all tensors but those that depend on the class count "
-            f"(num_classes={file_classes} keeps them all)."
+            f"The file has {file_classes} classes, the recipe {recipe.model.num_classes}: choose the recipe of its "
+            f"dataset, or pass num_classes={recipe.model.num_classes} to keep all tensors but those that depend on the "
+            f"class count (num_classes={file_classes} keeps them all)."
         )
     raise ValueError("\n".join(lines))
 

@@ -67,11 +67,14 @@ def load(directory: str | Path, *, device: str | torch.device = "cpu") -> Bundle
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{str(directory / WEIGHTS)!r} cannot be read: {error}. Save the checkpoint again.") from error
     wanted = model.state_dict()
-    odd = sorted(set(tensors) ^ set(wanted)) + [k for k, v in tensors.items() if k in wanted and v.shape != wanted[k].shape]
+    odd = sorted(set(tensors) ^ set(wanted))
+    odd += [key for key, value in tensors.items() if key in wanted and value.shape != wanted[key].shape]
+        k for k, v in tensors.items() if k in wanted and v.shape != wanted[k].shape
+    ]
     if odd:
         raise ValueError(
-            f"the weights in {str(directory)!r} do not fit their recipe: {len(odd)} tensors are missing, unexpected or of "
-            f"another shape, first {', '.join(odd[:5])}. {RECORD} and {WEIGHTS} must come from one run."
+            f"the weights in {str(directory)!r} do not fit their recipe: {len(odd)} tensors are missing, unexpected or "
+            f"of another shape, first {', '.join(odd[:5])}. {RECORD} and {WEIGHTS} must come from one run."
         )
     model.load_state_dict(tensors)
     return Bundle(model.to(device), recipe, classes)

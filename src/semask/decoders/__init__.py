@@ -1,0 +1,1 @@
+"""From a pyramid of features to class scores; one file per decoder."""

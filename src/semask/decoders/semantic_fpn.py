@@ -28,7 +28,8 @@ class SemanticFPN(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.classify = nn.Conv2d(channels, num_classes, 1)
         nn.init.normal_(self.classify.weight, std=0.01)
-        nn.init.zeros_(self.classify.bias)
+        if self.classify.bias is not None:
+            nn.init.zeros_(self.classify.bias)
 
     def forward(self, features: Features) -> PixelLogits:
         """Decode the maps; the priors are not looked at."""

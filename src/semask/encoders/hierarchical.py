@@ -58,5 +58,6 @@ class HierarchicalEncoder(nn.Module):
 
     def _output(self, x: Tensor, stage: int) -> Tensor:
         if self.norms:
-            return self.norms[stage](self._tokens_last(x)).permute(0, 3, 1, 2)
+            out: Tensor = self.norms[stage](self._tokens_last(x)).permute(0, 3, 1, 2)
+            return out
         return x.permute(0, 3, 1, 2) if self.channels_last else x

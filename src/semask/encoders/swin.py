@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from timm.layers import PatchEmbed
 from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention
 from torch import Tensor, nn
 
@@ -23,6 +24,8 @@ class ShiftedWindowAttention(nn.Module):
 
     Source: Swin (arXiv:2103.14030) §3.2; padding as in the official segmentation code.
     """
+
+    relative_position_index: Tensor
 
     def __init__(self, attention: WindowAttention, *, shift: int) -> None:
         """Take over the weights of timm's attention; `shift` [tokens] is 0 or half the window."""
@@ -51,20 +54,19 @@ class ShiftedWindowAttention(nn.Module):
 
     def _attend(self, windows: Float[Tensor, "nb n c"], height: int, width: int) -> Float[Tensor, "nb n c"]:
         query, key, value = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        scores_bias = self._position_bias()[None]  # 1 heads n n
+        bias = self._position_bias()[None]  # 1 heads n n
         if self.shift:
             # The windows of one image become heads, so that one mask serves every image of the batch.
-            apart = self._keep_apart(height, width).to(scores_bias.dtype)  # windows n n
-            scores_bias = (scores_bias + apart[:, None]).flatten(0, 1)[None]  # 1 windows·heads n n
-            grouped = (t.unflatten(0, (-1, apart.shape[0])).flatten(1, 2) for t in (query, key, value))
-            attended = F.scaled_dot_product_attention(*grouped, attn_mask=scores_bias.to(query.dtype))
-            attended = attended.unflatten(1, (-1, self.num_heads)).flatten(0, 1)
-        else:
-            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=scores_bias.to(query.dtype))
+            apart = self._keep_apart(height, width).to(bias.dtype)  # windows n n
+            bias = (bias + apart[:, None]).flatten(0, 1)[None]  # 1 windows·heads n n
+            query, key, value = (t.unflatten(0, (-1, apart.shape[0])).flatten(1, 2) for t in (query, key, value))
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+        attended = attended.unflatten(1, (-1, self.num_heads)).flatten(0, 1) if self.shift else attended
         return attended.transpose(1, 2).flatten(2)
 
     def _position_bias(self) -> Float[Tensor, "heads n n"]:
-        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+        bias: Tensor = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+        return bias
 
     def _keep_apart(self, height: int, width: int) -> Float[Tensor, "w n n"]:
         device = self.relative_position_index.device
@@ -94,13 +96,14 @@ class DenseSwinBlock(nn.Module):
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         """Attention, then MLP, each on normalised tokens and added to the map."""
         x = x + self.drop_path1(self.attn(self.norm1(x)))
-        return x + self.drop_path2(self.mlp(self.norm2(x)))
+        out: Tensor = x + self.drop_path2(self.mlp(self.norm2(x)))
+        return out
 
 
 def make_dense(network: nn.Module) -> None:
     """Replace the blocks of timm's Swin by `DenseSwinBlock` in place and let its patch embedding pad any image."""
     for module in network.modules():
-        if hasattr(module, "dynamic_img_pad"):  # the patch embedding
+        if isinstance(module, PatchEmbed):
             module.dynamic_img_pad = True
             module.strict_img_size = False
         for name, child in list(module.named_children()):

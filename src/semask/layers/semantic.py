@@ -50,7 +50,7 @@ class SemanticLayer(nn.Module):
     Source: SeMask §3.1; the residual, the padding and the extents as in the authors' code.
     """
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         channels: int,
         num_classes: int,

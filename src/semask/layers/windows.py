@@ -17,12 +17,12 @@ def pad_to_windows(x: Float[Tensor, "b h w c"], size: int) -> Float[Tensor, "b H
 
 def split_windows(x: Float[Tensor, "b h w c"], size: int) -> Float[Tensor, "nb n c"]:
     """Cut a map whose sides are multiples of `size` into windows, row by row, each flattened to its tokens."""
-    windows = x.unflatten(2, (-1, size)).unflatten(1, (-1, size))  # b rows i columns j c
+    windows: Tensor = x.unflatten(2, (-1, size)).unflatten(1, (-1, size))  # b rows i columns j c
     return windows.transpose(2, 3).flatten(3, 4).flatten(0, 2)
 
 
 def join_windows(windows: Float[Tensor, "nb n c"], size: int, height: int, width: int) -> Float[Tensor, "b h w c"]:
     """Undo `split_windows` for a map of height × width tokens."""
     rows, columns = height // size, width // size
-    grid = windows.unflatten(1, (size, size)).unflatten(0, (-1, rows, columns))  # b rows columns i j c
+    grid: Tensor = windows.unflatten(1, (size, size)).unflatten(0, (-1, rows, columns))  # b rows columns i j c
     return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)

@@ -14,7 +14,7 @@ OHEM_PIXELS = 100_000
 
 
 def ade20k_data(side: int, *, category_cap: float, jitter: bool) -> DataRecipe:
-    """Return the data of ADE20K for square crops of `side` [px]; `jitter` draws scales from a range instead of SCALES."""
+    """Return the data for square crops of `side` [px]; `jitter` draws scales from a range instead of SCALES."""
     return DataRecipe(
         classes="ade20k",
         images="images/{split}",
