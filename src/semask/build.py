@@ -91,7 +91,7 @@ def _swin_options(spec: EncoderRecipe, *, swin: bool) -> dict[str, object]:
     given = {field: getattr(spec, field) for field in fields if getattr(spec, field) is not None}
     if given and not swin:
         raise ValueError(
-            f"{', '.join(given)} can be set for Swin only, not for {spec.name!r}; choose another timm model for another "
-            "size"
+            f"{', '.join(given)} can be set for Swin only, not for {spec.name!r}; choose another timm model for "
+            "another size"
         )
     return given

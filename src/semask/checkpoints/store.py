@@ -69,8 +69,6 @@ def load(directory: str | Path, *, device: str | torch.device = "cpu") -> Bundle
     wanted = model.state_dict()
     odd = sorted(set(tensors) ^ set(wanted))
     odd += [key for key, value in tensors.items() if key in wanted and value.shape != wanted[key].shape]
-        k for k, v in tensors.items() if k in wanted and v.shape != wanted[k].shape
-    ]
     if odd:
         raise ValueError(
             f"the weights in {str(directory)!r} do not fit their recipe: {len(odd)} tensors are missing, unexpected or "

@@ -64,8 +64,8 @@ def timm_chain(name: str, *, drop_path: float = 0.0, **options: Any) -> Chain:
     if not isinstance(network, FeatureListNet) or len(network.return_layers) < NUM_STAGES:
         raise ValueError(
             f"{name!r} (family {family.rsplit('.', 1)[-1]}) is no ordered chain of four stages in timm, so semantic "
-            "layers cannot be put between its stages. Use a backbone that is one, such as swin, convnext, pvt_v2, davit, "
-            "nextvit, caformer, poolformer, resnet, efficientnet or mobilenetv3."
+            "layers cannot be put between its stages. Use a backbone that is one, such as swin, convnext, pvt_v2, "
+            "davit, nextvit, caformer, poolformer, resnet, efficientnet or mobilenetv3."
         )
     if family == _SWIN:
         make_dense(network)

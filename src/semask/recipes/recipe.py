@@ -86,7 +86,7 @@ class DataRecipe:
     root: str | None = None
     """Folder of the dataset; scenes need none."""
     classes: str | None = None
-    """A packaged class table (ade20k, cityscapes, …) or the path of a classes.json; None looks for ROOT/classes.json."""
+    """A packaged class table (ade20k, cityscapes, …) or the path of a classes.json; None takes ROOT/classes.json."""
     images: str = "images/{split}"
     labels: str = "labels/{split}"
     image_suffix: str = ""
