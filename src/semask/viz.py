@@ -1,0 +1,88 @@
+"""Label maps as pictures: palettes, colours, overlays."""
+
+from __future__ import annotations
+
+import colorsys
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer, UInt8
+from PIL import Image
+from torch import Tensor
+
+from semask.data.classes import Classes
+from semask.structures import IGNORE
+
+IGNORE_COLOUR = (0, 0, 0)
+"""What unlabelled pixels look like."""
+
+_GOLDEN = 0.618033988749895
+"""Steps of this share of the colour circle never come back to an earlier hue and keep neighbours far apart."""
+
+
+def numbered_classes(num_classes: int) -> Classes:
+    """Return classes called "class 0", "class 1", …, for a model that came without names."""
+    names = tuple(f"class {index}" for index in range(num_classes))
+    return Classes(names=names, colours=distinct_colours(num_classes), label_map={i: i for i in range(num_classes)})
+
+
+def distinct_colours(count: int) -> tuple[tuple[int, int, int], ...]:
+    """Return RGB colours, 0 to 255, that tell classes apart; the first ones never change with `count`."""
+    shades = ((0.65, 0.95), (0.85, 0.70), (0.45, 0.85))  # (saturation, value), so that close hues differ in strength
+    colours = (colorsys.hsv_to_rgb((0.58 + index * _GOLDEN) % 1, *shades[index % 3]) for index in range(count))
+    return tuple((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in colours)
+
+
+def colourise(labels: Integer[Tensor, "H W"], classes: Classes) -> UInt8[Tensor, "3 H W"]:
+    """Paint every class in its colour, and what is no class in `IGNORE_COLOUR`."""
+    table = torch.tensor([*classes.colours, IGNORE_COLOUR], dtype=torch.uint8)
+    ids = labels.cpu().long()
+    count = len(classes.colours)
+    return table[torch.where((ids >= 0) & (ids < count), ids, count)].permute(2, 0, 1)
+
+
+def overlay(
+    image: Float[Tensor, "3 H W"], labels: Integer[Tensor, "H W"], classes: Classes, *, alpha: float = 0.5
+) -> UInt8[Tensor, "3 H W"]:
+    """Lay the colours over an image in [0, 1]; `alpha` 0 shows the image alone, 1 the colours alone.
+
+    Pixels without a class show the image.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is the share of colour and lies in [0, 1], got {alpha}")
+    if image.shape[-2:] != labels.shape:
+        raise ValueError(f"image {tuple(image.shape)} and labels {tuple(labels.shape)} differ in size")
+    ids = labels.cpu().long()
+    weight = alpha * ((ids >= 0) & (ids < len(classes.colours))).float()
+    mixed = image.cpu().float() * (1 - weight) + colourise(labels, classes) / 255 * weight
+    return (mixed.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def write_label(path: str | Path, labels: Integer[Tensor, "H W"], classes: Classes) -> None:
+    """Write class ids as an 8-bit PNG that carries the classes' colours as its palette.
+
+    Programs that show pictures show the colours; programs that read numbers read the ids.
+    """
+    if len(classes.names) > 256:
+        raise ValueError(f"a palette PNG holds 256 classes, got {len(classes.names)}")
+    palette = [channel for colour in classes.colours for channel in colour]
+    palette += list(IGNORE_COLOUR) * (IGNORE + 1 - len(classes.colours))
+    picture = Image.fromarray(labels.cpu().numpy().astype(np.uint8))
+    picture.putpalette(palette)
+    _save(picture, Path(path))
+
+
+def write_image(path: str | Path, image: UInt8[Tensor, "3 H W"]) -> None:
+    """Write an RGB picture; the suffix decides the format."""
+    _save(Image.fromarray(image.cpu().permute(1, 2, 0).numpy()), Path(path))
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    """Write to a temporary name first, so that a picture is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.tmp")
+    options = {"quality": 92} if path.suffix.lower() in {".jpg", ".jpeg"} else {}
+    picture.save(part, format=Image.registered_extensions()[path.suffix.lower()], **options)
+    os.replace(part, path)

@@ -1,0 +1,78 @@
+"""Costs against hand counts, and against figures measured with the papers' own counter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from semask import recipes
+from semask.build import build_model
+from semask.complexity import all_multiply_adds, multiply_adds, parameters
+
+# Name, parameters [M] and multiply-adds [G], measured on the authors' code with mmcv 1.3.0's counter.
+MEASURED = [
+    ("ade20k/swin-t-fpn", 32.650, 37.57),
+    ("ade20k/semask-swin-t-fpn", 34.656, 39.85),
+    ("ade20k/swin-s-fpn", 53.968, 60.76),
+    ("ade20k/semask-swin-s-fpn", 55.974, 63.03),
+    ("ade20k/swin-b-fpn", 93.116, 102.78),
+    ("ade20k/semask-swin-b-fpn", 96.486, 107.38),
+    ("ade20k/swin-l-fpn", 203.648, 343.41),
+    ("ade20k/semask-swin-l-fpn", 210.792, 354.37),
+    ("cityscapes/swin-t-fpn", 32.616, 80.54),
+    ("cityscapes/semask-swin-t-fpn", 34.244, 83.87),
+    ("cityscapes/swin-s-fpn", 53.934, 130.19),
+    ("cityscapes/semask-swin-s-fpn", 55.562, 133.52),
+    ("cityscapes/swin-b-fpn", 93.082, 210.84),
+    ("cityscapes/semask-swin-b-fpn", 95.948, 216.03),
+    ("cityscapes/swin-l-fpn", 203.615, 443.20),
+    ("cityscapes/semask-swin-l-fpn", 210.003, 454.61),
+]
+
+
+@pytest.mark.parametrize(("name", "million", "billion"), MEASURED)
+def test_recipes_cost_what_the_authors_code_costs(name: str, million: float, billion: float) -> None:
+    recipe = recipes.get(name)
+    with torch.device("meta"):
+        model = build_model(recipe)
+    assert parameters(model) / 1e6 == pytest.approx(million, abs=0.001)
+    assert multiply_adds(model, *recipe.data.crop) / 1e9 == pytest.approx(billion, rel=0.0005)
+    if recipe.published.parameters and name != "ade20k/semask-swin-l-fpn":  # the paper's own figure is off there
+        assert parameters(model) / 1e6 == pytest.approx(recipe.published.parameters, rel=0.015)
+
+
+@pytest.mark.parametrize(
+    ("name", "billion"),
+    [("ade20k/swin-t-fpn", 38.36), ("ade20k/semask-swin-t-fpn", 41.54), ("ade20k/swin-b-fpn", 108.5)],
+)
+def test_with_attention_products(name: str, billion: float) -> None:
+    with torch.device("meta"):
+        model = build_model(recipes.get(name))
+    assert all_multiply_adds(model, 512, 512) / 1e9 == pytest.approx(billion, abs=0.01)
+
+
+def test_every_counted_module_by_hand() -> None:
+    shared = nn.Conv2d(3, 3, 1, bias=False)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, stride=2, groups=1),  # 4×5 outputs · 8 · (27 + bias)
+        nn.BatchNorm2d(8),  # nothing
+        nn.ReLU(),  # 4 · 5 · 8
+        nn.Conv2d(8, 3, 1, groups=1, bias=False),  # 4 · 5 · 3 · 8
+        nn.Upsample(scale_factor=2),  # 8 · 10 · 3
+        shared,  # 8 · 10 · 3 · 3
+        shared,  # and again: it runs twice
+        nn.Linear(10, 7),  # 3 · 8 · 10 · 7, no bias
+        nn.LayerNorm(7),  # 3 · 8 · 7 · 2
+        nn.LayerNorm(7, elementwise_affine=False),  # 3 · 8 · 7
+        nn.GELU(),  # nothing
+    ).eval()
+    expected = 20 * 8 * 28 + 160 + 20 * 24 + 240 + 2 * 720 + 1680 + 336 + 168
+    assert multiply_adds(model, 8, 10) == expected
+    assert not any(module._forward_hooks for module in model.modules())
+    assert parameters(model) == (8 * 27 + 8) + 16 + 24 + 9 + 77 + 14
+    assert all_multiply_adds(model, 8, 10) == 20 * 8 * 27 + 20 * 24 + 2 * 720 + 1680
+
+
+def test_grouped_convolutions_read_their_own_group() -> None:
+    assert multiply_adds(nn.Conv2d(3, 6, 3, padding=1, groups=3, bias=False), 5, 7) == 5 * 7 * 6 * 9
