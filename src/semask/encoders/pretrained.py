@@ -71,7 +71,7 @@ def _hub_tensors(name: str) -> dict[str, Tensor]:
 def _file_tensors(name: str, path: str, chain: nn.ModuleDict) -> dict[str, Tensor]:
     tensors = tensors_of(read_checkpoint(path))
     if is_swin(name):
-        tensors = _fit_bias_tables(tensors, chain)
+        return _fit_bias_tables(_merge_at_start(tensors), chain)
     adapt = getattr(sys.modules[family_of(name)], "checkpoint_filter_fn", None)
     if adapt is None:
         return tensors
@@ -92,22 +92,32 @@ def _for_chain(source: dict[str, Tensor], chain: nn.ModuleDict) -> dict[str, Ten
     return renamed
 
 
+def _merge_at_start(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Bring Swin's official layout, which merges patches at the end of a stage, to timm's, at the start of the next."""
+    if "layers.0.downsample.reduction.weight" not in tensors:
+        return tensors
+
+    def moved(match: re.Match[str]) -> str:
+        return f"layers.{int(match[1]) + 1}.downsample."
+
+    return {re.sub(r"^layers\.(\d+)\.downsample\.", moved, key): value for key, value in tensors.items()}
+
+
 def _fit_bias_tables(tensors: dict[str, Tensor], chain: nn.ModuleDict) -> dict[str, Tensor]:
     """Resize relative-position tables of another window, bicubic per head.
 
     Source: SeMask's authors' code, loading of ImageNet Swin weights.
     """
-    lengths = {
-        key.split(".", 1)[0].replace("_", ".") + "." + key.split(".", 1)[1]: value.shape[0]
-        for key, value in chain.state_dict().items()
-        if key.endswith("relative_position_bias_table")
-    }
+    wanted = chain.state_dict()
     fitted = dict(tensors)
-    for key, length in lengths.items():
-        table = tensors.get(key)
-        if table is not None and table.shape[0] != length:
-            fitted[key] = resize_bias_table(table, length)
+    for key, table in tensors.items():
+        if key.endswith("relative_position_bias_table") and (ours := wanted.get(_chain_key(key))) is not None:
+            fitted[key] = table if table.shape[0] == ours.shape[0] else resize_bias_table(table, ours.shape[0])
     return fitted
+
+
+def _chain_key(key: str) -> str:
+    return re.sub(r"^layers\.(\d+)\.", r"layers_\1.", key)
 
 
 def resize_bias_table(table: Tensor, length: int) -> Tensor:
