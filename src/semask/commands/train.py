@@ -1,0 +1,72 @@
+"""`semask train RECIPE`: train a model by a recipe, whose every field is a flag."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from semask import recipes
+from semask.recipes import DataRecipe, LossRecipe, ModelRecipe, OptimRecipe, Recipe, TestRecipe, TrainRecipe
+from semask.training.options import RunOptions
+
+if TYPE_CHECKING:
+    from semask.training.run import TrainResult
+
+NAME = "semask train RECIPE"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The flags: the recipe's fields and the run's options. Yes and no are written true and false in recipe fields."""
+
+    run: Annotated[RunOptions, tyro.conf.arg(name="")]
+    data: Annotated[DataRecipe, tyro.conf.FlagConversionOff]
+    model: Annotated[ModelRecipe, tyro.conf.FlagConversionOff]
+    loss: LossRecipe
+    optim: OptimRecipe
+    train: TrainRecipe
+    test: Annotated[TestRecipe, tyro.conf.FlagConversionOff]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse `RECIPE [flags]` and train; a ValueError names the nearest recipes."""
+    recipe, options = parse(arguments)
+    train(recipe, options)
+
+
+def train(recipe: Recipe, options: RunOptions | None = None) -> TrainResult:
+    """Train by a recipe and return where the results are."""
+    from semask.training import run
+
+    return run.train(recipe, options)
+
+
+def parse(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
+    """Return the recipe with the flags put in, and the run's options; --help and bad flags leave by SystemExit."""
+    asks_help = not arguments or arguments[0] in {"-h", "--help"}
+    if not asks_help and arguments[0].startswith("-"):
+        raise ValueError(
+            f"the recipe comes first: {NAME} [flags]; got {arguments[0]!r}. `semask models` lists recipes."
+        )
+    recipe = Recipe(name="RECIPE") if asks_help else recipes.get(arguments[0])
+    fields = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(Settings) if field.name != "run"}
+    settings = tyro.cli(
+        Settings,
+        prog=f"semask train {recipe.name}",
+        description=f"Train by the recipe {recipe.name}: every field of the recipe is a flag.",
+        default=Settings(run=RunOptions(), **fields),
+        args=["--help"] if asks_help else _complete(arguments[1:]),
+    )
+    return dataclasses.replace(recipe, **{name: getattr(settings, name) for name in fields}), settings.run
+
+
+def _complete(flags: Sequence[str]) -> list[str]:
+    """Give a bare --resume its value, and spell true and false as tyro wants them."""
+    completed: list[str] = []
+    for flag, following in zip(flags, [*flags[1:], "--"], strict=True):
+        bare = flag == "--resume" and following.startswith("--")
+        completed += ["--resume", "latest"] if bare else [{"true": "True", "false": "False"}.get(flag, flag)]
+    return completed

@@ -1,0 +1,135 @@
+"""Batches for training and evaluation: which rank sees which pictures, and where a resumed run goes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sized
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from semask.data.dataset import collate, training_set, validation_set
+from semask.recipes import Recipe, TrainRecipe
+from semask.structures import IGNORE, Sample
+
+
+def micro_batch(train: TrainRecipe, world_size: int) -> int:
+    """Return the images of one forward pass on one device; a ValueError when the batch cannot be shared out evenly."""
+    if train.steps < 1 or train.batch_size < 1 or train.accumulate < 1 or train.eval_every < 1:
+        raise ValueError(
+            "train.steps, train.batch_size, train.accumulate and train.eval_every must be at least 1, got "
+            f"{train.steps}, {train.batch_size}, {train.accumulate} and {train.eval_every}"
+        )
+    parts = world_size * train.accumulate
+    if train.batch_size % parts:
+        raise ValueError(
+            f"train.batch_size {train.batch_size} cannot be shared out evenly over {world_size} device(s) × "
+            f"{train.accumulate} accumulated pass(es); give a multiple of {parts}, such as "
+            f"--train.batch-size {(train.batch_size // parts + 1) * parts}"
+        )
+    return train.batch_size // parts
+
+
+class DrawShare(Sampler[int]):
+    """One rank's share of the draws 0 … steps × batch size, in order, beginning at a given step.
+
+    Each optimiser step takes the next `batch_size` draws whatever the number of ranks and accumulated passes. The
+    length counts the whole run, so that Lightning's progress and the end of the run do not depend on where it began.
+    """
+
+    def __init__(self, train: TrainRecipe, *, rank: int, world_size: int, first_step: int) -> None:
+        self.size = micro_batch(train, world_size)
+        self.passes = train.steps * train.accumulate
+        self.first_pass = first_step * train.accumulate
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        return self.passes * self.size
+
+    def __iter__(self) -> Iterator[int]:
+        for turn in range(self.first_pass, self.passes):
+            start = (turn * self.world_size + self.rank) * self.size
+            yield from range(start, start + self.size)
+
+
+class ValidationShare(Dataset[Sample]):
+    """One rank's share of a validation set: every rank has as many samples, and no pixel counts twice.
+
+    Where the set does not divide evenly, the share ends with a sample whose labels are all `IGNORE`: strategies that
+    communicate in the forward pass need the same number of passes on every rank.
+    """
+
+    def __init__(self, samples: Dataset[Sample], *, rank: int, world_size: int) -> None:
+        self.samples = samples
+        self.count = len(cast(Sized, samples))
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        return math.ceil(self.count / self.world_size)
+
+    def __getitem__(self, index: int) -> Sample:
+        position = index * self.world_size + self.rank
+        if position < self.count:
+            return self.samples[position]
+        sample = self.samples[self.count - 1]
+        return sample._replace(label=torch.full_like(sample.label, IGNORE))
+
+
+class SegmentationData(LightningDataModule):
+    """The recipe's training draws and validation pictures; its state is the step that a resumed run begins with."""
+
+    def __init__(self, recipe: Recipe, *, workers: int) -> None:
+        """`workers` is the number of loading processes per rank; 0 loads in the training process."""
+        super().__init__()
+        self.recipe = recipe
+        self.workers = workers
+        self.first_step = 0
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Return one pass over what is left of the run."""
+        train = self.recipe.train
+        rank, world_size = self._place()
+        sampler = DrawShare(train, rank=rank, world_size=world_size, first_step=self.first_step)
+        draws = training_set(self.recipe.data, seed=train.seed)
+        return self._loader(draws, size=sampler.size, together=collate, sampler=sampler)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Return this rank's share of the validation pictures, as lists, since their sizes may differ."""
+        rank, world_size = self._place()
+        share = ValidationShare(validation_set(self.recipe.data), rank=rank, world_size=world_size)
+        return self._loader(share, size=self.recipe.test.batch_size, together=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimiser steps done."""
+        return {"step": self.trainer.global_step if self.trainer else self.first_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Begin with the step after those done."""
+        self.first_step = int(state_dict["step"])
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _loader(
+        self,
+        samples: Dataset[Sample],
+        *,
+        size: int,
+        together: Callable[[list[Sample]], object],
+        sampler: Sampler[int] | None = None,
+    ) -> DataLoader[Sample]:
+        return DataLoader(
+            samples,
+            batch_size=size,
+            sampler=sampler,
+            collate_fn=together,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            # Its own generator: a loader that drew from the global one would make resumed runs differ.
+            generator=torch.Generator().manual_seed(self.recipe.train.seed),
+        )

@@ -1,0 +1,102 @@
+"""What happens in a training step and in an evaluation, for Lightning to call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+import torch
+from jaxtyping import Float, Integer
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from semask.inference import build_predictor
+from semask.metrics import Confusion
+from semask.model import SegmentationModel
+from semask.recipes import Recipe
+from semask.structures import Batch, LossTerms, Sample, Segmentation
+from semask.training.optim import parameter_groups, poly_schedule
+
+Loss = Callable[[Segmentation, Integer[Tensor, "b H W"]], LossTerms]
+
+
+class SegmentationModule(LightningModule):
+    """Train a model by its recipe and score it with the recipe's predictor.
+
+    `confusion` holds the matrix of the last evaluation, summed over all processes; None before the first.
+    """
+
+    def __init__(self, model: SegmentationModel, loss: Loss, recipe: Recipe) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.recipe = recipe
+        self.confusion: Confusion | None = None
+        self._counting = Confusion(recipe.model.num_classes)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
+        """Return the loss of one batch; a FloatingPointError names the step and the pictures when it is not finite."""
+        terms = self.loss(self.model(batch.images), self.model.pad_labels(batch.labels))
+        if not torch.isfinite(terms.total):
+            raise FloatingPointError(
+                f"the loss is {float(terms.total)} (main {float(terms.main)}, prior {float(terms.prior)}) at step "
+                f"{self.global_step}, pictures {', '.join(batch.names)}. Lower --optim.lr, set --train.clip-norm 1.0, "
+                "or train with --train.precision float32."
+            )
+        self._log_step(terms, batch_size=len(batch.images))
+        return terms.total
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin to count."""
+        self._counting = Confusion(self.recipe.model.num_classes, device=self.device)
+
+    def validation_step(self, batch: list[Sample], batch_idx: int) -> None:
+        """Count the pixels of some samples at the labels' own size; neighbours of one size are scored together."""
+        predict = build_predictor(self.model, self.recipe.test, self.recipe.data)
+        for _, group in groupby(batch, key=lambda sample: sample.image.shape):
+            images, labels, _ = zip(*group, strict=True)
+            self._counting.update(predict(torch.stack(images)).argmax(dim=1), torch.stack(labels))
+
+    def on_validation_epoch_end(self) -> None:
+        """Sum over all processes and log mIoU, mAcc and aAcc, each in [0, 1]."""
+        self.confusion = self._counting.reduce()
+        scores = self.confusion.scores()
+        values = {"val/mIoU": scores.miou, "val/mAcc": scores.macc, "val/aAcc": scores.aacc}
+        # Every rank holds the same sums, so there is nothing left to reduce.
+        self.log_dict(values, rank_zero_only=True)
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW and its schedule, stepped once per optimiser step."""
+        spec = self.recipe.optim
+        optimizer = torch.optim.AdamW(parameter_groups(self.model, spec), lr=spec.lr, betas=spec.betas)
+        factor = partial(
+            poly_schedule,
+            steps=self.recipe.train.steps,
+            power=spec.power,
+            warmup_steps=spec.warmup_steps,
+            warmup_ratio=spec.warmup_ratio,
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def gains(self) -> dict[str, Tensor]:
+        """Return λ of every semantic attention unit, by `stage1` … or, with several units, `stage1/unit2`.
+
+        With FSDP it can be read inside a step only, where parameters are whole.
+        """
+        found: dict[str, Tensor] = {}
+        for stage, layer in enumerate(self.model.encoder.semantic, start=1):  # type: ignore[arg-type]
+            for unit, attention in enumerate(layer.units, start=1):
+                name = f"stage{stage}" if len(layer.units) == 1 else f"stage{stage}/unit{unit}"
+                found[name] = attention.gain.detach().clone()
+        return found
+
+    def _log_step(self, terms: LossTerms, *, batch_size: int) -> None:
+        log = partial(self.log_dict, batch_size=batch_size)
+        log({"train/loss": terms.total.detach(), "train/main": terms.main.detach()})
+        if self.model.encoder.semantic:
+            log({"train/prior": terms.prior.detach(), **{f"lambda/{k}": v for k, v in self.gains().items()}})
+        # The rate that this step is made with; the last group is the decoder's, which no scale touches.
+        log({"train/lr": self.optimizers().param_groups[-1]["lr"]})  # type: ignore[union-attr]

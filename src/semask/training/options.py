@@ -1,0 +1,31 @@
+"""What decides only where and how fast a run goes. Pure standard library, for the command line's --help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Devices, folders and what to do about earlier runs."""
+
+    out: Path | None = None
+    """Folder of the run; None takes runs/RECIPE with - for /."""
+    resume: str | None = None
+    """Go on from this last.ckpt; "latest" (or no value on the command line) is the one in the run's own folder."""
+    overwrite: bool = False
+    """Replace an earlier run in the same folder."""
+    from_scratch: bool = False
+    """Train without the pretrained encoder that the recipe asks for."""
+    skip_check: bool = False
+    """Do not read all labels before training."""
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    devices: int | None = None
+    """Devices per node; None takes all accelerators, or one processor."""
+    nodes: int = 1
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    workers: int = 2
+    """Processes per device that load pictures; 0 loads in the training process."""
+    logger: Literal["csv+tensorboard", "csv", "tensorboard"] = "csv+tensorboard"

@@ -1,0 +1,114 @@
+"""Showing how a run goes: bars in a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from semask.training.module import SegmentationModule
+
+REPORTS = 20
+"""Lines per run outside a terminal, besides one per evaluation."""
+
+
+class ProgressReport(Callback):
+    """Count optimiser steps and evaluation passes, with the loss and the latest mIoU. Only rank 0 speaks."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console()
+        self.bars: Progress | None = None
+        self.training = TaskID(0)
+        self.evaluation = TaskID(0)
+        self.loss = float("nan")
+        self.miou = ""
+        self.began = 0.0
+        self.reported = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the bars in a terminal."""
+        self.began = time.monotonic()
+        if not (trainer.is_global_zero and self.console.is_terminal):
+            return
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+        )
+        self.training = self.bars.add_task("train", total=trainer.max_steps, completed=trainer.global_step, note="")
+        self.evaluation = self.bars.add_task("evaluate", visible=False, note="")
+        self.bars.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the step; the loss is read at logging steps only, because reading waits for the accelerator."""
+        if not trainer.is_global_zero:
+            return
+        step, steps = trainer.global_step, trainer.max_steps
+        if step % trainer.log_every_n_steps == 0 or step == steps:  # type: ignore[attr-defined]
+            self.loss = float(trainer.callback_metrics["train/loss"])
+        if self.bars is not None:
+            self.bars.update(self.training, completed=step, note=f"loss {self.loss:.3f}{self.miou}")
+        elif step % max(1, steps // REPORTS) == 0 and step != self.reported:
+            self.reported = step
+            seconds = time.monotonic() - self.began
+            self._say(f"step {step}/{steps}  loss {float(trainer.callback_metrics['train/loss']):.3f}  {seconds:.0f} s")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the bar of the evaluation."""
+        if self.bars is not None:
+            total = sum(trainer.num_val_batches)
+            self.bars.reset(self.evaluation, total=total, visible=True, note="")
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        """Count the pass."""
+        if self.bars is not None:
+            self.bars.advance(self.evaluation)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave a line with the scores."""
+        assert isinstance(pl_module, SegmentationModule)
+        if not trainer.is_global_zero or pl_module.confusion is None:
+            return
+        if self.bars is not None:
+            self.bars.update(self.evaluation, visible=False)
+        scores = pl_module.confusion.scores()
+        self.miou = f"  mIoU {scores.miou:.1%}"
+        self._say(
+            f"step {trainer.global_step}/{trainer.max_steps}  mIoU {scores.miou:.2%}  mAcc {scores.macc:.2%}  "
+            f"aAcc {scores.aacc:.2%}"
+        )
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the bars down."""
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the terminal back."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.bars is not None:
+            self.bars.stop()
+            self.bars = None
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False)

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from semask.recipes import Recipe, TrainRecipe
+from semask.structures import Sample
+from semask.training import datamodule
+from semask.training.history import read_history
+from semask.training.options import RunOptions
+from semask.training.run import train
+
+STEPS, HALF, BATCH = 6, 3, 4
+
+
+class PowerCut(RuntimeError):
+    pass
+
+
+class Failing(Dataset[Sample]):
+    """Draws that end where the power does."""
+
+    def __init__(self, draws: Dataset[Sample], last: int) -> None:
+        self.draws = draws
+        self.last = last
+
+    def __getitem__(self, draw: int) -> Sample:
+        if draw >= self.last:
+            raise PowerCut(f"draw {draw}")
+        return self.draws[draw]
+
+
+def interrupted(make: Callable[..., Dataset[Sample]], draws: int) -> Callable[..., Dataset[Sample]]:
+    return lambda *arguments, **keywords: Failing(make(*arguments, **keywords), draws)
+
+
+def same(a: Any, b: Any, where: str = "") -> list[str]:
+    """Return where two nested values differ; tensors must agree bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return [] if a.dtype == b.dtype and torch.equal(a, b) else [where]
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        return [path for key in a for path in same(a[key], b[key], f"{where}/{key}")]
+    if isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        return [path for i, (x, y) in enumerate(zip(a, b, strict=True)) for path in same(x, y, f"{where}/{i}")]
+    return [] if a == b else [where]
+
+
+@pytest.mark.parametrize(("ema", "accumulate"), [(0.9, 1), (None, 2)])
+def test_resume_equals_an_uninterrupted_run(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_recipe: Callable[..., Recipe],
+    ema: float | None,
+    accumulate: int,
+) -> None:
+    spec = TrainRecipe(steps=STEPS, batch_size=BATCH, accumulate=accumulate, eval_every=HALF, ema=ema, clip_norm=1.0)
+    recipe: Recipe = tiny_recipe(spec, dropout=0.2, drop_path=0.3)
+    whole = train(recipe, RunOptions(out=tmp_path / "whole", workers=0))
+    out = tmp_path / "parts"
+    with monkeypatch.context() as patch:
+        # the cut comes two steps after the checkpoint, so that these steps are done twice
+        patch.setattr(datamodule, "training_set", interrupted(datamodule.training_set, (HALF + 2) * BATCH))
+        with pytest.raises(PowerCut):
+            train(recipe, RunOptions(out=out, workers=0))
+    torch.manual_seed(12345)  # whatever the new process has drawn must not matter
+    parts = train(recipe, RunOptions(out=out, workers=0, resume="latest"))
+
+    one, two = (torch.load(r.out / "last.ckpt", weights_only=True) for r in (whole, parts))
+    assert one["global_step"] == two["global_step"] == STEPS
+    compared = ["state_dict", "optimizer_states", "lr_schedulers", "callbacks"]
+    compared += ["current_model_state", "averaging_state"] if ema else []
+    for part in compared:
+        assert same(one[part], two[part], part) == []
+    assert read_history(whole.out) == read_history(parts.out)
+    assert [step for step, _ in read_history(whole.out)["train/loss"]] == list(range(STEPS))
+    assert (whole.miou, whole.step) == (parts.miou, parts.step)
+    assert torch.equal(whole.confusion.matrix, parts.confusion.matrix)
+
+
+def test_resume_refuses_another_recipe(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
+    recipe = tiny_recipe(TrainRecipe(steps=1, batch_size=2, eval_every=1))
+    train(recipe, RunOptions(out=tmp_path, workers=0))
+    longer = tiny_recipe(TrainRecipe(steps=2, batch_size=2, eval_every=1))
+    with pytest.raises(ValueError, match=r"train\.steps was 1, is 2"):
+        train(longer, RunOptions(out=tmp_path, workers=0, resume="latest"))
+    with pytest.raises(ValueError, match=r"holds a run already.*--resume.*--overwrite"):
+        train(recipe, RunOptions(out=tmp_path, workers=0))
+    with pytest.raises(ValueError, match="no checkpoint"):
+        train(recipe, RunOptions(out=tmp_path / "new", workers=0, resume="latest"))
