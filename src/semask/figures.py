@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -44,6 +43,10 @@ STYLE: dict[str, Any] = {
     "ytick.labelcolor": INK,
     "legend.frameon": False,
 }
+
+LOSSES, MIOU, GAIN, RATE = ("train/main", "train/prior"), "val/mIoU", "lambda/", "train/lr"
+History = Mapping[str, Sequence[tuple[int, float]]]
+"""(step, value) pairs by what was logged."""
 
 CELL = 1.6
 """Width of one picture in a grid [inches]."""
@@ -107,23 +110,28 @@ def figure_grid(path: str | Path, rows: Sequence[Row], classes: Classes) -> None
         _save(figure, path)
 
 
-def training_curves(path: str | Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Draw losses, learning rate, λ of every stage and validation mIoU over the steps of a run.
+def training_curves(path: str | Path, history: History) -> None:
+    """Draw losses, validation mIoU, λ of every stage and the learning rate over the steps of a run.
 
-    `rows` are as `read_metrics` returns them. Panels without values are left out.
+    `history` holds (step, value) pairs by quantity, as a run's logs name them. What was not logged is not drawn.
     """
-    panels = [panel for panel in (_losses, _miou, _gains, _rate) if panel(None, rows)]
+    panels = [
+        panel
+        for panel, keys in ((_losses, LOSSES), (_miou, (MIOU,)), (_gains, _gain_keys(history)), (_rate, (RATE,)))
+        if any(history.get(key) for key in keys)
+    ]
     if not panels:
-        raise ValueError("these metrics hold no loss, score, λ or learning rate to draw")
+        raise ValueError(f"the history holds no loss, score, λ or learning rate to draw, only {sorted(history)}")
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
     with rc_context(STYLE):
         figure = Figure(figsize=(4.6 * columns, 2.7 * lines), dpi=160, layout="constrained")
-        for axes, panel in zip(np.ravel(figure.subplots(lines, columns, squeeze=False)), panels, strict=False):
-            panel(axes, rows)
+        places = np.ravel(figure.subplots(lines, columns, squeeze=False))
+        for axes, panel in zip(places, panels, strict=False):
+            panel(axes, history)
             axes.set_xlabel("step")
             axes.margins(x=0.02)
-        for axes in figure.axes[len(panels) :]:
+        for axes in places[len(panels) :]:
             axes.remove()
         _save(figure, path)
 
@@ -151,66 +159,46 @@ def class_bars(path: str | Path, scores: Scores, names: Sequence[str]) -> None:
         _save(figure, path)
 
 
-def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """Return the rows of a run's metrics.csv; what was not logged in a row is missing from it."""
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
-
-
-def _losses(axes: Axes | None, rows: Sequence[Mapping[str, float]]) -> bool:
-    curves = [(key, *_series(rows, key)) for key in ("train/main", "train/prior")]
-    drawn = [(key.removeprefix("train/"), steps, values) for key, steps, values in curves if steps]
-    if axes is not None:
-        for (label, steps, values), colour in zip(drawn, (MAIN, PRIOR), strict=False):
+def _losses(axes: Axes, history: History) -> None:
+    for key, colour in zip(LOSSES, (MAIN, PRIOR), strict=True):
+        if history.get(key):
+            steps, values = zip(*history[key], strict=True)
             axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-            axes.plot(steps, _smooth(values), color=colour, linewidth=1.6, label=label)
-        axes.set_title("loss")
-        axes.set_ylim(bottom=0)
-        axes.legend()
-    return bool(drawn)
+            axes.plot(steps, _smooth(values), color=colour, linewidth=1.6, label=key.removeprefix("train/"))
+    axes.set_title("loss")
+    axes.set_ylim(bottom=0)
+    axes.legend()
 
 
-def _miou(axes: Axes | None, rows: Sequence[Mapping[str, float]]) -> bool:
-    steps, values = _series(rows, "val/mIoU")
-    if axes is not None and steps:
-        percent = [100 * value for value in values]
-        axes.plot(steps, percent, color=MAIN, linewidth=1.6, marker="o", markersize=4)
-        axes.annotate(
-            f"{percent[-1]:.1f}", (steps[-1], percent[-1]), xytext=(0, -14), textcoords="offset points", ha="center"
-        )
-        axes.set_title("validation mIoU [%]")
-        axes.set_ylim(0, 100)
-        axes.set_xlim(left=0)
-    return bool(steps)
+def _miou(axes: Axes, history: History) -> None:
+    steps, values = zip(*history[MIOU], strict=True)
+    percent = [100 * value for value in values]
+    axes.plot(steps, percent, color=MAIN, linewidth=1.6, marker="o", markersize=4)
+    axes.annotate(
+        f"{percent[-1]:.1f}", (steps[-1], percent[-1]), xytext=(0, -14), textcoords="offset points", ha="center"
+    )
+    axes.set_title("validation mIoU [%]")
+    axes.set_ylim(0, 100)
+    axes.set_xlim(left=0)
 
 
-def _gains(axes: Axes | None, rows: Sequence[Mapping[str, float]]) -> bool:
-    keys = sorted({key for row in rows for key in row if key.startswith("lambda/")})
-    if axes is not None:
-        for index, key in enumerate(keys):
-            axes.plot(*_series(rows, key), color=STAGES[index % 4], linewidth=1.6, label=_stage(key))
-        axes.set_title("λ of the semantic layers")
-        axes.legend(ncols=2)
-    return bool(keys)
+def _gains(axes: Axes, history: History) -> None:
+    for index, key in enumerate(_gain_keys(history)):
+        label = key.removeprefix(GAIN).replace("stage", "stage ").replace("/unit", ", unit ")
+        axes.plot(*zip(*history[key], strict=True), color=STAGES[index % len(STAGES)], linewidth=1.6, label=label)
+    axes.set_title("λ of the semantic layers")
+    axes.legend(ncols=2)
 
 
-def _rate(axes: Axes | None, rows: Sequence[Mapping[str, float]]) -> bool:
-    steps, values = _series(rows, "train/lr")
-    if axes is not None:
-        axes.plot(steps, values, color=INK, linewidth=1.4)
-        axes.set_title("learning rate")
-        axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    return bool(steps)
+def _rate(axes: Axes, history: History) -> None:
+    axes.plot(*zip(*history[RATE], strict=True), color=INK, linewidth=1.4)
+    axes.set_title("learning rate")
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
-def _stage(key: str) -> str:
-    return key.removeprefix("lambda/").replace("stage", "stage ").replace("/unit", ", unit ")
-
-
-def _series(rows: Sequence[Mapping[str, float]], key: str) -> tuple[list[float], list[float]]:
-    points = [(row["step"], row[key]) for row in rows if key in row and "step" in row]
-    return [step for step, _ in points], [value for _, value in points]
+def _gain_keys(history: History) -> list[str]:
+    return sorted(key for key in history if key.startswith(GAIN))
 
 
 def _smooth(values: Sequence[float]) -> list[float]:

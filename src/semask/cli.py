@@ -1,0 +1,87 @@
+"""The entry point: a sub-command's name leads to its module, and nothing else is imported."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "demo": "Train on drawn scenes, measure and segment: the whole way in a few minutes",
+    "train": "Train a model by a recipe",
+    "evaluate": "Score a checkpoint: mIoU, accuracies, every class",
+    "predict": "Segment a picture or a folder of pictures",
+    "convert": "Turn the authors' published weights into a checkpoint",
+    "models": "List all recipes with their size, cost and published scores",
+}
+"""What each module in `semask.commands` does; every one has a function main(arguments)."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a sub-command and return the exit status.
+
+    0 is well, 2 wrong input, 130 an interruption, 141 a reader of the output that left early.
+    """
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in {"-h", "--help"}:
+        print(usage())
+    elif name == "--version":
+        from importlib.metadata import version
+
+        print(f"semask {version('semask')}")
+    elif name in COMMANDS:
+        return run(name, rest)
+    else:
+        return _fail(_unknown(name))
+    return 0
+
+
+def run(name: str, arguments: Sequence[str]) -> int:
+    """Run a sub-command by name and return the exit status."""
+    try:
+        importlib.import_module(f"semask.commands.{name}").main(arguments)
+    except ValueError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted", status=130)
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough; without this, Python complains once more when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0
+
+
+def usage() -> str:
+    """Return the overview of all sub-commands."""
+    lines = [f"  {name:<10}{does}" for name, does in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: semask COMMAND [--help] …",
+            "",
+            "Semantic segmentation with transformers: SeMask and Segmenter.",
+            "",
+            *lines,
+            "",
+            "`semask COMMAND --help` tells more; `semask --version` gives the version.",
+        ]
+    )
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(COMMANDS)}."
+    return f"no command called {name!r}; {hint}"
+
+
+def _fail(message: str, *, status: int = 2) -> int:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True, soft_wrap=True).print(Text("semask: ", style="bold red") + Text(message))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

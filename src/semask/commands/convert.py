@@ -1,0 +1,51 @@
+"""`semask convert PUBLISHED RECIPE OUT`: the authors' weights as a checkpoint of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from semask.commands.flags import parse
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse the flags and convert."""
+    parse(convert, arguments, prog="semask convert")
+
+
+def convert(
+    published: Annotated[Path, Positional, arg(metavar="PUBLISHED")],
+    recipe: Annotated[str, Positional, arg(metavar="RECIPE")],
+    out: Annotated[Path, Positional, arg(metavar="OUT")],
+    *,
+    num_classes: int | None = None,
+) -> None:
+    """Read a published file and write a checkpoint that evaluate, predict and `semask.load` take.
+
+    Args:
+        published: The authors' file: PyTorch or safetensors, bare or wrapped. It is read without running its code.
+        recipe: The recipe of its row in the paper, such as ade20k/semask-swin-t-fpn.
+        out: Folder of the new checkpoint.
+        num_classes: Keep all but the tensors that depend on the class count; those start fresh for this many classes.
+    """
+    from rich.console import Console
+
+    from semask import recipes
+
+    recipes.get(recipe)  # a mistyped name is told before a large file is read
+    from semask.checkpoints import store
+    from semask.checkpoints.convert import convert as read
+    from semask.data.classes import Classes
+
+    result = read(published, recipe, num_classes)
+    table = result.recipe.data.classes
+    classes = result.classes or (Classes.load(table) if table and num_classes is None else None)
+    store.save(out, result.model, result.recipe, classes)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"{result.loaded} tensors of {published.name} fill {recipe}.")
+    if result.fresh:
+        console.print(f"{len(result.fresh)} depend on the class count and start fresh: {', '.join(result.fresh)}.")
+    console.print(f"checkpoint: {out}")

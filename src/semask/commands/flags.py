@@ -1,0 +1,40 @@
+"""Flags from types by tyro, with a nearest right name for every mistyped one."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+T = TypeVar("T")
+
+
+def parse(target: Callable[..., T], arguments: Sequence[str], *, prog: str, **options: Any) -> T:
+    """Call a function, or make a dataclass, with what the arguments say; `options` go to tyro.
+
+    --help and wrong arguments leave by SystemExit, with status 0 and 2.
+    """
+    try:
+        result: T = tyro.cli(target, prog=prog, args=arguments, **options)
+        return result
+    except SystemExit as leaving:
+        if leaving.code not in (0, None):
+            for flag, near in mistyped(arguments, known_flags(target, **options)):
+                print(f"{flag} is no flag of `{prog}`; did you mean {near}?", file=sys.stderr)
+        raise
+
+
+def known_flags(target: Callable[..., Any], **options: Any) -> list[str]:
+    """Return all flags of a function or dataclass."""
+    parser = tyro.extras.get_parser(target, **options)
+    return [flag for flag in parser._option_string_actions if flag.startswith("--")]
+
+
+def mistyped(arguments: Sequence[str], known: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the flags that are not known, each with the nearest that is, if one is near."""
+    flags = [argument.partition("=")[0].replace("_", "-") for argument in arguments if argument.startswith("--")]
+    near = {flag: difflib.get_close_matches(flag, known, n=1) for flag in flags if flag not in known}
+    return [(flag, names[0]) for flag, names in near.items() if names]
