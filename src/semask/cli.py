@@ -25,23 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 is well, 2 wrong input, 130 an interruption, 141 a reader of the output that left early.
     """
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    if name in {"-h", "--help"}:
-        print(usage())
-    elif name == "--version":
-        from importlib.metadata import version
-
-        print(f"semask {version('semask')}")
-    elif name in COMMANDS:
-        return run(name, rest)
-    else:
-        return _fail(_unknown(name))
-    return 0
-
-
-def run(name: str, arguments: Sequence[str]) -> int:
-    """Run a sub-command by name and return the exit status."""
     try:
-        importlib.import_module(f"semask.commands.{name}").main(arguments)
+        run(name, rest)
+        sys.stdout.flush()
     except ValueError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -51,6 +37,22 @@ def run(name: str, arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return 0
+
+
+def run(name: str, arguments: Sequence[str]) -> None:
+    """Run a sub-command, or tell what was asked for; a ValueError names the nearest sub-command."""
+    if name in {"-h", "--help"}:
+        print(usage())
+    elif name == "--version":
+        from importlib.metadata import version
+
+        print(f"semask {version('semask')}")
+    elif name in COMMANDS:
+        importlib.import_module(f"semask.commands.{name}").main(arguments)
+    else:
+        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(COMMANDS)}."
+        raise ValueError(f"no command called {name!r}; {hint}")
 
 
 def usage() -> str:
@@ -67,12 +69,6 @@ def usage() -> str:
             "`semask COMMAND --help` tells more; `semask --version` gives the version.",
         ]
     )
-
-
-def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, COMMANDS, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(COMMANDS)}."
-    return f"no command called {name!r}; {hint}"
 
 
 def _fail(message: str, *, status: int = 2) -> int:

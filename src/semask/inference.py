@@ -9,7 +9,7 @@ They record gradients if the caller lets them: wrap calls in `torch.inference_mo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from semask.recipes.recipe import DataRecipe, TestRecipe
 Predictor = Callable[[Float[Tensor, "b 3 H W"]], Float[Tensor, "b k H W"]]
 
 
+@runtime_checkable
 class Model(Protocol):
     """What predictors ask of a model."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import os
 from pathlib import Path
 
@@ -18,21 +17,10 @@ from semask.structures import IGNORE
 IGNORE_COLOUR = (0, 0, 0)
 """What unlabelled pixels look like."""
 
-_GOLDEN = 0.618033988749895
-"""Steps of this share of the colour circle never come back to an earlier hue and keep neighbours far apart."""
-
 
 def numbered_classes(num_classes: int) -> Classes:
     """Return classes called "class 0", "class 1", …, for a model that came without names."""
-    names = tuple(f"class {index}" for index in range(num_classes))
-    return Classes(names=names, colours=distinct_colours(num_classes), label_map={i: i for i in range(num_classes)})
-
-
-def distinct_colours(count: int) -> tuple[tuple[int, int, int], ...]:
-    """Return RGB colours, 0 to 255, that tell classes apart; the first ones never change with `count`."""
-    shades = ((0.65, 0.95), (0.85, 0.70), (0.45, 0.85))  # (saturation, value), so that close hues differ in strength
-    colours = (colorsys.hsv_to_rgb((0.58 + index * _GOLDEN) % 1, *shades[index % 3]) for index in range(count))
-    return tuple((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in colours)
+    return Classes.from_dict({"classes": [f"class {index}" for index in range(num_classes)]})
 
 
 def colourise(labels: Integer[Tensor, "H W"], classes: Classes) -> UInt8[Tensor, "3 H W"]:
@@ -65,8 +53,6 @@ def write_label(path: str | Path, labels: Integer[Tensor, "H W"], classes: Class
 
     Programs that show pictures show the colours; programs that read numbers read the ids.
     """
-    if len(classes.names) > 256:
-        raise ValueError(f"a palette PNG holds 256 classes, got {len(classes.names)}")
     palette = [channel for colour in classes.colours for channel in colour]
     palette += list(IGNORE_COLOUR) * (IGNORE + 1 - len(classes.colours))
     picture = Image.fromarray(labels.cpu().numpy().astype(np.uint8))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import io
+import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout, suppress
 from typing import Any, TypeVar
 
 import tyro
@@ -28,9 +31,11 @@ def parse(target: Callable[..., T], arguments: Sequence[str], *, prog: str, **op
 
 
 def known_flags(target: Callable[..., Any], **options: Any) -> list[str]:
-    """Return all flags of a function or dataclass."""
-    parser = tyro.extras.get_parser(target, **options)
-    return [flag for flag in parser._option_string_actions if flag.startswith("--")]
+    """Return all flags of a function or dataclass, as its help names them."""
+    told = io.StringIO()
+    with redirect_stdout(told), suppress(SystemExit):
+        tyro.cli(target, args=["--help"], **options)
+    return sorted(set(re.findall(r"--[a-z][a-z0-9.-]*[a-z0-9]", told.getvalue())))
 
 
 def mistyped(arguments: Sequence[str], known: Sequence[str]) -> list[tuple[str, str]]:

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+from semask import cli
+from semask.commands import flags
+
+HEAVY = ("torch", "numpy", "timm", "lightning", "torchvision", "matplotlib", "PIL")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    code = f"""
+import sys
+from semask.cli import main
+try:
+    status = main({list(arguments)!r})
+except SystemExit as leaving:
+    status = leaving.code
+print("HEAVY", [name for name in {HEAVY!r} if name in sys.modules])
+sys.exit(status)
+"""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("--help",), ("--version",), ("foo",), *((name, "--help") for name in cli.COMMANDS)],
+    ids=lambda arguments: " ".join(arguments) or "nothing",
+)
+def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert "HEAVY []" in result.stdout
+    assert result.returncode == (2 if arguments == ("foo",) else 0), result.stderr
+
+
+def test_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 0
+    overview = capsys.readouterr().out
+    assert all(f"\n  {name} " in overview for name in cli.COMMANDS)
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"semask {version('semask')}\n"
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("trian", "train"), ("eval", "evaluate"), ("prdict", "predict")])
+def test_a_mistyped_command_names_the_nearest(typed: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([typed]) == 2
+    assert f"did you mean '{meant}'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["predict", "a", "b", "--otu", "x"], "--out"),
+        (["predict", "a", "b", "--out", "x", "--alfa=0.3"], "--alpha"),
+        (["models", "--filtr", "x"], "--filter"),
+        (["convert", "a", "ade20k/swin-t-fpn", "b", "--num_clases", "3"], "--num-classes"),
+        (["train", "scenes/micro-fpn", "--optim.lrr", "3"], "--optim.lr"),
+    ],
+)
+def test_a_mistyped_flag_names_the_nearest(
+    arguments: list[str], meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(arguments)
+    assert leaving.value.code == 2
+    assert meant in capsys.readouterr().err
+
+
+def test_a_mistyped_recipe_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["convert", "a", "ade20k/semask-swn-t-fpn", "b"], ["train", "ade20k/semask-swn-t-fpn"]):
+        assert cli.main(arguments) == 2
+        assert "ade20k/semask-swin-t-fpn" in capsys.readouterr().err
+
+
+def test_wrong_input_is_a_message_and_interruption_a_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from semask.commands import models
+
+    def fail(error: BaseException) -> None:
+        def main(_: list[str]) -> None:
+            raise error
+
+        monkeypatch.setattr(models, "main", main)
+
+    fail(ValueError("the crop [640] is no pair"))
+    assert cli.main(["models"]) == 2
+    assert capsys.readouterr().err == "semask: the crop [640] is no pair\n", "brackets are no markup"
+    fail(KeyboardInterrupt())
+    assert cli.main(["models"]) == 130
+    fail(TypeError("a defect"))
+    with pytest.raises(TypeError):
+        cli.main(["models"])
+
+
+def test_output_cut_off_by_its_reader_is_no_traceback() -> None:
+    command = f"{sys.executable} -c 'import sys; from semask.cli import main; sys.exit(main([]))' | true"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, timeout=60)
+    assert result.stderr == ""
+
+
+def test_mistyped_keeps_quiet_about_what_it_cannot_guess() -> None:
+    known = ["--data.root", "--data.crop", "--out"]
+    assert flags.mistyped(["--data.rot", "x", "--qqqq", "--out=3", "--data.crop"], known) == [
+        ("--data.rot", "--data.root")
+    ]

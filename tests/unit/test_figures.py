@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.figure
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from semask import figures
+from semask.data.classes import Classes
+from semask.figures import Row, class_bars, figure_grid, training_curves
+from semask.metrics import Confusion
+
+CLASSES = Classes(("sky", "road", "car"), ((10, 20, 250), (200, 100, 0), (0, 200, 0)), {0: 0, 1: 1, 2: 2})
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[matplotlib.figure.Figure]:
+    """The figures that are saved, to look into."""
+    kept: list[matplotlib.figure.Figure] = []
+    save = figures._save
+    monkeypatch.setattr(figures, "_save", lambda figure, path: (kept.append(figure), save(figure, path))[1])
+    return kept
+
+
+def row(truth: int, prediction: int, prior: int | None) -> Row:
+    def fill(value: int) -> torch.Tensor:
+        return torch.full((24, 32), value)
+
+    return Row(torch.rand(3, 24, 32), fill(truth), fill(prediction), None if prior is None else fill(prior))
+
+
+def colours(path: Path) -> set[tuple[int, int, int]]:
+    pixels = np.array(Image.open(path).convert("RGB")).reshape(-1, 3)
+    found, counts = np.unique(pixels, axis=0, return_counts=True)
+    return {tuple(int(v) for v in colour) for colour, count in zip(found, counts, strict=True) if count > 2000}
+
+
+def test_grid_shows_every_map_and_names_the_classes_seen(tmp_path: Path, drawn: list[matplotlib.figure.Figure]) -> None:
+    figure_grid(tmp_path / "a.png", [row(0, 0, 0), row(0, 2, 0), row(255, 0, 0)], CLASSES)
+    titles = [axes.get_title() for axes in drawn[0].axes]
+    assert titles[:8] == ["image", "truth", "prediction", "semantic prior"] * 2
+    assert titles[8:] == [""] * 4, "only the first line has titles"
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["sky", "car", "unlabelled"]
+    assert {(10, 20, 250), (0, 200, 0), (0, 0, 0)} <= colours(tmp_path / "a.png")
+    assert (200, 100, 0) not in colours(tmp_path / "a.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_grid_without_a_prior_has_three_columns(tmp_path: Path, drawn: list[matplotlib.figure.Figure]) -> None:
+    figure_grid(tmp_path / "a.png", [row(0, 1, None)], CLASSES)
+    assert [axes.get_title() for axes in drawn[0].axes] == ["image", "truth", "prediction"]
+    with pytest.raises(ValueError, match="at least one row"):
+        figure_grid(tmp_path / "b.png", [], CLASSES)
+
+
+def test_curves_draw_what_was_logged(tmp_path: Path, drawn: list[matplotlib.figure.Figure]) -> None:
+    history = {
+        "train/main": [(step, 2.0 / (step + 1)) for step in range(50)],
+        "train/prior": [(step, 1.0 / (step + 1)) for step in range(50)],
+        "train/lr": [(0, 0.1), (50, 0.0)],
+        "val/mIoU": [(25, 0.25), (50, 0.5)],
+        **{f"lambda/stage{i}": [(0, 0.0), (50, 0.1 * i)] for i in (1, 2, 3, 4)},
+    }
+    training_curves(tmp_path / "a.png", history)
+    panels = {axes.get_title(loc="left"): axes for axes in drawn[0].axes}
+    assert list(panels) == ["loss", "validation mIoU [%]", "λ of the semantic layers", "learning rate"]
+    assert panels["validation mIoU [%]"].lines[0].get_ydata().tolist() == [25.0, 50.0]
+    assert [line.get_label() for line in panels["λ of the semantic layers"].lines] == [
+        f"stage {i}" for i in (1, 2, 3, 4)
+    ]
+    assert panels["loss"].lines[0].get_ydata().tolist() == [value for _, value in history["train/main"]]
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+
+    training_curves(tmp_path / "b.png", {"train/main": [(0, 1.0)], "train/lr": [(0, 0.1)], "epoch": [(0, 0.0)]})
+    assert [axes.get_title(loc="left") for axes in drawn[1].axes] == ["loss", "learning rate"]
+    with pytest.raises(ValueError, match=r"only \['epoch'\]"):
+        training_curves(tmp_path / "c.png", {"epoch": [(0, 0.0)]})
+
+
+def test_smoothing_keeps_constants_and_lies_within_the_values() -> None:
+    assert figures._smooth([3.0] * 100) == [3.0] * 100
+    values = torch.rand(200).tolist()
+    smooth = figures._smooth(values)
+    assert len(smooth) == 200
+    assert max(values) > max(smooth) > min(smooth) > min(values)
+    assert figures._smooth([1.0, 5.0]) == [1.0, 5.0]
+
+
+def test_bars_are_sorted_and_leave_undefined_classes_out(tmp_path: Path, drawn: list[matplotlib.figure.Figure]) -> None:
+    confusion = Confusion(3)
+    confusion.update(torch.tensor([0, 1, 1, 1]), torch.tensor([0, 0, 1, 1]))
+    class_bars(tmp_path / "a.png", confusion.scores(), CLASSES.names)
+    axes = drawn[0].axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["road", "sky"]
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([200 / 3, 50.0])
+    with pytest.raises(ValueError, match="no class has a defined IoU"):
+        class_bars(tmp_path / "b.png", Confusion(3).scores(), CLASSES.names)

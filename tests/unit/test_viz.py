@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from semask.data.classes import Classes
+from semask.metrics import Confusion
+from semask.structures import IGNORE
+from semask.viz import IGNORE_COLOUR, colourise, numbered_classes, overlay, write_image, write_label
+
+CLASSES = Classes(("sky", "road"), ((10, 20, 30), (200, 100, 0)), {0: 0, 1: 1})
+LABELS = torch.tensor([[0, 1, IGNORE], [1, 1, 0]], dtype=torch.uint8)
+
+
+def test_every_pixel_gets_its_class_colour() -> None:
+    colours = colourise(LABELS, CLASSES)
+    expected = {0: (10, 20, 30), 1: (200, 100, 0), IGNORE: IGNORE_COLOUR}
+    for y in range(2):
+        for x in range(3):
+            assert tuple(colours[:, y, x].tolist()) == expected[int(LABELS[y, x])]
+    assert torch.equal(colourise(LABELS.long(), CLASSES), colours)
+    assert tuple(colourise(torch.tensor([[-1]]), CLASSES).flatten().tolist()) == IGNORE_COLOUR
+
+
+def test_overlay_mixes_and_leaves_unlabelled_pixels_alone() -> None:
+    image = torch.full((3, 2, 3), 100 / 255)
+    mixed = overlay(image, LABELS, CLASSES, alpha=0.25)
+    assert mixed[:, 0, 1].tolist() == [125, 100, 75]
+    assert mixed[:, 0, 2].tolist() == [100, 100, 100]
+    assert torch.equal(overlay(image, LABELS, CLASSES, alpha=0), torch.full((3, 2, 3), 100, dtype=torch.uint8))
+    opaque = overlay(image, LABELS, CLASSES, alpha=1)
+    assert torch.equal(opaque[:, LABELS != IGNORE], colourise(LABELS, CLASSES)[:, LABELS != IGNORE])
+
+
+def test_overlay_refuses_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"alpha.*1.5"):
+        overlay(torch.zeros(3, 2, 3), LABELS, CLASSES, alpha=1.5)
+    with pytest.raises(ValueError, match="differ in size"):
+        overlay(torch.zeros(3, 3, 2), LABELS, CLASSES)
+
+
+def test_label_png_holds_ids_and_shows_colours(tmp_path: Path) -> None:
+    write_label(tmp_path / "deep" / "a.png", LABELS, CLASSES)
+    with Image.open(tmp_path / "deep" / "a.png") as picture:
+        assert picture.mode == "P"
+        assert np.array_equal(np.array(picture), LABELS.numpy())
+        assert np.array_equal(np.array(picture.convert("RGB")), colourise(LABELS, CLASSES).permute(1, 2, 0).numpy())
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.png"], "no temporary file is left"
+
+
+def test_label_png_holds_255_classes(tmp_path: Path) -> None:
+    labels = torch.arange(256, dtype=torch.uint8).reshape(16, 16)
+    write_label(tmp_path / "a.png", labels, numbered_classes(255))
+    with Image.open(tmp_path / "a.png") as picture:
+        assert np.array_equal(np.array(picture), labels.numpy())
+        assert picture.convert("RGB").getpixel((15, 15)) == IGNORE_COLOUR
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_image_comes_back(tmp_path: Path, suffix: str) -> None:
+    image = torch.arange(3 * 16 * 16).reshape(3, 16, 16).div(3).to(torch.uint8)
+    write_image(tmp_path / f"a{suffix}", image)
+    with Image.open(tmp_path / f"a{suffix}") as picture:
+        back = np.array(picture).astype(int)
+    tolerance = 0 if suffix == ".png" else 40
+    assert np.abs(back - image.permute(1, 2, 0).numpy()).max() <= tolerance
+
+
+def test_numbered_classes_have_distinct_colours() -> None:
+    classes = numbered_classes(150)
+    assert classes.names[149] == "class 149"
+    assert len(set(classes.colours)) == 150
+    assert IGNORE_COLOUR not in classes.colours
+
+
+def test_confusion_of_what_was_written(tmp_path: Path) -> None:
+    """A label file of ours, read as plain ids, scores 100 % against itself."""
+    write_label(tmp_path / "a.png", LABELS, CLASSES)
+    confusion = Confusion(2)
+    confusion.update(torch.from_numpy(np.array(Image.open(tmp_path / "a.png"))), LABELS)
+    assert confusion.scores().miou == 1.0
