@@ -69,6 +69,6 @@ def _save(picture: Image.Image, path: Path) -> None:
     """Write to a temporary name first, so that a picture is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.tmp")
-    options = {"quality": 92} if path.suffix.lower() in {".jpg", ".jpeg"} else {}
+    options = {"quality": 92, "subsampling": 0} if path.suffix.lower() in {".jpg", ".jpeg"} else {}
     picture.save(part, format=Image.registered_extensions()[path.suffix.lower()], **options)
     os.replace(part, path)

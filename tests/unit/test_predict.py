@@ -1,0 +1,158 @@
+"""The predict command on pictures of every kind, with a checkpoint of random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from semask import cli, recipes
+from semask.build import build_model
+from semask.checkpoints import store
+from semask.commands.predict import find_files, output_names, predict
+from semask.inference import build_predictor, build_prior
+from semask.viz import numbered_classes, overlay
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(1)
+    recipe = recipes.get("scenes/semask-micro-fpn")
+    model = build_model(recipe)
+    # Random heads vote for one class everywhere; larger weights make label maps that tell images apart.
+    torch.nn.init.normal_(model.decoder.classify.weight, std=3.0)
+    return store.save(tmp_path_factory.mktemp("checkpoint"), model, recipe)
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    rng = np.random.default_rng(3)
+    coarse = rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    return np.array(Image.fromarray(coarse).resize((90, 60), Image.Resampling.BICUBIC))
+
+
+def labels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.mode == "P"
+        return np.array(image)
+
+
+def expected(checkpoint: Path, picture: np.ndarray, *, prior: bool = False) -> np.ndarray:
+    model, recipe, _ = store.load(checkpoint)
+    predictor = build_prior(model, recipe.data) if prior else build_predictor(model, recipe.test, recipe.data)
+    with torch.inference_mode():
+        scores = predictor(torch.from_numpy(picture).permute(2, 0, 1)[None] / 255)
+    return scores[0].argmax(0).numpy()
+
+
+def test_a_picture_becomes_labels_overlay_and_prior(checkpoint: Path, picture: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(picture).save(tmp_path / "street.png")
+    summary = predict(checkpoint, tmp_path / "street.png", out=tmp_path / "out", prior=True, alpha=0.7)
+    assert summary == (1, ())
+    files = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
+    assert files == ["overlays/street.jpg", "predictions/street.png", "priors/street.png"]
+
+    found = labels(tmp_path / "out/predictions/street.png")
+    assert len(np.unique(found)) > 2, "a constant map would hide mistakes"
+    assert np.array_equal(found, expected(checkpoint, picture))
+    assert np.array_equal(labels(tmp_path / "out/priors/street.png"), expected(checkpoint, picture, prior=True))
+    image = torch.from_numpy(picture).permute(2, 0, 1) / 255
+    mixed = overlay(image, torch.from_numpy(found), numbered_classes(12), alpha=0.7).permute(1, 2, 0).numpy()
+    shown = np.array(Image.open(tmp_path / "out/overlays/street.jpg"))
+    assert np.abs(shown.astype(int) - mixed.astype(int)).mean() < 6, "JPEG loses little"
+
+
+def test_overlays_can_be_left_out(checkpoint: Path, picture: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    assert (
+        cli.main(["predict", str(checkpoint), str(tmp_path / "a.png"), "--out", str(tmp_path / "o"), "--no-overlay"])
+        == 0
+    )
+    assert [path.name for path in (tmp_path / "o").iterdir()] == ["predictions"]
+
+
+def test_pictures_of_every_kind_come_out_right(checkpoint: Path, picture: np.ndarray, tmp_path: Path) -> None:
+    """Files that hold the same picture in other forms give the same labels; a grey one those of its RGB form."""
+    source = tmp_path / "in"
+    source.mkdir()
+    image = Image.fromarray(picture)
+    image.save(source / "plain.png")
+    image.convert("RGBA").save(source / "alpha.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # shown turned by 90° to the right
+    image.rotate(90, expand=True).save(source / "exif.png", exif=turned)
+    image.convert("L").save(source / "grey.png")
+    deep = np.array(image.convert("L")).astype(np.uint16) * 257
+    Image.fromarray(deep).save(source / "deep.png")
+
+    assert predict(checkpoint, source, out=tmp_path / "out", overlay=False) == (5, ())
+    found = {path.stem: labels(path) for path in (tmp_path / "out" / "predictions").iterdir()}
+    plain, grey = expected(checkpoint, picture), expected(checkpoint, np.array(image.convert("L").convert("RGB")))
+    assert not np.array_equal(plain, grey)
+    for name in ("plain", "alpha", "exif"):
+        assert np.array_equal(found[name], plain), name
+    for name in ("grey", "deep"):
+        assert np.array_equal(found[name], grey), name
+
+
+def test_a_folder_keeps_its_paths_and_skips_what_is_no_picture(
+    checkpoint: Path, picture: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in"
+    (source / "berlin").mkdir(parents=True)
+    image = Image.fromarray(picture)
+    image.save(source / "berlin" / "a.png")
+    image.save(source / "a.png")
+    image.save(source / "a.jpg")
+    (source / "notes.txt").write_text("no picture")
+    (source / "broken.png").write_bytes((source / "a.png").read_bytes()[:200])
+    (source / ".hidden.png").write_bytes(b"")
+    for _ in range(2):  # the second run must not take the first one's results for pictures
+        status = cli.main(["predict", str(checkpoint), str(source), "--out", str(source)])
+        assert status == 0
+        told = capsys.readouterr()
+        assert "segmented 3 pictures, skipped 2 files" in told.out
+        assert "notes.txt" in told.err
+        assert "broken.png" in told.err
+        assert "hidden" not in told.err
+    written = sorted(str(path.relative_to(source / "predictions")) for path in (source / "predictions").rglob("*.png"))
+    assert written == ["a.jpg.png", "a.png.png", "berlin/a.png"]
+
+
+def test_what_cannot_be_predicted_is_told(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    cases = {
+        "there is no picture or folder": [str(checkpoint), str(tmp_path / "nothing"), "--out", str(tmp_path / "o")],
+        "none of the 1 files": [str(checkpoint), str(tmp_path / "notes.txt"), "--out", str(tmp_path / "o")],
+        "no semask checkpoint": [str(tmp_path), str(tmp_path / "notes.txt"), "--out", str(tmp_path / "o")],
+        "lies in [0, 1], got 2.0": [str(checkpoint), str(tmp_path), "--out", str(tmp_path / "o"), "--alpha", "2"],
+    }
+    for message, arguments in cases.items():
+        assert cli.main(["predict", *arguments]) == 2
+        assert message in capsys.readouterr().err.replace("\n", " ")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no files"):
+        find_files(tmp_path / "empty", leave_out=tmp_path)
+
+
+def test_a_prior_needs_semantic_layers(tmp_path: Path, picture: np.ndarray) -> None:
+    recipe = recipes.get("scenes/micro-fpn")
+    store.save(tmp_path / "checkpoint", build_model(recipe), recipe)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="no semantic layers"):
+        predict(tmp_path / "checkpoint", tmp_path / "a.png", out=tmp_path / "out", prior=True)
+
+
+def test_result_names_never_meet() -> None:
+    root = Path("in")
+
+    def names(*files: str) -> list[str]:
+        return output_names([root / file for file in files], root)
+
+    assert names("a.jpg", "b/a.jpg") == ["a", "b/a"]
+    assert names("a.jpg", "a.png", "b.png") == ["a.jpg", "a.png", "b"]
+    assert names("a.jpg", "A.png") == ["a.jpg", "A.png"]
+    assert names("a.jpg", "a.png", "a.jpg.gif") == ["a.jpg", "a.png", "a.jpg.gif"]
