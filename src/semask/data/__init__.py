@@ -1,0 +1,1 @@
+"""Pictures and labels: reading, pairing, checking, drawing, augmenting."""

@@ -1,0 +1,199 @@
+"""Datasets by draw number: a number decides the picture and its augmentation, whatever the workers or processes.
+
+Resuming at step t, or splitting a batch over devices, is a matter of asking for the right numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from semask.data.classes import UNKNOWN, Classes
+from semask.data.folder import Pair, find_pairs
+from semask.data.image import read_image, read_label
+from semask.data.synthetic import SCENE_CLASSES, draw_scene
+from semask.data.transforms import TrainTransform
+from semask.recipes.recipe import IMAGENET_MEAN, DataRecipe
+from semask.structures import Batch, Sample
+
+ORDER, AUGMENT, SCENE = range(3)
+"""What a random stream is for; part of its seed."""
+
+
+def classes_of(data: DataRecipe) -> Classes:
+    """Return the recipe's class table: the scenes' own, the one it names, or ROOT/classes.json.
+
+    Raises:
+        ValueError: there is none, or it is not what it should be.
+    """
+    if data.kind == "scenes":
+        return SCENE_CLASSES
+    if data.classes is not None:
+        return Classes.load(data.classes)
+    table = Path(data.root or ".").expanduser() / "classes.json"
+    if not table.is_file():
+        raise ValueError(
+            f'no class table; write {table}: {{"classes": ["background", "thing"]}}, or name one by --data.classes'
+        )
+    return Classes.load(table)
+
+
+def training_set(
+    data: DataRecipe, *, seed: int, mean: tuple[float, float, float] = IMAGENET_MEAN
+) -> TrainingFiles | TrainingScenes:
+    """Return the endless training set, indexed by draw numbers ≥ 0; `mean` fills the padding."""
+    transform = TrainTransform(data, mean=mean)
+    if data.kind == "scenes":
+        return TrainingScenes(data.scene_size, transform, seed=seed)
+    return TrainingFiles(find_pairs(data, "train"), classes_of(data), transform, seed=seed)
+
+
+def validation_set(data: DataRecipe) -> ValidationFiles | ValidationScenes:
+    """Return the validation pictures at their own size, unaugmented."""
+    if data.kind == "scenes":
+        return ValidationScenes(data.scene_count, data.scene_size)
+    return ValidationFiles(find_pairs(data, "val"), classes_of(data))
+
+
+class TrainingFiles(Dataset[Sample]):
+    """Pairs of files in a new order every epoch; draw n is picture n mod len(pairs) of that epoch's order."""
+
+    def __init__(self, pairs: Sequence[Pair], classes: Classes, transform: TrainTransform, *, seed: int) -> None:
+        self.pairs, self.classes, self.transform, self.seed = tuple(pairs), classes, transform, seed
+
+    def __len__(self) -> int:
+        """Return the number of pictures; draw numbers go beyond it."""
+        return len(self.pairs)
+
+    def __getitem__(self, draw: int) -> Sample:
+        epoch, position = divmod(_counted(draw), len(self.pairs))
+        pair = self.pairs[_order(self.seed, epoch, len(self.pairs))[position]]
+        image, label = read_pair(pair, self.classes)
+        return Sample(*self.transform(image, label, _stream(AUGMENT, self.seed, draw)), pair.stem)
+
+
+class TrainingScenes(Dataset[Sample]):
+    """A fresh scene for every draw."""
+
+    def __init__(self, size: tuple[int, int], transform: TrainTransform, *, seed: int) -> None:
+        self.size, self.transform, self.seed = size, transform, seed
+
+    def __getitem__(self, draw: int) -> Sample:
+        number = int(_stream(SCENE, self.seed, _counted(draw)).integers(2**62)) * 2 + 1
+        image, label = _scene(number, self.size)
+        return Sample(*self.transform(image, label, _stream(AUGMENT, self.seed, draw)), f"scene {number}")
+
+
+class ValidationFiles(Dataset[Sample]):
+    """Pairs of files, in order of their stems."""
+
+    def __init__(self, pairs: Sequence[Pair], classes: Classes) -> None:
+        self.pairs, self.classes = tuple(pairs), classes
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        pair = self.pairs[index]
+        image, label = read_pair(pair, self.classes)
+        return Sample(image.float() / 255.0, label, pair.stem)
+
+
+class ValidationScenes(Dataset[Sample]):
+    """The scenes of even seeds 0, 2, 4, …; training draws odd ones, so that no scene is in both."""
+
+    def __init__(self, count: int, size: tuple[int, int]) -> None:
+        if count < 1:
+            raise ValueError(f"scene_count {count}: at least 1 scene is needed")
+        self.count, self.size = count, size
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        image, label = _scene(2 * index, self.size)
+        return Sample(image.float() / 255.0, label, f"scene {2 * index}")
+
+
+class DrawSampler(Sampler[int]):
+    """The draw numbers [start, stop) of one of `world_size` processes: every world_size-th, from start + rank.
+
+    With batches of b per process, step t then holds draws t·b·world_size … whatever the world size.
+    """
+
+    def __init__(self, start: int, stop: int, *, rank: int = 0, world_size: int = 1) -> None:
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} of {world_size} processes; ranks are 0 … world_size - 1")
+        self.draws = range(start + rank, stop, world_size)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.draws)
+
+    def __len__(self) -> int:
+        return len(self.draws)
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Stack samples of one size.
+
+    Raises:
+        ValueError: the sizes differ.
+    """
+    sizes = {tuple(sample.label.shape): sample.name for sample in samples}
+    if len(sizes) > 1:
+        told = ", ".join(f"{name} {height}×{width}" for (height, width), name in list(sizes.items())[:3])
+        raise ValueError(f"pictures of different sizes cannot share a batch ({told}); use a batch size of 1")
+    return Batch(
+        torch.stack([sample.image for sample in samples]),
+        torch.stack([sample.label for sample in samples]),
+        tuple(sample.name for sample in samples),
+    )
+
+
+def read_pair(pair: Pair, classes: Classes) -> tuple[UInt8[Tensor, "3 H W"], UInt8[Tensor, "H W"]]:
+    """Read a picture and its label as class numbers.
+
+    Raises:
+        ValueError: a file cannot be read, the sizes differ, or a label value is not in the label map.
+    """
+    image, source = read_image(pair.image), read_label(pair.label)
+    if image.shape[1:] != source.shape:
+        raise ValueError(
+            f"{pair.label}: label of {source.shape[0]}×{source.shape[1]} for an image of "
+            f"{image.shape[1]}×{image.shape[2]} pixels; make them one size"
+        )
+    label = classes.encode(source.numpy())
+    if (unknown := label == UNKNOWN).any():
+        value = int(source.numpy()[unknown][0])
+        raise ValueError(f'{pair.label}: value {value} is in no class; add it to "labels" of the class table')
+    return image, torch.from_numpy(label.astype(np.uint8))
+
+
+def _scene(number: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    image, label = draw_scene(number, size)
+    return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(label)
+
+
+def _counted(draw: int) -> int:
+    if draw < 0:
+        raise IndexError(f"draw {draw}: draws are counted from 0")
+    return draw
+
+
+def _stream(purpose: int, seed: int, number: int) -> np.random.Generator:
+    return np.random.default_rng((purpose, seed, number))
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    order: np.ndarray = _stream(ORDER, seed, epoch).permutation(count)
+    return order

@@ -1,0 +1,116 @@
+"""Reading pictures and label files: untrusted bytes in, plain tensors out, or a message that names the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Integer, UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
+"""The decoders that may run; Pillow has dozens more, seldom used and seldom attacked in tests."""
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+MAX_PIXELS = 2**27
+"""The largest picture [px] that is decoded; a small file can claim any size."""
+
+WHITE = (255, 255, 255, 255)
+SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
+ID_MODES = ("1", "L", "P", "I", *SIXTEEN_BIT)
+DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, KeyError)
+"""What Pillow's decoders raise on broken bytes."""
+
+
+def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "3 H W"]:
+    """Read a picture as RGB, upright.
+
+    The EXIF orientation is applied, grey is repeated, 16 bit becomes 8 by division by 257, transparent pixels show
+    white below them, CMYK and palettes are converted. Of animations the first frame is read.
+
+    Raises:
+        ValueError: the file is missing, no image of an allowed format, broken, or larger than `max_pixels`.
+    """
+    with _opened(Path(path), max_pixels) as image:
+        image.load()
+        pixels = np.array(_rgb(ImageOps.exif_transpose(image)))
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def read_label(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Integer[Tensor, "H W"]:
+    """Read the values stored in a label file, uint8 or (files of 16 or 32 bit) int32, upright.
+
+    Palette files give their indices: that is how VOC and many tools store ids.
+
+    Raises:
+        ValueError: as for `read_image`, or the file cannot hold ids (colours, JPEG).
+    """
+    with _opened(Path(path), max_pixels) as image:
+        refusal = _refusal(image)
+        values = None if refusal else np.array(ImageOps.exif_transpose(image))
+    if values is None:
+        raise ValueError(f"{path}: {refusal}")
+    return torch.from_numpy(values.astype(np.uint8 if values.dtype in (bool, np.uint8) else np.int32))
+
+
+def upright_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Return (height, width) [px] of a picture as `read_image` would give it, from its header alone."""
+    with _opened(Path(path), max_pixels) as image:
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        width, height = image.size
+    return (width, height) if turned else (height, width)
+
+
+def is_palette(path: str | Path) -> bool:
+    """Whether a readable image file stores indices into a colour palette."""
+    with _opened(Path(path), MAX_PIXELS) as image:
+        return image.mode == "P"
+
+
+@contextmanager
+def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+    """Open an image of an allowed format and size; whatever goes wrong in the block is told with the file's name."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise Image.DecompressionBombError(f"{width}×{height} pixels")
+            yield image
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: no such file") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{path}: too large ({error}); at most {max_pixels} pixels are read; shrink it or raise max_pixels"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path}: no readable image; allowed formats are {', '.join(FORMATS)}") from error
+    except DECODER_ERRORS as error:
+        raise ValueError(f"{path}: unreadable or truncated image ({error}); restore or remove the file") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in SIXTEEN_BIT:
+        image = Image.fromarray(np.round(np.array(image) / 257.0).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError("32-bit pixels, whose range is unknown; save it with 8 or 16 bits per channel")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
+    return image.convert("RGB")
+
+
+def _refusal(image: Image.Image) -> str:
+    """Return why a file cannot hold ids and how to mend it; empty where it can."""
+    if image.format == "JPEG":
+        return "a JPEG label; its compression changes ids near edges; save labels as 8-bit greyscale PNG"
+    if image.mode in ID_MODES:
+        return ""
+    channels = np.array(image.convert("RGB"))
+    if (channels == channels[..., :1]).all():
+        mend = "its channels are equal: save one of them as 8-bit greyscale PNG"
+    else:
+        mend = "replace every colour by its class number and save as 8-bit greyscale PNG"
+    return f"an {image.mode} label of colours where ids are expected; {mend}"

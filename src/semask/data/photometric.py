@@ -1,0 +1,89 @@
+"""Photometric distortion of 8-bit pictures, and the 8-bit HSV it works in."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+BRIGHTNESS = 32.0
+CONTRAST = SATURATION = (0.5, 1.5)
+HUE = 18
+HUES = 180
+"""Hue is counted in steps of two degrees."""
+
+
+def distort(image: UInt8[Tensor, "3 H W"], random: np.random.Generator) -> UInt8[Tensor, "3 H W"]:
+    """Change brightness, contrast, saturation and hue, each with probability ½, in 8 bit after every step.
+
+    Contrast comes before or after saturation and hue, by a coin.
+
+    Source: SeMask recipes (mmsegmentation's PhotoMetricDistortion): ±32, ×[0.5, 1.5], ×[0.5, 1.5], [-18, 17] mod 180.
+    """
+    if _coin(random):
+        image = _truncated(image.float() + random.uniform(-BRIGHTNESS, BRIGHTNESS))
+    contrast_first = _coin(random)
+    if contrast_first:
+        image = _contrast(image, random)
+    if _coin(random):
+        image = scale_saturation(image, random.uniform(*SATURATION))
+    if _coin(random):
+        image = shift_hue(image, int(random.integers(-HUE, HUE)))
+    return image if contrast_first else _contrast(image, random)
+
+
+def scale_saturation(image: UInt8[Tensor, "3 H W"], factor: float) -> UInt8[Tensor, "3 H W"]:
+    """Multiply the saturation."""
+    hue, saturation, value = rgb_to_hsv(image)
+    return hsv_to_rgb(torch.stack((hue, _truncated(saturation.float() * factor), value)))
+
+
+def shift_hue(image: UInt8[Tensor, "3 H W"], steps: int) -> UInt8[Tensor, "3 H W"]:
+    """Turn the hue by steps of two degrees."""
+    hue, saturation, value = rgb_to_hsv(image)
+    return hsv_to_rgb(torch.stack((((hue.short() + steps) % HUES).byte(), saturation, value)))
+
+
+def rgb_to_hsv(image: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 H W"]:
+    """Return hue 0 … 179 (two degrees each), saturation and value 0 … 255, rounded: OpenCV's 8-bit convention."""
+    red, green, blue = image.float()
+    value = image.amax(0)
+    highest = value.float()
+    spread = highest - image.amin(0).float()
+    safe = spread.clamp(min=1.0)
+    # degrees / 60, measured from the strongest channel; grey gives 0
+    sector = torch.where(
+        highest == red,
+        (green - blue) / safe,
+        torch.where(highest == green, (blue - red) / safe + 2.0, (red - green) / safe + 4.0),
+    )
+    hue = (sector * (HUES / 6)).round_().remainder_(HUES)
+    saturation = (spread * 255.0 / highest.clamp(min=1.0)).round_()
+    return torch.stack((hue.byte(), saturation.byte(), value))
+
+
+def hsv_to_rgb(image: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 H W"]:
+    """Return RGB of `rgb_to_hsv`'s convention, rounded."""
+    hue, saturation, value = image.float()
+    hue = hue / (HUES / 6)
+    chroma = saturation * value / 255.0
+    channels = []
+    # A channel is value - chroma · clamp(min(k, 4 - k), 0, 1) with k = (offset + sector) mod 6: one trapezoid, turned.
+    for offset in (5.0, 3.0, 1.0):
+        turned = (hue + offset).remainder_(6.0)
+        channels.append(value - chroma * torch.minimum(turned, 4.0 - turned).clamp_(0.0, 1.0))
+    return torch.stack(channels).round_().byte()
+
+
+def _coin(random: np.random.Generator) -> bool:
+    return bool(random.integers(2))
+
+
+def _contrast(image: UInt8[Tensor, "3 H W"], random: np.random.Generator) -> UInt8[Tensor, "3 H W"]:
+    return _truncated(image.float() * random.uniform(*CONTRAST)) if _coin(random) else image
+
+
+def _truncated(values: Tensor) -> Tensor:
+    """Return 8 bit, fractions cut off: the recipes never round here."""
+    return values.clamp_(0.0, 255.0).byte()
