@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing
+from torch import Tensor
+
+from semask.evaluation import evaluate_model
+from semask.metrics import Confusion
+from semask.structures import IGNORE, Sample
+
+
+class Pictures:
+    """Seeded pictures of three sizes, in runs of one size."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        if index >= self.count:
+            raise IndexError(index)
+        generator = torch.Generator().manual_seed(index)
+        height, width = [(12, 17), (12, 17), (9, 20), (5, 5)][index % 4]
+        label = torch.randint(0, 4, (height, width), generator=generator)
+        label[0] = IGNORE
+        return Sample(torch.rand(3, height, width, generator=generator), label, str(index))
+
+
+def predict(images: Tensor) -> Tensor:
+    return torch.cat([images, images.mean(1, keepdim=True)], dim=1)
+
+
+def alone(count: int) -> Tensor:
+    """One picture after the other, without the code under test."""
+    confusion = Confusion(4)
+    for index in range(count):
+        image, label, _ = Pictures(count)[index]
+        confusion.update(predict(image[None])[0].argmax(0), label)
+    return confusion.matrix
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_neither_batches_nor_workers_change_a_count(batch_size: int, workers: int) -> None:
+    steps: list[int] = []
+    confusion = evaluate_model(
+        predict, Pictures(13), num_classes=4, batch_size=batch_size, workers=workers, progress=steps.append
+    )
+    assert torch.equal(confusion.matrix, alone(13))
+    assert sum(steps) == 13
+
+
+def test_only_pictures_of_one_size_go_together() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def watching(images: Tensor) -> Tensor:
+        seen.append(tuple(images.shape))
+        assert torch.is_inference_mode_enabled()
+        return predict(images)
+
+    evaluate_model(watching, Pictures(5), num_classes=4, batch_size=5)
+    assert seen == [(2, 3, 12, 17), (1, 3, 9, 20), (1, 3, 5, 5), (1, 3, 12, 17)]
+
+
+def test_impossible_numbers_are_refused() -> None:
+    for batch_size, workers in ((0, 0), (1, -1)):
+        with pytest.raises(ValueError, match="at least"):
+            evaluate_model(predict, Pictures(2), num_classes=4, batch_size=batch_size, workers=workers)
+
+
+def _process(rank: int, world_size: int, folder: str) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
+    )
+    confusion = evaluate_model(predict, Pictures(13), num_classes=4, batch_size=2)
+    torch.save(confusion.matrix, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_count_every_picture_once(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_process, args=(2, str(tmp_path)), nprocs=2)
+    for rank in range(2):
+        assert torch.equal(torch.load(tmp_path / f"{rank}.pt"), alone(13))
