@@ -11,12 +11,13 @@ if TYPE_CHECKING:
     from semask.model import SegmentationModel
     from semask.recipes import Recipe
     from semask.recipes import get as recipe
+    from semask.recipes import names as recipes
     from semask.structures import Features, PixelLogits, Segmentation
 
 __version__ = "0.1.0"
 
+_CALLABLE_MODULES = ("build", "recipes")
 _HOMES = {
-    "build": ("semask.build", "build"),
     "load_published": ("semask.checkpoints.convert", "load_published"),
     "SegmentationModel": ("semask.model", "SegmentationModel"),
     "Recipe": ("semask.recipes", "Recipe"),
@@ -48,8 +49,8 @@ def load(directory: str, *, device: str = "cpu") -> SegmentationModel:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "recipes":
-        return importlib.import_module("semask.recipes")
+    if name in _CALLABLE_MODULES:
+        return importlib.import_module(f"semask.{name}")
     if name in _HOMES:
         module, attribute = _HOMES[name]
         return getattr(importlib.import_module(module), attribute)

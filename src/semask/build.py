@@ -8,6 +8,7 @@ from collections.abc import Callable
 from torch import nn
 
 from semask import recipes
+from semask.callable_module import make_callable
 from semask.decoders.semantic_fpn import SemanticFPN
 from semask.encoders.chain import Chain, is_swin, timm_chain
 from semask.encoders.hierarchical import HierarchicalEncoder
@@ -95,3 +96,6 @@ def _swin_options(spec: EncoderRecipe, *, swin: bool) -> dict[str, object]:
             "another size"
         )
     return given
+
+
+make_callable(__name__, build)

@@ -6,10 +6,9 @@ The package is callable, `semask.recipes()`, and returns the names: see docs/dec
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Callable
-from types import ModuleType
 
+from semask.callable_module import make_callable
 from semask.recipes import ade20k, camvid, cityscapes, coco_stuff10k, folder, scenes
 from semask.recipes.recipe import (
     DataRecipe,
@@ -43,12 +42,7 @@ def get(name: str) -> Recipe:
     raise ValueError(f"no recipe called {name!r}{hint} `semask models` lists them all.")
 
 
-class _Recipes(ModuleType):
-    def __call__(self) -> list[str]:
-        return names()
-
-
-sys.modules[__name__].__class__ = _Recipes
+make_callable(__name__, names)
 
 __all__ = [
     "DataRecipe",

@@ -8,16 +8,11 @@ HALF = (0.5, 0.5, 0.5)
 
 
 def lite0_fpn(num_classes: int, *, semantic: bool, channels: int) -> ModelRecipe:
-    """Return EfficientNet-Lite0 with Semantic FPN of `channels` channels.
-
-    Semantic layers add to their raw input here: behind convolutions with BatchNorm, a LayerNorm in the way would throw
-    the pretrained statistics over.
-    """
+    """Return EfficientNet-Lite0 with Semantic FPN of `channels` channels."""
     encoder = EncoderRecipe(
         name="tf_efficientnet_lite0.in1k",
         semantic_layers=semantic,
         semantic_windows=(8, 8, None, None),
-        semantic_residual="input",
     )
     return ModelRecipe(
         encoder=encoder, decoder=DecoderRecipe(channels=channels), num_classes=num_classes, mean=HALF, std=HALF

@@ -1,0 +1,104 @@
+"""Published files as they lie about: wrapped, prefixed, in other types, of another class count."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from semask.checkpoints.convert import convert, load_published
+from semask.checkpoints.rules.semask_fpn import CLASS_TENSORS, rename
+from tests.reference.synthetic_weights import checkpoint
+
+NAME = "semask_swin_t_fpn_150_64x96"
+RECIPE = "ade20k/semask-swin-t-fpn"
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, torch.Tensor]:
+    return checkpoint(NAME)
+
+
+def equal(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    other = b.state_dict()
+    return all(torch.equal(value, other[key]) for key, value in a.state_dict().items())
+
+
+def test_as_mmsegmentation_saves_it(published, tmp_path: Path) -> None:
+    meta = {
+        "mmseg_version": "0.11.0",
+        "CLASSES": tuple(f"class {i}" for i in range(150)),
+        "PALETTE": [[i, 0, 255 - i] for i in range(150)],
+        "iter": 80000,
+    }
+    wrapped = {"meta": meta, "state_dict": {f"module.{k}": v.double() for k, v in published.items()}, "optimizer": {}}
+    wrapped["state_dict"] = {k: v if v.is_floating_point() else v.long() for k, v in wrapped["state_dict"].items()}
+    torch.save(wrapped, tmp_path / "iter_80000.pth")
+    conversion = convert(tmp_path / "iter_80000.pth", RECIPE)
+    assert equal(conversion.model, load_published(published, RECIPE))
+    assert conversion.classes.names[7] == "class 7"
+    assert conversion.classes.colours[7] == (7, 0, 248)
+    assert not conversion.fresh
+    assert conversion.loaded == len(conversion.model.state_dict())
+
+
+def test_bare_safetensors(published, tmp_path: Path) -> None:
+    save_file(published, tmp_path / "model.safetensors")
+    conversion = convert(tmp_path / "model.safetensors", RECIPE)
+    assert equal(conversion.model, load_published(published, RECIPE))
+    assert conversion.classes is None
+
+
+def test_every_missing_and_unexpected_key_is_named(published) -> None:
+    broken = dict(published)
+    del broken["backbone.norm2.weight"], broken["decode_head.conv_seg.bias"]
+    broken["auxiliary_head.conv.weight"] = torch.zeros(1)
+    with pytest.raises(ValueError, match="does not fit the recipe") as error:
+        load_published(broken, RECIPE)
+    for line in (
+        "missing: encoder.norms.2.weight",
+        "missing: decoder.classify.bias",
+        "unexpected: auxiliary_head.conv.weight",
+    ):
+        assert line in str(error.value)
+
+
+def test_a_plain_swin_is_no_semask(published) -> None:
+    with pytest.raises(ValueError, match=r"missing: encoder.semantic.0.units.0.gain"):
+        load_published(checkpoint("swin_t_fpn_150_64x96"), RECIPE)
+
+
+def test_another_class_count(published) -> None:
+    with pytest.raises(
+        ValueError, match=r"The file has 150 classes, the recipe 19: .*num_classes=19 to keep all tensors"
+    ):
+        load_published(published, "cityscapes/semask-swin-t-fpn")
+    conversion = convert(published, RECIPE, num_classes=7)
+    assert conversion.model.num_classes == 7
+    assert len(conversion.fresh) == 4 * 4 + 2
+    assert all(CLASS_TENSORS.fullmatch(key) for key in conversion.fresh)
+    ours = conversion.model.state_dict()
+    for key, value in published.items():
+        name = rename(key)
+        if name is not None and name not in conversion.fresh:
+            assert torch.equal(ours[name], value), name
+    assert torch.equal(
+        load_published(published, RECIPE, num_classes=150).decoder.classify.weight,
+        published["decode_head.conv_seg.weight"],
+    )
+
+
+def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no weights file at"):
+        load_published(tmp_path / "absent.pth", RECIPE)
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="holds a list, not a dict"):
+        load_published(tmp_path / "list.pth", RECIPE)
+    torch.save({"epoch": 3}, tmp_path / "epoch.pth")
+    with pytest.raises(ValueError, match="no tensors in the checkpoint; its keys are epoch"):
+        load_published(tmp_path / "epoch.pth", RECIPE)
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    (tmp_path / "array.npy").rename(tmp_path / "array.pth")
+    with pytest.raises(ValueError, match=r"array.pth"):
+        load_published(tmp_path / "array.pth", RECIPE)

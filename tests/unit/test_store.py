@@ -1,0 +1,103 @@
+"""Our checkpoint directory: what is saved comes back, what is broken is said."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import semask
+from semask import recipes
+from semask.build import build_model
+from semask.checkpoints import store
+from semask.data.classes import Classes
+from semask.recipes import EncoderRecipe, ModelRecipe, Recipe
+
+TINY = Recipe(
+    name="test/tiny",
+    model=ModelRecipe(
+        encoder=EncoderRecipe(
+            weights=None, embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=4, semantic_layers=True
+        ),
+        num_classes=2,
+    ),
+)
+CLASSES = Classes.from_dict({"classes": ["cat", "dog"]})
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    return store.save(tmp_path / "best", build_model(TINY), TINY, CLASSES)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    model = build_model(TINY)
+    directory = store.save(tmp_path / "best", model, TINY, CLASSES)
+    bundle = store.load(directory)
+    images = torch.rand(1, 3, 40, 56)
+    with torch.inference_mode():
+        assert torch.equal(bundle.model.scores(images), model.scores(images))
+        assert torch.equal(semask.load(str(directory)).labels(images), model.labels(images))
+    assert bundle.recipe == TINY
+    assert bundle.classes == CLASSES
+    assert not bundle.model.training
+    assert sorted(path.name for path in directory.iterdir()) == ["model.safetensors", "recipe.json"]
+
+
+def test_without_classes(tmp_path: Path) -> None:
+    assert store.load(store.save(tmp_path, build_model(TINY), TINY)).classes is None
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_survives_json(name: str) -> None:
+    recipe = recipes.get(name)
+    assert recipes.from_dict(json.loads(json.dumps(recipes.to_dict(recipe)))) == recipe
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is no semask checkpoint: it lacks recipe.json and model.safetensors"):
+        store.load(tmp_path)
+
+
+def test_broken_record(saved: Path) -> None:
+    (saved / "recipe.json").write_text("{")
+    with pytest.raises(ValueError, match="is no JSON"):
+        store.load(saved)
+    (saved / "recipe.json").write_text('{"format": 99}')
+    with pytest.raises(ValueError, match="is not of format 1"):
+        store.load(saved)
+
+
+def test_unknown_fields_are_named(saved: Path) -> None:
+    record = json.loads((saved / "recipe.json").read_text())
+    record["recipe"]["optim"]["momentum"] = 0.9
+    (saved / "recipe.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"recipe.optim has no field momentum"):
+        store.load(saved)
+
+
+def test_weights_of_another_run(saved: Path) -> None:
+    other = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, num_classes=3))
+    store.write_record(saved / "recipe.json", other)
+    with pytest.raises(ValueError, match=r"do not fit their recipe: 18 tensors"):
+        store.load(saved)
+
+
+def test_truncated_weights(saved: Path) -> None:
+    content = (saved / "model.safetensors").read_bytes()
+    (saved / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="cannot be read"):
+        store.load(saved)
+
+
+def test_the_public_api_is_lazy_and_complete() -> None:
+    assert set(dir(semask)) == set(semask.__all__)
+    for name in semask.__all__:
+        assert getattr(semask, name) is not None
+    assert semask.recipes() == recipes.names()
+    with pytest.raises(AttributeError, match="has no attribute 'lod'"):
+        _ = semask.lod
+    with pytest.raises(ValueError, match=r"did you mean .*ade20k/semask-swin-t-fpn"):
+        semask.build("ade20k/semask-swin-tt-fpn")
+    assert semask.build("scenes/semask-micro-fpn", num_classes=3).num_classes == 3
