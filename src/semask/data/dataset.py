@@ -5,7 +5,7 @@ Resuming at step t, or splitting a batch over devices, is a matter of asking for
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from semask.data.classes import UNKNOWN, Classes
 from semask.data.folder import Pair, find_pairs
@@ -52,14 +52,14 @@ def training_set(
     transform = TrainTransform(data, mean=mean)
     if data.kind == "scenes":
         return TrainingScenes(data.scene_size, transform, seed=seed)
-    return TrainingFiles(find_pairs(data, "train"), classes_of(data), transform, seed=seed)
+    return TrainingFiles(find_pairs(data, data.train_split), classes_of(data), transform, seed=seed)
 
 
 def validation_set(data: DataRecipe) -> ValidationFiles | ValidationScenes:
     """Return the validation pictures at their own size, unaugmented."""
     if data.kind == "scenes":
         return ValidationScenes(data.scene_count, data.scene_size)
-    return ValidationFiles(find_pairs(data, "val"), classes_of(data))
+    return ValidationFiles(find_pairs(data, data.val_split), classes_of(data))
 
 
 class TrainingFiles(Dataset[Sample]):
@@ -122,24 +122,6 @@ class ValidationScenes(Dataset[Sample]):
             raise IndexError(index)
         image, label = _scene(2 * index, self.size)
         return Sample(image.float() / 255.0, label, f"scene {2 * index}")
-
-
-class DrawSampler(Sampler[int]):
-    """The draw numbers [start, stop) of one of `world_size` processes: every world_size-th, from start + rank.
-
-    With batches of b per process, step t then holds draws t·b·world_size … whatever the world size.
-    """
-
-    def __init__(self, start: int, stop: int, *, rank: int = 0, world_size: int = 1) -> None:
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank {rank} of {world_size} processes; ranks are 0 … world_size - 1")
-        self.draws = range(start + rank, stop, world_size)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.draws)
-
-    def __len__(self) -> int:
-        return len(self.draws)
 
 
 def collate(samples: list[Sample]) -> Batch:

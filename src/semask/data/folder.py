@@ -12,7 +12,7 @@ import hashlib
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from semask.data.image import SUFFIXES
 from semask.recipes.recipe import DataRecipe
@@ -24,8 +24,6 @@ VALIDATION_SHARE = 0.1
 SHOWN = 5
 """File names in a message."""
 
-Role = Literal["train", "val"]
-
 
 class Pair(NamedTuple):
     """A picture and its label; `stem` is the path below the image folder without suffix."""
@@ -35,15 +33,14 @@ class Pair(NamedTuple):
     label: Path
 
 
-def find_pairs(data: DataRecipe, role: Role) -> list[Pair]:
-    """Return the pairs of the training or validation split, in order of their stems.
+def find_pairs(data: DataRecipe, split: str) -> list[Pair]:
+    """Return the pairs of a split, such as `data.train_split`, in order of their stems.
 
     Raises:
         ValueError: the root or a folder is missing, the split is empty, an image has no label, two images share a
             stem, or a split file names what is not there.
     """
     root = _root(data)
-    split = data.train_split if role == "train" else data.val_split
     image_folder, placed = _folder(root, data.images, data, split)
     label_folder, _ = _folder(root, data.labels, data, split)
     images = _images(image_folder, data.image_suffix)

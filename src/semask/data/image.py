@@ -21,6 +21,8 @@ MAX_PIXELS = 2**27
 WHITE = (255, 255, 255, 255)
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
 ID_MODES = ("1", "L", "P", "I", *SIXTEEN_BIT)
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
+"""The EXIF tag, and its values that swap height and width."""
 DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, KeyError)
 """What Pillow's decoders raise on broken bytes."""
 
@@ -56,11 +58,22 @@ def read_label(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Integer[Ten
     return torch.from_numpy(values.astype(np.uint8 if values.dtype in (bool, np.uint8) else np.int32))
 
 
-def upright_size(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Return (height, width) [px] of a picture as `read_image` would give it, from its header alone."""
+def probe_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Return (height, width) [px] of a picture, upright, having made sure that its data is whole.
+
+    Several times faster than `read_image`: a PNG's checksums are verified, a JPEG is decoded at an eighth of its size.
+
+    Raises:
+        ValueError: as for `read_image`.
+    """
     with _opened(Path(path), max_pixels) as image:
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         width, height = image.size
+        turned = image.getexif().get(ORIENTATION) in TURNED
+        if image.format == "PNG":
+            image.verify()
+        else:
+            image.draft("L", (max(1, width // 8), max(1, height // 8)))
+            image.load()
     return (width, height) if turned else (height, width)
 
 
