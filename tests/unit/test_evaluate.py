@@ -1,0 +1,122 @@
+"""The evaluate command on drawn scenes, with a checkpoint of random weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from semask import cli, recipes
+from semask.build import build_model, with_classes
+from semask.checkpoints import store
+from semask.commands.evaluate import EvaluateOptions, evaluate, summary, table
+from semask.data.dataset import classes_of, validation_set
+from semask.inference import multi_scale, whole
+from semask.metrics import Confusion
+from semask.recipes import Recipe
+
+SMALL = ("--data.scene-count", "5", "--data.scene-size", "40", "56", "--workers", "0", "--device", "cpu")
+
+
+def small(recipe: Recipe) -> Recipe:
+    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, scene_count=5, scene_size=(40, 56)))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(1)
+    recipe = recipes.get("scenes/semask-micro-fpn")
+    model = build_model(recipe)
+    torch.nn.init.normal_(model.decoder.classify.weight, std=3.0)  # so that predictions vary
+    return store.save(tmp_path_factory.mktemp("checkpoint"), model, recipe, classes_of(recipe.data))
+
+
+def counted(checkpoint: Path, *, several_scales: bool = False) -> Confusion:
+    """One scene after the other, without the command."""
+    model, recipe, _ = store.load(checkpoint)
+    predict = multi_scale(whole(model), ratios=(0.5, 1.0), flip=True) if several_scales else whole(model)
+    confusion = Confusion(12)
+    samples = validation_set(small(recipe).data)
+    with torch.inference_mode():
+        for index in range(len(samples)):
+            image, label, _ = samples[index]
+            confusion.update(predict(image[None])[0].argmax(0), label)
+    return confusion
+
+
+def test_scores_and_their_record(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", str(checkpoint), *SMALL]) == 0
+    told = capsys.readouterr().out
+    expected = counted(checkpoint).scores()
+    record = json.loads((checkpoint / "metrics.json").read_text())
+    assert record["scores"] == expected.to_dict(classes_of(recipes.get("scenes/semask-micro-fpn").data).names)
+    assert record["recipe"] == "scenes/semask-micro-fpn"
+    assert record["images"] == 5
+    assert record["scores"]["pixels"] == 5 * 40 * 56
+    assert record["checkpoint"]["sha256"] == hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
+    assert record["protocol"]["data"]["scene_count"] == 5
+    assert record["protocol"]["test"]["mode"] == "whole"
+    assert record["versions"]["torch"] == torch.__version__
+    assert f"mIoU {100 * expected.miou:.2f}" in told
+    assert all(f" {name} " in told for name in ("sky", "water", "pole"))
+
+
+def test_protocol_flags_reach_the_predictor(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "scores.json"
+    flags = ["--test.scales", "0.5", "1.0", "--test.flip", "true", "--out", str(out)]
+    assert cli.main(["evaluate", str(checkpoint), *SMALL, *flags]) == 0
+    record = json.loads(out.read_text())
+    assert record["scores"]["miou"] == pytest.approx(counted(checkpoint, several_scales=True).scores().miou, rel=1e-6)
+    assert record["scores"]["miou"] != counted(checkpoint).scores().miou
+    assert record["protocol"]["test"]["scales"] == [0.5, 1.0]
+
+
+def test_two_processes_score_as_one(checkpoint: Path, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, "-m", "semask.cli", "evaluate", str(checkpoint), *SMALL, "--out", str(tmp_path / "a.json")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200, env=environment)
+    assert result.returncode == 0, result.stderr
+    record = json.loads((tmp_path / "a.json").read_text())
+    names = [row["name"] for row in record["scores"]["classes"]]
+    assert record["scores"] == counted(checkpoint).scores().to_dict(names)
+    assert result.stdout.count("mIoU") == 1, "only the first process speaks"
+
+
+def test_classes_that_do_not_fit_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    bundle = store.load(checkpoint)
+    recipe = with_classes(small(bundle.recipe), 3)
+    with pytest.raises(ValueError, match="knows 3 classes, the data set has 12"):
+        evaluate(checkpoint, bundle._replace(recipe=recipe), EvaluateOptions(out=tmp_path / "a.json"))
+    assert bundle.classes is not None
+    renamed = dataclasses.replace(bundle.classes, names=("sky", "sea", *bundle.classes.names[2:]))
+    with pytest.raises(ValueError, match="class 1 is 'sea' in the checkpoint and 'water' in the data set"):
+        evaluate(checkpoint, bundle._replace(classes=renamed), EvaluateOptions(out=tmp_path / "a.json"))
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_the_checkpoint_comes_first(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["evaluate", "--device", "cpu", str(checkpoint)]) == 2
+    assert "the checkpoint's folder comes first" in capsys.readouterr().err
+    assert cli.main(["evaluate", str(tmp_path)]) == 2
+    assert "no semask checkpoint" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", str(checkpoint), "--data.scene-cout", "5"])
+    assert "--data.scene-count" in capsys.readouterr().err
+
+
+def test_undefined_scores_are_shown_as_a_dash() -> None:
+    confusion = Confusion(3)
+    confusion.update(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]))
+    scores = confusion.scores()
+    grid = table(scores, ("sky", "road", "car"))
+    rows = list(zip(*(list(column.cells) for column in grid.columns), strict=True))
+    assert rows == [("sky", "50.00", "100.00", "33.33"), ("road", "50.00", "50.00", "66.67"), ("car", "–", "–", "0.00")]
+    assert summary(scores, 7) == "mIoU 50.00  mAcc 75.00  aAcc 66.67  over 7 images"
