@@ -9,6 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from semask.commands.flags import parse
+from semask.recipes import get
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -33,9 +34,7 @@ def convert(
     """
     from rich.console import Console
 
-    from semask import recipes
-
-    recipes.get(recipe)  # a mistyped name is told before a large file is read
+    get(recipe)  # a mistyped name is told before a large file is read
     from semask.checkpoints import store
     from semask.checkpoints.convert import convert as read
     from semask.data.classes import Classes

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from semask import recipes
 from semask.commands.flags import parse
+from semask.recipes import get
 
 if TYPE_CHECKING:
     from semask.checkpoints.store import Bundle
@@ -42,7 +42,7 @@ def demo(*, out: Path = Path("runs/demo"), steps: int | None = None) -> None:
     from semask.training.history import read_history
     from semask.training.options import RunOptions
 
-    recipe = recipes.get(RECIPE)
+    recipe = get(RECIPE)
     if steps is not None:
         length = dataclasses.replace(recipe.train, steps=steps, eval_every=min(steps, recipe.train.eval_every))
         recipe = dataclasses.replace(recipe, train=length)

@@ -209,10 +209,10 @@ def versions() -> dict[str, str]:
     import platform
     from importlib.metadata import version
 
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("semask", "torch", "torchvision", "timm")},
-    }
+    import torch
+
+    packages = {name: version(name) for name in ("semask", "torchvision", "timm")}
+    return {"python": platform.python_version(), "torch": torch.__version__, **packages}
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import tyro
 
-from semask import recipes
 from semask.commands.flags import parse
-from semask.recipes import Published
+from semask.recipes import Published, get, names
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -47,7 +46,7 @@ def models(
         words: Only recipes whose names hold all of these words, such as "cityscapes semask".
         as_json: Print JSON for programs instead of a table.
     """
-    chosen = [name for name in recipes.names() if all(word in name for word in words.split())]
+    chosen = [name for name in names() if all(word in name for word in words.split())]
     if not chosen:
         raise ValueError(f"no recipe's name holds {words!r}; `semask models` lists them all")
     rows = measure(chosen)
@@ -59,7 +58,7 @@ def models(
         Console().print(table(rows))
 
 
-def measure(names: Sequence[str]) -> list[Row]:
+def measure(chosen: Sequence[str]) -> list[Row]:
     """Build each recipe without memory and count what it costs, under a progress bar on the error stream."""
     import torch
     from rich.console import Console
@@ -69,8 +68,8 @@ def measure(names: Sequence[str]) -> list[Row]:
     from semask.complexity import multiply_adds, parameters
 
     rows = []
-    for name in track(names, description="Counting", console=Console(stderr=True), transient=True):
-        recipe = recipes.get(name)
+    for name in track(chosen, description="Counting", console=Console(stderr=True), transient=True):
+        recipe = get(name)
         with torch.device("meta"):
             model = build_model(recipe)
         cost = multiply_adds(model, *recipe.data.crop)
