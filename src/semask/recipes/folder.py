@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from semask.recipes.lite import lite0_fpn
-from semask.recipes.recipe import DataRecipe, ModelRecipe, OptimRecipe, Recipe, TrainRecipe
+from semask.recipes.recipe import DataRecipe, DecoderRecipe, ModelRecipe, OptimRecipe, Recipe, TrainRecipe
+from semask.recipes.scenes import MICRO
 from semask.recipes.swin import semask_swin_fpn, swin_fpn
 
 PLACEHOLDER_CLASSES = 2
@@ -43,4 +44,10 @@ def lite0_fpn_plain() -> Recipe:
     return _row("lite0-fpn", model, side=256, lr=1e-3, steps=2000)
 
 
-RECIPES = (semask_swin_t_fpn, swin_t_fpn, semask_lite0_fpn, lite0_fpn_plain)
+def semask_micro_fpn() -> Recipe:
+    """The micro Swin of the scenes: starts from random weights, learns on a processor."""
+    model = ModelRecipe(encoder=MICRO, decoder=DecoderRecipe(channels=64), num_classes=PLACEHOLDER_CLASSES)
+    return _row("semask-micro-fpn", model, side=128, lr=2e-3, steps=1000)
+
+
+RECIPES = (semask_micro_fpn, semask_swin_t_fpn, swin_t_fpn, semask_lite0_fpn, lite0_fpn_plain)

@@ -1,0 +1,77 @@
+"""The README's commands and its Python, run as they stand; its table of models, compared with what the code counts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from semask import recipes
+from semask.commands.models import markdown, measure
+from semask.data.synthetic import SCENE_CLASSES, draw_scene
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"<!-- run -->\n```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos/ as the README draws it."""
+    place = tmp_path_factory.mktemp("newcomer")
+    for folder in ("images", "labels"):
+        (place / "photos" / folder).mkdir(parents=True)
+    for number in range(12):
+        image, label = draw_scene(number, (96, 128))
+        Image.fromarray(np.asarray(image)).save(place / "photos" / "images" / f"street_{number:03}.jpg", quality=95)
+        Image.fromarray(np.asarray(label)).save(place / "photos" / "labels" / f"street_{number:03}.png")
+    (place / "photos" / "classes.json").write_text(json.dumps({"classes": list(SCENE_CLASSES.names)}))
+    return place
+
+
+def run(command: list[str], place: Path) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command, cwd=place, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_commands_and_python_as_written(newcomer: Path) -> None:
+    (shell,), (python,) = blocks("bash"), blocks("python")
+    commands = shell.strip().splitlines()
+    assert len(commands) == 5
+    printed = [run(command.split(), newcomer) for command in commands]
+    assert "mIoU" in printed[1]
+    assert "cityscapes/semask-swin-l-fpn" in printed[3]
+    assert len(python.strip().splitlines()) == 6
+    run([sys.executable, "-c", python], newcomer)
+    metrics = json.loads((newcomer / "runs/photos/best/metrics.json").read_text())
+    assert 0 < metrics["scores"]["miou"] < 1
+    for folder, suffix in (("predictions", "png"), ("overlays", "jpg"), ("priors", "png")):
+        assert len(list((newcomer / "segmented" / folder).glob(f"*.{suffix}"))) == 12
+
+
+def test_the_table_of_models_is_what_the_code_counts() -> None:
+    table = re.search(r"<!-- models -->\n(.*?)<!-- /models -->", README, re.DOTALL)
+    assert table is not None
+    shown = [name for name in recipes.names() if recipes.get(name).published.miou is not None]
+    assert table[1].strip() == markdown(measure(shown)).strip()
+
+
+def test_every_file_that_the_readme_names_exists() -> None:
+    for link in re.findall(r"\]\(((?!http)[^)]+)\)", README):
+        assert (ROOT / link).exists(), link
+    for name in re.findall(r"`((?:docs|tests)/[\w/.]+|[A-Z]+\.md)`", README):
+        assert (ROOT / name).exists(), name
