@@ -99,7 +99,7 @@ def figure_grid(path: str | Path, rows: Sequence[Row], classes: Classes) -> None
                 if line == 0:
                     axes.set_title(title, loc="center", pad=5)
         figure.legend(
-            handles=[Patch(facecolor=colour, label=name) for name, colour in legend],
+            handles=[Patch(facecolor=colour, edgecolor=FAINT, linewidth=0.4, label=name) for name, colour in legend],
             loc="lower center",
             ncols=min(legend_columns, len(legend)),
             handlelength=1.0,

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from rich.console import Console
+
+from semask import cli
+from semask.commands.models import Row, table
+from semask.recipes import Published
+
+
+def test_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["models", "--filter", "ade20k semask swin-t", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["name"] == "ade20k/semask-swin-t-fpn"
+    assert row["crop"] == [512, 512]
+    assert row["parameters"] / 1e6 == pytest.approx(34.656, abs=0.001)
+    assert row["multiply_adds"] / 1e9 == pytest.approx(39.85, abs=0.02)
+    assert row["published"]["parameters_m"] == 35
+    assert row["published"]["multiply_adds_g"] == 40
+
+
+def test_table_sets_ours_beside_the_papers() -> None:
+    published = Published(parameters=35, flops=40, miou=42.06, miou_ms=43.36)
+    rows = [
+        Row("ade20k/a", (512, 512), 34_656_000, 39_850_000_000, published),
+        Row("camvid/b", (160, 320), 3_600_000, 280_000_000, Published()),
+    ]
+    console = Console(width=80, record=True, quiet=False)
+    console.print(table(rows))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert ["ade20k/a", "512²", "34.7", "(35)", "39.9", "(40)", "42.06", "43.36"] in lines
+    assert ["camvid/b", "160×320", "3.6", "0.3"] in lines
+
+
+def test_no_such_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["models", "--filter", "resnet-9000"]) == 2
+    assert "no recipe's name holds 'resnet-9000'" in capsys.readouterr().err
