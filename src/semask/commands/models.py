@@ -91,13 +91,30 @@ def table(rows: Sequence[Row]) -> Table:
         grid.add_row(
             row.name,
             f"{row.crop[0]}²" if row.crop[0] == row.crop[1] else f"{row.crop[0]}×{row.crop[1]}",
-            f"{row.parameters / 1e6:.1f}{_bracket(published.parameters)}",
-            f"{row.multiply_adds / 1e9:.1f}{_bracket(published.flops)}",
+            f"{row.parameters / 1e6:.1f}[dim]{_bracket(published.parameters)}[/dim]",
+            f"{row.multiply_adds / 1e9:.1f}[dim]{_bracket(published.flops)}[/dim]",
             _score(published.miou),
             _score(published.miou_ms),
             end_section=following is not None and _dataset(following.name) != _dataset(row.name),
         )
     return grid
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Return the rows as a Markdown table, published figures in brackets; README.md holds the published recipes."""
+    lines = ["| recipe | crop | parameters, M | multiply-adds, G | mIoU | multi-scale |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        published = row.published
+        cells = (
+            f"`{row.name}`",
+            f"{row.crop[0]}×{row.crop[1]}",
+            f"{row.parameters / 1e6:.1f}{_bracket(published.parameters)}",
+            f"{row.multiply_adds / 1e9:.1f}{_bracket(published.flops)}",
+            _score(published.miou),
+            _score(published.miou_ms),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _record(row: Row) -> dict[str, object]:
@@ -122,7 +139,7 @@ def _dataset(name: str) -> str:
 
 
 def _bracket(value: float | None) -> str:
-    return "" if value is None else f" [dim]({value:.0f})[/dim]"
+    return "" if value is None else f" ({value:.0f})"
 
 
 def _score(value: float | None) -> str:
