@@ -45,7 +45,7 @@ def test_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out == f"semask {version('semask')}\n"
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("trian", "train"), ("eval", "evaluate"), ("prdict", "predict")])
+@pytest.mark.parametrize(("typed", "meant"), [("trainn", "train"), ("eval", "evaluate"), ("prdict", "predict")])
 def test_a_mistyped_command_names_the_nearest(typed: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([typed]) == 2
     assert f"did you mean '{meant}'?" in capsys.readouterr().err

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import semask
+from semask import cli
+
+
+def test_the_demo_leaves_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two steps instead of hundreds; all that is not learning is as in `make demo`."""
+    for _ in range(2):  # a second demo replaces the first
+        assert cli.main(["demo", "--out", str(tmp_path), "--steps", "2"]) == 0
+        told = capsys.readouterr().out
+    record = json.loads((tmp_path / "metrics.json").read_text())
+    assert record["images"] == 200
+    assert f"mIoU {100 * record['scores']['miou']:.2f}" in told
+    assert all(f" {row['name']} " in told for row in record["scores"]["classes"])
+    for name in ("best", "curves.png", "figure.png", "metrics.json"):
+        assert str(tmp_path / name) in told
+    assert semask.load(str(tmp_path / "best")).num_classes == 12
+    for name in ("curves.png", "figure.png"):
+        assert np.array(Image.open(tmp_path / name).convert("L")).std() > 5, "not blank"
