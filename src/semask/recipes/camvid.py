@@ -26,7 +26,7 @@ def _small(name: str, *, semantic: bool) -> Recipe:
         model=lite0_fpn(NUM_CLASSES, semantic=semantic, channels=64),
         data=HALF_SIZE,
         optim=OptimRecipe(lr=1e-3, weight_decay=0.01, warmup_steps=100, warmup_ratio=1e-2, power=0.9),
-        train=TrainRecipe(steps=3000, batch_size=8, ema=0.99, eval_every=500),
+        train=TrainRecipe(steps=2400, batch_size=8, ema=0.99, eval_every=400),
     )
 
 
