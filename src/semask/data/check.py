@@ -136,10 +136,10 @@ def inspect_pair(pair: Pair, classes: Classes) -> Finding:
 def _outside(label: Path, unknown: np.ndarray, source: np.ndarray, classes: Classes) -> Problem:
     """Tell the values that the label map does not list, and how to mend it."""
     values, counts = np.unique(unknown, return_counts=True)
-    told = ", ".join(f"{value} ({count} pixels)" for value, count in zip(values, counts, strict=True))
+    shown = list(zip(values.tolist(), counts.tolist(), strict=True))[:SHOWN_VALUES]
+    told = ", ".join(f"{value} ({count} pixels)" for value, count in shown)
     if len(values) > SHOWN_VALUES:
-        shown = zip(values[:SHOWN_VALUES], counts[:SHOWN_VALUES], strict=True)
-        told = ", ".join(f"{value} ({count} pixels)" for value, count in shown) + f" … {len(values)} values"
+        told += f" … {len(values)} values in all"
     if _is_binary(source, classes):
         mend = BINARY_HINT
     elif is_palette(label):

@@ -66,14 +66,14 @@ def rgb_to_hsv(image: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 H W"]:
 def hsv_to_rgb(image: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 H W"]:
     """Return RGB of `rgb_to_hsv`'s convention, rounded."""
     hue, saturation, value = image.float()
-    hue = hue / (HUES / 6)
-    chroma = saturation * value / 255.0
+    hue, saturation, value = hue * (6 / HUES), saturation / 255.0, value / 255.0
     channels = []
-    # A channel is value - chroma · clamp(min(k, 4 - k), 0, 1) with k = (offset + sector) mod 6: one trapezoid, turned.
+    # A channel is value · (1 - saturation · clamp(min(k, 4 - k), 0, 1)), k = (offset + hue) mod 6: a trapezoid, turned.
     for offset in (5.0, 3.0, 1.0):
         turned = (hue + offset).remainder_(6.0)
-        channels.append(value - chroma * torch.minimum(turned, 4.0 - turned).clamp_(0.0, 1.0))
-    return torch.stack(channels).round_().byte()
+        share = torch.minimum(turned, 4.0 - turned).clamp_(0.0, 1.0)
+        channels.append(value * (1.0 - saturation * share))
+    return torch.stack(channels).mul_(255.0).round_().byte()
 
 
 def _coin(random: np.random.Generator) -> bool:
