@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from semask import recipes
-from semask.recipes import DataRecipe, LossRecipe, ModelRecipe, OptimRecipe, Recipe, TestRecipe, TrainRecipe
+from semask.recipes import DataRecipe, LossRecipe, ModelRecipe, OptimRecipe, Recipe, TestRecipe, TrainRecipe, get
 from semask.training.options import RunOptions
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def parse(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
         raise ValueError(
             f"the recipe comes first: {NAME} [flags]; got {arguments[0]!r}. `semask models` lists recipes."
         )
-    recipe = Recipe(name="RECIPE") if asks_help else recipes.get(arguments[0])
+    recipe = Recipe(name="RECIPE") if asks_help else get(arguments[0])
     fields = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(Settings) if field.name != "run"}
     settings = tyro.cli(
         Settings,
@@ -66,7 +66,7 @@ def parse(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
 def _complete(flags: Sequence[str]) -> list[str]:
     """Give a bare --resume its value, and spell true and false as tyro wants them."""
     completed: list[str] = []
-    for flag, following in zip(flags, [*flags[1:], "--"], strict=True):
+    for flag, following in pairwise([*flags, "--"]):
         bare = flag == "--resume" and following.startswith("--")
         completed += ["--resume", "latest"] if bare else [{"true": "True", "false": "False"}.get(flag, flag)]
     return completed

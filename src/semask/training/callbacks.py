@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
@@ -25,14 +26,28 @@ from semask.training.module import SegmentationModule
 LAST_CHECKPOINT = "last.ckpt"
 
 
-class MovingAverage(EMAWeightAveraging):
-    """Keep an exponential moving average of weights and BatchNorm statistics; evaluations use the average."""
+class MovingAverage(WeightAveraging):
+    """Keep an exponential moving average of weights and BatchNorm statistics; evaluations use the average.
+
+    Lightning's own would also average index tables and constants: indices are cut off to whole numbers then, and
+    constants drift by rounding.
+    """
+
+    def __init__(self, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"the moving average's decay must lie in [0, 1), got --train.ema {decay}")
+        super().__init__(avg_fn=partial(follow, decay=decay))
 
     def weights(self) -> dict[str, Tensor]:
         """Return the averaged tensors by the training module's names."""
         assert self._average_model is not None  # it exists from the beginning of fit
         tensors: dict[str, Tensor] = self._average_model.module.state_dict()
         return tensors
+
+
+def follow(average: Tensor, value: Tensor, count: Tensor, *, decay: float) -> Tensor:
+    """Return average + (1 - decay)·(value - average), which keeps constants; whole numbers are taken over."""
+    return torch.lerp(average, value, 1 - decay) if average.is_floating_point() else value
 
 
 class RandomStates(Callback):

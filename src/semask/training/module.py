@@ -40,8 +40,9 @@ class SegmentationModule(LightningModule):
         """Return the loss of one batch; a FloatingPointError names the step and the pictures when it is not finite."""
         terms = self.loss(self.model(batch.images), self.model.pad_labels(batch.labels))
         if not torch.isfinite(terms.total):
+            total, main, prior = (term.item() for term in terms)
             raise FloatingPointError(
-                f"the loss is {float(terms.total)} (main {float(terms.main)}, prior {float(terms.prior)}) at step "
+                f"the loss is {total} (main {main}, prior {prior}) at step "
                 f"{self.global_step}, pictures {', '.join(batch.names)}. Lower --optim.lr, set --train.clip-norm 1.0, "
                 "or train with --train.precision float32."
             )

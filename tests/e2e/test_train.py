@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import semask
+from semask.data.dataset import validation_set
+from semask.metrics import Confusion
+from semask.model import SegmentationModel
+from semask.recipes import Recipe, TrainRecipe
+from semask.training import run
+from semask.training.history import read_history
+from semask.training.options import RunOptions
+
+
+def test_a_run_leaves_what_it_says(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
+    recipe = tiny_recipe(TrainRecipe(steps=5, batch_size=2, eval_every=2, ema=0.9))
+    result = run.train(recipe, RunOptions(out=tmp_path, workers=1))
+    history = read_history(tmp_path)
+    assert [step for step, _ in history["val/mIoU"]] == [1, 3, 4]  # 0-based; the end is evaluated though 5 is odd
+    assert result.miou == pytest.approx(max(value for _, value in history["val/mIoU"]))
+    assert [step for step, _ in history["train/loss"]] == list(range(5))
+    for name in ("train/main", "train/prior", "train/lr", "lambda/stage1", "lambda/stage4", "val/aAcc", "val/mAcc"):
+        assert name in history
+    assert {path.name for path in tmp_path.iterdir()} == {"best", "last", "last.ckpt", "logs", "recipe.json"}
+    assert list(tmp_path.glob("logs/session_0/events.out.tfevents.*"))
+    assert json.loads((tmp_path / "recipe.json").read_text())["recipe"]["train"]["steps"] == 5
+
+    # the weights on disk are those that were evaluated: the moving average
+    model = semask.load(str(result.last))
+    counted = Confusion(recipe.model.num_classes)
+    for sample in validation_set(recipe.data):
+        counted.update(model.labels(sample.image[None])[0], sample.label)
+    assert torch.equal(counted.matrix, result.confusion.matrix)
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    weight = "decoder.classify.weight"
+    assert torch.equal(model.state_dict()[weight], saved["state_dict"][f"model.{weight}"])
+    assert not torch.equal(model.state_dict()[weight], saved["current_model_state"][f"model.{weight}"])
+
+
+def test_overwriting_starts_afresh(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
+    options = RunOptions(out=tmp_path, workers=0)
+    run.train(tiny_recipe(TrainRecipe(steps=3, batch_size=2, eval_every=3)), options)
+    (tmp_path / "notes.txt").write_text("mine")
+    run.train(tiny_recipe(TrainRecipe(steps=2, batch_size=2, eval_every=3)), replace(options, overwrite=True))
+    assert [step for step, _ in read_history(tmp_path)["train/loss"]] == [0, 1]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def per_picture(model: nn.Module) -> nn.Module:
+    for name, child in model.named_children():
+        mixes = isinstance(child, nn.BatchNorm2d) or name.startswith("drop_path")
+        setattr(model, name, nn.Identity() if mixes else per_picture(child))
+    return model
+
+
+def test_accumulated_passes_equal_one_large_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_recipe: Callable[..., Recipe]
+) -> None:
+    """BatchNorm sees each pass by itself, and dropout and drop-path draw per pass: without them, accumulation changes nothing.
+
+    In float64, since AdamW turns rounding in a vanishing gradient into whole steps.
+    """
+    build_model = run.build_model
+    monkeypatch.setattr(run, "build_model", lambda recipe: per_picture(build_model(recipe)))
+    monkeypatch.setattr(run, "_precision", lambda *_: "64-true")
+    # what is compared is the resumable state; best/ and last/ hold float32 models with BatchNorm
+    monkeypatch.setattr(run.Checkpoints, "_write", lambda *_, **__: None)
+    states = []
+    for accumulate in (1, 2):
+        train = TrainRecipe(steps=3, batch_size=4, accumulate=accumulate, eval_every=3)
+        out = tmp_path / str(accumulate)
+        run.train(tiny_recipe(train, dropout=0.0), RunOptions(out=out, workers=0, logger="csv"))
+        states.append(torch.load(out / "last.ckpt", weights_only=True)["state_dict"])
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(states[1][name], tensor, rtol=1e-6, atol=1e-9, msg=name)
+
+
+def test_training_lowers_the_loss(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
+    recipe = tiny_recipe(TrainRecipe(steps=30, batch_size=4, eval_every=30))
+    run.train(recipe, RunOptions(out=tmp_path, workers=0))
+    losses = [value for _, value in read_history(tmp_path)["train/main"]]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_the_class_table_must_fit(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
+    recipe = tiny_recipe(TrainRecipe(steps=1, batch_size=2))
+    wrong = replace(recipe, model=replace(recipe.model, num_classes=5))
+    with pytest.raises(ValueError, match=r"has 5 classes, its class table 12"):
+        run.train(wrong, RunOptions(out=tmp_path))
+    followed, classes = run.fit_classes(replace(wrong, name="folder/scenes"))
+    assert followed.model.num_classes == len(classes.names) == 12
+
+
+def test_the_loaded_model_is_whole(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
+    result = run.train(tiny_recipe(TrainRecipe(steps=1, batch_size=2, eval_every=1)), RunOptions(out=tmp_path))
+    model = semask.load(str(result.best))
+    assert isinstance(model, SegmentationModel)
+    assert model.labels(torch.rand(1, 3, 45, 61)).shape == (1, 45, 61)

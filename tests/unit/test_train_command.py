@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from semask import recipes
+from semask.cli import main as semask
+from semask.commands.train import parse
+
+SCENES = "scenes/semask-micro-fpn"
+
+
+def test_flags_reach_the_recipe_and_the_run() -> None:
+    recipe, options = parse(
+        f"{SCENES} --optim.lr 0.5 --model.encoder.semantic-layers false --train.steps 7 --train.ema 0.9 "
+        "--model.encoder.semantic-windows 2 None None 4 --out somewhere --resume --from-scratch --devices 2 "
+        "--strategy ddp".split()
+    )
+    given = recipes.get(SCENES)
+    assert recipe.optim.lr == 0.5
+    assert recipe.train.steps == 7
+    assert recipe.train.ema == 0.9
+    assert recipe.model.encoder.semantic_layers is False
+    assert recipe.model.encoder.semantic_windows == (2, None, None, 4)
+    assert (recipe.name, recipe.data, recipe.published) == (given.name, given.data, given.published)
+    assert (options.out, options.resume, options.from_scratch) == (Path("somewhere"), "latest", True)
+    assert (options.devices, options.strategy, options.overwrite) == (2, "ddp", False)
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_without_flags_every_recipe_is_itself(name: str) -> None:
+    recipe, options = parse([name])
+    assert recipe == recipes.get(name)
+    assert options.resume is None
+
+
+def test_resume_takes_a_path() -> None:
+    assert parse([SCENES, "--resume", "runs/a/last.ckpt"])[1].resume == "runs/a/last.ckpt"
+    assert parse([SCENES, "--resume", "--out", "b"])[1].resume == "latest"
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Return the message of a command that must leave with status 2."""
+    try:
+        status = semask(["train", *arguments])
+    except SystemExit as leaving:
+        status = leaving.code
+    assert status == 2
+    captured = capsys.readouterr()
+    return " ".join((captured.err + captured.out).split())
+
+
+def test_wrong_input_is_told_with_status_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "run"), "--workers", "0"]
+    assert f"did you mean {SCENES}" in refused(capsys, "scenes/semask-micro-fpm")
+    assert "recipe comes first" in refused(capsys, "--out", "x", SCENES)
+    assert "--optim.lr" in refused(capsys, SCENES, "--optim.lrr", "1")
+    assert "train.steps" in refused(capsys, SCENES, "--train.steps", "0", *out)
+    message = refused(capsys, SCENES, "--train.batch-size", "15", "--train.accumulate", "2", *out)
+    assert "batch_size 15" in message
+    assert "--train.batch-size 16" in message
+    assert "--train.ema None" in refused(capsys, SCENES, "--train.ema", "0.9", "--strategy", "fsdp", *out)
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_data_and_weights_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = ["--out", str(tmp_path / "run"), "--workers", "0"]
+    message = refused(capsys, "camvid/semask-lite0-fpn-small", *out)
+    assert "--data.root" in message
+    absent = str(tmp_path / "absent")
+    message = refused(capsys, "camvid/semask-lite0-fpn-small", "--data.root", absent, *out)
+    assert absent in message
+    weights = str(tmp_path / "swin.pth")
+    message = refused(capsys, SCENES, "--model.encoder.weights", weights, *out)
+    assert weights in message
+    message = refused(capsys, SCENES, "--model.num-classes", "3", *out)
+    assert "--model.num-classes 12" in message
+
+
+def test_help_imports_no_heavy_library() -> None:
+    code = (
+        "import sys\n"
+        "from semask.cli import main\n"
+        "try: main(['train', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print({'torch', 'lightning', 'timm', 'numpy'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "set()"
+    assert "--model.encoder.semantic-layers" in done.stdout
+    assert "--from-scratch" in done.stdout
