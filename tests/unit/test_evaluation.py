@@ -1,11 +1,7 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed
-import torch.multiprocessing
 from torch import Tensor
 
 from semask.evaluation import evaluate_model
@@ -72,18 +68,3 @@ def test_impossible_numbers_are_refused() -> None:
     for batch_size, workers in ((0, 0), (1, -1)):
         with pytest.raises(ValueError, match="at least"):
             evaluate_model(predict, Pictures(2), num_classes=4, batch_size=batch_size, workers=workers)
-
-
-def _process(rank: int, world_size: int, folder: str) -> None:
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
-    )
-    confusion = evaluate_model(predict, Pictures(13), num_classes=4, batch_size=2)
-    torch.save(confusion.matrix, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_count_every_picture_once(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_process, args=(2, str(tmp_path)), nprocs=2)
-    for rank in range(2):
-        assert torch.equal(torch.load(tmp_path / f"{rank}.pt"), alone(13))

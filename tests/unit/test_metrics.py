@@ -11,7 +11,6 @@ import torch.distributed
 import torch.multiprocessing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torchmetrics.classification import MulticlassJaccardIndex
 
 from semask.metrics import Confusion
 from semask.structures import IGNORE
@@ -65,6 +64,8 @@ def test_numbers_by_hand() -> None:
 
 
 def test_iou_agrees_with_torchmetrics() -> None:
+    from torchmetrics.classification import MulticlassJaccardIndex  # the spawned processes below need not load it
+
     prediction, truth = torch.randint(0, 9, (3, 40, 31)), torch.randint(0, 9, (3, 40, 31))
     truth[torch.rand(truth.shape) < 0.2] = IGNORE
     scores = counted(prediction, truth, 9).scores()
