@@ -58,7 +58,8 @@ def rgb_to_hsv(image: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 H W"]:
         (green - blue) / safe,
         torch.where(highest == green, (blue - red) / safe + 2.0, (red - green) / safe + 4.0),
     )
-    hue = (sector * (HUES / 6)).round_().remainder_(HUES)
+    hue = sector.mul_(HUES / 6).round_()
+    hue = torch.where(hue < 0, hue + HUES, hue)
     saturation = (spread * 255.0 / highest.clamp(min=1.0)).round_()
     return torch.stack((hue.byte(), saturation.byte(), value))
 
@@ -67,13 +68,10 @@ def hsv_to_rgb(image: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 H W"]:
     """Return RGB of `rgb_to_hsv`'s convention, rounded."""
     hue, saturation, value = image.float()
     hue, saturation, value = hue * (6 / HUES), saturation / 255.0, value / 255.0
-    channels = []
-    # A channel is value · (1 - saturation · clamp(min(k, 4 - k), 0, 1)), k = (offset + hue) mod 6: a trapezoid, turned.
-    for offset in (5.0, 3.0, 1.0):
-        turned = (hue + offset).remainder_(6.0)
-        share = torch.minimum(turned, 4.0 - turned).clamp_(0.0, 1.0)
-        channels.append(value * (1.0 - saturation * share))
-    return torch.stack(channels).mul_(255.0).round_().byte()
+    # The pure colours run along trapezoids of the hue, 0 … 6; saturation mixes white in.
+    red, green, blue = (hue - 3.0).abs_().sub_(1.0), 2.0 - (hue - 2.0).abs_(), 2.0 - (hue - 4.0).abs_()
+    pure = torch.stack((red, green, blue)).clamp_(0.0, 1.0)
+    return pure.sub_(1.0).mul_(saturation).add_(1.0).mul_(value).mul_(255.0).round_().byte()
 
 
 def _coin(random: np.random.Generator) -> bool:
