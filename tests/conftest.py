@@ -1,4 +1,4 @@
-"""Seeds, and the folders of real data that tests use when they are at hand."""
+"""Seeds, threads, and the folders of real data that tests use when they are at hand."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+# Tiny models gain nothing from more threads, and threads that spin on shared cores lose much.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 SHARED = Path(os.environ.get("SEMASK_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 

@@ -96,8 +96,8 @@ def test_the_public_api_is_lazy_and_complete() -> None:
     for name in semask.__all__:
         assert getattr(semask, name) is not None
     assert semask.recipes() == recipes.names()
-    with pytest.raises(AttributeError, match="has no attribute 'lod'"):
-        _ = semask.lod
+    with pytest.raises(AttributeError, match="has no attribute 'loads'"):
+        _ = semask.loads
     with pytest.raises(ValueError, match=r"did you mean .*ade20k/semask-swin-t-fpn"):
         semask.build("ade20k/semask-swin-tt-fpn")
     assert semask.build("scenes/semask-micro-fpn", num_classes=3).num_classes == 3

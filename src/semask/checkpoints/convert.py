@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from semask import recipes
 from semask.build import build_model, with_classes
 from semask.checkpoints.rules import semask_fpn
 from semask.data.classes import Classes
 from semask.model import SegmentationModel
-from semask.recipes import Recipe
+from semask.recipes import Recipe, get
 from semask.weights import read_checkpoint, tensors_of
 
 RULES = {"semantic_fpn": semask_fpn}
@@ -47,7 +46,7 @@ def load_published(
 
 def convert(source: str | Path | Mapping[str, Any], recipe_name: str, num_classes: int | None = None) -> Conversion:
     """Return the model of a published file together with what was done."""
-    recipe = recipes.get(recipe_name)
+    recipe = get(recipe_name)
     if num_classes is not None:
         recipe = with_classes(recipe, num_classes)
     checkpoint = source if isinstance(source, Mapping) else read_checkpoint(source)
@@ -105,7 +104,7 @@ def _classes(checkpoint: Mapping[str, Any], num_classes: int) -> Classes | None:
     if not names or len(names) != num_classes:
         return None
     colours = meta.get("PALETTE") if isinstance(meta, Mapping) else None
-    entries = [{"name": str(name)} for name in names]
+    entries: list[dict[str, Any]] = [{"name": str(name)} for name in names]
     if colours is not None and len(colours) == num_classes:
         entries = [{**entry, "colour": list(colour)} for entry, colour in zip(entries, colours, strict=True)]
     return Classes.from_dict({"classes": entries})
