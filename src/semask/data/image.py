@@ -14,6 +14,8 @@ from torch import Tensor
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 """The decoders that may run; Pillow has dozens more, seldom used and seldom attacked in tests."""
+LOSSY = ("JPEG", "MPO")
+"""MPO is what Pillow calls the JPEG files of phones that hold further pictures."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 MAX_PIXELS = 2**27
 """The largest picture [px] that is decoded; a small file can claim any size."""
@@ -67,11 +69,15 @@ def probe_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int,
         ValueError: as for `read_image`.
     """
     with _opened(Path(path), max_pixels) as image:
+        if image.format not in ("PNG", *LOSSY):
+            image.load()  # first: it turns a TIFF upright itself
         width, height = image.size
-        turned = image.getexif().get(ORIENTATION) in TURNED
+        # Asking a PNG without EXIF for it would decode the whole picture.
+        exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
+        turned = exif.get(ORIENTATION) in TURNED
         if image.format == "PNG":
             image.verify()
-        else:
+        elif image.format in LOSSY:
             image.draft("L", (max(1, width // 8), max(1, height // 8)))
             image.load()
     return (width, height) if turned else (height, width)
@@ -117,7 +123,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _refusal(image: Image.Image) -> str:
     """Return why a file cannot hold ids and how to mend it; empty where it can."""
-    if image.format == "JPEG":
+    if image.format in LOSSY:
         return "a JPEG label; its compression changes ids near edges; save labels as 8-bit greyscale PNG"
     if image.mode in ID_MODES:
         return ""

@@ -1,0 +1,226 @@
+"""Every kind of bad input is put into a good folder, and must be told by file with what to do."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from semask.data.check import Report, check_pairs, inspect_pairs
+from semask.data.classes import Classes
+from semask.data.folder import find_pairs
+from semask.recipes.recipe import DataRecipe
+
+NAMES = ("p0", "p1", "p2")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataRecipe:
+    """Three good training pairs and one for validation, three classes."""
+    for split, names in (("train", NAMES), ("val", ("v0",))):
+        for folder in ("images", "labels"):
+            (tmp_path / folder / split).mkdir(parents=True)
+        for name in names:
+            put_image(tmp_path / f"images/{split}/{name}.png")
+            put_label(tmp_path / f"labels/{split}/{name}.png", np.tile(np.uint8([0, 1, 2, 255]), (12, 4)))
+    put_classes(tmp_path, ["a", "b", "c"])
+    return DataRecipe(root=str(tmp_path))
+
+
+def put_image(path: Path, size: tuple[int, int] = (12, 16), **options: object) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)).save(path, **options)
+
+
+def put_label(path: Path, ids: np.ndarray) -> None:
+    Image.fromarray(ids).save(path)
+
+
+def put_classes(root: Path, names: list[str], **labels: object) -> None:
+    (root / "classes.json").write_text(json.dumps({"classes": names, **({"labels": labels} if labels else {})}))
+
+
+def refused(data: DataRecipe) -> str:
+    with pytest.raises(ValueError, match="problem") as caught:
+        check_pairs(data, progress=False)
+    return str(caught.value)
+
+
+def test_good_data_passes_and_is_counted(data: DataRecipe) -> None:
+    report = check_pairs(data, progress=False)
+    assert report.pairs == 4
+    assert report.errors == report.warnings == ()
+    assert report.pixels.tolist() == [4 * 48] * 3
+    assert report.ignored == 4 * 48
+    assert check_pairs(data, splits=("val",), progress=False).pairs == 1
+
+
+def test_one_and_many_threads_find_the_same(data: DataRecipe) -> None:
+    pairs, classes = find_pairs(data, "train"), Classes.from_dict({"classes": ["a", "b"]})
+    one, many = inspect_pairs(pairs, classes, workers=1), inspect_pairs(pairs, classes, workers=8)
+    assert [str(problem) for problem in one.errors] == [str(problem) for problem in many.errors]
+    assert len(one.errors) == 3
+
+
+def test_the_progress_bar_changes_nothing(data: DataRecipe) -> None:
+    assert check_pairs(data, progress=True).pairs == 4
+
+
+# --- the list ----------------------------------------------------------------------------------------------------
+
+
+def test_label_values_outside_the_map(data: DataRecipe) -> None:
+    ids = np.zeros((12, 16), np.uint8)
+    ids[0, :5], ids[1, :2] = 7, 90
+    put_label(Path(data.root or "") / "labels/train/p1.png", ids)
+    told = refused(data)
+    assert "labels/train/p1.png: label values outside the map: 7 (5 pixels), 90 (2 pixels)" in told
+    assert 'add them to "labels"' in told
+    assert "p0" not in told
+
+
+def test_many_values_outside_the_map_are_summed_up(data: DataRecipe) -> None:
+    put_label(Path(data.root or "") / "labels/train/p1.png", np.arange(100, 292, dtype=np.uint16).reshape(12, 16))
+    told = refused(data)
+    assert "100 (1 pixels), 101 (1 pixels), 102 (1 pixels), 103 (1 pixels), 104 (1 pixels) …" in told
+    assert "191 values in all" in told, "192 less the 255"
+
+
+def test_palette_label_outside_the_map(data: DataRecipe) -> None:
+    image = Image.fromarray(np.full((12, 16), 9, np.uint8))
+    image.putpalette(list(range(30)))
+    image.save(Path(data.root or "") / "labels/train/p1.png")
+    told = refused(data)
+    assert "9 (192 pixels); the file is a palette image and these are indices into its palette" in told
+
+
+def test_palette_label_of_valid_ids_is_fine(data: DataRecipe) -> None:
+    image = Image.fromarray(np.full((12, 16), 2, np.uint8))
+    image.putpalette(list(range(30)))
+    image.save(Path(data.root or "") / "labels/train/p1.png")
+    assert check_pairs(data, progress=False).errors == ()
+
+
+def test_rgb_label(data: DataRecipe) -> None:
+    put_image(Path(data.root or "") / "labels/train/p1.png")
+    assert "labels/train/p1.png: an RGB label of colours where ids are expected; replace" in refused(data)
+
+
+def test_jpeg_label(data: DataRecipe) -> None:
+    root = Path(data.root or "")
+    Image.new("L", (16, 12)).save(root / "labels/train/p1.png", format="JPEG")
+    assert "labels/train/p1.png: a JPEG label; its compression changes ids" in refused(data)
+
+
+def test_image_without_label(data: DataRecipe) -> None:
+    (Path(data.root or "") / "labels/train/p1.png").unlink()
+    with pytest.raises(ValueError, match=r"1 images without a label: p1\.png"):
+        check_pairs(data, progress=False)
+
+
+def test_differing_sizes(data: DataRecipe) -> None:
+    put_image(Path(data.root or "") / "images/train/p1.png", (10, 16))
+    told = refused(data)
+    assert "labels/train/p1.png: label of 12×16 pixels for an image of 10×16 (p1.png); make them one size" in told
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_truncated_image(data: DataRecipe, suffix: str) -> None:
+    root = Path(data.root or "")
+    (root / "images/train/p1.png").unlink()
+    path = root / f"images/train/p1{suffix}"
+    put_image(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    assert f"images/train/p1{suffix}: " in refused(data)
+
+
+def test_unreadable_files(data: DataRecipe) -> None:
+    root = Path(data.root or "")
+    (root / "images/train/p0.png").write_bytes(b"no image")
+    label = root / "labels/train/p1.png"
+    label.write_bytes(label.read_bytes()[:50])
+    told = refused(data)
+    assert "images/train/p0.png: no readable image; allowed formats are" in told
+    assert "labels/train/p1.png: unreadable or truncated image" in told
+
+
+def test_empty_split(data: DataRecipe) -> None:
+    (Path(data.root or "") / "images/val/v0.png").unlink()
+    with pytest.raises(ValueError, match="the 'val' split is empty"):
+        check_pairs(data, progress=False)
+
+
+def binary(data: DataRecipe, *, names: tuple[str, ...], **labels: object) -> None:
+    root = Path(data.root or "")
+    put_classes(root, ["background", "thing"], **labels)
+    for split, stems in (("train", NAMES), ("val", ("v0",))):
+        for name in stems:
+            high = 255 if name in names else 1
+            put_label(root / f"labels/{split}/{name}.png", np.tile(np.uint8([0, high]), (12, 8)))
+
+
+def test_masks_of_0_and_255_with_two_classes(data: DataRecipe) -> None:
+    binary(data, names=(*NAMES, "v0"))
+    told = refused(data)
+    assert "1 problems" in told
+    assert "this and 3 more masks hold only 0 and 255, and 255 is ignored" in told
+    assert '"labels": {"0": 0, "255": 1}' in told
+
+
+def test_masks_of_0_and_255_whose_map_lacks_255(data: DataRecipe) -> None:
+    binary(data, names=("p1",), **{"0": 0, "1": 1})
+    told = refused(data)
+    assert "p1.png: label values outside the map: 255 (96 pixels); if 255 marks the second class" in told
+
+
+def test_255_beside_real_foreground_is_only_ignored(data: DataRecipe) -> None:
+    binary(data, names=("p1",))
+    assert check_pairs(data, progress=False).errors == ()
+
+
+def test_255_mapped_to_the_second_class_is_fine(data: DataRecipe) -> None:
+    binary(data, names=(*NAMES, "v0"), **{"0": 0, "255": 1})
+    report = check_pairs(data, progress=False)
+    assert report.pixels.tolist() == [4 * 96, 4 * 96]
+
+
+def test_an_ignored_mask_is_a_warning(data: DataRecipe, caplog: pytest.LogCaptureFixture) -> None:
+    put_label(Path(data.root or "") / "labels/train/p1.png", np.full((12, 16), 255, np.uint8))
+    with caplog.at_level(logging.WARNING):
+        report = check_pairs(data, progress=False)
+    assert len(report.warnings) == 1
+    assert "labels/train/p1.png: every pixel is ignored" in caplog.text
+
+
+# --- the message -------------------------------------------------------------------------------------------------
+
+
+def test_all_problems_are_collected_and_twenty_are_shown(data: DataRecipe) -> None:
+    root = Path(data.root or "")
+    for index in range(30):
+        put_image(root / f"images/train/q{index:02}.png")
+        put_image(root / f"labels/train/q{index:02}.png")
+    report = inspect_pairs(find_pairs(data, "train"), Classes.from_dict({"classes": ["a", "b", "c"]}))
+    assert len(report.errors) == 30
+    with pytest.raises(ValueError, match="30 problems in 33 pairs of files") as caught:
+        report.raise_if_bad()
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 22
+    assert "q19.png" in lines[20]
+    assert "and 10 more" in lines[21]
+
+
+def test_an_empty_report_is_good() -> None:
+    Report(0, (), (), np.zeros(2, np.int64), 0).raise_if_bad()
+
+
+def test_real_data_is_good(camvid: Path, ade20k_mini: Path) -> None:
+    report = check_pairs(DataRecipe(root=str(camvid), classes="camvid"), splits=("val",), progress=False)
+    assert report.pairs == 101
+    assert int(report.pixels.sum()) + report.ignored == 101 * 360 * 480
+    ade = DataRecipe(
+        root=str(ade20k_mini), classes="ade20k", labels="annotations/{split}", image_suffix=".jpg",
+        train_split="training", val_split="validation",
+    )  # fmt: skip
+    assert check_pairs(ade, progress=False).pairs == 20

@@ -1,0 +1,140 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from semask.data.classes import MAX_VALUE, UNKNOWN, Classes, identity, packaged, palette
+from semask.structures import IGNORE
+
+
+def table(**change: object) -> dict[str, object]:
+    return {"classes": ["sky", "road"], **change}
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("ade20k", 150), ("camvid", 11), ("cityscapes", 19), ("coco-stuff10k", 171)]
+)
+def test_packaged_tables(name: str, count: int) -> None:
+    classes = Classes.load(name)
+    assert name in packaged()
+    assert len(classes) == len(set(classes.names)) == len(set(classes.colours)) == count
+    assert Classes.from_dict(json.loads(json.dumps(classes.to_dict()))) == classes
+    assert sorted(set(classes.label_map.values()) - {IGNORE}) == list(range(count)), "every class can occur"
+
+
+def test_label_rules_of_the_packaged_tables() -> None:
+    ade, city = Classes.load("ade20k"), Classes.load("cityscapes")
+    source = np.array([[0, 1, 2, 150, 254, 255]], np.uint8)
+    # Recorded: reduce_zero_label turns 0,1,2,150,255 into 255,0,1,149,255. 254 is no ADE20K value: we refuse it.
+    assert ade.encode(source).tolist() == [[IGNORE, 0, 1, 149, UNKNOWN, IGNORE]]
+    assert (ade.names[0], ade.names[12], ade.names[149]) == ("wall", "person", "flag")
+    assert city.encode(np.array([[0, 18, 19, 255]], np.uint8)).tolist() == [[0, 18, UNKNOWN, IGNORE]]
+    assert (city.names[0], city.colours[0], city.names[18], city.colours[18]) == (
+        "road", (128, 64, 128), "bicycle", (119, 11, 32),
+    )  # fmt: skip
+    coco = Classes.load("coco-stuff10k")
+    assert (coco.names[0], coco.names[79], coco.names[80], coco.names[170]) == (
+        "person",
+        "toothbrush",
+        "banner",
+        "wood",
+    )
+
+
+def test_ade20k_names_are_those_of_the_dataset(ade20k_mini: Path) -> None:
+    lines = (ade20k_mini / "objectInfo150.txt").read_text().splitlines()[1:]
+    assert Classes.load("ade20k").names == tuple(line.split("\t")[4].split(",")[0].strip() for line in lines)
+
+
+def test_camvid_matches_its_readme(camvid: Path) -> None:
+    classes, told = Classes.load("camvid"), (camvid / "README.md").read_text()
+    assert ", ".join(f"{i} {name}" for i, name in enumerate(classes.names)) in told
+    assert " ".join("[" + ",".join(map(str, colour)) + "]" for colour in classes.colours) in told
+    assert classes.label_map[11] == IGNORE
+
+
+def test_json_with_colours_names_and_ignore(tmp_path: Path) -> None:
+    path = tmp_path / "classes.json"
+    record = {
+        "classes": [{"name": "sky", "colour": [1, 2, 3]}, {"name": "road"}, "tree"],
+        "labels": {"0": "road", "7": 2, "300": "sky", "9": "ignore"},
+    }
+    path.write_text(json.dumps(record))
+    classes = Classes.load(path)
+    assert classes.names == ("sky", "road", "tree")
+    assert classes.colours == ((1, 2, 3), *palette(3)[1:])
+    assert classes.label_map == {0: 1, 7: 2, 300: 0, 9: IGNORE}
+    assert Classes.load(str(path)) == classes
+
+
+def test_without_labels_values_are_classes_and_255_is_ignored() -> None:
+    classes = Classes.from_dict(table())
+    assert classes.label_map == {0: 0, 1: 1, 255: IGNORE} == identity(2)
+    assert classes.encode(np.array([0, 1, 2, 255], np.uint8)).tolist() == [0, 1, UNKNOWN, IGNORE]
+
+
+def test_encode_of_wide_values() -> None:
+    classes = Classes.from_dict(table(labels={"0": 0, "65535": 1}))
+    source = np.array([-1, 0, 1, MAX_VALUE, MAX_VALUE + 1, 2**31 - 1], np.int32)
+    assert classes.encode(source).tolist() == [UNKNOWN, 0, UNKNOWN, 1, UNKNOWN, UNKNOWN]
+
+
+def test_palette_is_the_same_every_time_and_far_apart() -> None:
+    colours = np.array(palette(255))
+    assert palette(10) == palette(255)[:10]
+    apart = np.abs(colours[:, None] - colours[None]).max(-1) + 1000 * np.eye(255, dtype=int)
+    assert apart.min() >= 40
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ([], 'needs "classes"'),
+        ({}, 'needs "classes"'),
+        ({"classes": []}, 'needs "classes"'),
+        (table(label={}), "unknown key 'label'"),
+        ({"classes": ["a", "b", "a"]}, "'a' is given 2 times"),
+        ({"classes": ["a", ""]}, "has no name"),
+        ({"classes": [{"colour": [1, 2, 3]}]}, "has no name"),
+        ({"classes": ["ignore"]}, 'cannot be named "ignore"'),
+        ({"classes": [str(i) for i in range(256)]}, "1 … 255 classes .* not 256"),
+        ({"classes": [{"name": "a", "colour": [0, 0, 256]}]}, "colour .* of 'a'.* from 0 to 255"),
+        ({"classes": [{"name": "a", "colour": [0, 0, 0.5]}]}, "whole numbers"),
+        ({"classes": [{"name": "a", "colour": "red"}]}, "three numbers"),
+        (table(labels={}), "expected an object"),
+        (table(labels={"0": 2}), "value 0 maps to class 2, but the classes are 0 … 1"),
+        (table(labels={"0": -1}), "value 0 maps to class -1"),
+        (table(labels={"0": "raod"}), "did you mean 'road'"),
+        (table(labels={"0": None}), "give a class number"),
+        (table(labels={"0": True}), "give a class number"),
+        (table(labels={"sky": 0}), "'sky' is no pixel value"),
+        (table(labels={"70000": 0}), "source value 70000 is outside"),
+    ],
+)
+def test_bad_tables_say_what_is_wrong(record: object, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "classes.json"
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=message) as caught:
+        Classes.load(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["{", "\x00", '{"classes": ["a"], "labels": {"0": 0, "0": "ignore"}}', "[" * 100_000])
+def test_broken_json_is_told_with_its_file(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "classes.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"classes\.json"):
+        Classes.load(path)
+
+
+def test_unknown_names_get_the_near_one() -> None:
+    with pytest.raises(ValueError, match=r"did you mean 'cityscapes'.*ade20k, camvid"):
+        Classes.load("cityscape")
+    with pytest.raises(ValueError, match="cannot read the class table"):
+        Classes.load("nowhere/classes.json")
+
+
+def test_colours_are_counted() -> None:
+    with pytest.raises(ValueError, match="2 classes but 1 colours"):
+        Classes(("a", "b"), ((0, 0, 0),), {0: 0})
