@@ -22,7 +22,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sub-command and return the exit status.
 
-    0 is well, 2 wrong input, 130 an interruption, 141 a reader of the output that left early.
+    0 is well, 1 a training whose loss left the numbers, 2 wrong input, 130 an interruption, 141 a reader of the output that left early.
     """
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except ValueError as error:
         return _fail(str(error))
+    except FloatingPointError as error:
+        return _fail(str(error), status=1)
     except KeyboardInterrupt:
         return _fail("interrupted", status=130)
     except BrokenPipeError:

@@ -76,6 +76,12 @@ def test_drop_path_rises_linearly_to_the_last_block() -> None:
     torch.testing.assert_close(torch.tensor(rates), torch.linspace(0, 0.3, 12)[1:])
 
 
+def test_no_drop_path_means_none() -> None:
+    """timm's Swin has a default of its own."""
+    encoder = build_encoder(EncoderRecipe(drop_path=0.0, weights=None), 2)
+    assert not [m for m in encoder.modules() if getattr(m, "drop_prob", 0.0)]
+
+
 def test_relative_positions() -> None:
     index = relative_positions(2)
     assert index.tolist() == [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]

@@ -54,13 +54,11 @@ def timm_chain(name: str, *, drop_path: float = 0.0, **options: Any) -> Chain:
     A family that timm does not run as an ordered chain raises a ValueError.
     """
     family = family_of(name)
-    if drop_path:
-        options["drop_path_rate"] = drop_path
     if family == _SWIN:
         options |= {"strict_img_size": False, "always_partition": True}
     if family in _CHAINS_ON_REQUEST:
         options["feature_cfg"] = {"feature_cls": "list", "flatten_sequential": True}
-    network = timm.create_model(name.split(".", 1)[0], pretrained=False, features_only=True, **options)
+    network = _create(name.split(".", 1)[0], drop_path, options)
     if not isinstance(network, FeatureListNet) or len(network.return_layers) < NUM_STAGES:
         raise ValueError(
             f"{name!r} (family {family.rsplit('.', 1)[-1]}) is no ordered chain of four stages in timm, so semantic "
@@ -77,3 +75,15 @@ def timm_chain(name: str, *, drop_path: float = 0.0, **options: Any) -> Chain:
         channels_last=network.output_fmt == Format.NHWC,
         size_multiple=1 if family == _SWIN else int(network.feature_info.reduction()[-1]),
     )
+
+
+def _create(name: str, drop_path: float, options: dict[str, Any]) -> nn.Module:
+    """Build timm's feature network; the rate is always said, since some families have a default that is not 0."""
+    try:
+        return timm.create_model(name, features_only=True, drop_path_rate=drop_path, **options)  # type: ignore[no-any-return]
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+    if drop_path:
+        raise ValueError(f"{name!r} has no stochastic depth; set drop_path to 0, not {drop_path}")
+    return timm.create_model(name, features_only=True, **options)  # type: ignore[no-any-return]

@@ -94,7 +94,7 @@ class SegmentationData(LightningDataModule):
         train = self.recipe.train
         rank, world_size = self._place()
         sampler = DrawShare(train, rank=rank, world_size=world_size, first_step=self.first_step)
-        draws = training_set(self.recipe.data, seed=train.seed)
+        draws = training_set(self.recipe.data, seed=train.seed, mean=self.recipe.model.mean)
         return self._loader(draws, size=sampler.size, together=collate, sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[Sample]:

@@ -30,7 +30,8 @@ class SegmentationModule(LightningModule):
 
     def __init__(self, model: SegmentationModel, loss: Loss, recipe: Recipe) -> None:
         super().__init__()
-        self.model = model
+        # Convolutions run faster channels last; Swin's chain is so already.
+        self.model = model if model.encoder.channels_last else model.to(memory_format=torch.channels_last)
         self.loss = loss
         self.recipe = recipe
         self.confusion: Confusion | None = None

@@ -124,6 +124,8 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         # SegmentationData begins at the draw that comes next, which Lightning cannot know
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+        # Lightning's own use of torch.utils._pytree, of no interest to whoever trains
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
         try:
             yield
         finally:
