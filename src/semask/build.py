@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from torch import nn
 
-from semask import recipes
 from semask.callable_module import make_callable
 from semask.decoders.semantic_fpn import SemanticFPN
 from semask.encoders.chain import Chain, is_swin, timm_chain
@@ -15,17 +14,18 @@ from semask.encoders.hierarchical import HierarchicalEncoder
 from semask.layers.semantic import SemanticLayer
 from semask.losses.pixel import SegmentationLoss
 from semask.model import SegmentationModel
-from semask.recipes import EncoderRecipe, LossRecipe, Recipe
+from semask.recipes import EncoderRecipe, LossRecipe, Recipe, get
 
 DECODERS: dict[str, Callable[..., nn.Module]] = {"semantic_fpn": SemanticFPN}
 """Decoders by name: (in_channels, *, num_classes, channels, dropout) → module."""
 
-_MAX_CLASSES = 65_535
+_MAX_CLASSES = 255
+"""Label 255 is ignored."""
 
 
 def build(name: str, num_classes: int | None = None) -> SegmentationModel:
     """Return the model of a recipe with random weights, in evaluation mode; `num_classes` replaces the recipe's."""
-    recipe = recipes.get(name)
+    recipe = get(name)
     if num_classes is not None:
         recipe = with_classes(recipe, num_classes)
     return build_model(recipe)
@@ -92,8 +92,9 @@ def _swin_options(spec: EncoderRecipe, *, swin: bool) -> dict[str, object]:
     given = {field: getattr(spec, field) for field in fields if getattr(spec, field) is not None}
     if given and not swin:
         raise ValueError(
-            f"{', '.join(given)} can be set for Swin only, not for {spec.name!r}; choose another timm model for "
-            "another size"
+            f"{', '.join(given)} can be set for Swin only, not for {spec.name!r}; unset with "
+            + " ".join(f"--model.encoder.{field.replace('_', '-')} None" for field in given)
+            + ", or choose a recipe without them"
         )
     return given
 

@@ -80,7 +80,8 @@ class SegmentationModel(nn.Module):
 
     def _to_image(self, scores: Tensor, height: int, width: int) -> Tensor:
         bottom, right = self._padding(height, width)
-        return resize(scores, (height + bottom, width + right))[..., :height, :width]
+        # In float32 whatever autocast chose: resized bfloat16 scores tie, and ties decide labels.
+        return resize(scores.float(), (height + bottom, width + right))[..., :height, :width]
 
     def _check(self, images: Tensor) -> None:
         channels = self.mean.shape[0]

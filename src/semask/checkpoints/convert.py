@@ -57,7 +57,7 @@ def convert(source: str | Path | Mapping[str, Any], recipe_name: str, num_classe
     fresh = _fresh(found, model, replace_classes=num_classes is not None, rule=rule)
     _check(found, model, fresh, recipe)
     model.load_state_dict({key: value for key, value in found.items() if key not in fresh}, strict=False)
-    classes = None if fresh else _classes(checkpoint, recipe.model.num_classes)
+    classes = None if fresh else _classes(checkpoint, recipe)
     return Conversion(model, recipe, len(found) - len(fresh), fresh, classes)
 
 
@@ -97,14 +97,24 @@ def _check(found: dict[str, Tensor], model: SegmentationModel, fresh: tuple[str,
     raise ValueError("\n".join(lines))
 
 
-def _classes(checkpoint: Mapping[str, Any], num_classes: int) -> Classes | None:
-    """Return the names and colours that mmsegmentation stores in 'meta', if they are there and complete."""
+def _classes(checkpoint: Mapping[str, Any], recipe: Recipe) -> Classes | None:
+    """Return the classes that the file speaks of.
+
+    That is the recipe's packaged table, with its label map, unless the file names others in mmsegmentation's 'meta'.
+    """
+    packaged = Classes.load(recipe.data.classes) if recipe.data.classes is not None else None
+    if packaged is not None and len(packaged) != recipe.model.num_classes:
+        packaged = None
     meta = checkpoint.get("meta")
     names = meta.get("CLASSES") if isinstance(meta, Mapping) else None
-    if not names or len(names) != num_classes:
-        return None
+    if not names or len(names) != recipe.model.num_classes:
+        return packaged
+    # mmsegmentation spells some names with blanks at the end
+    names = [str(name).strip() for name in names]
+    if packaged is not None and [n.casefold() for n in names] == [n.casefold() for n in packaged.names]:
+        return packaged
     colours = meta.get("PALETTE") if isinstance(meta, Mapping) else None
-    entries: list[dict[str, Any]] = [{"name": str(name)} for name in names]
-    if colours is not None and len(colours) == num_classes:
+    entries: list[dict[str, Any]] = [{"name": name} for name in names]
+    if colours is not None and len(colours) == len(names):
         entries = [{**entry, "colour": list(colour)} for entry, colour in zip(entries, colours, strict=True)]
     return Classes.from_dict({"classes": entries})

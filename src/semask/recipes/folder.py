@@ -15,7 +15,9 @@ def _row(name: str, model: ModelRecipe, *, side: int, lr: float, steps: int) -> 
     return Recipe(
         name=f"folder/{name}",
         model=model,
-        data=DataRecipe(images="images", labels="labels", scale_range=(0.5, 2.0), crop=(side, side)),
+        data=DataRecipe(
+            classes_from_data=True, images="images", labels="labels", scale_range=(0.5, 2.0), crop=(side, side)
+        ),
         optim=OptimRecipe(lr=lr, weight_decay=0.01, warmup_steps=steps // 20, warmup_ratio=1e-2, power=0.9),
         train=TrainRecipe(steps=steps, batch_size=8, ema=0.99, eval_every=max(1, steps // 10)),
     )

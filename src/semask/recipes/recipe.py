@@ -87,6 +87,8 @@ class DataRecipe:
     """Folder of the dataset; scenes need none."""
     classes: str | None = None
     """A packaged class table (ade20k, cityscapes, …) or the path of a classes.json; None takes ROOT/classes.json."""
+    classes_from_data: bool = False
+    """The class table decides the model's class count; else the two must agree."""
     images: str = "images/{split}"
     labels: str = "labels/{split}"
     image_suffix: str = ""
