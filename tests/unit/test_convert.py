@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from semask.checkpoints.convert import convert, load_published
 from semask.checkpoints.rules.semask_fpn import CLASS_TENSORS, rename
+from semask.data.classes import Classes
 from tests.reference.synthetic_weights import checkpoint
 
 NAME = "semask_swin_t_fpn_150_64x96"
@@ -43,11 +44,18 @@ def test_as_mmsegmentation_saves_it(published, tmp_path: Path) -> None:
     assert conversion.loaded == len(conversion.model.state_dict())
 
 
+def test_names_spelt_with_blanks_are_the_packaged_ones(published) -> None:
+    """So that a converted file can be evaluated on its own data set."""
+    names = tuple(f"{name.upper()} " for name in Classes.load("ade20k").names)
+    conversion = convert({"meta": {"CLASSES": names}, "state_dict": published}, RECIPE)
+    assert conversion.classes == Classes.load("ade20k")
+
+
 def test_bare_safetensors(published, tmp_path: Path) -> None:
     save_file(published, tmp_path / "model.safetensors")
     conversion = convert(tmp_path / "model.safetensors", RECIPE)
     assert equal(conversion.model, load_published(published, RECIPE))
-    assert conversion.classes is None
+    assert conversion.classes == Classes.load("ade20k")
 
 
 def test_every_missing_and_unexpected_key_is_named(published) -> None:

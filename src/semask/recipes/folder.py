@@ -11,12 +11,18 @@ PLACEHOLDER_CLASSES = 2
 """Replaced by the number of classes in classes.json."""
 
 
-def _row(name: str, model: ModelRecipe, *, side: int, lr: float, steps: int) -> Recipe:
+def _row(name: str, model: ModelRecipe, *, side: int, short: int, lr: float, steps: int) -> Recipe:
+    """Pictures of any size are brought to `short` pixels on their shorter side, in training and test alike."""
     return Recipe(
         name=f"folder/{name}",
         model=model,
         data=DataRecipe(
-            classes_from_data=True, images="images", labels="labels", scale_range=(0.5, 2.0), crop=(side, side)
+            classes_from_data=True,
+            images="images",
+            labels="labels",
+            base_scale=(4 * short, short),
+            scale_range=(0.5, 2.0),
+            crop=(side, side),
         ),
         optim=OptimRecipe(lr=lr, weight_decay=0.01, warmup_steps=steps // 20, warmup_ratio=1e-2, power=0.9),
         train=TrainRecipe(steps=steps, batch_size=8, ema=0.99, eval_every=max(1, steps // 10)),
@@ -26,30 +32,30 @@ def _row(name: str, model: ModelRecipe, *, side: int, lr: float, steps: int) -> 
 def semask_swin_t_fpn() -> Recipe:
     """SeMask Swin-T, for an accelerator."""
     model = semask_swin_fpn("t", PLACEHOLDER_CLASSES, global_from=4)
-    return _row("semask-swin-t-fpn", model, side=512, lr=1e-4, steps=20_000)
+    return _row("semask-swin-t-fpn", model, side=512, short=512, lr=1e-4, steps=20_000)
 
 
 def swin_t_fpn() -> Recipe:
     """Swin-T, for an accelerator."""
-    return _row("swin-t-fpn", swin_fpn("t", PLACEHOLDER_CLASSES), side=512, lr=1e-4, steps=20_000)
+    return _row("swin-t-fpn", swin_fpn("t", PLACEHOLDER_CLASSES), side=512, short=512, lr=1e-4, steps=20_000)
 
 
 def semask_lite0_fpn() -> Recipe:
     """EfficientNet-Lite0 with semantic layers, trainable on a processor."""
     model = lite0_fpn(PLACEHOLDER_CLASSES, semantic=True, channels=64)
-    return _row("semask-lite0-fpn", model, side=256, lr=1e-3, steps=2000)
+    return _row("semask-lite0-fpn", model, side=256, short=384, lr=1e-3, steps=2000)
 
 
 def lite0_fpn_plain() -> Recipe:
     """EfficientNet-Lite0 without semantic layers."""
     model = lite0_fpn(PLACEHOLDER_CLASSES, semantic=False, channels=64)
-    return _row("lite0-fpn", model, side=256, lr=1e-3, steps=2000)
+    return _row("lite0-fpn", model, side=256, short=384, lr=1e-3, steps=2000)
 
 
 def semask_micro_fpn() -> Recipe:
     """The micro Swin of the scenes: starts from random weights, learns on a processor."""
     model = ModelRecipe(encoder=MICRO, decoder=DecoderRecipe(channels=64), num_classes=PLACEHOLDER_CLASSES)
-    return _row("semask-micro-fpn", model, side=128, lr=2e-3, steps=1000)
+    return _row("semask-micro-fpn", model, side=128, short=192, lr=2e-3, steps=1000)
 
 
 RECIPES = (semask_micro_fpn, semask_swin_t_fpn, swin_t_fpn, semask_lite0_fpn, lite0_fpn_plain)

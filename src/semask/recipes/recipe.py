@@ -131,7 +131,7 @@ class OptimRecipe:
     encoder_lr_scale: float = 1.0
     """Factor on the learning rate of the encoder."""
     no_decay: tuple[str, ...] = ("norm", "relative_position_bias_table", "absolute_pos_embed")
-    """Parameters whose published name contains one of these are not decayed."""
+    """Parameters whose name contains one of these are not decayed."""
 
 
 @dataclass(frozen=True, kw_only=True)
