@@ -7,9 +7,11 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from semask import recipes
 from semask.build import build_encoder
-from semask.encoders.pretrained import load_encoder
+from semask.encoders.pretrained import check_normalisation, load_encoder
 from semask.recipes import EncoderRecipe
+from semask.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD
 
 SWIN = EncoderRecipe(weights=None, embed_dim=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4), semantic_layers=True)
 LITE = EncoderRecipe(name="tf_efficientnet_lite0.in1k", weights=None, semantic_layers=True, semantic_residual="input")
@@ -66,6 +68,20 @@ def test_real_weights_give_timms_features(lite0_weights: Path) -> None:
     with torch.inference_mode():
         for ours, expected in zip(encoder(images).maps, theirs(images)[1:], strict=True):
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_image_statistics_of_the_weights() -> None:
+    check_normalisation("swin_tiny_patch4_window7_224.ms_in1k", IMAGENET_MEAN, IMAGENET_STD)
+    check_normalisation("tf_efficientnet_lite0.in1k", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    with pytest.raises(ValueError, match=r"Say --model.mean 0.485 0.456 0.406 --model.std 0.229 0.224 0.225"):
+        check_normalisation("convnext_tiny.fb_in22k", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def test_every_recipe_normalises_as_its_weights_want() -> None:
+    for name in recipes.names():
+        model = recipes.get(name).model
+        if model.encoder.weights is not None:
+            check_normalisation(model.encoder.name, model.mean, model.std)
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:

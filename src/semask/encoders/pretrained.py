@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import timm
@@ -55,6 +56,22 @@ def load_encoder(chain: nn.ModuleDict, name: str, weights: str) -> MatchReport:
         )
     chain.load_state_dict(usable, strict=False)
     return report
+
+
+def check_normalisation(name: str, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuse other image statistics than those that timm's weights of that name were trained with."""
+    known = timm.get_pretrained_cfg(name)
+    if known is None or (_level(known.mean, mean) and _level(known.std, std)):
+        return
+    told = [" ".join(f"{value:g}" for value in values) for values in (known.mean, known.std)]
+    raise ValueError(
+        f"{name!r} was trained on images normalised with mean {told[0]} and std {told[1]}, the recipe says "
+        f"mean {tuple(mean)} and std {tuple(std)}. Say --model.mean {told[0]} --model.std {told[1]}."
+    )
+
+
+def _level(ours: Sequence[float], theirs: Sequence[float]) -> bool:
+    return all(abs(a - b) < 0.01 for a, b in zip(ours, theirs, strict=True))
 
 
 def _hub_tensors(name: str) -> dict[str, Tensor]:
