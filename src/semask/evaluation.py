@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Protocol
 
@@ -32,6 +32,18 @@ def process_share(count: int) -> range:
     return range(count)
 
 
+def count_pixels(confusion: Confusion, predictor: Predictor, samples: Sequence[Sample]) -> None:
+    """Score samples at their labels' own size and count their pixels, on the device of the counts.
+
+    Neighbouring samples of one size go through the predictor together.
+    """
+    device = confusion.matrix.device
+    for _, group in groupby(samples, key=lambda sample: sample.image.shape):
+        images, labels, _ = zip(*group, strict=True)
+        scores = predictor(torch.stack(images).to(device))
+        confusion.update(scores.argmax(dim=1), torch.stack(labels).to(device))
+
+
 def evaluate_model(
     predictor: Predictor,
     samples: Samples,
@@ -54,10 +66,7 @@ def evaluate_model(
     loader: Iterable[list[Sample]] = DataLoader(share, batch_size=batch_size, num_workers=workers, collate_fn=list)
     with torch.inference_mode():
         for batch in loader:
-            for _, group in groupby(batch, key=lambda sample: sample.image.shape):
-                images, labels, _ = zip(*group, strict=True)
-                scores = predictor(torch.stack(images).to(device))
-                confusion.update(scores.argmax(dim=1), torch.stack(labels).to(device))
+            count_pixels(confusion, predictor, batch)
             if progress is not None:
                 progress(len(batch))
     return confusion.reduce()

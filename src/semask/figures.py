@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from torch import Tensor
 from semask.data.classes import Classes
 from semask.metrics import Scores
 from semask.viz import IGNORE_COLOUR, colourise
+from semask.whole_file import whole_file
 
 INK, FAINT, GRID = "#22272e", "#8b949e", "#e6e9ed"
 MAIN, PRIOR = "#2f6fde", "#e0752d"
@@ -228,9 +228,6 @@ def _occurring(rows: Sequence[Row], classes: Classes) -> list[tuple[str, tuple[f
 
 
 def _save(figure: Figure, path: str | Path) -> None:
-    """Write to a temporary name first, so that a figure is there whole or not at all."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.tmp")
-    figure.savefig(part, format=path.suffix.removeprefix(".") or "png")
-    os.replace(part, path)
+    with whole_file(path) as part:
+        figure.savefig(part, format=path.suffix.removeprefix(".") or "png")

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from semask.geometry import fit_size, window_starts
+from semask.layers.pyramid import resize
 from semask.recipes.recipe import DataRecipe, TestRecipe
 
 Predictor = Callable[[Float[Tensor, "b 3 H W"]], Float[Tensor, "b k H W"]]
@@ -94,7 +94,7 @@ def rescaled(predictor: Predictor, *, box: tuple[int, int] | None = None, ratio:
         size = fit_size(height, width, box or (height, width), ratio)
         if size == (height, width):
             return predictor(images)
-        return _resize(predictor(_resize(images, size)), (height, width))
+        return resize(predictor(resize(images, size)), (height, width))
 
     return predict
 
@@ -144,7 +144,3 @@ def build_prior(model: Model, data: DataRecipe) -> Predictor:
 
 def _base_ratio(data: DataRecipe) -> float:
     return data.base_ratio if data.base_scale is None else 1.0
-
-
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)

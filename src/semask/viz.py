@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from semask.data.classes import Classes
 from semask.structures import IGNORE
+from semask.whole_file import whole_file
 
 IGNORE_COLOUR = (0, 0, 0)
 """What unlabelled pixels look like."""
@@ -66,9 +66,6 @@ def write_image(path: str | Path, image: UInt8[Tensor, "3 H W"]) -> None:
 
 
 def _save(picture: Image.Image, path: Path) -> None:
-    """Write to a temporary name first, so that a picture is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.tmp")
     options = {"quality": 92, "subsampling": 0} if path.suffix.lower() in {".jpg", ".jpeg"} else {}
-    picture.save(part, format=Image.registered_extensions()[path.suffix.lower()], **options)
-    os.replace(part, path)
+    with whole_file(path) as part:
+        picture.save(part, format=Image.registered_extensions()[path.suffix.lower()], **options)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
 from semask.recipes import Recipe, TrainRecipe
@@ -82,6 +84,41 @@ def test_resume_equals_an_uninterrupted_run(
     assert [step for step, _ in read_history(whole.out)["train/loss"]] == list(range(STEPS))
     assert (whole.miou, whole.step) == (parts.miou, parts.step)
     assert torch.equal(whole.confusion.matrix, parts.confusion.matrix)
+
+
+def test_resume_from_elsewhere_spares_other_runs(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
+    recipe = tiny_recipe(TrainRecipe(steps=2, batch_size=2, eval_every=1))
+    mine, other = (train(replace(recipe, name=name), RunOptions(out=tmp_path / name, workers=0)) for name in "ab")
+    kept = {path: path.read_bytes() for path in other.out.rglob("*") if path.is_file()}
+    away = RunOptions(out=other.out, workers=0, resume=str(mine.out / "last.ckpt"))
+    with pytest.raises(ValueError, match=r"holds another run .*--out .*a, or give a new folder"):
+        train(replace(recipe, name="a"), away)
+    assert {path: path.read_bytes() for path in other.out.rglob("*") if path.is_file()} == kept
+
+    moved = train(replace(recipe, name="a"), replace(away, out=tmp_path / "new"))
+    assert (moved.miou, moved.step) == (mine.miou, mine.step)
+    for name in ("best", "last"):
+        ours, theirs = (load_file(run.out / name / "model.safetensors") for run in (moved, mine))
+        assert same(ours, theirs) == []
+
+
+def test_a_lost_best_is_found_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_recipe: Callable[..., Recipe]
+) -> None:
+    """A checkpoint alone, without its folder, says that an earlier step was the best; its weights are gone."""
+    recipe = tiny_recipe(TrainRecipe(steps=4, batch_size=2, eval_every=2))
+    with monkeypatch.context() as patch:
+        patch.setattr(datamodule, "training_set", interrupted(datamodule.training_set, 3 * 2))
+        with pytest.raises(PowerCut):
+            train(recipe, RunOptions(out=tmp_path / "first", workers=0))
+    saved = torch.load(tmp_path / "first" / "last.ckpt", weights_only=True)
+    assert saved["callbacks"]["Checkpoints"]["best_step"] == 2
+    saved["callbacks"]["Checkpoints"]["best"] = 2.0  # better than any evaluation can be
+    torch.save(saved, tmp_path / "last.ckpt")
+    result = train(recipe, RunOptions(out=tmp_path / "second", workers=0, resume=str(tmp_path / "last.ckpt")))
+    assert result.step == 4
+    assert 0 <= result.miou <= 1
+    assert (result.best / "model.safetensors").is_file()
 
 
 def test_resume_refuses_another_recipe(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:

@@ -43,6 +43,22 @@ def test_a_run_leaves_what_it_says(tmp_path: Path, tiny_recipe: Callable[..., Re
     assert not torch.equal(model.state_dict()[weight], saved["current_model_state"][f"model.{weight}"])
 
 
+def test_a_folder_of_other_things_is_left_alone(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "server.log").write_text("mine")
+    run.train(tiny_recipe(TrainRecipe(steps=1, batch_size=2)), RunOptions(out=tmp_path, workers=0))
+    assert (tmp_path / "logs" / "server.log").read_text() == "mine"
+
+
+def test_a_run_shorter_than_its_warm_up_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, tiny_recipe: Callable[..., Recipe]
+) -> None:
+    for steps, told in ((2, True), (3, False)):
+        caplog.clear()
+        run.train(tiny_recipe(TrainRecipe(steps=steps, batch_size=2)), RunOptions(out=tmp_path / str(steps), workers=0))
+        assert ("--optim.warmup-steps" in caplog.text) is told
+
+
 def test_overwriting_starts_afresh(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
     options = RunOptions(out=tmp_path, workers=0)
     run.train(tiny_recipe(TrainRecipe(steps=3, batch_size=2, eval_every=3)), options)
@@ -86,5 +102,5 @@ def test_the_class_table_must_fit(tmp_path: Path, tiny_recipe: Callable[..., Rec
     wrong = replace(recipe, model=replace(recipe.model, num_classes=5))
     with pytest.raises(ValueError, match=r"has 5 classes, its class table 12"):
         run.train(wrong, RunOptions(out=tmp_path))
-    followed, classes = run.fit_classes(replace(wrong, name="folder/scenes"))
+    followed, classes = run.fit_classes(replace(wrong, data=replace(wrong.data, classes_from_data=True)))
     assert followed.model.num_classes == len(classes.names) == 12

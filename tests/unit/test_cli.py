@@ -103,6 +103,19 @@ def test_output_cut_off_by_its_reader_is_no_traceback() -> None:
     assert result.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("true", "True"),
+        ("--test.flip=false", "--test.flip=False"),
+        ("--out=trues", "--out=trues"),
+        ("a=true", "a=true"),
+    ],
+)
+def test_yes_and_no_may_be_written_small(given: str, meant: str) -> None:
+    assert flags.respell(given) == meant
+
+
 def test_mistyped_keeps_quiet_about_what_it_cannot_guess() -> None:
     known = ["--data.root", "--data.crop", "--out"]
     assert flags.mistyped(["--data.rot", "x", "--qqqq", "--out=3", "--data.crop"], known) == [

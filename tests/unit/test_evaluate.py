@@ -6,17 +6,20 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from semask import cli, recipes
 from semask.build import build_model, with_classes
 from semask.checkpoints import store
-from semask.commands.evaluate import EvaluateOptions, evaluate, summary, table
+from semask.commands.evaluate import EvaluateOptions, check_classes, evaluate, summary, table
 from semask.data.dataset import classes_of, validation_set
 from semask.inference import multi_scale, whole
 from semask.metrics import Confusion
@@ -65,6 +68,9 @@ def test_scores_and_their_record(checkpoint: Path, capsys: pytest.CaptureFixture
     assert record["protocol"]["test"]["mode"] == "whole"
     assert record["versions"]["torch"] == torch.__version__
     assert f"mIoU {100 * expected.miou:.2f}" in told
+    assert str(checkpoint / "metrics.png") in told
+    with Image.open(checkpoint / "metrics.png") as bars:
+        assert np.array(bars.convert("L")).std() > 5, "not blank"
     assert all(f" {name} " in told for name in ("sky", "water", "pole"))
 
 
@@ -97,6 +103,8 @@ def test_classes_that_do_not_fit_are_refused(checkpoint: Path, tmp_path: Path) -
         evaluate(checkpoint, bundle._replace(recipe=recipe), EvaluateOptions(out=tmp_path / "a.json"))
     assert bundle.classes is not None
     renamed = dataclasses.replace(bundle.classes, names=("sky", "sea", *bundle.classes.names[2:]))
+    spelt = dataclasses.replace(bundle.classes, names=("Sky ", *bundle.classes.names[1:]))
+    check_classes(bundle._replace(classes=spelt), bundle.classes)
     with pytest.raises(ValueError, match="class 1 is 'sea' in the checkpoint and 'water' in the data set"):
         evaluate(checkpoint, bundle._replace(classes=renamed), EvaluateOptions(out=tmp_path / "a.json"))
     assert not (tmp_path / "a.json").exists()
@@ -107,8 +115,10 @@ def test_the_checkpoint_comes_first(checkpoint: Path, tmp_path: Path, capsys: py
     assert "the checkpoint's folder comes first" in capsys.readouterr().err
     assert cli.main(["evaluate", str(tmp_path)]) == 2
     assert "no semask checkpoint" in capsys.readouterr().err
+    (tmp_path / "model.safetensors").write_text("flags are read before weights")
+    shutil.copy(checkpoint / "recipe.json", tmp_path)
     with pytest.raises(SystemExit):
-        cli.main(["evaluate", str(checkpoint), "--data.scene-cout", "5"])
+        cli.main(["evaluate", str(tmp_path), "--data.scene-cout", "5"])
     assert "--data.scene-count" in capsys.readouterr().err
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import semask
 from semask import recipes
 from semask.build import build_model
 from semask.checkpoints import store
+from semask.checkpoints.record import write_record
 from semask.data.classes import Classes
 from semask.recipes import EncoderRecipe, ModelRecipe, Recipe
 
@@ -79,7 +82,7 @@ def test_unknown_fields_are_named(saved: Path) -> None:
 
 def test_weights_of_another_run(saved: Path) -> None:
     other = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, num_classes=3))
-    store.write_record(saved / "recipe.json", other)
+    write_record(saved, other)
     with pytest.raises(ValueError, match=r"do not fit their recipe: 18 tensors"):
         store.load(saved)
 
@@ -101,3 +104,12 @@ def test_the_public_api_is_lazy_and_complete() -> None:
     with pytest.raises(ValueError, match=r"did you mean .*ade20k/semask-swin-t-fpn"):
         semask.build("ade20k/semask-swin-tt-fpn")
     assert semask.build("scenes/semask-micro-fpn", num_classes=3).num_classes == 3
+
+
+def test_the_record_is_read_without_torch(saved: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from semask.checkpoints.record import read_recipe; "
+        "print(read_recipe(Path(sys.argv[1])).name, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(saved)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [TINY.name, "False"]

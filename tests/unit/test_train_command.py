@@ -37,6 +37,10 @@ def test_without_flags_every_recipe_is_itself(name: str) -> None:
     assert options.resume is None
 
 
+def test_yes_and_no_take_an_equals_sign() -> None:
+    assert parse([SCENES, "--model.encoder.semantic-layers=false"])[0].model.encoder.semantic_layers is False
+
+
 def test_resume_takes_a_path() -> None:
     assert parse([SCENES, "--resume", "runs/a/last.ckpt"])[1].resume == "runs/a/last.ckpt"
     assert parse([SCENES, "--resume", "--out", "b"])[1].resume == "latest"

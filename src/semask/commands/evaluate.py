@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from semask.checkpoints.record import WEIGHTS, read_recipe
 from semask.commands.flags import parse as parse_flags
 from semask.recipes import DataRecipe, Recipe, TestRecipe
+from semask.whole_file import whole_file
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +36,7 @@ class EvaluateOptions:
     """Where an evaluation runs and writes."""
 
     out: Path | None = None
-    """File for the scores; None is CHECKPOINT/metrics.json."""
+    """File for the scores; None is CHECKPOINT/metrics.json. A picture of the classes' IoU goes beside it, as .png."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU if there is one; under torchrun each process takes its own."""
     workers: int = 2
@@ -57,20 +60,20 @@ def main(arguments: Sequence[str]) -> None:
         parse(Recipe(name="CHECKPOINT"), ["--help"])
     if arguments[0].startswith("-"):
         raise ValueError(f"the checkpoint's folder comes first: {PROG} [flags]; got {arguments[0]!r}")
+    checkpoint = Path(arguments[0])
+    recipe = read_recipe(checkpoint)
+    settings = parse(recipe, arguments[1:])
     from semask.checkpoints import store
 
-    checkpoint = Path(arguments[0])
-    bundle = store.load(checkpoint)
-    settings = parse(bundle.recipe, arguments[1:])
-    recipe = dataclasses.replace(bundle.recipe, data=settings.data, test=settings.test)
-    evaluate(checkpoint, bundle._replace(recipe=recipe), settings.run)
+    recipe = dataclasses.replace(recipe, data=settings.data, test=settings.test)
+    evaluate(checkpoint, store.load(checkpoint)._replace(recipe=recipe), settings.run)
 
 
 def parse(recipe: Recipe, flags: Sequence[str]) -> Settings:
     """Return the flags over the recipe's data and test; --help and bad flags leave by SystemExit."""
     return parse_flags(
         Settings,
-        [{"true": "True", "false": "False"}.get(flag, flag) for flag in flags],
+        flags,
         prog=PROG,
         description="Score a checkpoint on its data set's validation split; other data and protocols by flags.",
         default=Settings(run=EvaluateOptions(), data=recipe.data, test=recipe.test),
@@ -87,10 +90,11 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
     from semask.data.check import check_pairs
     from semask.data.dataset import classes_of
     from semask.device import describe, pick_device
+    from semask.figures import class_bars
 
     recipe = bundle.recipe
     classes = classes_of(recipe.data)
-    fit_classes(bundle, classes)
+    check_classes(bundle, classes)
     device = pick_device(options.device)
     with processes(device) as rank:
         console = Console(quiet=rank > 0, soft_wrap=True, highlight=False)
@@ -103,7 +107,7 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
             out = options.out or checkpoint / "metrics.json"
             record = {
                 "recipe": recipe.name,
-                "checkpoint": {"path": str(checkpoint), "sha256": digest(checkpoint / "model.safetensors")},
+                "checkpoint": {"path": str(checkpoint), "sha256": digest(checkpoint / WEIGHTS)},
                 "scores": scores.to_dict(classes.names),
                 "images": images,
                 "protocol": {"data": dataclasses.asdict(recipe.data), "test": dataclasses.asdict(recipe.test)},
@@ -115,6 +119,10 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
             console.print(table(scores, classes.names))
             console.print(summary(scores, images))
             console.print(f"written to {out}")
+            if not math.isnan(scores.miou):
+                bars = out.with_suffix(".png")
+                class_bars(bars, scores, classes.names)
+                console.print(f"classes as bars in {bars}")
     return scores
 
 
@@ -143,21 +151,24 @@ def _score(bundle: Bundle, device: torch.device, workers: int) -> tuple[Scores, 
     return confusion.scores(), len(samples)
 
 
-def fit_classes(bundle: Bundle, classes: Classes) -> None:
-    """Raise a ValueError unless the data set's classes are the checkpoint's."""
+def check_classes(bundle: Bundle, classes: Classes) -> None:
+    """Raise a ValueError unless the data set's classes are the checkpoint's, without regard to case and outer spaces.
+
+    Published tables spell some names with a space at the end.
+    """
     trained = bundle.recipe.model.num_classes
     if len(classes.names) != trained:
         raise ValueError(
             f"the checkpoint knows {trained} classes, the data set has {len(classes.names)}; give the class table it "
             "was trained with by --data.classes"
         )
-    if bundle.classes is not None and bundle.classes.names != classes.names:
-        pairs = zip(bundle.classes.names, classes.names, strict=True)
-        index, (ours, theirs) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
-        raise ValueError(
-            f"class {index} is {ours!r} in the checkpoint and {theirs!r} in the data set; give the class table it was "
-            "trained with by --data.classes"
-        )
+    known = bundle.classes.names if bundle.classes is not None else classes.names
+    for index, (ours, theirs) in enumerate(zip(known, classes.names, strict=True)):
+        if ours.strip().casefold() != theirs.strip().casefold():
+            raise ValueError(
+                f"class {index} is {ours!r} in the checkpoint and {theirs!r} in the data set; give the class table it "
+                "was trained with by --data.classes"
+            )
 
 
 @contextmanager
@@ -217,10 +228,8 @@ def versions() -> dict[str, str]:
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """Write a record, whole or not at all; numbers that JSON has no name for are refused."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.tmp")
-    part.write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    with whole_file(path) as part:
+        part.write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _percent(value: float) -> str:

@@ -18,8 +18,9 @@ T = TypeVar("T")
 def parse(target: Callable[..., T], arguments: Sequence[str], *, prog: str, **options: Any) -> T:
     """Call a function, or make a dataclass, with what the arguments say; `options` go to tyro.
 
-    --help and wrong arguments leave by SystemExit, with status 0 and 2.
+    Yes and no may be written true and false. --help and wrong arguments leave by SystemExit, with status 0 and 2.
     """
+    arguments = [respell(argument) for argument in arguments]
     try:
         result: T = tyro.cli(target, prog=prog, args=arguments, **options)
         return result
@@ -28,6 +29,11 @@ def parse(target: Callable[..., T], arguments: Sequence[str], *, prog: str, **op
             for flag, near in mistyped(arguments, known_flags(target, **options)):
                 print(f"{flag} is no flag of `{prog}`; did you mean {near}?", file=sys.stderr)
         raise
+
+
+def respell(argument: str) -> str:
+    """Return true and false, alone or behind `--flag=`, as tyro wants them: True and False."""
+    return re.sub(r"^(--[^=]+=)?(true|false)$", lambda found: (found[1] or "") + found[2].capitalize(), argument)
 
 
 def known_flags(target: Callable[..., Any], **options: Any) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from semask.commands.flags import parse as parse_flags
 from semask.recipes import DataRecipe, LossRecipe, ModelRecipe, OptimRecipe, Recipe, TestRecipe, TrainRecipe, get
 from semask.training.options import RunOptions
 
@@ -53,20 +54,20 @@ def parse(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
         )
     recipe = Recipe(name="RECIPE") if asks_help else get(arguments[0])
     fields = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(Settings) if field.name != "run"}
-    settings = tyro.cli(
+    settings = parse_flags(
         Settings,
+        ["--help"] if asks_help else _complete(arguments[1:]),
         prog=f"semask train {recipe.name}",
         description=f"Train by the recipe {recipe.name}: every field of the recipe is a flag.",
         default=Settings(run=RunOptions(), **fields),
-        args=["--help"] if asks_help else _complete(arguments[1:]),
     )
     return dataclasses.replace(recipe, **{name: getattr(settings, name) for name in fields}), settings.run
 
 
 def _complete(flags: Sequence[str]) -> list[str]:
-    """Give a bare --resume its value, and spell true and false as tyro wants them."""
+    """Give a bare --resume its value."""
     completed: list[str] = []
     for flag, following in pairwise([*flags, "--"]):
         bare = flag == "--resume" and following.startswith("--")
-        completed += ["--resume", "latest"] if bare else [{"true": "True", "false": "False"}.get(flag, flag)]
+        completed += [flag, "latest"] if bare else [flag]
     return completed

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import random
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from semask.checkpoints import store
 from semask.data.classes import Classes
 from semask.recipes import Recipe
 from semask.training.module import SegmentationModule
+from semask.whole_file import whole_file
 
 LAST_CHECKPOINT = "last.ckpt"
 
@@ -140,10 +141,9 @@ class Checkpoints(Callback):
         weights = self.average.weights() if self.average else trainer.strategy.lightning_module_state_dict()
         if trainer.is_global_zero:
             self._write(weights, better=better)
-        part = self.out / f"{LAST_CHECKPOINT}.tmp"
-        trainer.save_checkpoint(part)
-        if trainer.is_global_zero:
-            os.replace(part, self.out / LAST_CHECKPOINT)
+        path = self.out / LAST_CHECKPOINT
+        with whole_file(path) if trainer.is_global_zero else nullcontext(path) as part:
+            trainer.save_checkpoint(part)
         trainer.strategy.barrier("checkpoint written")
 
     def state_dict(self) -> dict[str, Any]:
@@ -151,8 +151,9 @@ class Checkpoints(Callback):
         return {"best": self.best, "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember the best of the run so far."""
-        self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+        """Remember the best of the run so far, unless its weights are lost: the next evaluation is the best then."""
+        if (self.out / "best").is_dir():
+            self.best, self.best_step = state_dict["best"], state_dict["best_step"]
 
     def _write(self, weights: dict[str, Any], *, better: bool) -> None:
         model = build_model(self.recipe)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from jaxtyping import Float, Integer
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from semask.evaluation import count_pixels
 from semask.inference import build_predictor
 from semask.metrics import Confusion
 from semask.model import SegmentationModel
@@ -57,9 +57,7 @@ class SegmentationModule(LightningModule):
     def validation_step(self, batch: list[Sample], batch_idx: int) -> None:
         """Count the pixels of some samples at the labels' own size; neighbours of one size are scored together."""
         predict = build_predictor(self.model, self.recipe.test, self.recipe.data)
-        for _, group in groupby(batch, key=lambda sample: sample.image.shape):
-            images, labels, _ = zip(*group, strict=True)
-            self._counting.update(predict(torch.stack(images)).argmax(dim=1), torch.stack(labels))
+        count_pixels(self._counting, predict, batch)
 
     def on_validation_epoch_end(self) -> None:
         """Sum over all processes and log mIoU, mAcc and aAcc, each in [0, 1]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from semask.build import with_classes
-from semask.checkpoints import store
+from semask.checkpoints.record import RECORD, read_record, write_record
 from semask.data.classes import Classes
 from semask.data.dataset import classes_of
 from semask.encoders.pretrained import load_encoder
@@ -20,15 +20,17 @@ from semask.training.callbacks import LAST_CHECKPOINT
 from semask.training.history import FOLDER
 from semask.training.options import RunOptions
 
+logger = logging.getLogger(__name__)
+
 MOVABLE = {"data.root", "model.encoder.weights"}
 """Fields that a resumed run may change: where files lie."""
 
 
 def fit_classes(recipe: Recipe) -> tuple[Recipe, Classes]:
-    """Return the recipe and its classes; folder recipes take their class count from the class table."""
+    """Return the recipe and its classes; some recipes take their class count from the class table."""
     classes = classes_of(recipe.data)
     found, wanted = len(classes.names), recipe.model.num_classes
-    if recipe.name.startswith("folder/"):
+    if recipe.data.classes_from_data:
         return with_classes(recipe, found), classes
     if found != wanted:
         raise ValueError(
@@ -36,6 +38,17 @@ def fit_classes(recipe: Recipe) -> tuple[Recipe, Classes]:
             "another table with --data.classes"
         )
     return recipe, classes
+
+
+def warn_of_warm_up(recipe: Recipe) -> None:
+    """Warn when the run ends before its warm-up does."""
+    warmup, steps = recipe.optim.warmup_steps, recipe.train.steps
+    if warmup >= steps:
+        logger.warning(
+            "the warm-up takes %d steps and the run has only %d, so the learning rate never rises to --optim.lr; "
+            "shorten it, for example with --optim.warmup-steps %d",
+            *(warmup, steps, steps // 20),
+        )
 
 
 def load_pretrained(model: SegmentationModel, recipe: Recipe, *, console: Console, from_scratch: bool) -> None:
@@ -55,7 +68,7 @@ def find_checkpoint(out: Path, recipe: Recipe, options: RunOptions, *, first: bo
     Only the `first` rank looks for an earlier run: the others might find its own traces.
     """
     if options.resume is None:
-        if first and (out / store.RECORD).exists() and not options.overwrite:
+        if first and holds_run(out) and not options.overwrite:
             raise ValueError(
                 f"{str(out)!r} holds a run already; go on with --resume, replace it with --overwrite, or choose "
                 "another folder with --out"
@@ -66,24 +79,41 @@ def find_checkpoint(out: Path, recipe: Recipe, options: RunOptions, *, first: bo
         path = path / LAST_CHECKPOINT
     if not path.is_file():
         raise ValueError(f"there is no checkpoint {str(path)!r} to resume from; give --resume the last.ckpt of a run")
-    _check_same_recipe(path.parent / store.RECORD, recipe)
+    if first and holds_run(out) and path.resolve().parent != out.resolve():
+        raise ValueError(
+            f"{str(out)!r} holds another run than the one of {str(path)!r}, which going on would overwrite; go on in "
+            f"its own folder with --out {path.parent}, or give a new folder"
+        )
+    _check_same_recipe(path.parent / RECORD, recipe)
     return path
 
 
-def open_folder(out: Path, recipe: Recipe, classes: Classes, *, keep: bool) -> None:
-    """Make the run's folder with its recipe.json; without `keep` remove what an earlier run left there."""
-    if not keep:
+def holds_run(out: Path) -> bool:
+    """Say whether the folder holds what a run has left."""
+    return (out / RECORD).exists() or (out / LAST_CHECKPOINT).exists()
+
+
+def open_folder(out: Path, recipe: Recipe, classes: Classes, *, resume: Path | None) -> None:
+    """Make the run's folder with its recipe.json.
+
+    A new run removes what an earlier one left there; one that resumes from elsewhere takes the weights over, since
+    best/ may stay the best.
+    """
+    if resume is None and holds_run(out):
         (out / LAST_CHECKPOINT).unlink(missing_ok=True)
         for name in (FOLDER, "best", "last"):
             shutil.rmtree(out / name, ignore_errors=True)
-    out.mkdir(parents=True, exist_ok=True)
-    store.write_record(out / store.RECORD, recipe, classes)
+    write_record(out, recipe, classes)
+    if resume is not None:
+        for name in ("best", "last"):
+            if (resume.parent / name).is_dir() and not (out / name).exists():
+                shutil.copytree(resume.parent / name, out / name)
 
 
 def _check_same_recipe(record: Path, recipe: Recipe) -> None:
     if not record.is_file():
         return
-    before = _flatten(to_dict(from_dict(json.loads(record.read_text(encoding="utf-8"))["recipe"])))
+    before = _flatten(to_dict(from_dict(read_record(record)["recipe"])))
     now = _flatten(to_dict(recipe))
     differing = [key for key in now if before[key] != now[key] and key not in MOVABLE]
     if differing:

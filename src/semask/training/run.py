@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from rich.console import Console
 
 from semask.build import build_loss, build_model
+from semask.complexity import parameters
 from semask.data.check import check_pairs
 from semask.metrics import Confusion
 from semask.recipes import Recipe, TrainRecipe
@@ -23,7 +24,7 @@ from semask.training.datamodule import SegmentationData, micro_batch
 from semask.training.history import FOLDER, open_loggers
 from semask.training.module import SegmentationModule
 from semask.training.options import RunOptions
-from semask.training.prepare import find_checkpoint, fit_classes, load_pretrained, open_folder
+from semask.training.prepare import find_checkpoint, fit_classes, load_pretrained, open_folder, warn_of_warm_up
 from semask.training.progress import ProgressReport
 
 
@@ -58,12 +59,14 @@ def train(recipe: Recipe, options: RunOptions | None = None) -> TrainResult:
         resume = find_checkpoint(out, recipe, options, first=first)
         if first and recipe.data.kind == "files" and not options.skip_check:
             check_pairs(recipe.data)
+        if first:
+            warn_of_warm_up(recipe)
         seed_everything(recipe.train.seed, workers=True, verbose=False)
         model = build_model(recipe).train()
         if resume is None:
             load_pretrained(model, recipe, console=console, from_scratch=options.from_scratch)
         if first:
-            open_folder(out, recipe, classes, keep=resume is not None)
+            open_folder(out, recipe, classes, resume=resume)
         trainer.loggers = open_loggers(out, options.logger)
         module = SegmentationModule(model, build_loss(recipe.loss), recipe)
         data = SegmentationData(recipe, workers=options.workers)
@@ -151,11 +154,10 @@ def _places(options: RunOptions) -> tuple[int | str, int]:
 
 
 def _summary(recipe: Recipe, module: SegmentationModule, trainer: Trainer, size: int) -> str:
-    parameters = sum(parameter.numel() for parameter in module.parameters())
     spec = recipe.train
     device = f"{trainer.world_size} × {type(trainer.accelerator).__name__.removesuffix('Accelerator')}"
     return (
-        f"{recipe.name}: {parameters / 1e6:.2f} M parameters, {recipe.model.num_classes} classes\n"
+        f"{recipe.name}: {parameters(module) / 1e6:.2f} M parameters, {recipe.model.num_classes} classes\n"
         f"{spec.steps} steps of {spec.batch_size} pictures ({trainer.world_size} × {spec.accumulate} × {size}) at "
         f"{recipe.data.crop[0]}×{recipe.data.crop[1]}, evaluated every {spec.eval_every}\n"
         f"on {device}, precision {trainer.precision}"
