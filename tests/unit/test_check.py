@@ -70,6 +70,16 @@ def test_the_progress_bar_changes_nothing(data: DataRecipe) -> None:
 # --- the list ----------------------------------------------------------------------------------------------------
 
 
+def test_pictures_of_unsupported_depth(data: DataRecipe) -> None:
+    root = Path(data.root or "")
+    (root / "images/train/p1.png").unlink()
+    Image.fromarray(np.zeros((12, 16), np.float32)).save(root / "images/train/p1.tif")
+    told = refused(data)
+    assert "images/train/p1.tif: 32-bit float pixels are not supported" in told
+    assert "save the picture with 8 or 16 bits per channel" in told
+    assert "1 problems in 4 pairs" in told
+
+
 def test_label_values_outside_the_map(data: DataRecipe) -> None:
     ids = np.zeros((12, 16), np.uint8)
     ids[0, :5], ids[1, :2] = 7, 90

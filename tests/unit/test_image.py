@@ -100,10 +100,16 @@ def test_sixteen_bit_is_divided_by_257(tmp_path: Path) -> None:
         assert shown(tmp_path / name)[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255]
 
 
-def test_float_pixels_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.zeros((2, 2), np.float32)).save(tmp_path / "f.tif")
-    with pytest.raises(ValueError, match=r"f\.tif.*32-bit pixels"):
-        read_image(tmp_path / "f.tif")
+@pytest.mark.parametrize(("dtype", "kind"), [(np.float32, "float"), (np.int32, "integer")])
+def test_pixels_of_32_bits_are_refused_before_and_while_reading(dtype: type, kind: str, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((2, 2), dtype)).save(tmp_path / "f.tif")
+    for read in (read_image, probe_image):
+        with pytest.raises(ValueError, match="32-bit") as caught:
+            read(tmp_path / "f.tif")
+        assert str(caught.value) == (
+            f"{tmp_path / 'f.tif'}: 32-bit {kind} pixels are not supported, as their range is unknown; "
+            "scale them and save the picture with 8 or 16 bits per channel"
+        )
 
 
 # --- bad files ---------------------------------------------------------------------------------------------------

@@ -29,6 +29,10 @@ DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexEr
 """What Pillow's decoders raise on broken bytes."""
 
 
+class Refused(ValueError):
+    """A file is whole, but not of a kind that is read; the message has no file name yet."""
+
+
 def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "3 H W"]:
     """Read a picture as RGB, upright.
 
@@ -36,9 +40,11 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> UInt8[Tenso
     white below them, CMYK and palettes are converted. Of animations the first frame is read.
 
     Raises:
-        ValueError: the file is missing, no image of an allowed format, broken, or larger than `max_pixels`.
+        ValueError: the file is missing, no image of an allowed format, broken, larger than `max_pixels`, or of 32-bit
+            pixels.
     """
     with _opened(Path(path), max_pixels) as image:
+        _refuse_depth(image)
         image.load()
         pixels = np.array(_rgb(ImageOps.exif_transpose(image)))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
@@ -53,10 +59,8 @@ def read_label(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Integer[Ten
         ValueError: as for `read_image`, or the file cannot hold ids (colours, JPEG).
     """
     with _opened(Path(path), max_pixels) as image:
-        refusal = _refusal(image)
-        values = None if refusal else np.array(ImageOps.exif_transpose(image))
-    if values is None:
-        raise ValueError(f"{path}: {refusal}")
+        _refuse_colours(image)
+        values = np.array(ImageOps.exif_transpose(image))
     return torch.from_numpy(values.astype(np.uint8 if values.dtype in (bool, np.uint8) else np.int32))
 
 
@@ -69,6 +73,7 @@ def probe_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int,
         ValueError: as for `read_image`.
     """
     with _opened(Path(path), max_pixels) as image:
+        _refuse_depth(image)
         if image.format not in ("PNG", *LOSSY):
             image.load()  # first: it turns a TIFF upright itself
         width, height = image.size
@@ -106,6 +111,8 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
         ) from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{path}: no readable image; allowed formats are {', '.join(FORMATS)}") from error
+    except Refused as error:
+        raise ValueError(f"{path}: {error}") from None
     except DECODER_ERRORS as error:
         raise ValueError(f"{path}: unreadable or truncated image ({error}); restore or remove the file") from error
 
@@ -113,23 +120,31 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in SIXTEEN_BIT:
         image = Image.fromarray(np.round(np.array(image) / 257.0).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError("32-bit pixels, whose range is unknown; save it with 8 or 16 bits per channel")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
     return image.convert("RGB")
 
 
-def _refusal(image: Image.Image) -> str:
-    """Return why a file cannot hold ids and how to mend it; empty where it can."""
+def _refuse_depth(image: Image.Image) -> None:
+    """Refuse a picture whose pixels say nothing of black and white; the header tells, nothing is decoded."""
+    if image.mode in ("I", "F"):
+        kind = "integer" if image.mode == "I" else "float"
+        raise Refused(
+            f"32-bit {kind} pixels are not supported, as their range is unknown; "
+            "scale them and save the picture with 8 or 16 bits per channel"
+        )
+
+
+def _refuse_colours(image: Image.Image) -> None:
+    """Refuse a file that cannot hold ids."""
     if image.format in LOSSY:
-        return "a JPEG label; its compression changes ids near edges; save labels as 8-bit greyscale PNG"
+        raise Refused("a JPEG label; its compression changes ids near edges; save labels as 8-bit greyscale PNG")
     if image.mode in ID_MODES:
-        return ""
+        return
     channels = np.array(image.convert("RGB"))
     if (channels == channels[..., :1]).all():
         mend = "its channels are equal: save one of them as 8-bit greyscale PNG"
     else:
         mend = "replace every colour by its class number and save as 8-bit greyscale PNG"
-    return f"an {image.mode} label of colours where ids are expected; {mend}"
+    raise Refused(f"an {image.mode} label of colours where ids are expected; {mend}")
