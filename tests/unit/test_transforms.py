@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from semask.data.photometric import distort, hsv_to_rgb, rgb_to_hsv, scale_saturation, shift_hue
 from semask.data.transforms import TrainTransform
 from semask.geometry import fit_size
+from semask.inference import build_predictor
+from semask.recipes import recipe as fields
 from semask.recipes.recipe import IMAGENET_MEAN, DataRecipe
 
 PLAIN = DataRecipe(crop=(64, 64), category_cap=1.0, flip=0.0, photometric=False)
@@ -137,7 +139,7 @@ def test_base_scale_gives_the_recorded_sizes(height: int, width: int, ratio: flo
 @pytest.mark.parametrize(
     ("height", "width", "ratio", "size"),
     [
-        (683, 512, 0.5, (342, 256)),
+        (683, 512, 0.5, (341, 256)),  # the box is truncated to (341, 256) before the fit
         (683, 512, 0.75, (512, 384)),
         (341, 256, 1.25, (426, 320)),
         (511, 767, 1.75, (894, 1342)),
@@ -151,6 +153,47 @@ def test_without_base_scale_the_own_size_is_scaled(
     _, out = TrainTransform(data)(image, label, np.random.default_rng(0))
     inside = out == 0
     assert (int(inside.any(1).sum()), int(inside.any(0).sum())) == size
+
+
+@given(
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.sampled_from([0.5, 0.75, 1.0]),
+    st.floats(0.5, 2.0),
+    st.sampled_from([None, (120, 40), (50, 50)]),
+)
+@settings(max_examples=60, deadline=None)
+def test_training_and_test_see_a_picture_at_one_size(
+    height: int, width: int, base_ratio: float, scale: float, base_scale: tuple[int, int] | None
+) -> None:
+    data = replace(PLAIN, base_scale=base_scale, base_ratio=base_ratio, scale_choices=(scale,), crop=(400, 400))
+    blank, label = torch.zeros(3, height, width, dtype=torch.uint8), torch.zeros(height, width, dtype=torch.uint8)
+    _, out = TrainTransform(data)(blank, label, np.random.default_rng(0))
+    trained = int((out == 0).any(1).sum()), int((out == 0).any(0).sum())
+
+    class Watched:
+        """Keeps the size that the predictor hands to its model."""
+
+        size = (0, 0)
+
+        def scores(self, images: torch.Tensor) -> torch.Tensor:
+            self.size = (images.shape[-2], images.shape[-1])
+            return images
+
+        prior_scores = scores
+
+    model = Watched()
+    build_predictor(model, fields.TestRecipe(scales=(scale,)), data)(torch.zeros(1, 3, height, width))
+    assert model.size == trained
+
+
+def test_a_picture_may_shrink_to_one_pixel() -> None:
+    image = torch.full((3, 2, 2), 7, dtype=torch.uint8)
+    out, ids = TrainTransform(replace(PLAIN, scale_choices=(0.5,), crop=(1, 1)))(
+        image, torch.full((2, 2), 3, dtype=torch.uint8), np.random.default_rng(0)
+    )
+    torch.testing.assert_close(out, torch.full((3, 1, 1), 7 / 255))
+    assert ids.tolist() == [[3]]
 
 
 @pytest.mark.parametrize(

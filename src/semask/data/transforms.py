@@ -56,15 +56,16 @@ class TrainTransform:
 
     def _resize(self, image: Tensor, label: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
         height, width = label.shape
-        ratio = self._ratio(random)
+        # As semask.inference.rescaled: training and test sizes must not differ by a pixel.
         if self.data.base_scale is not None:
-            size = fit_size(height, width, self.data.base_scale, ratio)
+            size = fit_size(height, width, self.data.base_scale, self._ratio(random))
         else:
-            factor = self.data.base_ratio * ratio
-            size = max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+            size = fit_size(height, width, (height, width), self.data.base_ratio * self._ratio(random))
         if size == (height, width):
             return image, label
-        resized = tv.resize(image, list(size), interpolation=InterpolationMode.BILINEAR, antialias=False)
+        # torch's bilinear kernel for 8 bits fails where one pixel is left.
+        smooth = InterpolationMode.BILINEAR if size != (1, 1) else InterpolationMode.NEAREST
+        resized = tv.resize(image, list(size), interpolation=smooth, antialias=False)
         return resized, tv.resize(label[None], list(size), interpolation=InterpolationMode.NEAREST)[0]
 
     def _ratio(self, random: np.random.Generator) -> float:
