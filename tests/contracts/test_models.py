@@ -99,13 +99,22 @@ def test_every_parameter_gets_a_gradient(model: SegmentationModel) -> None:
 
 
 def test_bfloat16(model: SegmentationModel) -> None:
+    """Eight bits of mantissa cost all models here below 1 % of the scores' range; twice that is allowed."""
+    for layer in model.encoder.semantic:
+        for unit in layer.units:
+            nn.init.ones_(unit.gain)  # at 0, as at the start, its attention would not be looked at
     images = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
         exact = model.scores(images)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            rough = model.scores(images)
-    assert torch.isfinite(rough).all()
-    assert (rough.float() - exact).abs().max() < 0.1 * exact.abs().max() + 0.05
+            rough = model.scores(images).float()
+    assert not torch.equal(rough, exact), "computed in float32 after all"
+    allowed = 0.02 * (exact.max() - exact.min())
+    assert (rough - exact).abs().max() < allowed
+    first, second = exact.topk(2, dim=1).values.unbind(1)
+    same = rough.argmax(1) == exact.argmax(1)
+    assert same.float().mean() > 0.97
+    assert same[first - second > allowed].float().mean() > 0.999
 
 
 def test_export_equals_eager(model: SegmentationModel) -> None:
@@ -150,7 +159,7 @@ def test_unknown_names_suggest_near_ones() -> None:
         build_model(Recipe(name="test/x", model=ModelRecipe(encoder=EncoderRecipe(name="resnet18", embed_dim=8))))
 
 
-@pytest.mark.parametrize("num_classes", [0, -1, 70_000])
+@pytest.mark.parametrize("num_classes", [0, -1, 256])
 def test_class_counts_out_of_range(num_classes: int) -> None:
     with pytest.raises(ValueError, match="num_classes must lie in"):
         build_model(Recipe(name="test/x", model=ModelRecipe(num_classes=num_classes)))
