@@ -1,31 +1,37 @@
 """The micro recipe learns four scenes by heart: model, loss and labels fit together."""
 
 import torch
+from torch import nn
 
 from semask import recipes
 from semask.build import build_loss, build_model
 from semask.data.synthetic import draw_scene
 from semask.metrics import Confusion
 
+# Without poles: they are one or two pixels wide, and even logits fitted freely at stride 4 cannot follow them.
+SCENES = (107, 240, 316, 366)
+STEPS = 300
+
 
 def test_four_scenes_by_heart() -> None:
     recipe = recipes.get("scenes/semask-micro-fpn")
-    scenes = [draw_scene(seed, (64, 64)) for seed in range(4)]
+    scenes = [draw_scene(seed, recipe.data.scene_size) for seed in SCENES]
     images = torch.stack([torch.as_tensor(image).permute(2, 0, 1) for image, _ in scenes]).float() / 255
     labels = torch.stack([torch.as_tensor(label) for _, label in scenes])
     model, loss = build_model(recipe).train(), build_loss(recipe.loss)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=4e-3, total_steps=STEPS)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout | nn.Dropout2d):
+            module.p = 0.0  # it hinders learning by heart, which is its purpose
+    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.optim.lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=recipe.optim.lr, total_steps=STEPS)
     for _ in range(STEPS):
         optimiser.zero_grad()
         loss(model(images), labels).total.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.train.clip_norm)
         optimiser.step()
         schedule.step()
     confusion = Confusion(recipe.model.num_classes)
     with torch.inference_mode():
         confusion.update(model.eval().labels(images), labels)
     assert confusion.scores().miou > 0.95
-    assert all(abs(unit.gain.item()) > 0 for layer in model.encoder.semantic for unit in layer.units)
-
-
-STEPS = 250
+    assert all(unit.gain.item() != 0 for layer in model.encoder.semantic for unit in layer.units)

@@ -34,8 +34,8 @@ def semask_micro_fpn() -> Recipe:
         name="scenes/semask-micro-fpn",
         model=ModelRecipe(encoder=MICRO, decoder=DecoderRecipe(channels=64), num_classes=NUM_CLASSES),
         data=DataRecipe(kind="scenes", crop=(128, 128), category_cap=1.0),
-        optim=OptimRecipe(lr=2e-3, weight_decay=0.01, warmup_steps=50, warmup_ratio=1e-2),
-        train=TrainRecipe(steps=600, batch_size=16, eval_every=200),
+        optim=OptimRecipe(lr=3e-3, weight_decay=0.01, warmup_steps=50, warmup_ratio=1e-2),
+        train=TrainRecipe(steps=400, batch_size=16, clip_norm=1.0, eval_every=200),
         test=TestRecipe(batch_size=8),
     )
 
