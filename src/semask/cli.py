@@ -22,22 +22,22 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sub-command and return the exit status.
 
-    0 is well, 1 a training whose loss left the numbers, 2 wrong input, 130 an interruption, 141 a reader of the output that left early.
+    0 is well; 1 a loss that left the numbers, a file that could not be read or written, or too little memory; 2 wrong
+    input; 130 an interruption; 141 a reader of the output that left early. With SEMASK_DEBUG=1 in the environment,
+    tracebacks are shown.
     """
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         run(name, rest)
         sys.stdout.flush()
-    except ValueError as error:
-        return _fail(str(error))
-    except FloatingPointError as error:
-        return _fail(str(error), status=1)
-    except KeyboardInterrupt:
-        return _fail("interrupted", status=130)
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough; without this, Python complains once more when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except KeyboardInterrupt:
+        return _fail("interrupted", status=130)
+    except Exception as error:
+        return _explain(error)
     return 0
 
 
@@ -73,10 +73,31 @@ def usage() -> str:
     )
 
 
-def _fail(message: str, *, status: int = 2) -> int:
+def _explain(error: Exception) -> int:
+    """Tell what went wrong in a line and return the exit status; a defect of our own is raised again."""
+    if isinstance(error, ValueError):
+        return _fail(str(error), status=2)
+    if isinstance(error, FloatingPointError):
+        return _fail(str(error), status=1)
+    if isinstance(error, OSError):
+        return _fail(f"{error}; is there space left, and may you read and write there?", status=1)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, by its name: torch may not be imported here
+        hint = (
+            "train with a smaller --train.batch-size or more --train.accumulate; evaluate and predict with "
+            "--test.mode sliding and --test.batch-size 1"
+        )
+        return _fail(f"the device's memory is too small: {hint}", status=1)
+    raise error
+
+
+def _fail(message: str, *, status: int) -> int:
+    import traceback
+
     from rich.console import Console
     from rich.text import Text
 
+    if os.environ.get("SEMASK_DEBUG") == "1":
+        traceback.print_exc()
     Console(stderr=True, soft_wrap=True).print(Text("semask: ", style="bold red") + Text(message))
     return status
 

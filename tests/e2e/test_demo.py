@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 import semask
-from semask import cli
+from semask import cli, recipes
+from semask.checkpoints.record import write_record
 
 
 def test_the_demo_leaves_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -20,8 +21,16 @@ def test_the_demo_leaves_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixt
     assert record["images"] == 200
     assert f"mIoU {100 * record['scores']['miou']:.2f}" in told
     assert all(f" {row['name']} " in told for row in record["scores"]["classes"])
-    for name in ("best", "curves.png", "figure.png", "metrics.json"):
+    for name in ("best", "curves.png", "figure.png", "metrics.json", "metrics.png"):
         assert str(tmp_path / name) in told
     assert semask.load(str(tmp_path / "best")).num_classes == 12
-    for name in ("curves.png", "figure.png"):
+    for name in ("curves.png", "figure.png", "metrics.png"):
         assert np.array(Image.open(tmp_path / name).convert("L")).std() > 5, "not blank"
+
+
+def test_the_demo_spares_other_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_record(tmp_path, recipes.get("scenes/micro-fpn"))
+    (tmp_path / "last.ckpt").write_text("precious")
+    assert cli.main(["demo", "--out", str(tmp_path), "--steps", "2"]) == 2
+    assert "holds a run of scenes/micro-fpn" in capsys.readouterr().err
+    assert (tmp_path / "last.ckpt").read_text() == "precious"

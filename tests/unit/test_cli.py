@@ -5,6 +5,7 @@ import sys
 from importlib.metadata import version
 
 import pytest
+import torch
 
 from semask import cli
 from semask.commands import flags
@@ -92,9 +93,31 @@ def test_wrong_input_is_a_message_and_interruption_a_status(
     assert capsys.readouterr().err == "semask: the crop [640] is no pair\n", "brackets are no markup"
     fail(KeyboardInterrupt())
     assert cli.main(["models"]) == 130
+    assert capsys.readouterr().err == "semask: interrupted\n"
+    fail(PermissionError(13, "Permission denied", "runs/a"))
+    assert cli.main(["models"]) == 1
+    told = capsys.readouterr().err
+    assert "Permission denied: 'runs/a'; is there space left" in told
+    assert told.count("\n") == 1
+    fail(torch.OutOfMemoryError("CUDA out of memory"))
+    assert cli.main(["models"]) == 1
+    assert "--test.mode sliding" in capsys.readouterr().err
+    fail(RuntimeError("a defect"))
+    with pytest.raises(RuntimeError):
+        cli.main(["models"])
     fail(TypeError("a defect"))
     with pytest.raises(TypeError):
         cli.main(["models"])
+
+
+def test_tracebacks_are_shown_on_request(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["modls"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    monkeypatch.setenv("SEMASK_DEBUG", "1")
+    assert cli.main(["modls"]) == 2
+    told = capsys.readouterr().err
+    assert "Traceback" in told
+    assert told.endswith("semask: no command called 'modls'; did you mean 'models'?\n")
 
 
 def test_output_cut_off_by_its_reader_is_no_traceback() -> None:

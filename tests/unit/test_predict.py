@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from PIL import Image
 from semask import cli, recipes
 from semask.build import build_model
 from semask.checkpoints import store
-from semask.commands.predict import find_files, output_names, predict
-from semask.inference import build_predictor, build_prior
+from semask.commands.predict import PredictOptions, find_files, output_names, parse, predict
+from semask.inference import build_predictor, build_prior, sliding
+from semask.inference import whole as whole_image
+from semask.model import SegmentationModel
 from semask.viz import numbered_classes, overlay
 
 
@@ -50,7 +53,7 @@ def expected(checkpoint: Path, picture: np.ndarray, *, prior: bool = False) -> n
 
 def test_a_picture_becomes_labels_overlay_and_prior(checkpoint: Path, picture: np.ndarray, tmp_path: Path) -> None:
     Image.fromarray(picture).save(tmp_path / "street.png")
-    summary = predict(checkpoint, tmp_path / "street.png", out=tmp_path / "out", prior=True, alpha=0.7)
+    summary = predict(checkpoint, tmp_path / "street.png", PredictOptions(out=tmp_path / "out", prior=True, alpha=0.7))
     assert summary == (1, ())
     files = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
     assert files == ["overlays/street.jpg", "predictions/street.png", "priors/street.png"]
@@ -88,7 +91,7 @@ def test_pictures_of_every_kind_come_out_right(checkpoint: Path, picture: np.nda
     deep = np.array(image.convert("L")).astype(np.uint16) * 257
     Image.fromarray(deep).save(source / "deep.png")
 
-    assert predict(checkpoint, source, out=tmp_path / "out", overlay=False) == (5, ())
+    assert predict(checkpoint, source, PredictOptions(out=tmp_path / "out", overlay=False)) == (5, ())
     found = {path.stem: labels(path) for path in (tmp_path / "out" / "predictions").iterdir()}
     plain, grey = expected(checkpoint, picture), expected(checkpoint, np.array(image.convert("L").convert("RGB")))
     assert not np.array_equal(plain, grey)
@@ -143,7 +146,7 @@ def test_a_prior_needs_semantic_layers(tmp_path: Path, picture: np.ndarray) -> N
     store.save(tmp_path / "checkpoint", build_model(recipe), recipe)
     Image.fromarray(picture).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match="no semantic layers"):
-        predict(tmp_path / "checkpoint", tmp_path / "a.png", out=tmp_path / "out", prior=True)
+        predict(tmp_path / "checkpoint", tmp_path / "a.png", PredictOptions(out=tmp_path / "out", prior=True))
 
 
 def test_result_names_never_meet() -> None:
@@ -156,3 +159,53 @@ def test_result_names_never_meet() -> None:
     assert names("a.jpg", "a.png", "b.png") == ["a.jpg", "a.png", "b"]
     assert names("a.jpg", "A.png") == ["a.jpg", "A.png"]
     assert names("a.jpg", "a.png", "a.jpg.gif") == ["a.jpg", "a.png", "a.jpg.gif"]
+
+
+def test_large_pictures_can_be_taken_window_by_window(
+    checkpoint: Path, picture: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    scores = SegmentationModel.scores
+
+    def watching(model: SegmentationModel, images: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(images.shape[-2:]))
+        return scores(model, images)
+
+    monkeypatch.setattr(SegmentationModel, "scores", watching)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    place = ["predict", str(checkpoint), str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert cli.main(place) == 0
+    whole = labels(tmp_path / "out/predictions/a.png")
+    assert seen == [(60, 90)]
+    seen.clear()
+    windows = [
+        "--test.mode",
+        "sliding",
+        "--test.window",
+        "32",
+        "48",
+        "--test.stride",
+        "28",
+        "42",
+        "--test.batch-size=1",
+    ]
+    assert cli.main([*place, *windows]) == 0
+    assert seen == [(32, 48)] * 4
+    found = labels(tmp_path / "out/predictions/a.png")
+    model = store.load(checkpoint).model
+    predictor = sliding(whole_image(model), window=(32, 48), stride=(28, 42))
+    with torch.inference_mode():
+        truth = predictor(torch.from_numpy(picture).permute(2, 0, 1)[None] / 255)[0].argmax(0).numpy()
+    assert np.array_equal(found, truth)
+    assert not np.array_equal(found, whole)
+
+
+def test_test_flags_begin_at_the_checkpoints_recipe(tmp_path: Path) -> None:
+    recipe = recipes.get("scenes/semask-micro-fpn")
+    recipe = replace(recipe, test=replace(recipe.test, mode="sliding", window=(64, 48), flip=True))
+    store.save(tmp_path, build_model(recipe), recipe)
+    settings = parse(["--no-overlay", "--out", "o", str(tmp_path), "a.png", "--test.stride", "9", "8"])
+    assert settings.test == replace(recipe.test, stride=(9, 8))
+    assert (settings.checkpoint, settings.pictures) == (tmp_path, Path("a.png"))
+    assert settings.run == PredictOptions(out=Path("o"), overlay=False)
+    assert parse([str(tmp_path), "a.png", "--out", "o", "--test.flip=false"]).test.flip is False

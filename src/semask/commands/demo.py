@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from semask.checkpoints.record import RECORD, read_record
 from semask.commands.flags import parse
-from semask.recipes import get
+from semask.recipes import from_dict, get
 
 if TYPE_CHECKING:
     from semask.checkpoints.store import Bundle
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str]) -> None:
 def demo(*, out: Path = Path("runs/demo"), steps: int | None = None) -> None:
     """Train a small SeMask-FPN on procedurally drawn scenes, evaluate it and segment held-out scenes.
 
-    Takes a few minutes on two processor cores. An earlier demo in the same folder is replaced.
+    Takes a few minutes on two processor cores. An earlier demo in the same folder is replaced, no other run.
 
     Args:
         out: Folder for the checkpoint, metrics.json, curves.png and figure.png.
@@ -34,6 +35,7 @@ def demo(*, out: Path = Path("runs/demo"), steps: int | None = None) -> None:
     """
     from rich.console import Console
 
+    spare_other_runs(out)
     from semask.checkpoints import store
     from semask.commands.evaluate import EvaluateOptions, evaluate
     from semask.commands.train import train
@@ -45,7 +47,8 @@ def demo(*, out: Path = Path("runs/demo"), steps: int | None = None) -> None:
     recipe = get(RECIPE)
     if steps is not None:
         length = dataclasses.replace(recipe.train, steps=steps, eval_every=min(steps, recipe.train.eval_every))
-        recipe = dataclasses.replace(recipe, train=length)
+        optim = dataclasses.replace(recipe.optim, warmup_steps=min(recipe.optim.warmup_steps, steps // 2))
+        recipe = dataclasses.replace(recipe, train=length, optim=optim)
     result = train(recipe, RunOptions(out=out, overwrite=True))
     bundle = store.load(result.best)
     figure_grid(out / "figure.png", segment_scenes(bundle), classes_of(recipe.data))
@@ -55,6 +58,16 @@ def demo(*, out: Path = Path("runs/demo"), steps: int | None = None) -> None:
     console.print(f"checkpoint  {result.best}")
     console.print(f"curves      {out / 'curves.png'}")
     console.print(f"pictures    {out / 'figure.png'}: image | truth | prediction | semantic prior")
+
+
+def spare_other_runs(out: Path) -> None:
+    """Raise a ValueError if the folder holds a run of another recipe than the demo's."""
+    record = out / RECORD
+    if not record.exists():
+        return
+    name = from_dict(read_record(record)["recipe"]).name
+    if name != RECIPE:
+        raise ValueError(f"{str(out)!r} holds a run of {name}, which the demo would replace; give another --out")
 
 
 def segment_scenes(bundle: Bundle) -> list[Row]:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagConversionOff, Positional, arg
 
-from semask.commands.flags import parse
+from semask.checkpoints.record import read_recipe
+from semask.commands.flags import parse as parse_flags
+from semask.recipes import TestRecipe
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from semask.data.classes import Classes
-    from semask.device import Device
     from semask.inference import Predictor
 
+PROG = "semask predict"
 PREDICTIONS, OVERLAYS, PRIORS = "predictions", "overlays", "priors"
 """Folders of results. Not "labels": next to images/ that would overwrite a data set's truth."""
 
@@ -41,44 +44,65 @@ class Summary(NamedTuple):
     skipped: tuple[Path, ...]
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Parse the flags and predict."""
-    parse(predict, arguments, prog="semask predict")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """Where results go, which ones, and where the model runs."""
+
+    out: Path
+    """Folder for the results."""
+    overlay: bool = True
+    """Write pictures with the classes' colours laid over them."""
+    alpha: float = 0.5
+    """Share of colour in overlays, from 0 to 1."""
+    prior: bool = False
+    """Write the semantic prior's label map too; the checkpoint must have semantic layers."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU if there is one."""
 
 
-def predict(
-    checkpoint: Annotated[Path, Positional, arg(metavar="CHECKPOINT")],
-    pictures: Annotated[Path, Positional, arg(metavar="PICTURES")],
-    *,
-    out: Path,
-    overlay: bool = True,
-    alpha: float = 0.5,
-    prior: bool = False,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-) -> Summary:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
     """Segment a picture, or all pictures in a folder and its subfolders.
 
     Writes OUT/predictions/NAME.png (class ids with the classes' colours as palette), OUT/overlays/NAME.jpg and, with
-    --prior, OUT/priors/NAME.png. What is no picture is skipped with a warning and counted.
-
-    Args:
-        checkpoint: A folder that `semask train` or `semask convert` wrote.
-        pictures: A picture or a folder.
-        out: Folder for the results.
-        overlay: Write pictures with the classes' colours laid over them.
-        alpha: Share of colour in overlays, from 0 to 1.
-        prior: Write the semantic prior's label map too; the checkpoint must have semantic layers.
-        device: Where the model runs; auto takes a GPU if there is one.
+    --prior, OUT/priors/NAME.png. What is no picture is skipped with a warning and counted. The --test flags begin at
+    the checkpoint's recipe; --test.mode sliding takes pictures that are too large for memory window by window.
     """
+
+    checkpoint: Annotated[Path, Positional, arg(metavar="CHECKPOINT")]
+    """A folder that `semask train` or `semask convert` wrote."""
+    pictures: Annotated[Path, Positional, arg(metavar="PICTURES")]
+    """A picture or a folder."""
+    run: Annotated[PredictOptions, arg(name="")]
+    test: Annotated[TestRecipe, FlagConversionOff] = dataclasses.field(default_factory=TestRecipe)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse the flags, whose --test flags begin at the checkpoint's own recipe, and predict."""
+    settings = parse(arguments)
+    predict(settings.checkpoint, settings.pictures, settings.run, test=settings.test)
+
+
+def parse(arguments: Sequence[str]) -> Settings:
+    """Return the flags over the checkpoint's recipe; --help and bad flags leave by SystemExit."""
+    given = parse_flags(Settings, arguments, prog=PROG)
+    # Only now is it known which checkpoint's recipe the flags begin at.
+    begin = dataclasses.replace(given, test=read_recipe(given.checkpoint).test)
+    return parse_flags(Settings, arguments, prog=PROG, default=begin)
+
+
+def predict(checkpoint: Path, pictures: Path, options: PredictOptions, *, test: TestRecipe | None = None) -> Summary:
+    """Segment the pictures as `Settings` tells; `test` None is the checkpoint's own."""
     from rich.console import Console
     from rich.progress import track
 
     from semask.data.image import read_image
 
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"--alpha is the share of colour and lies in [0, 1], got {alpha}")
+    out = options.out
+    if not 0 <= options.alpha <= 1:
+        raise ValueError(f"--alpha is the share of colour and lies in [0, 1], got {options.alpha}")
     files = find_files(pictures, leave_out=out)
-    painter = load_painter(checkpoint, overlay=overlay, alpha=alpha, prior=prior, device=device)
+    painter = load_painter(checkpoint, options, test)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     names = output_names(files, pictures if pictures.is_dir() else pictures.parent)
     skipped = []
@@ -99,24 +123,24 @@ def predict(
     return summary
 
 
-def load_painter(checkpoint: Path, *, overlay: bool, alpha: float, prior: bool, device: Device) -> Painter:
-    """Load a checkpoint with the predictor of its recipe."""
+def load_painter(checkpoint: Path, options: PredictOptions, test: TestRecipe | None) -> Painter:
+    """Load a checkpoint with the predictor that `test` asks for; None is its recipe's."""
     from semask.checkpoints import store
     from semask.device import pick_device
     from semask.inference import build_predictor, build_prior
     from semask.viz import numbered_classes
 
-    place = pick_device(device)
+    place = pick_device(options.device)
     model, recipe, classes = store.load(checkpoint, device=place)
-    if prior and not recipe.model.encoder.semantic_layers:
+    if options.prior and not recipe.model.encoder.semantic_layers:
         raise ValueError(f"{recipe.name} has no semantic layers and so no semantic prior; leave out --prior")
     return Painter(
-        predictor=build_predictor(model, recipe.test, recipe.data),
-        prior=build_prior(model, recipe.data) if prior else None,
+        predictor=build_predictor(model, test or recipe.test, recipe.data),
+        prior=build_prior(model, recipe.data) if options.prior else None,
         classes=classes or numbered_classes(recipe.model.num_classes),
         device=place,
-        alpha=alpha,
-        overlay=overlay,
+        alpha=options.alpha,
+        overlay=options.overlay,
     )
 
 

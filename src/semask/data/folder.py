@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,12 +112,18 @@ def _stems(images: dict[str, Path], root: Path, data: DataRecipe, *, split: str,
             f"no {listing}, although the other split has its file; write the split's stems there, one a line"
         )
     validation = _held_out(images)
-    logger.warning(
-        "no folder or file tells the splits: %d of %d pictures, chosen by their names, are for validation; "
-        "write %s to choose them yourself",
-        len(validation), len(images), " and ".join(path.name for path in others),
-    )  # fmt: skip
+    _tell_held_out(root, len(validation), len(images), " and ".join(path.name for path in others))
     return sorted(validation if split == data.val_split else images.keys() - validation)
+
+
+@cache
+def _tell_held_out(root: Path, validation: int, pictures: int, files: str) -> None:
+    """Warn once per root: a training asks for its pairs several times."""
+    logger.warning(
+        "no folder or file tells the splits of %s: %d of %d pictures, chosen by their names, are for validation; "
+        "write %s to choose them yourself",
+        *(root, validation, pictures, files),
+    )
 
 
 def _held_out(stems: Iterable[str]) -> set[str]:
