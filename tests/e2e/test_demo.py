@@ -34,3 +34,6 @@ def test_the_demo_spares_other_runs(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert cli.main(["demo", "--out", str(tmp_path), "--steps", "2"]) == 2
     assert "holds a run of scenes/micro-fpn" in capsys.readouterr().err
     assert (tmp_path / "last.ckpt").read_text() == "precious"
+    (tmp_path / "recipe.json").unlink()
+    assert cli.main(["demo", "--out", str(tmp_path), "--steps", "2"]) == 2
+    assert "an unknown recipe" in capsys.readouterr().err

@@ -61,11 +61,13 @@ def demo(*, out: Path = Path("runs/demo"), steps: int | None = None) -> None:
 
 
 def spare_other_runs(out: Path) -> None:
-    """Raise a ValueError if the folder holds a run of another recipe than the demo's."""
-    record = out / RECORD
-    if not record.exists():
+    """Raise a ValueError if the folder holds a run that is not known to be of the demo's recipe."""
+    from semask.training.prepare import holds_run
+
+    if not holds_run(out):
         return
-    name = from_dict(read_record(record)["recipe"]).name
+    record = out / RECORD
+    name = from_dict(read_record(record)["recipe"]).name if record.exists() else "an unknown recipe"
     if name != RECIPE:
         raise ValueError(f"{str(out)!r} holds a run of {name}, which the demo would replace; give another --out")
 
