@@ -13,7 +13,7 @@ from semask.build import with_classes
 from semask.checkpoints.record import RECORD, read_record, write_record
 from semask.data.classes import Classes
 from semask.data.dataset import classes_of
-from semask.encoders.pretrained import load_encoder
+from semask.encoders.pretrained import check_normalisation, load_encoder
 from semask.model import SegmentationModel
 from semask.recipes import Recipe, from_dict, to_dict
 from semask.training.callbacks import LAST_CHECKPOINT
@@ -59,6 +59,7 @@ def load_pretrained(model: SegmentationModel, recipe: Recipe, *, console: Consol
     spec = recipe.model.encoder
     if spec.weights is None or from_scratch:
         return
+    check_normalisation(spec.name, recipe.model.mean, recipe.model.std)
     console.print(str(load_encoder(model.encoder.chain, spec.name, spec.weights)), highlight=False)  # type: ignore[arg-type]
 
 
