@@ -10,7 +10,7 @@ def fit_size(height: int, width: int, box: tuple[int, int], ratio: float = 1.0) 
 
     Source: SeMask recipes (mmsegmentation's Resize, mmcv 1.3.0 rescaling): side·f + 0.5, truncated.
     """
-    long_side, short_side = int(max(box) * ratio), int(min(box) * ratio)
+    long_side, short_side = (max(1, int(side * ratio)) for side in (max(box), min(box)))
     factor = min(long_side / max(height, width), short_side / min(height, width))
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 

@@ -63,7 +63,7 @@ class Confusion:
         self.num_classes = num_classes
         self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
 
-    def update(self, prediction: Integer[Tensor, "..."], truth: Integer[Tensor, "..."]) -> None:
+    def update(self, prediction: Integer[Tensor, " ..."], truth: Integer[Tensor, " ..."]) -> None:
         """Count the pixels of label maps of any integer type; those whose truth is `IGNORE` take no part.
 
         Raises ValueError for a shape mismatch and for a class id outside [0, num_classes).

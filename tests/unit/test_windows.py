@@ -44,6 +44,7 @@ def test_fit_size_against_recorded_numbers() -> None:
     assert fit_size(256, 2048, (2048, 512)) == (256, 2048)
     assert fit_size(300, 400, (2048, 512), 1.75) == (896, 1195)
     assert fit_size(1, 5000, (2048, 512)) == (1, 2048)
+    assert fit_size(1, 100, (100, 1), 0.5) == (1, 50)
 
 
 def test_padding_to_multiple() -> None:
