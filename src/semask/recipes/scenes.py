@@ -35,7 +35,7 @@ def semask_micro_fpn() -> Recipe:
         model=ModelRecipe(encoder=MICRO, decoder=DecoderRecipe(channels=64), num_classes=NUM_CLASSES),
         data=DataRecipe(kind="scenes", crop=(128, 128), category_cap=1.0),
         optim=OptimRecipe(lr=3e-3, weight_decay=0.01, warmup_steps=50, warmup_ratio=1e-2),
-        train=TrainRecipe(steps=750, batch_size=8, clip_norm=1.0, eval_every=375),
+        train=TrainRecipe(steps=650, batch_size=8, clip_norm=1.0, eval_every=325),
         test=TestRecipe(batch_size=8),
     )
 
