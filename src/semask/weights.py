@@ -33,7 +33,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             "Save its tensors alone, for instance with safetensors, where you trust the file."
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, KeyError) as error:
-        raise ValueError(f"{path.name} is no readable weights file (truncated or another format): {error}") from error
+        raise ValueError(
+            f"{path.name} is no readable weights file (truncated or another format; {type(error).__name__}: {error})"
+        ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{path.name} holds a {type(content).__name__}, not a dict of tensors")
     return content

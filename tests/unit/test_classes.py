@@ -68,6 +68,11 @@ def test_json_with_colours_names_and_ignore(tmp_path: Path) -> None:
     assert Classes.load(str(path)) == classes
 
 
+def test_labels_that_only_ignore_leave_the_other_values_as_they_are() -> None:
+    classes = Classes.from_dict({"classes": ["road", "sky"], "labels": {"11": "ignore"}})
+    assert classes.label_map == {0: 0, 1: 1, 11: 255, 255: 255}
+
+
 def test_without_labels_values_are_classes_and_255_is_ignored() -> None:
     classes = Classes.from_dict(table())
     assert classes.label_map == {0: 0, 1: 1, 255: IGNORE} == identity(2)

@@ -50,3 +50,13 @@ def test_a_file_of_another_model_is_refused(
     assert cli.main(["convert", str(published), "ade20k/swin-t-fpn", str(tmp_path / "out")]) == 2
     assert "unexpected: " in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_is_not_overwritten_unasked(
+    published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.json").write_text("{}")
+    arguments = ["convert", str(published), "ade20k/swin-t-fpn", str(tmp_path)]
+    assert cli.main(arguments) == 2
+    assert "holds a checkpoint or run already" in capsys.readouterr().err
+    assert (tmp_path / "recipe.json").read_text() == "{}"

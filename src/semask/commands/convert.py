@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from semask.checkpoints.record import RECORD
 from semask.commands.flags import parse
 from semask.recipes import get
 
@@ -23,6 +24,7 @@ def convert(
     out: Annotated[Path, Positional, arg(metavar="OUT")],
     *,
     num_classes: int | None = None,
+    overwrite: Annotated[bool, FlagCreatePairsOff] = False,
 ) -> None:
     """Read a published file and write a checkpoint that evaluate, predict and `semask.load` take.
 
@@ -31,18 +33,18 @@ def convert(
         recipe: The recipe of its row in the paper, such as ade20k/semask-swin-t-fpn.
         out: Folder of the new checkpoint.
         num_classes: Keep all but the tensors that depend on the class count; those start fresh for this many classes.
+        overwrite: Replace a checkpoint that is there already.
     """
     from rich.console import Console
 
     get(recipe)  # a mistyped name is told before a large file is read
+    if (out / RECORD).exists() and not overwrite:
+        raise ValueError(f"{str(out)!r} holds a checkpoint or run already; choose another folder, or say --overwrite")
     from semask.checkpoints import store
     from semask.checkpoints.convert import convert as read
-    from semask.data.classes import Classes
 
     result = read(published, recipe, num_classes)
-    table = result.recipe.data.classes
-    classes = result.classes or (Classes.load(table) if table and num_classes is None else None)
-    store.save(out, result.model, result.recipe, classes)
+    store.save(out, result.model, result.recipe, result.classes)
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"{result.loaded} tensors of {published.name} fill {recipe}.")
     if result.fresh:

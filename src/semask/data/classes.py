@@ -9,7 +9,7 @@ A table is packaged (`ade20k`, `cityscapes`, `coco-stuff10k`, `camvid`) or a JSO
 
 `classes` may also be a plain list of names; the colours are then made up, always the same ones. `labels` maps a value
 in the label files to a class, by its name or its number in the list, or to "ignore". Values it does not list are
-errors. Without `labels`, value i is class i and 255 is ignored.
+errors. Without `labels`, value i is class i and 255 is ignored; `labels` that only ignore values add to that.
 """
 
 from __future__ import annotations
@@ -187,7 +187,9 @@ def _label_map(labels: object, names: tuple[str, ...]) -> dict[int, int]:
         return identity(len(names))
     if not isinstance(labels, Mapping) or not labels:
         raise ValueError('labels: expected an object like {"0": "sky", "11": "ignore"}')
-    return {_value(value): _target(value, target, names) for value, target in labels.items()}
+    listed = {_value(value): _target(value, target, names) for value, target in labels.items()}
+    only_ignores = all(target == IGNORE for target in listed.values())
+    return identity(len(names)) | listed if only_ignores else listed
 
 
 def _value(value: object) -> int:

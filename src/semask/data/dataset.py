@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from semask.data.classes import UNKNOWN, Classes
-from semask.data.folder import Pair, find_pairs
+from semask.data.folder import Pair, find_pairs, find_root
 from semask.data.image import read_image, read_label
 from semask.data.synthetic import SCENE_CLASSES, draw_scene
 from semask.data.transforms import TrainTransform
@@ -37,7 +36,7 @@ def classes_of(data: DataRecipe) -> Classes:
         return SCENE_CLASSES
     if data.classes is not None:
         return Classes.load(data.classes)
-    table = Path(data.root or ".").expanduser() / "classes.json"
+    table = find_root(data) / "classes.json"
     if not table.is_file():
         raise ValueError(
             f'no class table; write {table}: {{"classes": ["background", "thing"]}}, or name one by --data.classes'

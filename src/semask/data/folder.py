@@ -41,7 +41,7 @@ def find_pairs(data: DataRecipe, split: str) -> list[Pair]:
         ValueError: the root or a folder is missing, the split is empty, an image has no label, two images share a
             stem, or a split file names what is not there.
     """
-    root = _root(data)
+    root = find_root(data)
     image_folder, placed = _folder(root, data.images, data, split)
     label_folder, _ = _folder(root, data.labels, data, split)
     images = _images(image_folder, data.image_suffix)
@@ -55,7 +55,8 @@ def find_pairs(data: DataRecipe, split: str) -> list[Pair]:
     return [Pair(stem, images[stem], labels[stem]) for stem in stems]
 
 
-def _root(data: DataRecipe) -> Path:
+def find_root(data: DataRecipe) -> Path:
+    """Return the folder of the dataset; a ValueError draws what is expected there when it is missing."""
     if data.root is None:
         raise ValueError(f"this recipe reads files: give their folder with --data.root{_expected(data)}")
     root = Path(data.root).expanduser()
