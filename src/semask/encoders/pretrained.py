@@ -43,8 +43,10 @@ def load_encoder(chain: nn.ModuleDict, name: str, weights: str) -> MatchReport:
     Semantic layers and output norms are not part of the chain and start fresh. A ValueError is raised, and nothing
     loaded, when fewer than 95 % of the tensors match by name and shape.
     """
-    source = _hub_tensors(name) if weights == FROM_HUB else _file_tensors(name, weights, chain)
+    source = _hub_tensors(name) if weights == FROM_HUB else _file_tensors(name, weights)
     found, wanted = _for_chain(source, chain), chain.state_dict()
+    if is_swin(name):
+        found = _fit_bias_tables(found, wanted)
     usable = {key: found[key] for key, tensor in wanted.items() if key in found and found[key].shape == tensor.shape}
     missing = tuple(key for key in wanted if key not in usable)
     label = name if weights == FROM_HUB else weights
@@ -85,10 +87,10 @@ def _hub_tensors(name: str) -> dict[str, Tensor]:
     return dict(model.state_dict())
 
 
-def _file_tensors(name: str, path: str, chain: nn.ModuleDict) -> dict[str, Tensor]:
+def _file_tensors(name: str, path: str) -> dict[str, Tensor]:
     tensors = tensors_of(read_checkpoint(path))
     if is_swin(name):
-        return _fit_bias_tables(_merge_at_start(tensors), chain)
+        return _merge_at_start(tensors)
     adapt = getattr(sys.modules[family_of(name)], "checkpoint_filter_fn", None)
     if adapt is None:
         return tensors
@@ -120,21 +122,17 @@ def _merge_at_start(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {re.sub(r"^layers\.(\d+)\.downsample\.", moved, key): value for key, value in tensors.items()}
 
 
-def _fit_bias_tables(tensors: dict[str, Tensor], chain: nn.ModuleDict) -> dict[str, Tensor]:
+def _fit_bias_tables(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     """Resize relative-position tables of another window, bicubic per head.
 
     Source: SeMask's authors' code, loading of ImageNet Swin weights.
     """
-    wanted = chain.state_dict()
-    fitted = dict(tensors)
-    for key, table in tensors.items():
-        if key.endswith("relative_position_bias_table") and (ours := wanted.get(_chain_key(key))) is not None:
-            fitted[key] = table if table.shape[0] == ours.shape[0] else resize_bias_table(table, ours.shape[0])
-    return fitted
-
-
-def _chain_key(key: str) -> str:
-    return re.sub(r"^layers\.(\d+)\.", r"layers_\1.", key)
+    return {
+        key: resize_bias_table(value, wanted[key].shape[0])
+        if key in wanted and key.endswith("relative_position_bias_table") and len(value) != len(wanted[key])
+        else value
+        for key, value in found.items()
+    }
 
 
 def resize_bias_table(table: Tensor, length: int) -> Tensor:
