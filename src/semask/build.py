@@ -8,19 +8,23 @@ from collections.abc import Callable
 from torch import nn
 
 from semask.callable_module import make_callable
+from semask.decoders.segmenter import MaskTransformer, SegmenterLinear
 from semask.decoders.semantic_fpn import SemanticFPN
 from semask.encoders.chain import Chain, is_swin, timm_chain
 from semask.encoders.hierarchical import HierarchicalEncoder
+from semask.encoders.plain import PlainEncoder, is_plain, timm_vit
 from semask.layers.semantic import SemanticLayer
+from semask.layers.single_scale import SingleScale
 from semask.losses.pixel import SegmentationLoss
 from semask.model import SegmentationModel
-from semask.recipes import EncoderRecipe, LossRecipe, Recipe, get
+from semask.recipes import DecoderRecipe, EncoderRecipe, LossRecipe, Recipe, get
 
-DECODERS: dict[str, Callable[..., nn.Module]] = {"semantic_fpn": SemanticFPN}
-"""Decoders by name: (in_channels, *, num_classes, channels, dropout) → module."""
+Encoder = HierarchicalEncoder | PlainEncoder
 
 _MAX_CLASSES = 255
 """Label 255 is ignored."""
+_SWIN_FIELDS = ("embed_dim", "depths", "num_heads", "window_size")
+_VIT_FIELDS = ("image_size", "norm_eps", "position_resize")
 
 
 def build(name: str, num_classes: int | None = None) -> SegmentationModel:
@@ -42,18 +46,31 @@ def build_model(recipe: Recipe) -> SegmentationModel:
     if not 1 <= spec.num_classes <= _MAX_CLASSES:
         raise ValueError(f"num_classes must lie in 1 … {_MAX_CLASSES}, got {spec.num_classes}")
     encoder = build_encoder(spec.encoder, spec.num_classes)
-    decoder = pick_decoder(spec.decoder.name)(
-        encoder.channels,
-        num_classes=spec.num_classes,
-        channels=spec.decoder.channels,
-        dropout=spec.decoder.dropout,
-    )
+    decoder = pick_decoder(spec.decoder.name)(spec.decoder, encoder, spec.num_classes)
     return SegmentationModel(encoder, decoder, num_classes=spec.num_classes, mean=spec.mean, std=spec.std).eval()
 
 
-def build_encoder(spec: EncoderRecipe, num_classes: int) -> HierarchicalEncoder:
+def build_encoder(spec: EncoderRecipe, num_classes: int) -> Encoder:
     """Return the backbone, with semantic layers for `num_classes` classes if the recipe has them."""
+    return build_plain(spec) if is_plain(spec.name) else build_hierarchical(spec, num_classes)
+
+
+def build_plain(spec: EncoderRecipe) -> PlainEncoder:
+    """Return a plain ViT, which has one stage and no semantic layers."""
+    _refuse(spec, _SWIN_FIELDS, "Swin")
+    if spec.semantic_layers:
+        raise ValueError(
+            f"{spec.name!r} is a plain ViT without stages to put semantic layers after; use a hierarchical backbone, "
+            "such as Swin, or say --model.encoder.semantic-layers false"
+        )
+    backbone = timm_vit(spec.name, drop_path=spec.drop_path, image_size=spec.image_size, norm_eps=spec.norm_eps)
+    return PlainEncoder(backbone, position_resize=spec.position_resize)
+
+
+def build_hierarchical(spec: EncoderRecipe, num_classes: int) -> HierarchicalEncoder:
+    """Return a backbone of stages, with a semantic layer after each if the recipe has them."""
     swin = is_swin(spec.name)
+    _refuse(spec, _VIT_FIELDS, "plain ViTs")
     chain = timm_chain(spec.name, drop_path=spec.drop_path, **_swin_options(spec, swin=swin))
     semantic = build_semantic_layers(spec, chain, num_classes) if spec.semantic_layers else []
     norms = [nn.LayerNorm(channels) for channels in chain.channels] if swin else []
@@ -80,23 +97,72 @@ def build_loss(spec: LossRecipe) -> SegmentationLoss:
     return SegmentationLoss(spec.prior_weight, spec.denominator, spec.ohem_pixels)
 
 
-def pick_decoder(name: str) -> Callable[..., nn.Module]:
-    """Return the decoder of that name; a ValueError lists them."""
+def build_semantic_fpn(spec: DecoderRecipe, encoder: Encoder, num_classes: int) -> SemanticFPN:
+    """Return SeMask's decoder over a pyramid."""
+    channels = spec.channels or encoder.channels[0]
+    return SemanticFPN(_pyramid(encoder, spec), num_classes=num_classes, channels=channels, dropout=spec.dropout)
+
+
+def build_segmenter_linear(spec: DecoderRecipe, encoder: Encoder, num_classes: int) -> SegmenterLinear:
+    """Return Segmenter's linear decoder."""
+    return SegmenterLinear(_single_scale(encoder, spec), num_classes=num_classes)
+
+
+def build_segmenter_mask(spec: DecoderRecipe, encoder: Encoder, num_classes: int) -> MaskTransformer:
+    """Return Segmenter's Mask Transformer."""
+    return MaskTransformer(
+        _single_scale(encoder, spec),
+        num_classes=num_classes,
+        width=spec.channels,
+        layers=spec.layers,
+        dropout=spec.dropout,
+        drop_path=spec.drop_path,
+    )
+
+
+DECODERS: dict[str, Callable[[DecoderRecipe, Encoder, int], nn.Module]] = {
+    "semantic_fpn": build_semantic_fpn,
+    "segmenter_linear": build_segmenter_linear,
+    "segmenter_mask": build_segmenter_mask,
+}
+"""Decoders by name."""
+
+
+def pick_decoder(name: str) -> Callable[[DecoderRecipe, Encoder, int], nn.Module]:
+    """Return the builder of the decoder of that name; a ValueError lists them."""
     if name not in DECODERS:
         raise ValueError(f"no decoder called {name!r}; there are: {', '.join(DECODERS)}")
     return DECODERS[name]
 
 
-def _swin_options(spec: EncoderRecipe, *, swin: bool) -> dict[str, object]:
-    fields = ("embed_dim", "depths", "num_heads", "window_size")
-    given = {field: getattr(spec, field) for field in fields if getattr(spec, field) is not None}
-    if given and not swin:
+def _pyramid(encoder: Encoder, spec: DecoderRecipe) -> tuple[int, ...]:
+    if len(encoder.channels) == 1:
         raise ValueError(
-            f"{', '.join(given)} can be set for Swin only, not for {spec.name!r}; unset with "
+            f"{spec.name} reads a pyramid of maps, and a plain ViT gives one; use segmenter_linear or segmenter_mask "
+            "(--model.decoder.name), or a hierarchical backbone"
+        )
+    return encoder.channels
+
+
+def _single_scale(encoder: Encoder, spec: DecoderRecipe) -> SingleScale:
+    return SingleScale(encoder.channels, encoder.strides, source=spec.single_scale, width=spec.channels)
+
+
+def _swin_options(spec: EncoderRecipe, *, swin: bool) -> dict[str, object]:
+    if not swin:
+        _refuse(spec, _SWIN_FIELDS, "Swin")
+    return {field: getattr(spec, field) for field in _SWIN_FIELDS if getattr(spec, field) is not None}
+
+
+def _refuse(spec: EncoderRecipe, fields: tuple[str, ...], whose: str) -> None:
+    """Refuse fields that say nothing to this backbone."""
+    given = [field for field in fields if getattr(spec, field) is not None]
+    if given:
+        raise ValueError(
+            f"{', '.join(given)} can be set for {whose} only, not for {spec.name!r}; unset with "
             + " ".join(f"--model.encoder.{field.replace('_', '-')} None" for field in given)
             + ", or choose a recipe without them"
         )
-    return given
 
 
 make_callable(__name__, build)

@@ -34,6 +34,13 @@ class EncoderRecipe:
     """Swin only: attention heads per stage."""
     window_size: int | None = None
     """Swin only: side of the attention window [tokens]."""
+    image_size: tuple[int, int] | None = None
+    """ViT only: (height, width) [px] of images that fit the position table as it is; None keeps the named model's."""
+    norm_eps: float | None = None
+    """ViT only: epsilon of the LayerNorms; None keeps the named model's."""
+    position_resize: Literal["bilinear", "bicubic"] | None = None
+    """ViT only: how the position table takes another number of tokens, without antialiasing and by their number alone.
+    None is timm's own way: bicubic, antialiased, by the shape of the grid."""
     semantic_layers: bool = False
     """Put a semantic layer after every stage (SeMask)."""
     semantic_windows: Windows = (7, 7, None, None)
@@ -51,8 +58,15 @@ class DecoderRecipe:
     """The decoder and its width."""
 
     name: str = "semantic_fpn"
-    channels: int = 256
+    channels: int | None = 256
+    """Width; None takes the encoder's."""
     dropout: float = 0.1
+    layers: int = 2
+    """Mask Transformer only: its blocks."""
+    drop_path: float = 0.0
+    """Mask Transformer only: largest stochastic-depth rate of its blocks."""
+    single_scale: Literal["last", "fused"] | None = None
+    """Segmenter's decoders over a pyramid: the map at stride 16 they read, from the last stage or from all stages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,13 +132,20 @@ class DataRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimRecipe:
-    """AdamW with linear warm-up and a poly schedule, stepped once per iteration."""
+    """AdamW or SGD with linear warm-up and a poly schedule, stepped once per iteration."""
 
+    algorithm: Literal["adamw", "sgd"] = "adamw"
+    """'sgd' has Nesterov momentum."""
     lr: float = 1e-4
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW only."""
+    momentum: float = 0.9
+    """SGD only."""
     power: float = 1.0
-    """Exponent of the poly schedule, lr·(1 - t/steps)^power."""
+    """Exponent of the poly schedule, (lr - min_lr)·(1 - t/steps)^power + min_lr."""
+    min_lr: float = 0.0
+    """What the learning rate falls to at the end."""
     warmup_steps: int = 1500
     warmup_ratio: float = 1e-6
     """Factor on the learning rate at the first step of the warm-up."""
@@ -149,6 +170,8 @@ class TrainRecipe:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """'auto' is bfloat16 on an accelerator that has it, else float32."""
     eval_every: int = 8000
+    eval_stride: tuple[int, int] | None = None
+    """Stride of sliding windows in evaluations during training; None is that of the test."""
     seed: int = 0
 
 
@@ -162,7 +185,14 @@ class TestRecipe:
     scales: tuple[float, ...] = (1.0,)
     """Ratios of the base scale; more than one averages the softmax maps (multi-scale test)."""
     flip: bool = False
+    blend: Literal["mean", "hann"] = "mean"
+    """Weights of overlapping windows: all alike, or falling smoothly towards a window's borders."""
+    enlarge: bool = False
+    """Enlarge images whose short side is less than the window's, until it fills the window (Segmenter's protocol)."""
+    memory_budget: float | None = None
+    """[GiB] Scores of a whole image that need more are gathered in the processor's memory; None never moves them."""
     batch_size: int = 1
+    """Images, and windows, that go through the model at once."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,137 @@
+"""A plain Vision Transformer as an encoder: one map, as fine as its patches."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+import timm
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from semask.encoders.chain import family_of
+from semask.structures import Features
+
+Resizing = Literal["bilinear", "bicubic"]
+
+_DEIT = "timm.models.deit"
+_FAMILIES = {"timm.models.vision_transformer", _DEIT, "timm.models.eva"}
+
+
+def is_plain(name: str) -> bool:
+    """Say whether a timm name is a plain ViT: ViT, DeiT, DINOv2, MAE, SigLIP, or of timm's EVA family, as DINOv3."""
+    return family_of(name) in _FAMILIES
+
+
+def timm_vit(
+    name: str,
+    *,
+    drop_path: float = 0.0,
+    image_size: tuple[int, int] | None = None,
+    norm_eps: float | None = None,
+) -> nn.Module:
+    """Build a timm ViT with random weights, without a head, for images of any size.
+
+    `image_size` (height, width) [px] decides the length of the position table and `norm_eps` the epsilon of all
+    LayerNorms; None keeps what the named model has.
+    """
+    # Without pooling no head is left; DeiT's has no weights of its own and will not be asked to go.
+    options: dict[str, Any] = {} if family_of(name) == _DEIT else {"global_pool": ""}
+    if image_size is not None:
+        options["img_size"] = image_size
+    if norm_eps is not None:
+        options["norm_layer"] = partial(nn.LayerNorm, eps=norm_eps)
+    network: nn.Module = timm.create_model(
+        name.split(".", 1)[0], num_classes=0, dynamic_img_size=True, drop_path_rate=drop_path, **options
+    )
+    return network
+
+
+class PlainEncoder(nn.Module):
+    """Run a ViT and lay its patch tokens out as a map; class, distillation and register tokens take part, then go.
+
+    `position_resize` None leaves the position table to timm, for backbones that were trained so. Otherwise its grid
+    is resized without antialiasing where the number of tokens, not the shape of the grid, differs from the table's.
+
+    Source: Segmenter (arXiv:2105.05633) §3.1; the rule on the number of tokens from the authors' code.
+    """
+
+    def __init__(self, backbone: VisionTransformer | Eva, *, position_resize: Resizing | None = None) -> None:
+        """`backbone` comes from `timm_vit`; resizing is for tables that hold rows for the class token."""
+        super().__init__()
+        if position_resize is not None and not _has_full_table(backbone):
+            raise ValueError(
+                f"{type(backbone).__name__} here has no position table with a row for every token, so position_resize "
+                f"{position_resize!r} cannot act; set it to None (--model.encoder.position-resize None)"
+            )
+        height, width = backbone.patch_embed.patch_size
+        if height != width:
+            raise ValueError(f"patches must be square, got {height}×{width}")
+        self.backbone = backbone
+        self.position_resize = position_resize
+        self.channels: tuple[int, ...] = (backbone.embed_dim,)
+        self.strides: tuple[int, ...] = (height,)
+        self.size_multiple: int = height
+        self.channels_last = True
+        self.semantic = nn.ModuleList()
+
+    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
+        """Encode normalised images whose sides are multiples of the patch; the one map is b d H/P W/P."""
+        grid = (images.shape[-2] // self.size_multiple, images.shape[-1] // self.size_multiple)
+        patches = self.tokens(images)[:, self.backbone.num_prefix_tokens :]
+        return Features((patches.transpose(1, 2).unflatten(-1, grid),))
+
+    def tokens(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b n d"]:
+        """Return all tokens after the last norm: class and others first, patches row by row."""
+        if self.position_resize is None:
+            return self.backbone.forward_features(images)  # type: ignore[no-any-return]
+        out: Tensor = self.backbone.norm(self.backbone.blocks(self.embed(images)))
+        return out
+
+    def embed(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b n d"]:
+        """Return what the first block reads, where this class resizes the table itself."""
+        assert self.position_resize is not None
+        vit = self.backbone
+        patches = vit.patch_embed(images)
+        grid = (patches.shape[1], patches.shape[2])
+        extra = [token.expand(len(patches), -1, -1) for token in _extra_tokens(vit)]
+        tokens = torch.cat((*extra, patches.flatten(1, 2)), dim=1)
+        table = vit.pos_embed
+        if table.shape[1] != tokens.shape[1]:
+            table = resize_positions(table, grid, num_extra=len(extra), mode=self.position_resize)
+        out: Tensor = vit.norm_pre(vit.pos_drop(tokens + table))
+        return out
+
+
+def resize_positions(
+    table: Float[Tensor, "1 n d"], grid: tuple[int, int], *, num_extra: int, mode: Resizing
+) -> Float[Tensor, "1 m d"]:
+    """Resize a position table, whose patches are a square, to a grid; its first `num_extra` rows stay.
+
+    Without antialiasing and without aligned corners.
+    """
+    extra, patches = table[:, :num_extra], table[:, num_extra:]
+    side = round(patches.shape[1] ** 0.5)
+    if side * side != patches.shape[1]:
+        raise ValueError(
+            f"a position table of {table.shape[1]} rows, {num_extra} of them for other tokens, is no square; "
+            "are these weights of another kind of model?"
+        )
+    square = patches.transpose(1, 2).unflatten(-1, (side, side))
+    resized = F.interpolate(square.float(), size=grid, mode=mode, align_corners=False).to(table.dtype)
+    return torch.cat((extra, resized.flatten(2).transpose(1, 2)), dim=1)
+
+
+def _extra_tokens(vit: VisionTransformer) -> list[Tensor]:
+    return [token for token in (vit.cls_token, getattr(vit, "dist_token", None)) if token is not None]
+
+
+def _has_full_table(vit: nn.Module) -> bool:
+    table = getattr(vit, "pos_embed", None)
+    if not isinstance(vit, VisionTransformer) or table is None or getattr(vit, "reg_token", None) is not None:
+        return False
+    return bool(table.shape[1] == vit.patch_embed.num_patches + len(_extra_tokens(vit)))
