@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -10,7 +12,9 @@ import torch
 from semask import recipes
 from semask.build import build_model
 from semask.data.classes import Classes
+from semask.data.folder import find_pairs
 from semask.encoders.swin import DenseSwinBlock
+from semask.layers.single_scale import STRIDE
 from semask.model import SegmentationModel
 from semask.recipes import Recipe
 
@@ -62,7 +66,7 @@ ROWS = [
     Row("coco-stuff10k/semask-swin-b-fpn", 1e-4, 1e-4, 1e-6, 16, 512, SMALL, "choice", 1.0, 100_000, (12, 12, 12, 12)),
     Row("coco-stuff10k/semask-swin-l-fpn", 1e-4, 1e-4, 1e-6, 16, 640, LARGE, "choice", 1.0, 100_000, (12, 12, None, None)),
 ]  # fmt: skip
-CLASSES = {"ade20k": 150, "cityscapes": 19, "coco-stuff10k": 171, "camvid": 11}
+CLASSES = {"ade20k": 150, "cityscapes": 19, "coco-stuff10k": 171, "camvid": 11, "pascal-context": 60}
 # Folders and suffixes of pictures and labels, training and validation split.
 FILES = {
     "ade20k": ("images/{split}", ".jpg", "annotations/{split}", ".png", "training", "validation"),
@@ -71,6 +75,10 @@ FILES = {
     ),
     "coco-stuff10k": (
         "images/{split}", ".jpg", "annotations/{split}", "_labelTrainIds.png", "train2014", "test2014",
+    ),
+    "pascal-context": (
+        "JPEGImages", ".jpg", "SegmentationClassContext", ".png",
+        "ImageSets/SegmentationContext/train", "ImageSets/SegmentationContext/val",
     ),
 }  # fmt: skip
 # Channels, depths, heads, window and the pretraining in the name of timm's weights.
@@ -150,6 +158,143 @@ def test_every_published_row_is_there() -> None:
     assert len(set(PUBLISHED)) == 24
 
 
+# Segmenter: steps, batch, learning rate, steps between evaluations and stride of their windows, base scale.
+SEGMENTER_TRAINING = {
+    "ade20k": (161_728, 8, 1e-3, 5054, None, (2048, 512)),
+    "pascal-context": (80_128, 16, 1e-3, 2504, 320, (4160, 520)),
+    "cityscapes": (80_352, 8, 1e-2, 1488, 512, (2048, 1024)),
+}
+SEGMENTER_ENCODERS = {
+    "t-16": "vit_tiny_patch16_384.augreg_in21k_ft_in1k",
+    "s-16": "vit_small_patch16_384.augreg_in21k_ft_in1k",
+    "s-32": "vit_small_patch32_384.augreg_in21k_ft_in1k",
+    "b-8": "vit_base_patch8_224.augreg_in21k_ft_in1k",
+    "b-16": "vit_base_patch16_384.augreg_in21k_ft_in1k",
+    "b-32": "vit_base_patch32_384.augreg_in21k_ft_in1k",
+    "b-deit-16": "deit_base_distilled_patch16_384.fb_in1k",
+    "l-16": "vit_large_patch16_384.augreg_in21k_ft_in1k",
+    "l-32": "vit_large_patch32_384.orig_in21k_ft_in1k",
+}
+# Parameters of the authors' models and, of these, of their unused 1000-class heads.
+SEGMENTER_PARAMETERS = {
+    "ade20k/seg-t-16": (5_905_342, 193_000),
+    "ade20k/seg-t-mask-16": (6_906_388, 193_000),
+    "ade20k/seg-s-16": (22_426_366, 385_000),
+    "ade20k/seg-s-mask-16": (26_418_964, 385_000),
+    "ade20k/seg-s-mask-32": (27_008_788, 385_000),
+    "ade20k/seg-b-16": (87_318_910, 769_000),
+    "ade20k/seg-b-mask-16": (103_266_580, 769_000),
+    "ade20k/seg-b-32": (88_498_558, 769_000),
+    "ade20k/seg-b-mask-32": (104_446_228, 769_000),
+    "ade20k/seg-b-8": (89_235_838, 769_000),
+    "ade20k/seg-b-deit-16": (88_089_446, 1_538_000),
+    "ade20k/seg-b-deit-mask-16": (104_037_116, 1_538_000),
+    "ade20k/seg-l-16": (305_918_078, 1_025_000),
+    "ade20k/seg-l-mask-16": (334_259_476, 1_025_000),
+    "pascal-context/seg-l-mask-16": (333_450_336, 1_025_000),
+    "cityscapes/seg-l-mask-16": (322_249_742, 1_025_000),
+}
+SEGMENTER_ROWS = [
+    (dataset, variant, mask)
+    for dataset, variants in (
+        ("ade20k", tuple(SEGMENTER_ENCODERS)),
+        ("pascal-context", ("b-deit-16", "l-16")),
+        ("cityscapes", ("b-deit-16", "l-16")),
+    )
+    for variant in variants
+    for mask in (False, True)
+]
+
+
+def segmenter_name(dataset: str, variant: str, mask: bool) -> str:
+    size, patch = variant.rsplit("-", 1)
+    return f"{dataset}/seg-{size}{'-mask' if mask else ''}-{patch}"
+
+
+def test_every_row_of_segmenter_is_there() -> None:
+    rows = {segmenter_name(*row) for row in SEGMENTER_ROWS}
+    assert rows == {
+        name
+        for name in recipes.names()
+        if name.startswith(tuple(f"{dataset}/" for dataset in SEGMENTER_TRAINING)) and "/seg-" in name
+    }
+    assert len(rows) == 26
+
+
+@pytest.mark.parametrize(
+    ("dataset", "variant", "mask"), SEGMENTER_ROWS, ids=[segmenter_name(*row) for row in SEGMENTER_ROWS]
+)
+def test_training_and_test_of_segmenter(dataset: str, variant: str, mask: bool) -> None:
+    recipe = recipes.get(segmenter_name(dataset, variant, mask))
+    steps, batch, lr, every, stride, base = SEGMENTER_TRAINING[dataset]
+    large = dataset == "ade20k" and variant.startswith("l-")
+    crop = {"ade20k": 640 if large else 512, "pascal-context": 480, "cityscapes": 768}[dataset]
+    optim, train, test, data, encoder = recipe.optim, recipe.train, recipe.test, recipe.data, recipe.model.encoder
+    assert (optim.algorithm, optim.lr, optim.momentum, optim.weight_decay) == ("sgd", lr, 0.9, 0.0)
+    assert (optim.power, optim.min_lr, optim.warmup_steps, optim.encoder_lr_scale) == (0.9, 1e-5, 0, 1.0)
+    assert (train.steps, train.batch_size, train.eval_every) == (steps, batch, every)
+    assert train.eval_stride == (stride or crop, stride or crop)
+    assert (train.accumulate, train.clip_norm, train.ema) == (1, None, None)
+    assert (test.mode, test.window, test.stride) == ("sliding", (crop, crop), (crop - 32, crop - 32))
+    assert (test.enlarge, test.batch_size, test.blend, test.scales, test.flip) == (True, 4, "mean", (1.0,), False)
+    assert (data.crop, data.base_scale) == ((crop, crop), (2560, 640) if large else base)
+    assert (data.scale_choices, data.scale_range, data.category_cap) == (None, (0.5, 2.0), 0.75)
+    assert (data.flip, data.photometric) == (0.5, True)
+    assert (recipe.loss.denominator, recipe.loss.ohem_pixels) == ("valid", None)
+    folders = (data.images, data.image_suffix, data.labels, data.label_suffix, data.train_split, data.val_split)
+    assert folders == FILES[dataset]
+    assert (encoder.name, encoder.weights, encoder.drop_path) == (SEGMENTER_ENCODERS[variant], "timm", 0.1)
+    assert (encoder.image_size, encoder.norm_eps, encoder.position_resize) == ((crop, crop), 1e-5, "bilinear")
+    assert not encoder.semantic_layers
+
+
+@pytest.mark.parametrize(
+    ("dataset", "variant", "mask"), SEGMENTER_ROWS, ids=[segmenter_name(*row) for row in SEGMENTER_ROWS]
+)
+def test_models_of_segmenter(dataset: str, variant: str, mask: bool) -> None:
+    recipe = recipes.get(segmenter_name(dataset, variant, mask))
+    decoder = recipe.model.decoder
+    assert (decoder.name, decoder.channels) == ("segmenter_mask" if mask else "segmenter_linear", None)
+    mean = [round(255 * value, 4) for value in recipe.model.mean]
+    std = [round(255 * value, 4) for value in recipe.model.std]
+    assert mean == ([123.68, 116.28, 103.53] if "deit" in variant else [127.5] * 3)
+    assert std == ([58.4, 57.12, 57.38] if "deit" in variant else [127.5] * 3)
+    model = build_weightless(recipe)
+    patch = int(variant.rsplit("-", 1)[1])
+    table = (recipe.data.crop[0] // patch) ** 2 + (2 if "deit" in variant else 1)
+    assert model.encoder.backbone.pos_embed.shape[1] == table
+    assert model.encoder.strides == (patch,)
+    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in model.encoder.backbone.blocks]
+    assert rates == pytest.approx([0.1 * i / (len(rates) - 1) for i in range(len(rates))])
+    if mask:
+        layers = 1 if (dataset, variant) == ("cityscapes", "l-16") else 2
+        assert [block.attn.dropout.p for block in model.decoder.blocks] == [0.1] * layers
+
+
+@pytest.mark.parametrize("name", SEGMENTER_PARAMETERS)
+def test_segmenter_has_the_authors_parameters_less_the_unused_heads(name: str) -> None:
+    total, unused = SEGMENTER_PARAMETERS[name]
+    assert sum(parameter.numel() for parameter in build_weightless(recipes.get(name)).parameters()) == total - unused
+
+
+def test_the_split_files_of_pascal_context_are_found(tmp_path: Path) -> None:
+    lists = {"train": ["2008_000002", "2008_000003"], "val": ["2008_000007"]}
+    for folder in ("JPEGImages", "SegmentationClassContext", "ImageSets/SegmentationContext"):
+        (tmp_path / folder).mkdir(parents=True)
+    for stem in (*lists["train"], *lists["val"]):
+        (tmp_path / "JPEGImages" / f"{stem}.jpg").touch()
+        (tmp_path / "SegmentationClassContext" / f"{stem}.png").touch()
+    (tmp_path / "JPEGImages" / "2007_000027.jpg").touch()  # of the kit, but not of this set
+    for split, stems in lists.items():
+        (tmp_path / "ImageSets/SegmentationContext" / f"{split}.txt").write_text("\n".join(stems) + "\n")
+    data = dataclasses.replace(recipes.get("pascal-context/seg-l-16").data, root=str(tmp_path))
+    assert [pair.stem for pair in find_pairs(data, data.train_split)] == lists["train"]
+    assert [pair.stem for pair in find_pairs(data, data.val_split)] == lists["val"]
+    names = Classes.load("pascal-context").names
+    assert names[0] == "background"
+    assert list(names[1:]) == sorted(names[1:]), "label files count in the alphabet's order"
+
+
 @pytest.mark.parametrize("name", recipes.names())
 def test_every_recipe_builds_and_takes_its_crop(name: str) -> None:
     recipe = recipes.get(name)
@@ -161,7 +306,8 @@ def test_every_recipe_builds_and_takes_its_crop(name: str) -> None:
     height, width = recipe.data.crop
     with torch.inference_mode():
         out = model(torch.zeros(1, 3, height, width, device="meta"))
-    assert out.main.logits.shape == (1, recipe.model.num_classes, height // 4, width // 4)
+    stride = model.encoder.strides[0] if recipe.model.decoder.single_scale is None else STRIDE
+    assert out.main.logits.shape == (1, recipe.model.num_classes, height // stride, width // stride)
     assert (out.prior is not None) == recipe.model.encoder.semantic_layers == model_name.startswith("semask")
     if recipe.data.classes is not None:
         assert len(Classes.load(recipe.data.classes)) == recipe.model.num_classes == CLASSES[dataset]

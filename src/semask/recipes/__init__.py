@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Callable
 
 from semask.callable_module import make_callable
-from semask.recipes import ade20k, camvid, cityscapes, coco_stuff10k, folder, scenes
+from semask.recipes import ade20k, camvid, cityscapes, coco_stuff10k, folder, pascal_context, scenes
 from semask.recipes.recipe import (
     DataRecipe,
     DecoderRecipe,
@@ -24,7 +24,7 @@ from semask.recipes.recipe import (
 )
 from semask.recipes.record import from_dict, to_dict
 
-_DATASETS = (ade20k, cityscapes, coco_stuff10k, camvid, scenes, folder)
+_DATASETS = (ade20k, cityscapes, pascal_context, coco_stuff10k, camvid, scenes, folder)
 _BY_NAME: dict[str, Callable[[], Recipe]] = {make().name: make for dataset in _DATASETS for make in dataset.RECIPES}
 
 

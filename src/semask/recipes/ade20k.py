@@ -1,11 +1,13 @@
-"""ADE20K, 150 classes: the FPN rows of SeMask's Table 2.
+"""ADE20K, 150 classes: the FPN rows of SeMask's Table 2, and Segmenter.
 
-Source of every figure: SeMask (arXiv:2112.12782) Table 2; training numbers from the authors' configurations.
+Source of every figure: SeMask (arXiv:2112.12782) Table 2; Segmenter (arXiv:2105.05633), its text and its authors'
+model zoo. Training numbers from the authors' configurations.
 """
 
 from __future__ import annotations
 
 from semask.recipes.recipe import DataRecipe, LossRecipe, ModelRecipe, OptimRecipe, Published, Recipe
+from semask.recipes.segmenter import Schedule, Variant, readme, segmenter, segmenter_name, segmenter_recipe
 from semask.recipes.swin import semask_swin_fpn, swin_fpn
 
 NUM_CLASSES = 150
@@ -93,6 +95,113 @@ def semask_swin_l_fpn() -> Recipe:
     return _row("semask-swin-l-fpn", model, large=True, category_cap=1.0, published=_table2(212, 356, 51.89, 53.52))
 
 
+def _segmenter(variant: Variant, *, mask: bool, published: Published | None = None) -> Recipe:
+    side = 640 if variant.startswith("l-") else 512
+    return segmenter_recipe(
+        f"ade20k/{segmenter_name(variant, mask=mask)}",
+        segmenter(variant, NUM_CLASSES, crop=side, mask=mask),
+        ade20k_data(side, category_cap=0.75, jitter=True),
+        schedule=Schedule(lr=1e-3, batch_size=8, steps_per_epoch=2527, epochs=64, eval_epochs=2, eval_stride=side),
+        published=published or Published(),
+    )
+
+
+def _text(miou: float) -> Published:
+    return Published(miou=miou, source="Segmenter, the paper's text")
+
+
+def seg_t_16() -> Recipe:
+    """Seg-T/16."""
+    return _segmenter("t-16", mask=False)
+
+
+def seg_t_mask_16() -> Recipe:
+    """Seg-T-Mask/16: 38.1 mIoU."""
+    return _segmenter("t-16", mask=True, published=readme(7, 38.1, 38.8))
+
+
+def seg_s_16() -> Recipe:
+    """Seg-S/16: 45.37 mIoU."""
+    return _segmenter("s-16", mask=False, published=_text(45.37))
+
+
+def seg_s_mask_16() -> Recipe:
+    """Seg-S-Mask/16: 45.3 mIoU."""
+    return _segmenter("s-16", mask=True, published=readme(27, 45.3, 46.9))
+
+
+def seg_s_32() -> Recipe:
+    """Seg-S/32."""
+    return _segmenter("s-32", mask=False)
+
+
+def seg_s_mask_32() -> Recipe:
+    """Seg-S-Mask/32."""
+    return _segmenter("s-32", mask=True)
+
+
+def seg_b_8() -> Recipe:
+    """Seg-B/8: 49.54 mIoU."""
+    return _segmenter("b-8", mask=False, published=readme(89, 49.54, 50.5, also="; one scale: the paper's text"))
+
+
+def seg_b_mask_8() -> Recipe:
+    """Seg-B-Mask/8."""
+    return _segmenter("b-8", mask=True)
+
+
+def seg_b_16() -> Recipe:
+    """Seg-B/16: 48.06 mIoU."""
+    return _segmenter("b-16", mask=False, published=_text(48.06))
+
+
+def seg_b_mask_16() -> Recipe:
+    """Seg-B-Mask/16: 48.5 mIoU."""
+    return _segmenter("b-16", mask=True, published=readme(106, 48.5, 50.0))
+
+
+def seg_b_32() -> Recipe:
+    """Seg-B/32."""
+    return _segmenter("b-32", mask=False)
+
+
+def seg_b_mask_32() -> Recipe:
+    """Seg-B-Mask/32."""
+    return _segmenter("b-32", mask=True)
+
+
+def seg_b_deit_16() -> Recipe:
+    """Seg-B†/16 (DeiT, distilled): 47.1 mIoU."""
+    return _segmenter("b-deit-16", mask=False, published=readme(87, 47.1, 48.1))
+
+
+def seg_b_deit_mask_16() -> Recipe:
+    """Seg-B†-Mask/16 (DeiT, distilled): 48.7 mIoU."""
+    return _segmenter(
+        "b-deit-16", mask=True, published=readme(106, 48.7, 50.08, also="; several scales: the paper's text")
+    )
+
+
+def seg_l_16() -> Recipe:
+    """Seg-L/16, crops of 640². The paper's 50.71 mIoU seems to be of crops of 512²."""
+    return _segmenter("l-16", mask=False)
+
+
+def seg_l_mask_16() -> Recipe:
+    """Seg-L-Mask/16, crops of 640²: 51.8 mIoU."""
+    return _segmenter("l-16", mask=True, published=readme(334, 51.8, 53.63, also="; several scales: the paper's text"))
+
+
+def seg_l_32() -> Recipe:
+    """Seg-L/32, crops of 640²."""
+    return _segmenter("l-32", mask=False)
+
+
+def seg_l_mask_32() -> Recipe:
+    """Seg-L-Mask/32, crops of 640²."""
+    return _segmenter("l-32", mask=True)
+
+
 RECIPES = (
     swin_t_fpn,
     semask_swin_t_fpn,
@@ -102,4 +211,22 @@ RECIPES = (
     semask_swin_b_fpn,
     swin_l_fpn,
     semask_swin_l_fpn,
+    seg_t_16,
+    seg_t_mask_16,
+    seg_s_16,
+    seg_s_mask_16,
+    seg_s_32,
+    seg_s_mask_32,
+    seg_b_8,
+    seg_b_mask_8,
+    seg_b_16,
+    seg_b_mask_16,
+    seg_b_32,
+    seg_b_mask_32,
+    seg_b_deit_16,
+    seg_b_deit_mask_16,
+    seg_l_16,
+    seg_l_mask_16,
+    seg_l_32,
+    seg_l_mask_32,
 )

@@ -1,11 +1,13 @@
-"""Cityscapes, 19 classes: the FPN rows of SeMask's Table 2. Semantic attention is windowed in every stage.
+"""Cityscapes, 19 classes: the FPN rows of SeMask's Table 2, and Segmenter. Semantic attention is windowed everywhere.
 
-Source of every figure: SeMask (arXiv:2112.12782) Table 2; training numbers from the authors' configurations.
+Source of every figure: SeMask (arXiv:2112.12782) Table 2; Segmenter's model zoo. Training numbers from the authors'
+configurations.
 """
 
 from __future__ import annotations
 
 from semask.recipes.recipe import DataRecipe, ModelRecipe, OptimRecipe, Published, Recipe, TrainRecipe
+from semask.recipes.segmenter import Schedule, Variant, readme, segmenter, segmenter_name, segmenter_recipe
 from semask.recipes.swin import semask_swin_fpn, swin_fpn
 
 NUM_CLASSES = 19
@@ -83,6 +85,36 @@ def semask_swin_l_fpn() -> Recipe:
     return _row("semask-swin-l-fpn", model, published=_table2(211, 455, 78.53, 80.39))
 
 
+def _segmenter(variant: Variant, *, mask: bool, layers: int = 2, published: Published | None = None) -> Recipe:
+    return segmenter_recipe(
+        f"cityscapes/{segmenter_name(variant, mask=mask)}",
+        segmenter(variant, NUM_CLASSES, crop=768, mask=mask, layers=layers),
+        DATA,
+        schedule=Schedule(lr=1e-2, batch_size=8, steps_per_epoch=372, epochs=216, eval_epochs=4, eval_stride=512),
+        published=published or Published(),
+    )
+
+
+def seg_b_deit_16() -> Recipe:
+    """Seg-B†/16 (DeiT, distilled)."""
+    return _segmenter("b-deit-16", mask=False)
+
+
+def seg_b_deit_mask_16() -> Recipe:
+    """Seg-B†-Mask/16 (DeiT, distilled)."""
+    return _segmenter("b-deit-16", mask=True)
+
+
+def seg_l_16() -> Recipe:
+    """Seg-L/16."""
+    return _segmenter("l-16", mask=False)
+
+
+def seg_l_mask_16() -> Recipe:
+    """Seg-L-Mask/16; its Mask Transformer has one layer: 79.1 mIoU."""
+    return _segmenter("l-16", mask=True, layers=1, published=readme(322, 79.1, 81.3))
+
+
 RECIPES = (
     swin_t_fpn,
     semask_swin_t_fpn,
@@ -92,4 +124,8 @@ RECIPES = (
     semask_swin_b_fpn,
     swin_l_fpn,
     semask_swin_l_fpn,
+    seg_b_deit_16,
+    seg_b_deit_mask_16,
+    seg_l_16,
+    seg_l_mask_16,
 )
