@@ -15,6 +15,18 @@ def fit_size(height: int, width: int, box: tuple[int, int], ratio: float = 1.0) 
     return max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
 
 
+def enlarged_size(height: int, width: int, side: int) -> tuple[int, int]:
+    """Return the size (height, width) [px] with a short side of `side`, ratio kept; no image is made smaller.
+
+    Source: Segmenter's authors' code: the long side is truncated to whole pixels.
+    """
+    short, long = min(height, width), max(height, width)
+    if short >= side:
+        return height, width
+    stretched = int(long / short * side)
+    return (side, stretched) if height == short else (stretched, side)
+
+
 def padding_to_multiple(height: int, width: int, multiple: int) -> tuple[int, int]:
     """Return the (bottom, right) padding [px] that makes both sides divisible by `multiple`."""
     return -height % multiple, -width % multiple

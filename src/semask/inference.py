@@ -1,30 +1,39 @@
 """How scores are made: a predictor turns images (b 3 H W) into scores (b k H W), and predictors compose.
 
-    multi_scale(sliding(whole(model), window=…, stride=…), box=…, ratios=…, flip=True)
+    tta(sliding(model, window=…, stride=…), box=…, ratios=…, flip=True)
 
-Predictors give logits, except `multi_scale`, whose mean is over softmax maps; either way the best class is the arg max.
-They record gradients if the caller lets them: wrap calls in `torch.inference_mode()`.
+Each takes a model or another predictor. They give logits, except `tta`, whose mean is over softmax maps; either way the
+best class is the arg max. They record gradients if the caller lets them: wrap calls in `torch.inference_mode()`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from semask.geometry import fit_size, window_starts
+from semask.geometry import enlarged_size, fit_size, window_starts
 from semask.layers.pyramid import resize
 from semask.recipes.recipe import DataRecipe, TestRecipe
 
 Predictor = Callable[[Float[Tensor, "b 3 H W"]], Float[Tensor, "b k H W"]]
+Blend = Literal["mean", "hann"]
+
+MAX_ENLARGED_PIXELS = 64_000_000
+"""No image is enlarged beyond this: scores of 150 classes take 38 GB there."""
 
 
 @runtime_checkable
 class Model(Protocol):
     """What predictors ask of a model."""
+
+    @property
+    def size_multiple(self) -> int:
+        """Return what the model pads the sides of images to [px]: the patch of a ViT, the stride of a pyramid."""
 
     def scores(self, images: Float[Tensor, "b 3 H W"], /) -> Float[Tensor, "b k H W"]:
         """Return class scores at the images' size."""
@@ -33,90 +42,115 @@ class Model(Protocol):
         """Return the semantic prior at the images' size; a ValueError where there is none."""
 
 
-def whole(model: Model) -> Predictor:
-    """Score the whole image in one pass."""
-    return model.scores
-
-
 def sliding(
-    predictor: Predictor, *, window: tuple[int, int], stride: tuple[int, int], batch_size: int = 1
+    source: Model | Predictor,
+    *,
+    window: tuple[int, int],
+    stride: tuple[int, int],
+    batch_size: int = 1,
+    blend: Blend = "mean",
+    memory_budget: float | None = None,
 ) -> Predictor:
     """Score windows (height, width) [px] every `stride` pixels and average the logits where they overlap.
 
-    The last window of an axis ends at the border; an axis shorter than the window is taken whole. `batch_size` windows
-    go through the predictor at once.
+    The last window of an axis ends at the border; an axis shorter than the window is taken whole. A model's window is
+    at least its `size_multiple`: less would be padding for the most part. `batch_size` windows go through at once,
+    whichever image they are of. `blend` "hann" trusts a window's middle more than its border: weights sin²(π(i+½)/n)
+    along both axes. Scores are summed on the model's device or, if they take more than `memory_budget` [GiB], in the
+    processor's memory, where they then stay.
 
-    Source: SeMask-FPN's slide mode (mmsegmentation).
+    Source: Segmenter's authors' code and SeMask-FPN's slide mode (mmsegmentation) place the same windows.
     """
-    if min(window) < 1 or min(stride) < 1:
-        raise ValueError(f"window and stride must be at least 1 pixel, got window {window} and stride {stride}")
-    if stride[0] > window[0] or stride[1] > window[1]:
-        raise ValueError(
-            f"stride {stride} leaves gaps between windows of {window}; give a stride no larger than the window"
-        )
+    _check_windows(window, stride, smallest=getattr(source, "size_multiple", 1))
     if batch_size < 1:
         raise ValueError(f"batch_size counts windows per pass and must be at least 1, got {batch_size}")
+    if blend not in get_args(Blend):
+        raise ValueError(f"overlapping windows are blended by {' or '.join(get_args(Blend))}, got {blend!r}")
+    if memory_budget is not None and not memory_budget > 0:
+        raise ValueError(
+            f"memory_budget must be more than 0 GiB, got {memory_budget}; None sums scores on the model's device always"
+        )
+    predictor = _predictor(source)
 
     def predict(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b k H W"]:
         height, width = images.shape[-2:]
         tall, wide = min(window[0], height), min(window[1], width)
         rows, columns = window_starts(height, tall, stride[0]), window_starts(width, wide, stride[1])
-        starts = [(y, x) for y in rows for x in columns]
+        down, across = _weights(tall, blend), _weights(wide, blend)
+        crops = [(image, y, x) for image in range(len(images)) for y in rows for x in columns]
         total: Tensor | None = None
-        passes = images.new_zeros(height, width)
-        for first in range(0, len(starts), batch_size):
-            group = starts[first : first + batch_size]
-            scores = predictor(torch.cat([images[..., y : y + tall, x : x + wide] for y, x in group]))
+        for first in range(0, len(crops), batch_size):
+            group = crops[first : first + batch_size]
+            scores = predictor(torch.stack([images[i, :, y : y + tall, x : x + wide] for i, y, x in group]))
             if total is None:
-                total = scores.new_zeros(len(images), scores.shape[1], height, width)
-            parts = scores.reshape(len(group), len(images), *scores.shape[1:])
-            for (y, x), part in zip(group, parts, strict=True):
-                total[..., y : y + tall, x : x + wide] += part
-                passes[y : y + tall, x : x + wide] += 1
+                total = _zeros((len(images), scores.shape[1], height, width), scores.device, memory_budget)
+                weights = torch.outer(down, across).to(total)
+            for (i, y, x), part in zip(group, scores, strict=True):
+                total[i, :, y : y + tall, x : x + wide].addcmul_(part.to(total), weights)
         assert total is not None  # window_starts never returns an empty list
-        return total / passes
+        return total.div_(torch.outer(_summed(down, rows, height), _summed(across, columns, width)).to(total))
 
     return predict
 
 
-def rescaled(predictor: Predictor, *, box: tuple[int, int] | None = None, ratio: float = 1.0) -> Predictor:
+def rescaled(
+    source: Model | Predictor,
+    *,
+    box: tuple[int, int] | None = None,
+    ratio: float = 1.0,
+    enlarge_to: int | None = None,
+) -> Predictor:
     """Score the image at another size, aspect ratio kept, and bring the scores back to its own.
 
-    `box` is (long, short) [px], None the image's own size; `ratio` scales it. Both ways bilinear without antialiasing.
+    `box` is (long, short) [px], None the image's own size; `ratio` scales it. Then an image whose short side is less
+    than `enlarge_to` [px] is enlarged until it has that, so that it fills a window; a ValueError refuses to go beyond
+    `MAX_ENLARGED_PIXELS`. Scores go straight to the original size. All bilinear without antialiasing.
 
-    Source: SeMask-FPN's test pipeline: logits → network input's size → original size.
+    Source: SeMask-FPN's test pipeline: logits → network input's size → original size. Enlarging: Segmenter's authors'
+    code.
     """
     if ratio <= 0 or (box is not None and min(box) < 1):
         raise ValueError(f"an image cannot be fitted into box {box} at ratio {ratio}; both must be positive")
+    if enlarge_to is not None and enlarge_to < 1:
+        raise ValueError(f"images are enlarged to the side of a window, at least 1 pixel; got {enlarge_to}")
+    predictor = _predictor(source)
 
     def predict(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b k H W"]:
         height, width = images.shape[-2:]
-        size = fit_size(height, width, box or (height, width), ratio)
-        if size == (height, width):
-            return predictor(images)
-        return resize(predictor(resize(images, size)), (height, width))
+        seen = resize(images, fit_size(height, width, box or (height, width), ratio))
+        if enlarge_to is not None:
+            seen = _enlarge(seen, enlarge_to)
+        return resize(predictor(seen), (height, width))
 
     return predict
 
 
-def multi_scale(
-    predictor: Predictor, *, box: tuple[int, int] | None = None, ratios: Sequence[float], flip: bool = False
+def tta(
+    source: Model | Predictor,
+    *,
+    box: tuple[int, int] | None = None,
+    ratios: Sequence[float],
+    flip: bool = False,
+    enlarge_to: int | None = None,
 ) -> Predictor:
-    """Average class probabilities over `ratios` of the box and, with `flip`, over mirrored images.
+    """Average class probabilities over `ratios` of the box and, with `flip`, over mirrored images: at test time.
 
-    Source: SeMask-FPN's multi-scale test: logits → network input's size → original size → softmax → un-flip → mean.
+    `box` and `enlarge_to` are those of `rescaled`.
+
+    Source: Segmenter's authors' code and SeMask-FPN's multi-scale test: logits → original size → un-flip → softmax →
+    mean.
     """
     if not ratios:
-        raise ValueError("multi_scale needs at least one ratio, for example (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)")
-    predictors = [rescaled(predictor, box=box, ratio=ratio) for ratio in ratios]
+        raise ValueError("tta needs at least one ratio, for example (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)")
+    predictors = [rescaled(source, box=box, ratio=ratio, enlarge_to=enlarge_to) for ratio in ratios]
 
     def predict(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b k H W"]:
         total: Tensor | None = None
         for scale in predictors:
             for mirrored in (False, True) if flip else (False,):
-                scores = scale(images.flip(-1) if mirrored else images).softmax(1)
-                scores = scores.flip(-1) if mirrored else scores
-                total = scores if total is None else total + scores
+                scores = scale(images.flip(-1)).flip(-1) if mirrored else scale(images)
+                probabilities = scores.softmax(1)
+                total = probabilities if total is None else _add(total, probabilities)
         assert total is not None
         return total / (len(predictors) * (2 if flip else 1))
 
@@ -126,15 +160,25 @@ def multi_scale(
 def build_predictor(model: Model, test: TestRecipe, data: DataRecipe) -> Predictor:
     """Compose the predictor that a recipe's evaluation asks for.
 
-    One scale without flip gives logits; several scales, or flip, give mean probabilities.
+    One scale without flip gives logits; several scales, or flip, give mean probabilities. `test.enlarge` acts with
+    sliding windows only and enlarges to the larger side of the window, so that every window is full.
     """
-    predictor = whole(model)
+    source: Model | Predictor = model
+    enlarge_to = None
     if test.mode == "sliding":
-        predictor = sliding(predictor, window=test.window, stride=test.stride, batch_size=test.batch_size)
+        source = sliding(
+            model,
+            window=test.window,
+            stride=test.stride,
+            batch_size=test.batch_size,
+            blend=test.blend,
+            memory_budget=test.memory_budget,
+        )
+        enlarge_to = max(test.window) if test.enlarge else None
     ratios = tuple(_base_ratio(data) * scale for scale in test.scales)
     if len(ratios) == 1 and not test.flip:
-        return rescaled(predictor, box=data.base_scale, ratio=ratios[0])
-    return multi_scale(predictor, box=data.base_scale, ratios=ratios, flip=test.flip)
+        return rescaled(source, box=data.base_scale, ratio=ratios[0], enlarge_to=enlarge_to)
+    return tta(source, box=data.base_scale, ratios=ratios, flip=test.flip, enlarge_to=enlarge_to)
 
 
 def build_prior(model: Model, data: DataRecipe) -> Predictor:
@@ -144,3 +188,62 @@ def build_prior(model: Model, data: DataRecipe) -> Predictor:
 
 def _base_ratio(data: DataRecipe) -> float:
     return data.base_ratio if data.base_scale is None else 1.0
+
+
+def _predictor(source: Model | Predictor) -> Predictor:
+    predictor: Predictor = getattr(source, "scores", source)
+    return predictor
+
+
+def _check_windows(window: tuple[int, int], stride: tuple[int, int], *, smallest: int) -> None:
+    if min(window) < 1 or min(stride) < 1:
+        raise ValueError(f"window and stride must be at least 1 pixel, got window {window} and stride {stride}")
+    if stride[0] > window[0] or stride[1] > window[1]:
+        raise ValueError(
+            f"stride {stride} leaves gaps between windows of {window}; give a stride no larger than the window"
+        )
+    if min(window) < smallest:
+        raise ValueError(
+            f"a window of {window} is smaller than what this model pads images to, {smallest}×{smallest} px (a ViT's "
+            f"patch, a pyramid's stride); give a window of at least that, best of the size of the training crop"
+        )
+
+
+def _weights(length: int, blend: Blend) -> Float[Tensor, " n"]:
+    """Return the weights of a window along one axis, all of them positive."""
+    if blend == "mean":
+        return torch.ones(length, dtype=torch.float64)
+    return torch.sin(math.pi * (torch.arange(length, dtype=torch.float64) + 0.5) / length) ** 2
+
+
+def _summed(weights: Float[Tensor, " n"], starts: Sequence[int], size: int) -> Float[Tensor, " s"]:
+    """Return the weights of all windows along one axis, summed where they overlap."""
+    total = weights.new_zeros(size)
+    for start in starts:
+        total[start : start + len(weights)] += weights
+    return total
+
+
+def _zeros(shape: tuple[int, int, int, int], device: torch.device, budget: float | None) -> Float[Tensor, "b k H W"]:
+    needed = math.prod(shape) * torch.float32.itemsize / 2**30
+    place = torch.device("cpu") if budget is not None and needed > budget else device
+    return torch.zeros(shape, dtype=torch.float32, device=place)
+
+
+def _add(total: Tensor, part: Tensor) -> Tensor:
+    # Versions of an image differ in size, so that some may be over the budget and others not: then all are.
+    if part.device.type == "cpu":
+        total = total.cpu()
+    return total + part.to(total.device)
+
+
+def _enlarge(images: Float[Tensor, "b 3 h w"], side: int) -> Float[Tensor, "b 3 H W"]:
+    height, width = images.shape[-2:]
+    size = enlarged_size(height, width, side)
+    if size != (height, width) and math.prod(size) > MAX_ENLARGED_PIXELS:
+        raise ValueError(
+            f"an image of {height}×{width} px would be enlarged to {size[0]}×{size[1]} px to fill windows of {side} px; "
+            f"at most {MAX_ENLARGED_PIXELS / 1e6:g} megapixels are allowed. Crop it, take it whole (--test.mode whole), "
+            "or leave it as small as it is (--test.enlarge false)."
+        )
+    return resize(images, size)

@@ -41,9 +41,17 @@ class SegmentationModel(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(-1, 1, 1), persistent=False)
 
+    @property
+    def size_multiple(self) -> int:
+        """What the sides of images are padded to [px]: 1, or a ViT's patch, or a pyramid's stride."""
+        return int(self.encoder.size_multiple)  # type: ignore[arg-type]
+
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Segmentation:
         """Return the main prediction and the semantic prior, each at its grid of the padded image."""
-        features = self.encode(images)
+        return self.decode(self.encode(images))
+
+    def decode(self, features: Features) -> Segmentation:
+        """Return what `forward` returns for encoded images."""
         prior = PixelLogits(sum_semantic_maps(features.priors)) if features.priors else None
         return Segmentation(self.decoder(features), prior)
 
@@ -76,7 +84,7 @@ class SegmentationModel(nn.Module):
         return F.pad(labels, (0, right, 0, bottom), value=IGNORE)
 
     def _padding(self, height: int, width: int) -> tuple[int, int]:
-        return padding_to_multiple(height, width, int(self.encoder.size_multiple))  # type: ignore[arg-type]
+        return padding_to_multiple(height, width, self.size_multiple)
 
     def _to_image(self, scores: Tensor, height: int, width: int) -> Tensor:
         bottom, right = self._padding(height, width)

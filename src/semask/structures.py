@@ -63,3 +63,11 @@ class Batch(NamedTuple):
     images: Float[Tensor, "b 3 H W"]
     labels: Integer[Tensor, "b H W"]
     names: tuple[str, ...]
+
+
+class EncodedBatch(NamedTuple):
+    """A batch whose pictures a frozen encoder has seen before: the maps of its Features, and the labels as padded."""
+
+    maps: tuple[Tensor, ...]
+    labels: Integer[Tensor, "b H W"]
+    names: tuple[str, ...]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import os
 import time
@@ -18,6 +19,7 @@ import tyro
 from semask.checkpoints.record import WEIGHTS, read_recipe
 from semask.commands.flags import parse as parse_flags
 from semask.recipes import DataRecipe, Recipe, TestRecipe
+from semask.recipes.scale import scale_warning
 from semask.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from semask.metrics import Scores
 
 PROG = "semask evaluate CHECKPOINT"
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,6 +103,9 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
         console = Console(quiet=rank > 0, soft_wrap=True, highlight=False)
         if rank == 0 and recipe.data.kind == "files" and not options.skip_check:
             check_pairs(recipe.data, splits=(recipe.data.val_split,))
+        warning = scale_warning(read_recipe(checkpoint).data, recipe.data, recipe.test)
+        if rank == 0 and warning:
+            logger.warning(warning)
         started = time.perf_counter()
         scores, images = _score(bundle, device, options.workers)
         seconds = time.perf_counter() - started

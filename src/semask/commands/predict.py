@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from tyro.conf import FlagConversionOff, Positional, arg
 from semask.checkpoints.record import read_recipe
 from semask.commands.flags import parse as parse_flags
 from semask.recipes import TestRecipe
+from semask.recipes.scale import scale_warning
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from semask.inference import Predictor
 
 PROG = "semask predict"
+logger = logging.getLogger(__name__)
 PREDICTIONS, OVERLAYS, PRIORS = "predictions", "overlays", "priors"
 """Folders of results. Not "labels": next to images/ that would overwrite a data set's truth."""
 
@@ -134,8 +137,12 @@ def load_painter(checkpoint: Path, options: PredictOptions, test: TestRecipe | N
     model, recipe, classes = store.load(checkpoint, device=place)
     if options.prior and not recipe.model.encoder.semantic_layers:
         raise ValueError(f"{recipe.name} has no semantic layers and so no semantic prior; leave out --prior")
+    test = test or recipe.test
+    warning = scale_warning(recipe.data, recipe.data, test)
+    if warning:
+        logger.warning(warning)
     return Painter(
-        predictor=build_predictor(model, test or recipe.test, recipe.data),
+        predictor=build_predictor(model, test, recipe.data),
         prior=build_prior(model, recipe.data) if options.prior else None,
         classes=classes or numbered_classes(recipe.model.num_classes),
         device=place,

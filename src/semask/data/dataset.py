@@ -73,7 +73,7 @@ class TrainingFiles(Dataset[Sample]):
 
     def __getitem__(self, draw: int) -> Sample:
         epoch, position = divmod(_counted(draw), len(self.pairs))
-        pair = self.pairs[_order(self.seed, epoch, len(self.pairs))[position]]
+        pair = self.pairs[shuffled(self.seed, epoch, len(self.pairs))[position]]
         image, label = read_pair(pair, self.classes)
         return Sample(*self.transform(image, label, _stream(AUGMENT, self.seed, draw)), pair.stem)
 
@@ -175,6 +175,7 @@ def _stream(purpose: int, seed: int, number: int) -> np.random.Generator:
 
 
 @lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+def shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
+    """Return the order of `count` pictures in an epoch."""
     order: np.ndarray = _stream(ORDER, seed, epoch).permutation(count)
     return order

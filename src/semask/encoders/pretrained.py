@@ -10,9 +10,12 @@ from typing import NamedTuple
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from semask.encoders.chain import family_of, is_swin
+from semask.encoders.hierarchical import HierarchicalEncoder
+from semask.encoders.plain import PlainEncoder, resize_positions
 from semask.weights import read_checkpoint, tensors_of
 
 MIN_SHARE = 0.95
@@ -37,14 +40,20 @@ class MatchReport(NamedTuple):
         return f"{self.source}: {self.matched} of {self.total} encoder tensors matched ({self.share:.1%})"
 
 
-def load_encoder(chain: nn.ModuleDict, name: str, weights: str) -> MatchReport:
-    """Fill the backbone `chain` of an encoder, in place, from timm's hub ("timm") or from a local file.
+def load_encoder(encoder: HierarchicalEncoder | PlainEncoder, name: str, weights: str) -> MatchReport:
+    """Fill an encoder's backbone, in place, from timm's hub ("timm") or from a local file.
 
-    Semantic layers and output norms are not part of the chain and start fresh. A ValueError is raised, and nothing
-    loaded, when fewer than 95 % of the tensors match by name and shape.
+    Semantic layers and output norms are not part of the backbone and start fresh; tables of positions take the
+    encoder's size. A ValueError is raised, and nothing loaded, when fewer than 95 % of the tensors match by name and
+    shape.
     """
     source = _hub_tensors(name) if weights == FROM_HUB else _file_tensors(name, weights)
-    found, wanted = _for_chain(source, chain), chain.state_dict()
+    backbone: nn.Module
+    if isinstance(encoder, PlainEncoder):
+        backbone, found = encoder.backbone, _fit_positions(source, encoder)
+    else:
+        backbone, found = encoder.chain, _for_chain(source, encoder.chain)
+    wanted = backbone.state_dict()
     if is_swin(name):
         found = _fit_bias_tables(found, wanted)
     usable = {key: found[key] for key, tensor in wanted.items() if key in found and found[key].shape == tensor.shape}
@@ -56,7 +65,7 @@ def load_encoder(chain: nn.ModuleDict, name: str, weights: str) -> MatchReport:
             f"{report}; at least {MIN_SHARE:.0%} are needed. Missing or of another shape: {', '.join(missing[:6])} …; "
             f"the file's own keys look like {', '.join(list(source)[:3])}. Are these weights of {name!r}?"
         )
-    chain.load_state_dict(usable, strict=False)
+    backbone.load_state_dict(usable, strict=False)
     return report
 
 
@@ -133,6 +142,20 @@ def _fit_bias_tables(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dic
         else value
         for key, value in found.items()
     }
+
+
+def _fit_positions(found: dict[str, Tensor], encoder: PlainEncoder) -> dict[str, Tensor]:
+    """Resize a position table of another image size, by the encoder's own rule."""
+    vit, table = encoder.backbone, found.get("pos_embed")
+    if table is None or vit.pos_embed is None or table.shape[1] == vit.pos_embed.shape[1]:
+        return found
+    grid = vit.patch_embed.grid_size
+    extra = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    if encoder.position_resize is None:
+        resized = resample_abs_pos_embed(table, list(grid), num_prefix_tokens=extra)
+    else:
+        resized = resize_positions(table, grid, num_extra=extra, mode=encoder.position_resize)
+    return {**found, "pos_embed": resized}
 
 
 def resize_bias_table(table: Tensor, length: int) -> Tensor:

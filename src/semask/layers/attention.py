@@ -40,7 +40,8 @@ class SelfAttention(nn.Module):
         """Return the attention of every token (rows, each of sum 1) to every token."""
         query, key, _ = self._heads(tokens)
         scaled = query * query.shape[-1] ** -0.5
-        return (scaled @ key.transpose(-2, -1)).softmax(-1)
+        out: Tensor = (scaled @ key.transpose(-2, -1)).softmax(-1)
+        return out
 
     def _heads(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return query, key and value, each b heads n d/heads."""

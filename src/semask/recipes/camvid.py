@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+from semask.recipes.dinov2 import LINEAR, MASK, dinov2
 from semask.recipes.lite import lite0_fpn
-from semask.recipes.recipe import DataRecipe, ModelRecipe, OptimRecipe, Recipe, TrainRecipe
+from semask.recipes.recipe import DataRecipe, DecoderRecipe, ModelRecipe, OptimRecipe, Recipe, TrainRecipe
 from semask.recipes.swin import semask_swin_fpn, swin_fpn
 
 NUM_CLASSES = 11
@@ -40,6 +43,59 @@ def _full(name: str, model: ModelRecipe) -> Recipe:
     )
 
 
+def _frozen(name: str, decoder: DecoderRecipe) -> Recipe:
+    return Recipe(
+        name=f"camvid/{name}",
+        model=dinov2(NUM_CLASSES, decoder),
+        data=dataclasses.replace(FULL, scale_range=None, crop=(364, 490), photometric=False),
+        optim=OptimRecipe(lr=1e-3, weight_decay=0.01, warmup_steps=50, warmup_ratio=1e-2, power=0.9),
+        train=TrainRecipe(steps=1500, batch_size=8, freeze_encoder=True, cached_views=2, ema=0.99, eval_every=750),
+    )
+
+
+def dinov2_s_linear_frozen() -> Recipe:
+    """DINOv2 ViT-S/14 as it is, and a linear decoder on its features, which are computed once."""
+    return _frozen("dinov2-s-linear-frozen", LINEAR)
+
+
+def dinov2_s_mask_frozen() -> Recipe:
+    """The same with a Mask Transformer."""
+    return _frozen("dinov2-s-mask-frozen", MASK)
+
+
+def _fine_tuned(name: str, decoder: DecoderRecipe) -> Recipe:
+    return Recipe(
+        name=f"camvid/{name}",
+        model=dinov2(NUM_CLASSES, decoder, drop_path=0.1),
+        data=dataclasses.replace(FULL, crop=(364, 364)),
+        optim=OptimRecipe(
+            lr=5e-4, encoder_lr_scale=0.1, weight_decay=0.01, warmup_steps=200, warmup_ratio=1e-2, power=0.9
+        ),
+        train=TrainRecipe(steps=4000, batch_size=16, ema=0.999, eval_every=500),
+    )
+
+
+def dinov2_s_linear() -> Recipe:
+    """DINOv2 ViT-S/14 with a linear decoder, all of it trained, for an accelerator."""
+    return _fine_tuned("dinov2-s-linear", LINEAR)
+
+
+def dinov2_s_mask() -> Recipe:
+    """DINOv2 ViT-S/14 with a Mask Transformer, all of it trained, for an accelerator."""
+    return _fine_tuned("dinov2-s-mask", MASK)
+
+
+def dinov2_s_mask_small() -> Recipe:
+    """The same on small crops at three quarters of the size: half an hour on two processor cores."""
+    recipe = _fine_tuned("dinov2-s-mask-small", MASK)
+    return dataclasses.replace(
+        recipe,
+        data=dataclasses.replace(FULL, base_ratio=0.75, scale_range=(0.75, 1.5), crop=(224, 224)),
+        optim=dataclasses.replace(recipe.optim, warmup_steps=30),
+        train=TrainRecipe(steps=400, batch_size=8, ema=0.98, eval_every=100),
+    )
+
+
 def semask_lite0_fpn_small() -> Recipe:
     """Half-size crops and a narrow decoder: half an hour on two processor cores."""
     return _small("semask-lite0-fpn-small", semantic=True)
@@ -70,4 +126,16 @@ def swin_t_fpn() -> Recipe:
     return _full("swin-t-fpn", swin_fpn("t", NUM_CLASSES))
 
 
-RECIPES = (semask_lite0_fpn_small, lite0_fpn_small, semask_lite0_fpn, lite0_fpn_full, semask_swin_t_fpn, swin_t_fpn)
+RECIPES = (
+    semask_lite0_fpn_small,
+    lite0_fpn_small,
+    semask_lite0_fpn,
+    lite0_fpn_full,
+    semask_swin_t_fpn,
+    swin_t_fpn,
+    dinov2_s_linear_frozen,
+    dinov2_s_mask_frozen,
+    dinov2_s_mask_small,
+    dinov2_s_linear,
+    dinov2_s_mask,
+)

@@ -165,6 +165,11 @@ class TrainRecipe:
     accumulate: int = 1
     """Forward passes per optimiser step."""
     clip_norm: float | None = None
+    freeze_encoder: bool = False
+    """Train the decoder alone; the encoder keeps its weights and is in evaluation mode throughout."""
+    cached_views: int | None = None
+    """With a frozen encoder: encode this many augmented views of every picture once and train on what was stored.
+    None encodes every draw anew."""
     ema: float | None = None
     """Decay of the exponential moving average of the weights; None trains without one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -10,9 +10,11 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from semask.data.dataset import collate, training_set, validation_set
+from semask.data.dataset import TrainingFiles, collate, training_set, validation_set
+from semask.model import SegmentationModel
 from semask.recipes import Recipe, TrainRecipe
 from semask.structures import IGNORE, Sample
+from semask.training.frozen import CachedViews, collate_encoded
 
 
 def micro_batch(train: TrainRecipe, world_size: int) -> int:
@@ -89,13 +91,19 @@ class SegmentationData(LightningDataModule):
         self.workers = workers
         self.first_step = 0
 
-    def train_dataloader(self) -> DataLoader[Sample]:
+    def train_dataloader(self) -> DataLoader[Any]:
         """Return one pass over what is left of the run."""
         train = self.recipe.train
         rank, world_size = self._place()
         sampler = DrawShare(train, rank=rank, world_size=world_size, first_step=self.first_step)
         draws = training_set(self.recipe.data, seed=train.seed, mean=self.recipe.model.mean)
-        return self._loader(draws, size=sampler.size, together=collate, sampler=sampler)
+        if train.cached_views is None:
+            return self._loader(draws, size=sampler.size, together=collate, sampler=sampler)
+        # Only now does the encoder hold the weights of the checkpoint that a run goes on from.
+        model = self.trainer.lightning_module.model if self.trainer else None
+        assert isinstance(model, SegmentationModel) and isinstance(draws, TrainingFiles)  # noqa: PT018 — check_cache
+        views = CachedViews(draws, model, views=train.cached_views, workers=self.workers)
+        return self._loader(views, size=sampler.size, together=collate_encoded, sampler=sampler, workers=0)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Return this rank's share of the validation pictures, as lists, since their sizes may differ."""
@@ -116,19 +124,21 @@ class SegmentationData(LightningDataModule):
 
     def _loader(
         self,
-        samples: Dataset[Sample],
+        samples: Dataset[Any],
         *,
         size: int,
-        together: Callable[[list[Sample]], object],
+        together: Callable[[list[Any]], object],
         sampler: Sampler[int] | None = None,
-    ) -> DataLoader[Sample]:
+        workers: int | None = None,
+    ) -> DataLoader[Any]:
+        workers = self.workers if workers is None else workers
         return DataLoader(
             samples,
             batch_size=size,
             sampler=sampler,
             collate_fn=together,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             # Its own generator: a loader that drew from the global one would make resumed runs differ.
             generator=torch.Generator().manual_seed(self.recipe.train.seed),

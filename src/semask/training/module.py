@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,8 +17,9 @@ from semask.inference import build_predictor
 from semask.metrics import Confusion
 from semask.model import SegmentationModel
 from semask.recipes import Recipe
-from semask.structures import Batch, LossTerms, Sample, Segmentation
-from semask.training.optim import parameter_groups, poly_schedule
+from semask.structures import Batch, EncodedBatch, Features, LossTerms, Sample, Segmentation
+from semask.training.frozen import freeze
+from semask.training.optim import build_optimizer, poly_schedule
 
 Loss = Callable[[Segmentation, Integer[Tensor, "b H W"]], LossTerms]
 
@@ -35,11 +37,24 @@ class SegmentationModule(LightningModule):
         self.loss = loss
         self.recipe = recipe
         self.confusion: Confusion | None = None
+        self.frozen = recipe.train.freeze_encoder
+        if self.frozen:
+            freeze(self.model.encoder)
         self._counting = Confusion(recipe.model.num_classes)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
+    def train(self, mode: bool = True) -> SegmentationModule:
+        """Change the mode of what is trained: a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.model.encoder.eval()
+        return self
+
+    def training_step(self, batch: Batch | EncodedBatch, batch_idx: int) -> Float[Tensor, ""]:
         """Return the loss of one batch; a FloatingPointError names the step and the pictures when it is not finite."""
-        terms = self.loss(self.model(batch.images), self.model.pad_labels(batch.labels))
+        if isinstance(batch, EncodedBatch):
+            terms = self.loss(self.model.decode(Features(batch.maps)), batch.labels)
+        else:
+            terms = self.loss(self.model(batch.images), self.model.pad_labels(batch.labels))
         if not torch.isfinite(terms.total):
             total, main, prior = (term.item() for term in terms)
             raise FloatingPointError(
@@ -47,7 +62,7 @@ class SegmentationModule(LightningModule):
                 f"{self.global_step}, pictures {', '.join(batch.names)}. Lower --optim.lr, set --train.clip-norm 1.0, "
                 "or train with --train.precision float32."
             )
-        self._log_step(terms, batch_size=len(batch.images))
+        self._log_step(terms, batch_size=len(batch.labels))
         return terms.total
 
     def on_validation_epoch_start(self) -> None:
@@ -56,7 +71,8 @@ class SegmentationModule(LightningModule):
 
     def validation_step(self, batch: list[Sample], batch_idx: int) -> None:
         """Count the pixels of some samples at the labels' own size; neighbours of one size are scored together."""
-        predict = build_predictor(self.model, self.recipe.test, self.recipe.data)
+        stride = self.recipe.train.eval_stride or self.recipe.test.stride
+        predict = build_predictor(self.model, replace(self.recipe.test, stride=stride), self.recipe.data)
         count_pixels(self._counting, predict, batch)
 
     def on_validation_epoch_end(self) -> None:
@@ -68,15 +84,16 @@ class SegmentationModule(LightningModule):
         self.log_dict(values, rank_zero_only=True)
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW and its schedule, stepped once per optimiser step."""
+        """Return the optimiser and its schedule, stepped once per optimiser step."""
         spec = self.recipe.optim
-        optimizer = torch.optim.AdamW(parameter_groups(self.model, spec), lr=spec.lr, betas=spec.betas)
+        optimizer = build_optimizer(self.model, spec)
         factor = partial(
             poly_schedule,
             steps=self.recipe.train.steps,
             power=spec.power,
             warmup_steps=spec.warmup_steps,
             warmup_ratio=spec.warmup_ratio,
+            floor=spec.min_lr / spec.lr,
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

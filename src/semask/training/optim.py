@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from semask.recipes import OptimRecipe
@@ -9,8 +10,24 @@ from semask.recipes import OptimRecipe
 ParameterGroup = dict[str, object]
 
 
+def build_optimizer(model: nn.Module, recipe: OptimRecipe) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser over the parameters that are trained.
+
+    Source: AdamW, SeMask §4; SGD with Nesterov momentum, Segmenter's authors' code.
+    """
+    if not 0 <= recipe.min_lr <= recipe.lr:
+        raise ValueError(
+            f"the learning rate falls from optim.lr to optim.min_lr, which must lie in [0, {recipe.lr:g}], got "
+            f"{recipe.min_lr:g}"
+        )
+    groups = parameter_groups(model, recipe)
+    if recipe.algorithm == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+    return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas)
+
+
 def parameter_groups(model: nn.Module, recipe: OptimRecipe) -> list[ParameterGroup]:
-    """Return AdamW's groups: encoder and rest, each with and without weight decay; empty groups are left out.
+    """Return the optimiser's groups: encoder and rest, each with and without weight decay; empty groups are left out.
 
     A parameter whose name contains one of `recipe.no_decay` is not decayed; biases, the head's BatchNorm (named `bn`)
     and λ are. Our names agree with the published ones in this respect.
@@ -39,14 +56,16 @@ def decays(name: str, recipe: OptimRecipe) -> bool:
     return not any(part in name for part in recipe.no_decay)
 
 
-def poly_schedule(step: int, *, steps: int, power: float, warmup_steps: int, warmup_ratio: float) -> float:
-    """Return the factor on the learning rate at `step` (0-based): (1 - t/T)^p, times a linear warm-up.
+def poly_schedule(
+    step: int, *, steps: int, power: float, warmup_steps: int = 0, warmup_ratio: float = 1.0, floor: float = 0.0
+) -> float:
+    """Return the factor on the learning rate at `step` (0-based): (1 - f)(1 - t/T)^p + f, times a linear warm-up.
 
-    For t < W the factor is multiplied by 1 - (1 - t/W)(1 - r). It is 0 from step T on.
+    For t < W the factor is multiplied by 1 - (1 - t/W)(1 - r). It is the `floor` f from step T on.
 
-    Source: SeMask's recipes (mmcv 1.3's poly policy with linear warm-up).
+    Source: SeMask's recipes (mmcv 1.3's poly policy with linear warm-up, f = 0); Segmenter's authors' code (W = 0).
     """
-    factor = float(max(1 - step / steps, 0.0) ** power)
+    factor = float((1 - floor) * max(1 - step / steps, 0.0) ** power + floor)
     if step < warmup_steps:
         factor *= 1 - (1 - step / warmup_steps) * (1 - warmup_ratio)
     return factor

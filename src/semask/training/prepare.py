@@ -60,7 +60,7 @@ def load_pretrained(model: SegmentationModel, recipe: Recipe, *, console: Consol
     if spec.weights is None or from_scratch:
         return
     check_normalisation(spec.name, recipe.model.mean, recipe.model.std)
-    console.print(str(load_encoder(model.encoder.chain, spec.name, spec.weights)), highlight=False)  # type: ignore[arg-type]
+    console.print(str(load_encoder(model.encoder, spec.name, spec.weights)), highlight=False)  # type: ignore[arg-type]
 
 
 def find_checkpoint(out: Path, recipe: Recipe, options: RunOptions, *, first: bool) -> Path | None:

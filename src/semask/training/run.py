@@ -21,6 +21,7 @@ from semask.metrics import Confusion
 from semask.recipes import Recipe, TrainRecipe
 from semask.training.callbacks import Checkpoints, MovingAverage, RandomStates, StillLambda
 from semask.training.datamodule import SegmentationData, micro_batch
+from semask.training.frozen import check_cache
 from semask.training.history import FOLDER, open_loggers
 from semask.training.module import SegmentationModule
 from semask.training.options import RunOptions
@@ -56,6 +57,7 @@ def train(recipe: Recipe, options: RunOptions | None = None) -> TrainResult:
         first = trainer.is_global_zero
         console = Console(quiet=not first)
         size = micro_batch(recipe.train, trainer.world_size)
+        check_cache(recipe, trainer.world_size)
         resume = find_checkpoint(out, recipe, options, first=first)
         if first and recipe.data.kind == "files" and not options.skip_check:
             check_pairs(recipe.data)
@@ -127,6 +129,8 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         # SegmentationData begins at the draw that comes next, which Lightning cannot know
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+        # a frozen encoder is in evaluation mode on purpose
+        warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training.*")
         # Lightning's own use of torch.utils._pytree, of no interest to whoever trains
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
         try:

@@ -1,0 +1,126 @@
+"""Training a decoder on a frozen encoder, whose features are computed once and kept on disk."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from semask.data.dataset import TrainingFiles, collate, shuffled
+from semask.model import SegmentationModel
+from semask.recipes import Recipe
+from semask.structures import Batch, EncodedBatch, Sample
+
+ENCODED_AT_ONCE = 4
+"""Pictures per forward pass of the encoder."""
+
+
+class EncodedSample(NamedTuple):
+    """One view: the maps of its Features, its label as padded, and its picture's name."""
+
+    maps: tuple[Tensor, ...]
+    label: Tensor
+    name: str
+
+
+def freeze(encoder: nn.Module) -> None:
+    """Take an encoder out of training; a ValueError when it has semantic layers, which must learn."""
+    if len(encoder.semantic):  # type: ignore[arg-type]
+        raise ValueError(
+            "a frozen encoder cannot teach its semantic layers anything; say --train.freeze-encoder false, or "
+            "--model.encoder.semantic-layers false"
+        )
+    encoder.requires_grad_(False)
+    encoder.eval()
+
+
+def check_cache(recipe: Recipe, world_size: int) -> None:
+    """Raise a ValueError where features cannot be kept."""
+    train = recipe.train
+    if train.cached_views is None:
+        return
+    if train.cached_views < 1:
+        raise ValueError(
+            f"train.cached_views must be at least 1, or None to encode every draw, got {train.cached_views}"
+        )
+    if not train.freeze_encoder:
+        raise ValueError(
+            "features can be kept only while the encoder does not change; add --train.freeze-encoder true, or say "
+            "--train.cached-views None"
+        )
+    if recipe.data.kind != "files" or world_size > 1:
+        raise ValueError(
+            "features are kept for pictures from files and in one process; say --train.cached-views None, or "
+            "--devices 1"
+        )
+
+
+class CachedViews(Dataset[EncodedSample]):
+    """Augmented views of all training pictures as a frozen encoder sees them, in a new order every pass over them.
+
+    The views are the draws of the first epochs. Maps are kept in half precision and labels in 8 bits, in a folder
+    that goes when this object does.
+    """
+
+    def __init__(self, draws: TrainingFiles, model: SegmentationModel, *, views: int, workers: int) -> None:
+        self.count, self.seed = views * len(draws), draws.seed
+        self.names: list[str] = []
+        self._folder = tempfile.TemporaryDirectory(prefix="semask-features-", ignore_cleanup_errors=True)
+        self.maps: list[np.memmap] = []
+        self.labels: np.memmap | None = None
+        loader: DataLoader[Sample] = DataLoader(
+            Subset(draws, range(self.count)),
+            batch_size=ENCODED_AT_ONCE,
+            collate_fn=collate,
+            num_workers=workers,
+            generator=torch.Generator().manual_seed(0),
+        )
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("Encoding once", total=self.count)
+            for batch in loader:
+                self._keep(batch, model)
+                bar.advance(task, len(batch.names))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, draw: int) -> EncodedSample:
+        turn, position = divmod(draw, self.count)
+        index = shuffled(self.seed, turn, self.count)[position]
+        assert self.labels is not None  # the loader of a split is never empty
+        maps = tuple(torch.from_numpy(stored[index].astype(np.float32)) for stored in self.maps)
+        return EncodedSample(maps, torch.from_numpy(self.labels[index].copy()), self.names[index])
+
+    @torch.no_grad()
+    def _keep(self, batch: Batch, model: SegmentationModel) -> None:
+        features = model.encode(batch.images.to(model.mean.device))
+        labels = model.pad_labels(batch.labels).numpy()
+        if self.labels is None:
+            self.maps = [
+                self._store(f"stage{stage}", level[0].shape, np.float16) for stage, level in enumerate(features.maps)
+            ]
+            self.labels = self._store("labels", labels.shape[1:], np.uint8)
+        rows = slice(len(self.names), len(self.names) + len(labels))
+        for stored, level in zip(self.maps, features.maps, strict=True):
+            stored[rows] = level.half().cpu().numpy()
+        self.labels[rows] = labels
+        self.names += batch.names
+
+    def _store(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> np.memmap:
+        path = Path(self._folder.name) / f"{name}.npy"
+        stored: np.memmap = open_memmap(path, mode="w+", dtype=dtype, shape=(self.count, *shape))
+        return stored
+
+
+def collate_encoded(samples: list[EncodedSample]) -> EncodedBatch:
+    """Stack views, which are all of the crop's size."""
+    maps, labels, names = zip(*samples, strict=True)
+    return EncodedBatch(tuple(torch.stack(level) for level in zip(*maps, strict=True)), torch.stack(labels), names)
