@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,6 +92,7 @@ VARIANTS = {
 PUBLISHED = [row.name for row in ROWS]
 
 
+@cache
 def build_weightless(recipe: Recipe) -> SegmentationModel:
     with torch.device("meta"):
         return build_model(recipe)

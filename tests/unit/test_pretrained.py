@@ -25,7 +25,7 @@ def test_timms_own_layout(tmp_path: Path) -> None:
     theirs = small_swin().eval()
     save_file(theirs.state_dict(), tmp_path / "swin.safetensors")
     encoder = build_encoder(SWIN, 3)
-    report = load_encoder(encoder.chain, SWIN.name, str(tmp_path / "swin.safetensors"))
+    report = load_encoder(encoder, SWIN.name, str(tmp_path / "swin.safetensors"))
     assert report.share == 1.0
     assert "encoder tensors matched (100.0%)" in str(report)
     torch.testing.assert_close(
@@ -46,7 +46,7 @@ def test_the_official_layout(tmp_path: Path) -> None:
     official["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(49, 49, dtype=torch.long)
     torch.save({"model": {f"module.{key}": value for key, value in official.items()}}, tmp_path / "swin.pth")
     encoder = build_encoder(SWIN, 3)
-    assert load_encoder(encoder.chain, SWIN.name, str(tmp_path / "swin.pth")).share == 1.0
+    assert load_encoder(encoder, SWIN.name, str(tmp_path / "swin.pth")).share == 1.0
     expected = theirs["layers.3.downsample.reduction.weight"].half().float()
     assert torch.equal(encoder.chain["layers_3"].downsample.reduction.weight, expected)
 
@@ -54,13 +54,13 @@ def test_the_official_layout(tmp_path: Path) -> None:
 def test_another_window_resizes_the_tables(tmp_path: Path) -> None:
     save_file(small_swin().state_dict(), tmp_path / "swin.safetensors")
     wide = build_encoder(EncoderRecipe(**{**vars(SWIN), "window_size": 12}), 3)
-    assert load_encoder(wide.chain, SWIN.name, str(tmp_path / "swin.safetensors")).share == 1.0
+    assert load_encoder(wide, SWIN.name, str(tmp_path / "swin.safetensors")).share == 1.0
     assert wide.chain["layers_0"].blocks[0].attn.relative_position_bias_table.shape == (23**2, 1)
 
 
 def test_real_weights_give_timms_features(lite0_weights: Path) -> None:
     encoder = build_encoder(LITE, 3).eval()
-    assert load_encoder(encoder.chain, LITE.name, str(lite0_weights)).share == 1.0
+    assert load_encoder(encoder, LITE.name, str(lite0_weights)).share == 1.0
     theirs = timm.create_model("tf_efficientnet_lite0", features_only=True).eval()
     state = encoder.chain.state_dict()
     theirs.load_state_dict({key: state[key.replace("blocks.", "blocks_", 1)] for key in theirs.state_dict()})
@@ -91,17 +91,17 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"0 of \d+ encoder tensors matched .* at least 95% are needed.*Are these weights of"
     ):
-        load_encoder(encoder.chain, SWIN.name, str(tmp_path / "resnet.safetensors"))
+        load_encoder(encoder, SWIN.name, str(tmp_path / "resnet.safetensors"))
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
     encoder = build_encoder(SWIN, 3)
     with pytest.raises(ValueError, match="no weights file at"):
-        load_encoder(encoder.chain, SWIN.name, str(tmp_path / "absent.pth"))
+        load_encoder(encoder, SWIN.name, str(tmp_path / "absent.pth"))
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00")
     with pytest.raises(ValueError, match="no readable weights file"):
-        load_encoder(encoder.chain, SWIN.name, str(tmp_path / "cut.safetensors"))
+        load_encoder(encoder, SWIN.name, str(tmp_path / "cut.safetensors"))
     torch.save({"model": {"x": Path("/")}}, tmp_path / "objects.pth")
     with pytest.raises(ValueError, match=r"holds Python objects besides tensors and is not opened"):
-        load_encoder(encoder.chain, SWIN.name, str(tmp_path / "objects.pth"))
+        load_encoder(encoder, SWIN.name, str(tmp_path / "objects.pth"))

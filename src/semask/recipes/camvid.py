@@ -92,7 +92,7 @@ def dinov2_s_mask_small() -> Recipe:
         recipe,
         data=dataclasses.replace(FULL, base_ratio=0.75, scale_range=(0.75, 1.5), crop=(224, 224)),
         optim=dataclasses.replace(recipe.optim, warmup_steps=30),
-        train=TrainRecipe(steps=400, batch_size=8, ema=0.98, eval_every=100),
+        train=TrainRecipe(steps=400, batch_size=8, ema=0.98, eval_every=200),
     )
 
 
