@@ -48,7 +48,9 @@ def layout(name: str) -> dict[str, Any]:
 
 
 def checkpoint(name: str) -> dict[str, Tensor]:
-    return {k: synthetic_tensor(k, tuple(v["shape"]), v["dtype"]) for k, v in layout(name)["layout"].items()}
+    spec = layout(name)
+    tensors = spec.get("layout", spec)
+    return {k: synthetic_tensor(k, tuple(v["shape"]), v["dtype"]) for k, v in tensors.items()}
 
 
 def arrays(name: str) -> dict[str, np.ndarray]:

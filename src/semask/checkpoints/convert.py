@@ -6,16 +6,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from semask.build import build_model, with_classes
-from semask.checkpoints.rules import semask_fpn
+from semask.checkpoints.mismatch import differences, explain, file_classes
+from semask.checkpoints.rules import segmenter, semask_fpn
+from semask.checkpoints.rules.translation import Rule
+from semask.checkpoints.variant import VARIANT, check_variant
 from semask.data.classes import Classes
 from semask.model import SegmentationModel
-from semask.recipes import Recipe, get
+from semask.recipes import Recipe, get, names
 from semask.weights import read_checkpoint, tensors_of
 
-RULES = {"semantic_fpn": semask_fpn}
+RULES: dict[str, Rule] = {
+    "semantic_fpn": semask_fpn,
+    "segmenter_linear": segmenter,
+    "segmenter_mask": segmenter,
+}
 """Rule file by decoder."""
 
 
@@ -23,7 +31,8 @@ class Conversion(NamedTuple):
     """A converted file.
 
     loaded: how many tensors were filled. fresh: tensors left at their random start because they depend on the class
-    count. classes: names and colours, if the file carries them.
+    count. classes: names and colours, if the file carries them. layout: whose file it is, in words. variant: what was
+    made of a variant.yml, None for layouts that have none.
     """
 
     model: SegmentationModel
@@ -31,70 +40,90 @@ class Conversion(NamedTuple):
     loaded: int
     fresh: tuple[str, ...]
     classes: Classes | None
+    layout: str
+    variant: str | None
 
 
 def load_published(
-    source: str | Path | Mapping[str, Any], recipe_name: str, num_classes: int | None = None
+    source: str | Path | Mapping[str, Any], recipe: str | Recipe, num_classes: int | None = None
 ) -> SegmentationModel:
     """Return the model of a published file or state dict, bare or wrapped, in evaluation mode.
 
-    Every tensor must match; a ValueError lists those that do not. `num_classes` keeps all but the tensors that depend
+    Every tensor must match; a ValueError counts those that do not. `num_classes` keeps all but the tensors that depend
     on the class count, which then start fresh.
     """
-    return convert(source, recipe_name, num_classes).model
+    return convert(source, recipe, num_classes).model
 
 
-def convert(source: str | Path | Mapping[str, Any], recipe_name: str, num_classes: int | None = None) -> Conversion:
-    """Return the model of a published file together with what was done."""
-    recipe = get(recipe_name)
+def convert(source: str | Path | Mapping[str, Any], recipe: str | Recipe, num_classes: int | None = None) -> Conversion:
+    """Return the model of a published file together with what was done; the layout may change the recipe."""
+    recipe = get(recipe) if isinstance(recipe, str) else recipe
+    rule = _rule(recipe)
     if num_classes is not None:
         recipe = with_classes(recipe, num_classes)
     checkpoint = source if isinstance(source, Mapping) else read_checkpoint(source)
-    rule = RULES[recipe.model.decoder.name]
-    named = ((rule.rename(key), value) for key, value in tensors_of(checkpoint).items())
-    found = {key: value for key, value in named if key is not None}
-    model = build_model(recipe)
-    fresh = _fresh(found, model, replace_classes=num_classes is not None, rule=rule)
-    _check(found, model, fresh, recipe)
-    model.load_state_dict({key: value for key, value in found.items() if key not in fresh}, strict=False)
-    classes = None if fresh else _classes(checkpoint, recipe)
-    return Conversion(model, recipe, len(found) - len(fresh), fresh, classes)
-
-
-def _fresh(found: dict[str, Tensor], model: SegmentationModel, *, replace_classes: bool, rule: Any) -> tuple[str, ...]:
-    if not replace_classes:
-        return ()
+    tensors = tensors_of(checkpoint)
+    translation = rule.translate(tensors, recipe)
+    variant = None
+    if translation.layout == segmenter.AUTHORS and not isinstance(source, Mapping):
+        variant = _compare_variant(Path(source), recipe, any_classes=num_classes is not None)
+    model = build_model(translation.recipe)
     wanted = model.state_dict()
+    fresh = _fresh(translation.tensors, wanted, rule) if num_classes is not None else ()
+    problem = explain(
+        translation,
+        wanted,
+        class_tensors=rule.CLASS_TENSORS,
+        fresh=fresh,
+        fitting=lambda: fitting_recipe(tensors, recipe),
+    )
+    if problem is not None:
+        raise ValueError(problem)
+    kept = {key: value for key, value in translation.tensors.items() if key not in fresh}
+    model.load_state_dict(kept, strict=False)
+    classes = None if fresh else _classes(checkpoint, recipe)
+    return Conversion(model, translation.recipe, len(kept), fresh, classes, translation.layout, variant)
+
+
+def fitting_recipe(tensors: Mapping[str, Tensor], recipe: Recipe) -> str | None:
+    """Return the name of a recipe that a file fills, of the same dataset if its class count allows, else None."""
+    dataset = recipe.name.partition("/")[0]
+    for name in sorted(names(), key=lambda name: name.partition("/")[0] != dataset):
+        candidate = get(name)
+        rule = RULES.get(candidate.model.decoder.name)
+        if rule is None:
+            continue
+        translation = rule.translate(tensors, candidate)
+        if file_classes(translation.tensors, rule.CLASS_TENSORS) != candidate.model.num_classes:
+            continue
+        with torch.device("meta"):
+            wanted = build_model(candidate).state_dict()
+        if not any(differences(translation, wanted)):
+            return name
+    return None
+
+
+def _rule(recipe: Recipe) -> Rule:
+    name = recipe.model.decoder.name
+    if name not in RULES:
+        raise ValueError(f"no published files are known for the decoder {name!r}; there are for: {', '.join(RULES)}")
+    return RULES[name]
+
+
+def _compare_variant(source: Path, recipe: Recipe, *, any_classes: bool) -> str:
+    path = source.with_name(VARIANT)
+    if not path.is_file():
+        return f"There is no {VARIANT} beside it to compare the recipe with."
+    check_variant(path, recipe, any_classes=any_classes)
+    return f"The {VARIANT} beside it says what the recipe says."
+
+
+def _fresh(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], rule: Rule) -> tuple[str, ...]:
     return tuple(
         key
         for key, value in found.items()
         if key in wanted and rule.CLASS_TENSORS.fullmatch(key) and value.shape != wanted[key].shape
     )
-
-
-def _check(found: dict[str, Tensor], model: SegmentationModel, fresh: tuple[str, ...], recipe: Recipe) -> None:
-    wanted = model.state_dict()
-    missing = [key for key in wanted if key not in found]
-    unexpected = [key for key in found if key not in wanted]
-    shapes = [
-        f"{key}: file {tuple(found[key].shape)}, model {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in found and key not in fresh and found[key].shape != wanted[key].shape
-    ]
-    if not (missing or unexpected or shapes):
-        return
-    lines = [f"the file does not fit the recipe {recipe.name!r}:"]
-    lines += [f"  missing: {key}" for key in missing]
-    lines += [f"  unexpected: {key}" for key in unexpected]
-    lines += [f"  other shape: {line}" for line in shapes]
-    file_classes = found["decoder.classify.weight"].shape[0] if "decoder.classify.weight" in found else None
-    if file_classes is not None and file_classes != recipe.model.num_classes:
-        lines.append(
-            f"The file has {file_classes} classes, the recipe {recipe.model.num_classes}: choose the recipe of its "
-            f"dataset, or pass num_classes={recipe.model.num_classes} to keep all tensors but those that depend on the "
-            f"class count (num_classes={file_classes} keeps them all)."
-        )
-    raise ValueError("\n".join(lines))
 
 
 def _classes(checkpoint: Mapping[str, Any], recipe: Recipe) -> Classes | None:

@@ -29,7 +29,8 @@ def convert(
     """Read a published file and write a checkpoint that evaluate, predict and `semask.load` take.
 
     Args:
-        published: The authors' file: PyTorch or safetensors, bare or wrapped. It is read without running its code.
+        published: The authors' file: PyTorch or safetensors, bare or wrapped. It is read without running its code. The
+            variant.yml that Segmenter's authors put beside it is compared with the recipe.
         recipe: The recipe of its row in the paper, such as ade20k/semask-swin-t-fpn.
         out: Folder of the new checkpoint.
         num_classes: Keep all but the tensors that depend on the class count; those start fresh for this many classes.
@@ -47,6 +48,9 @@ def convert(
     store.save(out, result.model, result.recipe, result.classes)
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"{result.loaded} tensors of {published.name} fill {recipe}.")
+    console.print(f"layout: {result.layout}.")
+    if result.variant is not None:
+        console.print(result.variant)
     if result.fresh:
         console.print(f"{len(result.fresh)} depend on the class count and start fresh: {', '.join(result.fresh)}.")
     console.print(f"checkpoint: {out}")

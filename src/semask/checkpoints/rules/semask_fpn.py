@@ -6,6 +6,14 @@ Source: SeMask authors' code; the layout is spelled out by the fixtures in tests
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from semask.checkpoints.rules.translation import Translation
+from semask.recipes import Recipe
+
+LAYOUT = "mmsegmentation's Swin FPN"
 
 _RENAMES: tuple[tuple[str, str], ...] = (
     (r"backbone\.patch_embed\.", r"encoder.chain.patch_embed."),
@@ -22,6 +30,12 @@ _DERIVED = ("relative_position_index", "attn_mask")
 
 CLASS_TENSORS = re.compile(r"(encoder\.semantic\.\d+\.units\.\d+\.(query|key)|decoder\.classify)\.(weight|bias)")
 """Our tensors whose first axis is the classes."""
+
+
+def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
+    """Bring a checkpoint into our names; shapes and recipe stay."""
+    names = {ours: key for key in tensors if (ours := rename(key)) is not None}
+    return Translation({ours: tensors[key] for ours, key in names.items()}, names, recipe, LAYOUT)
 
 
 def rename(key: str) -> str | None:

@@ -1,0 +1,126 @@
+"""The layouts of Segmenter checkpoints: the authors', and mmsegmentation's, which also computes otherwise.
+
+mmsegmentation's encoder has LayerNorms of epsilon 1e-6 and resizes its position table bicubically; its decoder has
+stochastic depth in place of dropout; its test does not enlarge small images. It squeezes the scores of a padded image
+into the image's size, where the authors, and we, cut the padding off: images whose sides are no multiples of the
+patch come out otherwise.
+
+Source: Segmenter (arXiv:2105.05633), authors' code; mmsegmentation 1.2.2. The layouts are spelled out by the fixtures
+in tests/reference.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from semask.checkpoints.rules.translation import Translation
+from semask.recipes import Published, Recipe
+
+AUTHORS = "the authors' Segmenter"
+MMSEGMENTATION = (
+    "mmsegmentation's Segmenter; the recipe takes over its numerics: norm_eps 1e-6, bicubic position table, "
+    "drop_path 0.1 instead of dropout in the decoder, images that are not enlarged"
+)
+
+_DROPPED = re.compile(r"encoder\.head(_dist)?\.")
+"""Classifiers of the pretraining, never used."""
+_RENAMES: tuple[tuple[str, str], ...] = (
+    (r"encoder\.", "encoder.backbone."),
+    (r"decoder\.head\.", "decoder.classify."),
+    (r"decoder\.cls_emb$", "decoder.class_embeddings"),
+    (r"decoder\.proj_dec\.", "decoder.project."),
+    (r"decoder\.proj_patch$", "decoder.patch_projection"),
+    (r"decoder\.proj_classes$", "decoder.class_projection"),
+    (r"decoder\.decoder_norm\.", "decoder.norm."),
+)
+_MMSEGMENTATION_RENAMES: tuple[tuple[str, str], ...] = (
+    (r"backbone\.patch_embed\.projection\.", "encoder.backbone.patch_embed.proj."),
+    (r"backbone\.layers\.", "encoder.backbone.blocks."),
+    (r"backbone\.ln1\.", "encoder.backbone.norm."),
+    (r"backbone\.", "encoder.backbone."),
+    (r"decode_head\.layers\.", "decoder.blocks."),
+    (r"decode_head\.conv_seg\.", "decoder.classify."),
+    (r"decode_head\.cls_emb$", "decoder.class_embeddings"),
+    (r"decode_head\.dec_proj\.", "decoder.project."),
+    (r"decode_head\.patch_proj\.weight$", "decoder.patch_projection"),
+    (r"decode_head\.classes_proj\.weight$", "decoder.class_projection"),
+    (r"decode_head\.decoder_norm\.", "decoder.norm."),
+    (r"decode_head\.", "decoder."),
+)
+_BLOCK_PARTS = {
+    ".ln1.": ".norm1.",
+    ".ln2.": ".norm2.",
+    ".attn.attn.in_proj_": ".attn.qkv.",
+    ".attn.attn.out_proj.": ".attn.proj.",
+    ".ffn.layers.0.0.": ".mlp.fc1.",
+    ".ffn.layers.1.": ".mlp.fc2.",
+}
+_PATCH_WEIGHT = "encoder.backbone.patch_embed.proj.weight"
+_PATCH_BIAS = "encoder.backbone.patch_embed.proj.bias"
+
+CLASS_TENSORS = re.compile(r"decoder\.(class_embeddings|(mask_norm|classify)\.(weight|bias))")
+"""Our tensors whose first axis is the classes."""
+
+
+def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
+    """Bring a checkpoint into our names and shapes; mmsegmentation's changes the recipe."""
+    theirs = is_mmsegmentation(tensors)
+    names = {ours: key for key in tensors if (ours := rename(key)) is not None}
+    found = {ours: _shaped(ours, tensors[key], transpose=theirs) for ours, key in names.items()}
+    if not theirs:
+        return Translation(found, names, recipe, AUTHORS)
+    if _PATCH_WEIGHT in found and _PATCH_BIAS not in found:
+        # Its releases since 1.0 build the patch convolution without one.
+        found[_PATCH_BIAS] = torch.zeros(len(found[_PATCH_WEIGHT]))
+    return Translation(found, names, with_mmsegmentation_numerics(recipe), MMSEGMENTATION)
+
+
+def is_mmsegmentation(tensors: Mapping[str, Tensor]) -> bool:
+    """Say whether the names are mmsegmentation's."""
+    return any(key.startswith("backbone.") for key in tensors)
+
+
+def rename(key: str) -> str | None:
+    """Return our name of a published tensor, None for one that is not needed, the key itself when unknown."""
+    if _DROPPED.match(key):
+        return None
+    for pattern, ours in (*_RENAMES, *_MMSEGMENTATION_RENAMES):
+        name, count = re.subn(f"^{pattern}", ours, key)
+        if count:
+            return _rename_part(name) if ".blocks." in name else name
+    return key
+
+
+def with_mmsegmentation_numerics(recipe: Recipe) -> Recipe:
+    """Return the recipe as mmsegmentation computes it, without the paper's figures, which are of another model."""
+    encoder = dataclasses.replace(recipe.model.encoder, norm_eps=1e-6, position_resize="bicubic")
+    decoder = dataclasses.replace(recipe.model.decoder, dropout=0.0, drop_path=0.1)
+    return dataclasses.replace(
+        recipe,
+        model=dataclasses.replace(recipe.model, encoder=encoder, decoder=decoder),
+        test=dataclasses.replace(recipe.test, enlarge=False),
+        published=Published(),
+    )
+
+
+def _rename_part(name: str) -> str:
+    for theirs, ours in _BLOCK_PARTS.items():
+        name = name.replace(theirs, ours)
+    return name
+
+
+def _shaped(ours: str, value: Tensor, *, transpose: bool) -> Tensor:
+    """Bring a tensor into our shape where the layouts store it otherwise."""
+    if ours == "decoder.class_embeddings" and value.ndim == 3:
+        return value.squeeze(0)
+    if ours == "decoder.classify.weight" and value.ndim == 2:
+        return value[:, :, None, None]
+    if transpose and ours in ("decoder.patch_projection", "decoder.class_projection"):
+        # A Linear's weight there, a right-multiplied matrix here.
+        return value.T
+    return value

@@ -1,0 +1,115 @@
+"""The variant.yml that Segmenter's authors put beside a checkpoint: what it is, and whether a recipe says the same."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from semask.recipes import Recipe, get, names
+
+VARIANT = "variant.yml"
+MAX_BYTES = 65536
+"""The authors' are of about 2 kB."""
+
+_BACKBONES = {"vit_base_patch8_384": "vit_base_patch8_224"}
+"""timm has no B/8 of the authors' name; the architecture is the same."""
+_DECODERS = {"segmenter_linear": "linear", "segmenter_mask": "mask_transformer"}
+_TUPLE = "tag:yaml.org,2002:python/tuple"
+
+
+class VariantLoader(yaml.SafeLoader):  # type: ignore[misc]
+    """Safe YAML that also knows Python's tuples, in which image_size is written, and no other tag of Python's."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Leave merge keys alone: nested ones grow without bounds."""
+
+
+def _tuple(loader: VariantLoader, node: yaml.Node) -> tuple[Any, ...]:
+    return tuple(loader.construct_sequence(node, deep=True))
+
+
+def _refuse(_: VariantLoader, node: yaml.Node) -> None:
+    raise ValueError(
+        f"the YAML tag {node.tag!r} is not allowed, only plain values and Python's tuples are, since other tags can run "
+        "code; be wary of the checkpoint beside it too"
+    )
+
+
+VariantLoader.add_constructor(_TUPLE, _tuple)
+VariantLoader.add_constructor(None, _refuse)
+
+
+def read_variant(path: Path) -> dict[str, Any]:
+    """Return a variant.yml as plain values; a ValueError says why it could not be read."""
+    with path.open("rb") as file:
+        text = file.read(MAX_BYTES + 1)
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"{str(path)!r} is larger than {MAX_BYTES} bytes; the authors' files have about 2 kB")
+    try:
+        content = yaml.load(text, Loader=VariantLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("net_kwargs"), dict):
+        raise ValueError(
+            f"{str(path)!r} has no net_kwargs, so it is no {VARIANT} of Segmenter; rename or remove it if it belongs "
+            "to something else"
+        )
+    return content
+
+
+def check_variant(path: Path, recipe: Recipe, *, any_classes: bool = False) -> None:
+    """Raise a ValueError unless a variant.yml says of the model what the recipe says.
+
+    The message names both values and, if there is one, the recipe that fits. `any_classes` passes over the class count.
+    """
+    said = describe_variant(read_variant(path))
+    if any_classes:
+        said.pop("net_kwargs.n_cls", None)
+    ours = describe_recipe(recipe)
+    differ = [
+        f"{field} is {reprlib.repr(value)}, the recipe's {ours.get(field)!r}"
+        for field, value in said.items()
+        if ours.get(field) != value
+    ]
+    if differ:
+        fitting = next((name for name in names() if said.items() <= describe_recipe(get(name)).items()), None)
+        hint = f"use the recipe {fitting!r}" if fitting is not None else "no recipe fits"
+        raise ValueError(f"{path.name} does not fit the recipe {recipe.name!r}: {'; '.join(differ)}. Here {hint}.")
+
+
+def describe_variant(variant: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a variant.yml says of the model, by the fields' names there; fields it lacks are left out."""
+    model = variant["net_kwargs"]
+    decoder = model.get("decoder")
+    decoder = decoder if isinstance(decoder, Mapping) else {}
+    said = {f"net_kwargs.{field}": model.get(field) for field in ("backbone", "n_cls", "image_size", "normalization")}
+    said["net_kwargs.decoder.name"] = decoder.get("name")
+    if decoder.get("name") != "linear":
+        said["net_kwargs.decoder.n_layers"] = decoder.get("n_layers")
+    backbone = said["net_kwargs.backbone"]
+    if isinstance(backbone, str):
+        said["net_kwargs.backbone"] = _BACKBONES.get(backbone, backbone)
+    size = said["net_kwargs.image_size"]
+    if isinstance(size, list):
+        said["net_kwargs.image_size"] = tuple(size)
+    return {field: value for field, value in said.items() if value is not None}
+
+
+def describe_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Return what a variant.yml of the recipe would say."""
+    model = recipe.model
+    name = _DECODERS.get(model.decoder.name)
+    described = {
+        "net_kwargs.backbone": model.encoder.name.split(".", 1)[0],
+        "net_kwargs.n_cls": model.num_classes,
+        "net_kwargs.image_size": model.encoder.image_size,
+        "net_kwargs.normalization": "vit" if model.mean == (0.5, 0.5, 0.5) else "deit",
+        "net_kwargs.decoder.name": name,
+    }
+    if name == "mask_transformer":
+        described["net_kwargs.decoder.n_layers"] = model.decoder.layers
+    return described
