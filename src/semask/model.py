@@ -57,10 +57,14 @@ class SegmentationModel(nn.Module):
 
     def encode(self, images: Float[Tensor, "b 3 H W"]) -> Features:
         """Normalise, pad and encode."""
+        return self.encoder(self.prepare(images))  # type: ignore[no-any-return]
+
+    def prepare(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 PH PW"]:
+        """Normalise and pad: what the encoder reads."""
         self._check(images)
         normalised = (images - self.mean) / self.std
         bottom, right = self._padding(images.shape[-2], images.shape[-1])
-        return self.encoder(F.pad(normalised, (0, right, 0, bottom)))  # type: ignore[no-any-return]
+        return F.pad(normalised, (0, right, 0, bottom))
 
     def scores(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b k H W"]:
         """Return class scores at the image's size: logits for per-pixel decoders. The prior is not computed."""

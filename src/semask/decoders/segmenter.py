@@ -84,8 +84,16 @@ class MaskTransformer(nn.Module):
         patches = self.single_scale(features.maps)
         grid = (patches.shape[-2], patches.shape[-1])
         projected = self.project(patches.flatten(2).transpose(1, 2))
-        classes = self.class_embeddings.to(projected.dtype).expand(len(projected), -1, -1)
+        classes = self.class_embeddings.to(projected.dtype).expand(projected.shape[0], -1, -1)
         return torch.cat((projected, classes), dim=1), grid
+
+    def attention(self, tokens: Float[Tensor, "b n d"], layer: int) -> Float[Tensor, "b heads n n"]:
+        """Return who attends to whom in one layer, given what `tokens` returns; each row has the sum 1."""
+        for block in self.blocks[:layer]:
+            tokens = block(tokens)
+        chosen = self.blocks[layer]
+        assert isinstance(chosen, Block)
+        return chosen.attn.weights(chosen.norm1(tokens))
 
 
 def initialise(module: nn.Module) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -79,10 +81,20 @@ class PlainEncoder(nn.Module):
         self.channels_last = True
         self.semantic = nn.ModuleList()
 
+    @property
+    def depth(self) -> int:
+        """The number of layers."""
+        return len(self.backbone.blocks)
+
+    @property
+    def num_extra(self) -> int:
+        """The number of tokens before the patches: class, distillation and register tokens."""
+        return int(self.backbone.num_prefix_tokens)
+
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
         """Encode normalised images whose sides are multiples of the patch; the one map is b d H/P W/P."""
         grid = (images.shape[-2] // self.size_multiple, images.shape[-1] // self.size_multiple)
-        patches = self.tokens(images)[:, self.backbone.num_prefix_tokens :]
+        patches = self.tokens(images)[:, self.num_extra :]
         return Features((patches.transpose(1, 2).unflatten(-1, grid),))
 
     def tokens(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b n d"]:
@@ -98,13 +110,30 @@ class PlainEncoder(nn.Module):
         vit = self.backbone
         patches = vit.patch_embed(images)
         grid = (patches.shape[1], patches.shape[2])
-        extra = [token.expand(len(patches), -1, -1) for token in _extra_tokens(vit)]
+        extra = [token.expand(patches.shape[0], -1, -1) for token in _extra_tokens(vit)]
         tokens = torch.cat((*extra, patches.flatten(1, 2)), dim=1)
         table = vit.pos_embed
         if table.shape[1] != tokens.shape[1]:
             table = resize_positions(table, grid, num_extra=len(extra), mode=self.position_resize)
         out: Tensor = vit.norm_pre(vit.pos_drop(tokens + table))
         return out
+
+    def attention(
+        self, images: Float[Tensor, "b 3 H W"], keep: Callable[[Tensor], Tensor], *, layers: Sequence[int]
+    ) -> list[Tensor]:
+        """Return what `keep` makes of the attention of every named layer, all in one pass.
+
+        `keep` is given b heads n n, each row of sum 1, tokens as in `tokens`, and returns b heads and whatever it
+        likes; the matrices themselves are let go. Parallel attentions of a layer, and the two of a differential one,
+        count as further heads.
+        """
+        kept: list[list[Tensor]] = [[] for _ in layers]
+        with ExitStack() as stack:
+            for layer, found in zip(layers, kept, strict=True):
+                for module in _attentions(self.backbone.blocks[layer]):
+                    stack.enter_context(_watched(module, keep, found))
+            self.tokens(images)
+        return [torch.cat(found, dim=1) for found in kept]
 
 
 def resize_positions(
@@ -135,3 +164,25 @@ def _has_full_table(vit: nn.Module) -> bool:
     if not isinstance(vit, VisionTransformer) or table is None or getattr(vit, "reg_token", None) is not None:
         return False
     return bool(table.shape[1] == vit.patch_embed.num_patches + len(_extra_tokens(vit)))
+
+
+def _attentions(block: nn.Module) -> list[nn.Module]:
+    """Return the modules of a timm block that attend; some blocks do so themselves."""
+    return [module for module in block.modules() if hasattr(module, "fused_attn") and hasattr(module, "attn_drop")]
+
+
+@contextmanager
+def _watched(attention: Any, keep: Callable[[Tensor], Tensor], found: list[Tensor]) -> Iterator[None]:
+    """Add what `keep` makes of a module's attention to `found`; only the unfused way computes it, for its dropout."""
+
+    def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        found.append(keep(inputs[0]))
+
+    fused = attention.fused_attn
+    hook = attention.attn_drop.register_forward_pre_hook(look)
+    attention.fused_attn = False
+    try:
+        yield
+    finally:
+        hook.remove()
+        attention.fused_attn = fused
