@@ -40,9 +40,8 @@ def count_pixels(confusion: Confusion, predictor: Predictor, samples: Sequence[S
     device = confusion.matrix.device
     for _, group in groupby(samples, key=lambda sample: sample.image.shape):
         images, labels, _ = zip(*group, strict=True)
-        predictions = predictor(torch.stack(images).to(device)).argmax(dim=1)
-        # Scores that are over a memory budget come back in the processor's memory.
-        confusion.update(predictions.to(device), torch.stack(labels).to(device))
+        scores = predictor(torch.stack(images).to(device))
+        confusion.update(scores.argmax(dim=1), torch.stack(labels).to(device))
 
 
 def evaluate_model(

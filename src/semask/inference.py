@@ -191,8 +191,8 @@ def _base_ratio(data: DataRecipe) -> float:
 
 
 def _predictor(source: Model | Predictor) -> Predictor:
-    predictor: Predictor = getattr(source, "scores", source)
-    return predictor
+    # Not by isinstance, which from Python 3.12 on sees no attributes that a compiled model passes on.
+    return source.scores if hasattr(source, "scores") else source
 
 
 def _check_windows(window: tuple[int, int], stride: tuple[int, int], *, smallest: int) -> None:
@@ -242,8 +242,8 @@ def _enlarge(images: Float[Tensor, "b 3 h w"], side: int) -> Float[Tensor, "b 3 
     size = enlarged_size(height, width, side)
     if size != (height, width) and math.prod(size) > MAX_ENLARGED_PIXELS:
         raise ValueError(
-            f"an image of {height}×{width} px would be enlarged to {size[0]}×{size[1]} px to fill windows of {side} px; "
-            f"at most {MAX_ENLARGED_PIXELS / 1e6:g} megapixels are allowed. Crop it, take it whole (--test.mode whole), "
-            "or leave it as small as it is (--test.enlarge false)."
+            f"an image of {height}×{width} px would be enlarged to {size[0]}×{size[1]} px to fill windows of {side} "
+            f"px; the limit is {MAX_ENLARGED_PIXELS / 1e6:g} megapixels. Crop the image, take it whole (--test.mode "
+            "whole), or do not enlarge it (--test.enlarge false)."
         )
     return resize(images, size)

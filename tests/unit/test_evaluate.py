@@ -21,7 +21,7 @@ from semask.build import build_model, with_classes
 from semask.checkpoints import store
 from semask.commands.evaluate import EvaluateOptions, check_classes, evaluate, summary, table
 from semask.data.dataset import classes_of, validation_set
-from semask.inference import multi_scale, whole
+from semask.inference import tta
 from semask.metrics import Confusion
 from semask.recipes import Recipe
 
@@ -44,7 +44,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def counted(checkpoint: Path, *, several_scales: bool = False) -> Confusion:
     """One scene after the other, without the command."""
     model, recipe, _ = store.load(checkpoint)
-    predict = multi_scale(whole(model), ratios=(0.5, 1.0), flip=True) if several_scales else whole(model)
+    predict = tta(model, ratios=(0.5, 1.0), flip=True) if several_scales else model.scores
     confusion = Confusion(12)
     samples = validation_set(small(recipe).data)
     with torch.inference_mode():
@@ -108,6 +108,17 @@ def test_classes_that_do_not_fit_are_refused(checkpoint: Path, tmp_path: Path) -
     with pytest.raises(ValueError, match="class 1 is 'sea' in the checkpoint and 'water' in the data set"):
         evaluate(checkpoint, bundle._replace(classes=renamed), EvaluateOptions(out=tmp_path / "a.json"))
     assert not (tmp_path / "a.json").exists()
+
+
+def test_another_scale_than_in_training_is_told(
+    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    flags = [*SMALL, "--out", str(tmp_path / "scores.json")]
+    assert cli.main(["evaluate", str(checkpoint), *flags, "--test.scales", "0.5", "1.0"]) == 0
+    assert caplog.messages == []
+    assert cli.main(["evaluate", str(checkpoint), *flags, "--data.base-ratio", "0.5"]) == 0
+    assert len(caplog.messages) == 1
+    assert "of their own size in training and are of 0.5 times their own size now" in caplog.messages[0]
 
 
 def test_the_checkpoint_comes_first(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,3 +70,31 @@ def test_the_schedule_starts_at_the_warm_up_ratio() -> None:
     expected = spec.lr * (1 - first[0]) * (1 - (1 - first[1]) * (1 - spec.warmup_ratio))
     assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
     assert made["lr_scheduler"]["interval"] == "step"
+
+
+def test_training_has_its_own_stride_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 × 2 windows of 32 px every 32 px, 1 × 3 every 16 px."""
+    image = Sample(torch.rand(3, 32, 64), torch.zeros(32, 64, dtype=torch.uint8), "picture")
+    test = replace(RECIPE.test, mode="sliding", window=(32, 32), stride=(16, 16), batch_size=99)
+    seen = []
+    for stride in (None, (32, 32)):
+        recipe = replace(RECIPE, test=test, train=replace(RECIPE.train, eval_stride=stride))
+        subject = SegmentationModule(build(RECIPE.name), build_loss(RECIPE.loss), recipe)
+        scores = subject.model.scores
+
+        def watch(images: torch.Tensor, scores=scores) -> torch.Tensor:
+            seen.append(tuple(images.shape))
+            return scores(images)
+
+        monkeypatch.setattr(subject.model, "scores", watch)
+        subject.on_validation_epoch_start()
+        with torch.no_grad():
+            subject.validation_step([image], 0)
+    assert seen == [(3, 3, 32, 32), (2, 3, 32, 32)]
+
+
+def test_an_impossible_evaluation_is_refused_before_training() -> None:
+    test = replace(RECIPE.test, mode="sliding", window=(32, 32), stride=(16, 16))
+    recipe = replace(RECIPE, test=test, train=replace(RECIPE.train, eval_stride=(33, 32)))
+    with pytest.raises(ValueError, match="gaps"):
+        SegmentationModule(build(RECIPE.name), build_loss(RECIPE.loss), recipe)

@@ -15,7 +15,6 @@ from semask.build import build_model
 from semask.checkpoints import store
 from semask.commands.predict import PredictOptions, find_files, output_names, parse, predict
 from semask.inference import build_predictor, build_prior, sliding
-from semask.inference import whole as whole_image
 from semask.model import SegmentationModel
 from semask.viz import numbered_classes, overlay
 
@@ -193,11 +192,25 @@ def test_large_pictures_can_be_taken_window_by_window(
     assert seen == [(32, 48)] * 4
     found = labels(tmp_path / "out/predictions/a.png")
     model = store.load(checkpoint).model
-    predictor = sliding(whole_image(model), window=(32, 48), stride=(28, 42))
+    predictor = sliding(model, window=(32, 48), stride=(28, 42))
     with torch.inference_mode():
         truth = predictor(torch.from_numpy(picture).permute(2, 0, 1)[None] / 255)[0].argmax(0).numpy()
     assert np.array_equal(found, truth)
     assert not np.array_equal(found, whole)
+
+
+def test_windows_of_another_size_than_the_training_crop_are_told(
+    checkpoint: Path, picture: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    place = ["predict", str(checkpoint), str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    windows = ["--test.mode", "sliding", "--test.stride", "64", "64", "--test.window"]
+    assert cli.main([*place, *windows, "128", "128"]) == 0
+    assert caplog.messages == []
+    assert cli.main([*place, *windows, "96", "64"]) == 0
+    assert [message.split(":")[0] for message in caplog.messages] == [
+        "windows are 96×64 px and training crops were 128×128 px"
+    ]
 
 
 def test_test_flags_begin_at_the_checkpoints_recipe(tmp_path: Path) -> None:

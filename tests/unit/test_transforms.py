@@ -175,6 +175,7 @@ def test_training_and_test_see_a_picture_at_one_size(
         """Keeps the size that the predictor hands to its model."""
 
         size = (0, 0)
+        size_multiple = 1
 
         def scores(self, images: torch.Tensor) -> torch.Tensor:
             self.size = (images.shape[-2], images.shape[-1])

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from semask.evaluation import count_pixels
-from semask.inference import build_predictor
+from semask.inference import Predictor, build_predictor
 from semask.metrics import Confusion
 from semask.model import SegmentationModel
 from semask.recipes import Recipe
@@ -41,6 +41,7 @@ class SegmentationModule(LightningModule):
         if self.frozen:
             freeze(self.model.encoder)
         self._counting = Confusion(recipe.model.num_classes)
+        self.predictor()  # An impossible test is refused now, not at the first evaluation.
 
     def train(self, mode: bool = True) -> SegmentationModule:
         """Change the mode of what is trained: a frozen encoder stays in evaluation mode."""
@@ -71,9 +72,12 @@ class SegmentationModule(LightningModule):
 
     def validation_step(self, batch: list[Sample], batch_idx: int) -> None:
         """Count the pixels of some samples at the labels' own size; neighbours of one size are scored together."""
+        count_pixels(self._counting, self.predictor(), batch)
+
+    def predictor(self) -> Predictor:
+        """Compose the predictor of evaluations during training, whose windows may lie further apart than the test's."""
         stride = self.recipe.train.eval_stride or self.recipe.test.stride
-        predict = build_predictor(self.model, replace(self.recipe.test, stride=stride), self.recipe.data)
-        count_pixels(self._counting, predict, batch)
+        return build_predictor(self.model, replace(self.recipe.test, stride=stride), self.recipe.data)
 
     def on_validation_epoch_end(self) -> None:
         """Sum over all processes and log mIoU, mAcc and aAcc, each in [0, 1]."""

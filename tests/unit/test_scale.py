@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from semask import recipes
+from semask.recipes import recipe
+from semask.recipes.recipe import DataRecipe
+from semask.recipes.scale import scale_warning
+
+BOX = DataRecipe(base_scale=(2048, 512), crop=(512, 512))
+OWN = DataRecipe(base_ratio=0.5, crop=(160, 160))
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_no_recipe_warns_as_it_is(name: str) -> None:
+    spec = recipes.get(name)
+    assert scale_warning(spec.data, spec.data, spec.test) is None
+
+
+@pytest.mark.parametrize(
+    ("trained", "data", "test"),
+    [
+        (BOX, BOX, recipe.TestRecipe(scales=(0.5, 1.0, 1.75), flip=True)),
+        (BOX, replace(BOX, base_scale=(512, 2048)), recipe.TestRecipe()),
+        (BOX, replace(BOX, base_scale=(1024, 256)), recipe.TestRecipe(scales=(2.0,))),
+        (BOX, BOX, recipe.TestRecipe(mode="sliding")),
+        (BOX, BOX, recipe.TestRecipe(mode="whole", window=(64, 64))),
+        (OWN, replace(OWN, base_ratio=1.0), recipe.TestRecipe(scales=(0.5,))),
+        (OWN, replace(OWN, root="elsewhere", crop=(32, 32)), recipe.TestRecipe()),
+    ],
+)
+def test_the_same_scale_needs_no_warning(trained: DataRecipe, data: DataRecipe, test: recipe.TestRecipe) -> None:
+    assert scale_warning(trained, data, test) is None
+
+
+@pytest.mark.parametrize(
+    ("trained", "data", "test", "told"),
+    [
+        (BOX, BOX, recipe.TestRecipe(scales=(0.5,)), ["2048×512 px in training", "fitted into 1024×256 px now"]),
+        (BOX, replace(BOX, base_scale=(2048, 1024)), recipe.TestRecipe(), ["2048×1024 px now"]),
+        (BOX, replace(BOX, base_scale=None), recipe.TestRecipe(), ["2048×512 px in training", "own size now"]),
+        (BOX, BOX, recipe.TestRecipe(scales=(0.5, 0.75)), ["1024×256 px, fitted into 1536×384 px now"]),
+        (
+            OWN,
+            replace(OWN, base_ratio=1.0),
+            recipe.TestRecipe(),
+            ["0.5 times their own size in", "of their own size now"],
+        ),
+        (OWN, OWN, recipe.TestRecipe(mode="sliding", window=(160, 96)), ["windows are 160×96 px", "were 160×160 px"]),
+        (
+            OWN,
+            replace(OWN, base_ratio=0.25),
+            recipe.TestRecipe(mode="sliding", window=(64, 64)),
+            ["of 0.25 times their own size now; windows are 64×64 px"],
+        ),
+    ],
+)
+def test_another_scale_is_told(trained: DataRecipe, data: DataRecipe, test: recipe.TestRecipe, told: list[str]) -> None:
+    warning = scale_warning(trained, data, test)
+    assert warning is not None
+    assert [part for part in told if part not in warning] == []
+    assert "\n" not in warning
