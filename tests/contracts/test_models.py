@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from semask.model import SegmentationModel
 from semask.recipes import DecoderRecipe, EncoderRecipe, LossRecipe, ModelRecipe, Recipe
 
 NUM_CLASSES = 5
-ENCODERS = {
+PYRAMIDS = {
     "swin": EncoderRecipe(
         weights=None, embed_dim=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4), window_size=4, drop_path=0.1
     ),
@@ -23,28 +24,51 @@ ENCODERS = {
     "convnext": EncoderRecipe(name="convnext_atto", weights=None),
     "pvt": EncoderRecipe(name="pvt_v2_b0", weights=None),
 }
+PLAIN = {
+    "vit": EncoderRecipe(name="vit_tiny_patch16_224", weights=None, image_size=(64, 64), drop_path=0.1),
+    "segmenter": EncoderRecipe(
+        name="deit_tiny_distilled_patch16_224",
+        weights=None,
+        image_size=(64, 64),
+        norm_eps=1e-5,
+        position_resize="bilinear",
+    ),
+    "dinov2": EncoderRecipe(name="vit_small_patch14_reg4_dinov2", weights=None, image_size=(56, 56)),
+    "dinov3": EncoderRecipe(name="vit_small_patch16_dinov3", weights=None),
+}
+ENCODERS = PYRAMIDS | PLAIN
+SINGLE_SCALE = {name for name in DECODERS if name.startswith("segmenter")}
+"""Decoders that read one map; a plain encoder has no other."""
+# Every encoder under one decoder, and every decoder over two pyramids and all plain encoders.
+CASES = [
+    (encoder, decoder, semantic)
+    for encoder in ENCODERS
+    for decoder in DECODERS
+    for semantic in (True, False)
+    if (
+        (decoder in SINGLE_SCALE and not semantic)
+        if encoder in PLAIN
+        else (decoder == "semantic_fpn" or encoder in {"swin", "pvt"})
+    )
+]
 
 
 def tiny(encoder: str, decoder: str, *, semantic: bool) -> SegmentationModel:
     torch.manual_seed(0)
     spec = dataclasses.replace(ENCODERS[encoder], semantic_layers=semantic, semantic_windows=(4, 4, None, None))
-    model = ModelRecipe(encoder=spec, decoder=DecoderRecipe(name=decoder, channels=16), num_classes=NUM_CLASSES)
+    source = ("fused" if encoder == "swin" else "last") if decoder in SINGLE_SCALE else None
+    model = ModelRecipe(
+        encoder=spec,
+        decoder=DecoderRecipe(name=decoder, channels=16, single_scale=source, drop_path=0.1),
+        num_classes=NUM_CLASSES,
+    )
     return build_model(Recipe(name="test/tiny", model=model))
 
 
-@pytest.fixture(params=[True, False], ids=["semantic", "plain"])
-def semantic(request: pytest.FixtureRequest) -> bool:
-    return request.param
-
-
-@pytest.fixture(params=list(DECODERS))
-def decoder(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture(params=list(ENCODERS))
-def model(request: pytest.FixtureRequest, decoder: str, semantic: bool) -> SegmentationModel:
-    return tiny(request.param, decoder, semantic=semantic)
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1]}{'-semantic' if case[2] else ''}")
+def model(request: pytest.FixtureRequest) -> SegmentationModel:
+    encoder, decoder, semantic = request.param
+    return tiny(encoder, decoder, semantic=semantic)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (17, 33), (97, 131)], ids=str)
@@ -61,11 +85,12 @@ def test_any_size(model: SegmentationModel, size: tuple[int, int]) -> None:
         assert out.prior.logits.shape[:2] == (2, NUM_CLASSES)
 
 
-def test_pyramid(model: SegmentationModel) -> None:
+def test_maps_lie_on_the_padded_image(model: SegmentationModel) -> None:
     features = model.encode(torch.rand(1, 3, 64, 96))
-    assert model.encoder.strides == (4, 8, 16, 32)
-    for stride, channels, level in zip(model.encoder.strides, model.encoder.channels, features.maps, strict=True):
-        assert level.shape == (1, channels, 64 // stride, 96 // stride)
+    strides = model.encoder.strides
+    assert strides == (4, 8, 16, 32) or len(strides) == 1
+    for stride, channels, level in zip(strides, model.encoder.channels, features.maps, strict=True):
+        assert level.shape == (1, channels, math.ceil(64 / stride), math.ceil(96 / stride))
     for level, prior in zip(features.maps, features.priors, strict=False):
         assert prior.shape == (1, NUM_CLASSES, *level.shape[-2:])
 
@@ -90,7 +115,7 @@ def test_every_parameter_gets_a_gradient(model: SegmentationModel) -> None:
     alive: set[str] = set()
     for _ in range(2):
         optimiser.zero_grad()
-        loss(model(images), labels).total.backward()
+        loss(model(images), model.pad_labels(labels)).total.backward()
         optimiser.step()
         alive |= {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     # A softmax over keys does not see their bias: its gradient is 0 but for rounding.
@@ -99,7 +124,7 @@ def test_every_parameter_gets_a_gradient(model: SegmentationModel) -> None:
 
 
 def test_bfloat16(model: SegmentationModel) -> None:
-    """Eight bits of mantissa cost all models here below 1 % of the scores' range; twice that is allowed."""
+    """Autocast costs up to 3.1 times what rounding the weights alone costs; four times is allowed."""
     for layer in model.encoder.semantic:
         for unit in layer.units:
             nn.init.ones_(unit.gain)  # at 0, as at the start, its attention would not be looked at
@@ -107,14 +132,12 @@ def test_bfloat16(model: SegmentationModel) -> None:
     with torch.inference_mode():
         exact = model.scores(images)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            rough = model.scores(images).float()
+            rough = model.scores(images)
+        for parameter in model.parameters():
+            parameter.copy_(parameter.bfloat16().float())
+        rounded = model.scores(images)
     assert not torch.equal(rough, exact), "computed in float32 after all"
-    allowed = 0.02 * (exact.max() - exact.min())
-    assert (rough - exact).abs().max() < allowed
-    first, second = exact.topk(2, dim=1).values.unbind(1)
-    same = rough.argmax(1) == exact.argmax(1)
-    assert same.float().mean() > 0.97
-    assert same[first - second > allowed].float().mean() > 0.999
+    assert (rough - exact).square().mean().sqrt() < 4 * (rounded - exact).square().mean().sqrt()
 
 
 def test_export_equals_eager(model: SegmentationModel) -> None:
@@ -130,7 +153,8 @@ def test_export_equals_eager(model: SegmentationModel) -> None:
 
 
 def test_normalisation_is_the_models(model: SegmentationModel) -> None:
-    images = torch.rand(1, 3, 32, 32)
+    side = 2 * max(16, model.encoder.size_multiple)
+    images = torch.rand(1, 3, side, side)
     with torch.inference_mode():
         inside = model.encode(images).maps
         outside = model.encoder((images - model.mean) / model.std).maps
@@ -144,7 +168,7 @@ def test_odd_images_are_refused(images: torch.Tensor) -> None:
         tiny("swin", "semantic_fpn", semantic=False)(images)
 
 
-@pytest.mark.parametrize("name", ["twins_svt_small", "mvitv2_tiny", "hrnet_w18_small", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("name", ["twins_svt_small", "mvitv2_tiny", "hrnet_w18_small", "vit_relpos_small_patch16_224"])
 def test_no_chain_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"'{name}'.*no ordered chain.*Use a backbone"):
         build_model(Recipe(name="test/x", model=ModelRecipe(encoder=EncoderRecipe(name=name))))
@@ -153,10 +177,48 @@ def test_no_chain_is_refused(name: str) -> None:
 def test_unknown_names_suggest_near_ones() -> None:
     with pytest.raises(ValueError, match=r"no model called 'swin_tny'.*swin_"):
         build_model(Recipe(name="test/x", model=ModelRecipe(encoder=EncoderRecipe(name="swin_tny"))))
-    with pytest.raises(ValueError, match=r"no decoder called 'fpn'; there are: semantic_fpn"):
+    with pytest.raises(ValueError, match=r"no decoder called 'fpn'; there are: semantic_fpn, segmenter_linear"):
         build_model(Recipe(name="test/x", model=ModelRecipe(decoder=DecoderRecipe(name="fpn"))))
     with pytest.raises(ValueError, match="can be set for Swin only"):
         build_model(Recipe(name="test/x", model=ModelRecipe(encoder=EncoderRecipe(name="resnet18", embed_dim=8))))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "message"),
+    [
+        (PLAIN["vit"], DecoderRecipe(), "semantic_fpn reads a pyramid.*use segmenter_linear or segmenter_mask"),
+        (
+            PYRAMIDS["swin"],
+            DecoderRecipe(name="segmenter_mask"),
+            "read one map, and this encoder gives 4; say which with",
+        ),
+        (
+            dataclasses.replace(PLAIN["vit"], semantic_layers=True),
+            DecoderRecipe(name="segmenter_linear"),
+            "plain ViT without stages.*hierarchical backbone",
+        ),
+        (
+            dataclasses.replace(PYRAMIDS["resnet"], norm_eps=1e-5),
+            DecoderRecipe(),
+            "norm_eps can be set for plain ViTs only.*--model.encoder.norm-eps None",
+        ),
+        (
+            dataclasses.replace(PLAIN["vit"], window_size=7),
+            DecoderRecipe(name="segmenter_linear"),
+            "window_size can be set for Swin only",
+        ),
+        (
+            dataclasses.replace(PLAIN["dinov2"], position_resize="bilinear"),
+            DecoderRecipe(name="segmenter_linear"),
+            "no position table with a row for every token.*--model.encoder.position-resize None",
+        ),
+        (PLAIN["vit"], DecoderRecipe(name="segmenter_mask", layers=0), "at least 1 layer, got 0"),
+        (PLAIN["vit"], DecoderRecipe(name="segmenter_mask", channels=200), "3 heads cannot share a width of 200"),
+    ],
+)
+def test_parts_that_do_not_fit_say_so(encoder: EncoderRecipe, decoder: DecoderRecipe, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_model(Recipe(name="test/x", model=ModelRecipe(encoder=encoder, decoder=decoder)))
 
 
 @pytest.mark.parametrize("num_classes", [0, -1, 256])

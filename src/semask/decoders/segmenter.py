@@ -74,9 +74,11 @@ class MaskTransformer(nn.Module):
             tokens = block(tokens)
         tokens = self.norm(tokens)
         count = height * width
-        patches = F.normalize(tokens[:, :count] @ self.patch_projection, dim=-1)
-        classes = F.normalize(tokens[:, count:] @ self.class_projection, dim=-1)
-        masks = self.mask_norm(patches @ classes.transpose(1, 2))
+        # The norm over classes magnifies differences of cosines, of which 8 bits of mantissa leave little.
+        with torch.autocast(tokens.device.type, enabled=False):
+            patches = F.normalize(tokens[:, :count].float() @ self.patch_projection, dim=-1)
+            classes = F.normalize(tokens[:, count:].float() @ self.class_projection, dim=-1)
+            masks = self.mask_norm(patches @ classes.transpose(1, 2))
         return PixelLogits(masks.transpose(1, 2).unflatten(-1, (height, width)))
 
     def tokens(self, features: Features) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
