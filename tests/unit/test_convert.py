@@ -1,5 +1,6 @@
 """Published files as they lie about: wrapped, prefixed, in other types, of another class count."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from semask import recipes
 from semask.checkpoints.convert import convert, load_published
 from semask.checkpoints.rules.semask_fpn import CLASS_TENSORS, rename
 from semask.data.classes import Classes
@@ -58,23 +60,32 @@ def test_bare_safetensors(published, tmp_path: Path) -> None:
     assert conversion.classes == Classes.load("ade20k")
 
 
-def test_every_missing_and_unexpected_key_is_named(published) -> None:
+def test_missing_unexpected_and_misshapen_tensors_are_counted_and_named(published) -> None:
     broken = dict(published)
     del broken["backbone.norm2.weight"], broken["decode_head.conv_seg.bias"]
-    broken["auxiliary_head.conv.weight"] = torch.zeros(1)
-    with pytest.raises(ValueError, match="does not fit the recipe") as error:
+    broken |= {f"auxiliary_head.{number}.weight": torch.zeros(1) for number in range(7)}
+    broken["backbone.norm1.bias"] = torch.zeros(5)
+    with pytest.raises(ValueError, match=r"does not fit the recipe 'ade20k/semask-swin-t-fpn'") as error:
         load_published(broken, RECIPE)
-    for line in (
-        "missing: encoder.norms.2.weight",
-        "missing: decoder.classify.bias",
-        "unexpected: auxiliary_head.conv.weight",
-    ):
-        assert line in str(error.value)
+    assert str(error.value).splitlines()[1:] == [
+        "  2 missing: encoder.norms.2.weight, decoder.classify.bias",
+        "  7 unexpected: " + ", ".join(f"auxiliary_head.{number}.weight" for number in range(5)) + ", and 2 more",
+        "  1 of another shape: backbone.norm1.bias: file (5,), recipe (192,)",
+    ]
 
 
 def test_a_plain_swin_is_no_semask(published) -> None:
-    with pytest.raises(ValueError, match=r"missing: encoder.semantic.0.units.0.gain"):
+    with pytest.raises(ValueError, match=r"44 missing: .*encoder.semantic.0.units.0.gain.*, and 39 more") as error:
         load_published(checkpoint("swin_t_fpn_150_64x96"), RECIPE)
+    assert str(error.value).endswith("It fits the recipe 'ade20k/swin-t-fpn'.")
+
+
+def test_decoders_without_published_files() -> None:
+    recipe = recipes.get(RECIPE)
+    decoder = dataclasses.replace(recipe.model.decoder, name="unheard_of")
+    recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, decoder=decoder))
+    with pytest.raises(ValueError, match="no published files are known for the decoder 'unheard_of'; there are for: "):
+        load_published({"a": torch.zeros(1)}, recipe)
 
 
 def test_another_class_count(published) -> None:

@@ -48,7 +48,9 @@ def test_a_file_of_another_model_is_refused(
     published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["convert", str(published), "ade20k/swin-t-fpn", str(tmp_path / "out")]) == 2
-    assert "unexpected: " in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert " unexpected: backbone.layers.0.semantic_layer." in told
+    assert "It fits the recipe 'ade20k/semask-swin-t-fpn'." in told
     assert not (tmp_path / "out").exists()
 
 
@@ -60,3 +62,52 @@ def test_a_checkpoint_is_not_overwritten_unasked(
     assert cli.main(arguments) == 2
     assert "holds a checkpoint or run already" in capsys.readouterr().err
     assert (tmp_path / "recipe.json").read_text() == "{}"
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """checkpoint.pth as the authors save it, without its variant.yml."""
+    path = tmp_path_factory.mktemp("seg_tiny_mask") / "checkpoint.pth"
+    torch.save({"model": checkpoint("segmenter/seg_t_mask_16"), "optimizer": {}, "n_cls": 150, "epoch": 63}, path)
+    return path
+
+
+def test_segmenter_with_and_without_its_variant(
+    segmenter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["convert", str(segmenter), "ade20k/seg-t-mask-16", str(tmp_path / "out")]
+    assert cli.main(arguments) == 0
+    told = capsys.readouterr().out
+    assert "183 tensors of checkpoint.pth fill ade20k/seg-t-mask-16." in told
+    assert "layout: the authors' Segmenter." in told
+    assert "There is no variant.yml beside it to compare the recipe with." in told
+    bundle = store.load(tmp_path / "out")
+    assert bundle.recipe.model.encoder.norm_eps == 1e-5
+    assert bundle.classes is not None
+    assert bundle.classes.names[:2] == ("wall", "building")
+
+    variant = segmenter.with_name("variant.yml")
+    variant.write_text("net_kwargs: {backbone: vit_tiny_patch16_384, n_cls: 150, decoder: {name: mask_transformer}}")
+    assert cli.main([*arguments, "--overwrite"]) == 0
+    assert "The variant.yml beside it says what the recipe says." in capsys.readouterr().out
+    variant.write_text("net_kwargs: !!python/object/apply:os.system ['touch harmed']")
+    assert cli.main([*arguments, "--overwrite"]) == 2
+    assert "tag:yaml.org,2002:python/object/apply:os.system' is not allowed" in capsys.readouterr().err
+    assert not Path("harmed").exists()
+
+
+def test_the_numerics_of_mmsegmentation_are_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "segmenter_vit-t_mask.pth"
+    torch.save({"meta": {}, "state_dict": checkpoint("mmsegmentation/segmenter_vit_t_mask_150_64x96")}, path)
+    path.with_name("variant.yml").write_text("not asked: [of this layout")
+    assert cli.main(["convert", str(path), "ade20k/seg-t-mask-16", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert "layout: mmsegmentation's Segmenter; the recipe takes over its numerics: norm_eps 1e-6, bicubic" in told
+    bundle = store.load(tmp_path / "out")
+    encoder, decoder = bundle.recipe.model.encoder, bundle.recipe.model.decoder
+    assert (encoder.norm_eps, encoder.position_resize, encoder.drop_path) == (1e-6, "bicubic", 0.1)
+    assert (decoder.dropout, decoder.drop_path) == (0.0, 0.1)
+    assert (bundle.recipe.test.stride, bundle.recipe.test.enlarge) == ((480, 480), False)
+    assert bundle.recipe.published.miou is None, "the paper's figures are of other weights"
+    expected = load_published(path, "ade20k/seg-t-mask-16").state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in bundle.model.state_dict().items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,11 +97,16 @@ def fitting_recipe(tensors: Mapping[str, Tensor], recipe: Recipe) -> str | None:
         translation = rule.translate(tensors, candidate)
         if file_classes(translation.tensors, rule.CLASS_TENSORS) != candidate.model.num_classes:
             continue
-        with torch.device("meta"):
-            wanted = build_model(candidate).state_dict()
-        if not any(differences(translation, wanted)):
+        if not any(differences(translation, _weightless(translation.recipe))):
             return name
     return None
+
+
+@cache
+def _weightless(recipe: Recipe) -> dict[str, Tensor]:
+    """Return the tensors of a recipe's model without their values."""
+    with torch.device("meta"):
+        return build_model(recipe).state_dict()
 
 
 def _rule(recipe: Recipe) -> Rule:

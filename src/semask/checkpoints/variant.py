@@ -18,11 +18,14 @@ MAX_BYTES = 65536
 _BACKBONES = {"vit_base_patch8_384": "vit_base_patch8_224"}
 """timm has no B/8 of the authors' name; the architecture is the same."""
 _DECODERS = {"segmenter_linear": "linear", "segmenter_mask": "mask_transformer"}
-_TUPLE = "tag:yaml.org,2002:python/tuple"
+_TAGS = "tag:yaml.org,2002:"
+_PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")
 
 
 class VariantLoader(yaml.SafeLoader):  # type: ignore[misc]
-    """Safe YAML that also knows Python's tuples, in which image_size is written, and no other tag of Python's."""
+    """YAML of plain values and Python's tuples, in which image_size is written; every other tag is refused."""
+
+    yaml_constructors = {_TAGS + kind: yaml.SafeLoader.yaml_constructors[_TAGS + kind] for kind in _PLAIN}  # noqa: RUF012
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Leave merge keys alone: nested ones grow without bounds."""
@@ -34,12 +37,12 @@ def _tuple(loader: VariantLoader, node: yaml.Node) -> tuple[Any, ...]:
 
 def _refuse(_: VariantLoader, node: yaml.Node) -> None:
     raise ValueError(
-        f"the YAML tag {node.tag!r} is not allowed, only plain values and Python's tuples are, since other tags can run "
-        "code; be wary of the checkpoint beside it too"
+        f"the YAML tag {node.tag!r} is not allowed: others than that of Python's tuples can run code. Be wary of the "
+        "checkpoint beside it too"
     )
 
 
-VariantLoader.add_constructor(_TUPLE, _tuple)
+VariantLoader.add_constructor(f"{_TAGS}python/tuple", _tuple)
 VariantLoader.add_constructor(None, _refuse)
 
 
@@ -51,7 +54,7 @@ def read_variant(path: Path) -> dict[str, Any]:
         raise ValueError(f"{str(path)!r} is larger than {MAX_BYTES} bytes; the authors' files have about 2 kB")
     try:
         content = yaml.load(text, Loader=VariantLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} cannot be read: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("net_kwargs"), dict):
         raise ValueError(

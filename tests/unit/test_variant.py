@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from semask.checkpoints.variant import MAX_BYTES, check_variant, read_variant
+from semask.recipes import get, names
+
+SEGMENTER = [name for name in names() if get(name).model.decoder.name.startswith("segmenter") and "/seg-" in name]
+
+
+def variant(backbone: str, *, decoder: str, num_classes: int, side: int, layers: int = 2) -> dict[str, object]:
+    """What the authors' training writes, in short."""
+    head: dict[str, object] = {"name": decoder}
+    if decoder == "mask_transformer":
+        head |= {"drop_path_rate": 0.0, "dropout": 0.1, "n_layers": layers}
+    return {
+        "algorithm_kwargs": {"batch_size": 8, "start_epoch": 0, "num_epochs": 64, "eval_freq": 2},
+        "amp": False,
+        "net_kwargs": {
+            "backbone": backbone,
+            "d_model": 192,
+            "decoder": head,
+            "distilled": "deit" in backbone,
+            "drop_path_rate": 0.1,
+            "dropout": 0.0,
+            "image_size": (side, side),
+            "n_cls": num_classes,
+            "n_layers": 12,
+            "normalization": "deit" if "deit" in backbone else "vit",
+        },
+        "version": "normal",
+    }
+
+
+def write(folder: Path, content: object) -> Path:
+    path = folder / "variant.yml"
+    path.write_text(content if isinstance(content, str) else yaml.dump(content))
+    return path
+
+
+def test_a_file_of_the_authors_is_read(tmp_path: Path) -> None:
+    content = variant("vit_tiny_patch16_384", decoder="mask_transformer", num_classes=150, side=512)
+    path = write(tmp_path, content)
+    assert "!!python/tuple" in path.read_text(), "which plain safe loading refuses"
+    assert read_variant(path) == content
+
+
+@pytest.mark.parametrize("name", SEGMENTER)
+def test_every_recipe_takes_its_own_variant_alone(name: str, tmp_path: Path) -> None:
+    recipe = get(name)
+    backbone = recipe.model.encoder.name.split(".")[0]
+    mask = recipe.model.decoder.name == "segmenter_mask"
+    content = variant(
+        "vit_base_patch8_384" if "patch8" in backbone else backbone,
+        decoder="mask_transformer" if mask else "linear",
+        num_classes=recipe.model.num_classes,
+        side=recipe.data.crop[0],
+        layers=recipe.model.decoder.layers,
+    )
+    path = write(tmp_path, content)
+    check_variant(path, recipe)
+    for other in SEGMENTER:
+        if other != name:
+            with pytest.raises(ValueError, match=f"does not fit the recipe {other!r}: .* Here use the recipe {name!r}"):
+                check_variant(path, get(other))
+
+
+def test_differences_are_told_with_both_values(tmp_path: Path) -> None:
+    content = variant("vit_large_patch16_384", decoder="mask_transformer", num_classes=19, side=768, layers=2)
+    recipe = get("cityscapes/seg-l-mask-16")
+    with pytest.raises(ValueError, match=r"net_kwargs\.decoder\.n_layers is 2, the recipe's 1\. Here no recipe fits\."):
+        check_variant(write(tmp_path, content), recipe)
+    content["net_kwargs"] |= {"normalization": "deit", "image_size": [512, 512], "n_cls": 7}  # type: ignore[operator]
+    with pytest.raises(ValueError, match="does not fit") as error:
+        check_variant(write(tmp_path, content), recipe, any_classes=True)
+    assert "net_kwargs.normalization is 'deit', the recipe's 'vit'" in str(error.value)
+    assert "net_kwargs.image_size is (512, 512), the recipe's (768, 768)" in str(error.value)
+    assert "n_cls" not in str(error.value)
+
+
+def test_what_is_not_said_is_not_compared(tmp_path: Path) -> None:
+    check_variant(write(tmp_path, "net_kwargs: {backbone: vit_tiny_patch16_384}"), get("ade20k/seg-t-mask-16"))
+    check_variant(write(tmp_path, "net_kwargs: {decoder: none, image_size: [512, 512]}"), get("ade20k/seg-t-16"))
+
+
+@pytest.mark.parametrize(
+    ("text", "tag"),
+    [
+        ("net_kwargs: !!python/object/apply:os.system ['touch harmed']", "python/object/apply:os.system"),
+        ("net_kwargs: {backbone: !!python/name:os.system }", "python/name:os.system"),
+        ("a: !!python/module:os", "python/module:os"),
+        ("a: !!python/object/new:type {args: [x]}", "python/object/new:type"),
+        ("a: [!!python/tuple [!!python/complex 1j]]", "python/complex"),
+        ("a: !own thing", "!own"),
+        ("a: !!timestamp never", "timestamp"),
+        ("a: !!binary aGk=", "binary"),
+        ("a: &a {b: 1}\nc: {<<: *a}", "merge"),
+    ],
+)
+def test_other_tags_are_refused_and_run_nothing(
+    text: str, tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="is not allowed") as error:
+        read_variant(write(tmp_path, text))
+    assert tag in str(error.value)
+    assert "variant.yml" in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["variant.yml"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "net_kwargs: [1, 2",
+        "net_kwargs: {a: b}: c",
+        "\tnet_kwargs:",
+        "net_kwargs: {a: *nowhere}",
+        "--- {}\n--- {}",
+        "net_kwargs: {? [a] : b}",
+        "net_kwargs: !!python/tuple {a: b}",
+        "net_kwargs: !!bool maybe",
+        "net_kwargs: !!int ''",
+        "net_kwargs: " + "9" * 5000,
+        "a: " + "[" * 3000,
+        "a: \x00",
+    ],
+)
+def test_malformed_files(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"variant\.yml' cannot be read: "):
+        read_variant(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("text", ["", "42", "- net_kwargs", "other: {}", "net_kwargs: 3"])
+def test_files_of_something_else(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no net_kwargs, so it is no variant.yml of Segmenter"):
+        read_variant(write(tmp_path, text))
+
+
+def test_huge_files(tmp_path: Path) -> None:
+    path = write(tmp_path, "net_kwargs: {}\n".ljust(MAX_BYTES + 1, "#"))
+    with pytest.raises(ValueError, match=f"is larger than {MAX_BYTES} bytes"):
+        read_variant(path)
+    assert read_variant(write(tmp_path, "net_kwargs: {}\n".ljust(MAX_BYTES, "#"))) == {"net_kwargs": {}}
+
+
+def test_references_that_multiply_stay_small(tmp_path: Path) -> None:
+    """Nine levels of nine references each would be half a billion words, written out."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
+    path = write(tmp_path, "\n".join([*lines, "net_kwargs: {backbone: *a8}"]))
+    with pytest.raises(ValueError, match=r"net_kwargs\.backbone is ") as error:
+        check_variant(path, get("ade20k/seg-t-mask-16"))
+    assert len(str(error.value)) < 1000000
