@@ -68,8 +68,7 @@ def convert(source: str | Path | Mapping[str, Any], recipe: str | Recipe, num_cl
     variant = None
     if translation.layout == segmenter.AUTHORS and not isinstance(source, Mapping):
         variant = _compare_variant(Path(source), recipe, any_classes=num_classes is not None)
-    model = build_model(translation.recipe)
-    wanted = model.state_dict()
+    wanted = _weightless(translation.recipe)
     fresh = _fresh(translation.tensors, wanted, rule) if num_classes is not None else ()
     problem = explain(
         translation,
@@ -81,6 +80,7 @@ def convert(source: str | Path | Mapping[str, Any], recipe: str | Recipe, num_cl
     if problem is not None:
         raise ValueError(problem)
     kept = {key: value for key, value in translation.tensors.items() if key not in fresh}
+    model = build_model(translation.recipe)
     model.load_state_dict(kept, strict=False)
     classes = None if fresh else _classes(checkpoint, recipe)
     return Conversion(model, translation.recipe, len(kept), fresh, classes, translation.layout, variant)
@@ -97,12 +97,16 @@ def fitting_recipe(tensors: Mapping[str, Tensor], recipe: Recipe) -> str | None:
         translation = rule.translate(tensors, candidate)
         if file_classes(translation.tensors, rule.CLASS_TENSORS) != candidate.model.num_classes:
             continue
-        if not any(differences(translation, _weightless(translation.recipe))):
+        if not any(differences(translation, _tensors_named(name))):
             return name
     return None
 
 
 @cache
+def _tensors_named(name: str) -> dict[str, Tensor]:
+    return _weightless(get(name))
+
+
 def _weightless(recipe: Recipe) -> dict[str, Tensor]:
     """Return the tensors of a recipe's model without their values."""
     with torch.device("meta"):
