@@ -39,3 +39,9 @@ def ade20k_mini() -> Path:
 def lite0_weights() -> Path:
     """ImageNet weights of tf_efficientnet_lite0, timm's layout."""
     return _present(SHARED / "weights" / "efficientnet_lite0" / "model.safetensors")
+
+
+@pytest.fixture
+def dinov2_weights() -> Path:
+    """DINOv2-derived weights of vit_small_patch14_dinov2, timm's layout."""
+    return _present(SHARED / "weights" / "dinov2_vits14" / "model.safetensors")

@@ -43,6 +43,16 @@ def test_a_run_leaves_what_it_says(tmp_path: Path, tiny_recipe: Callable[..., Re
     assert not torch.equal(model.state_dict()[weight], saved["current_model_state"][f"model.{weight}"])
 
 
+def test_evaluations_do_not_change_what_is_learned(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
+    weights = []
+    for every in (1, 3):
+        train = TrainRecipe(steps=3, batch_size=2, eval_every=every)
+        run.train(tiny_recipe(train, drop_path=0.2), RunOptions(out=tmp_path / str(every), workers=0))
+        weights.append(torch.load(tmp_path / str(every) / "last.ckpt", weights_only=True)["state_dict"])
+    often, once = weights
+    assert all(torch.equal(often[key], value) for key, value in once.items())
+
+
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "server.log").write_text("mine")

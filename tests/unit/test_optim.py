@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -12,7 +13,7 @@ from semask import recipes
 from semask.build import build
 from semask.checkpoints.rules.semask_fpn import rename
 from semask.recipes import OptimRecipe
-from semask.training.optim import parameter_groups
+from semask.training.optim import build_optimizer, parameter_groups
 
 LAYOUT = Path(__file__).parents[1] / "reference" / "fixtures" / "semask_swin_t_fpn_150_64x96.layout.json.gz"
 
@@ -67,3 +68,25 @@ def test_frozen_parameters_are_left_out() -> None:
 def test_groups_are_what_adamw_takes() -> None:
     optimizer = torch.optim.AdamW(parameter_groups(build("scenes/micro-fpn"), OptimRecipe(lr=3e-4)))
     assert {group["lr"] for group in optimizer.param_groups} == {3e-4}
+
+
+def test_sgd_has_nesterov_momentum() -> None:
+    recipe = recipes.get("ade20k/seg-t-mask-16").optim
+    optimizer = build_optimizer(nn.Linear(2, 2), recipe)
+    assert isinstance(optimizer, torch.optim.SGD)
+    for group in optimizer.param_groups:
+        assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (1e-3, 0.9, True, 0.0)
+    plain = build_optimizer(nn.Linear(2, 2), replace(recipe, momentum=0.0))
+    assert not plain.param_groups[0]["nesterov"]
+
+
+def test_adamw_is_the_recipes() -> None:
+    optimizer = build_optimizer(nn.Linear(2, 2), OptimRecipe(lr=3e-4, betas=(0.8, 0.95)))
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert optimizer.defaults["betas"] == (0.8, 0.95)
+
+
+@pytest.mark.parametrize("floor", [-1e-5, 2e-4])
+def test_a_floor_above_the_rate(floor: float) -> None:
+    with pytest.raises(ValueError, match=r"optim.min_lr, which must lie in \[0, 0.0001\]"):
+        build_optimizer(nn.Linear(2, 2), OptimRecipe(lr=1e-4, min_lr=floor))

@@ -1,11 +1,13 @@
 """Pretrained weights of encoders: what is matched is said, and too little is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
 from semask import recipes
 from semask.build import build_encoder
@@ -105,3 +107,36 @@ def test_unreadable_files(tmp_path: Path) -> None:
     torch.save({"model": {"x": Path("/")}}, tmp_path / "objects.pth")
     with pytest.raises(ValueError, match=r"holds Python objects besides tensors and is not opened"):
         load_encoder(encoder, SWIN.name, str(tmp_path / "objects.pth"))
+
+
+VIT = EncoderRecipe(
+    name="vit_tiny_patch16_384.augreg_in21k_ft_in1k", image_size=(64, 64), norm_eps=1e-5, position_resize="bilinear"
+)
+
+
+def test_vit_tables_take_the_image_size(tmp_path: Path) -> None:
+    """Bilinear without antialiasing for the published rows, timm's own way for others; heads are left out."""
+    theirs = timm.create_model("vit_tiny_patch16_384")
+    save_file(theirs.state_dict(), tmp_path / "vit.safetensors")
+    ours, timms = build_encoder(VIT, 3), build_encoder(replace(VIT, norm_eps=None, position_resize=None), 3)
+    reports = [load_encoder(encoder, VIT.name, str(tmp_path / "vit.safetensors")) for encoder in (ours, timms)]
+    assert [report.share for report in reports] == [1.0, 1.0]
+    square = theirs.pos_embed[:, 1:].reshape(1, 24, 24, 192).permute(0, 3, 1, 2)
+    for encoder, options in ((ours, {"mode": "bilinear"}), (timms, {"mode": "bicubic", "antialias": True})):
+        table = encoder.backbone.pos_embed
+        expected = F.interpolate(square, size=(4, 4), align_corners=False, **options).flatten(2).transpose(1, 2)
+        torch.testing.assert_close(table[:, 1:], expected)
+        assert torch.equal(table[:, :1], theirs.pos_embed[:, :1])
+    assert torch.equal(ours.backbone.blocks[3].mlp.fc1.weight, theirs.blocks[3].mlp.fc1.weight)
+
+
+def test_real_dinov2(dinov2_weights: Path) -> None:
+    encoder = build_encoder(EncoderRecipe(name="vit_small_patch14_dinov2.lvd142m"), 3).eval()
+    report = load_encoder(encoder, "vit_small_patch14_dinov2.lvd142m", str(dinov2_weights))
+    assert (report.matched, report.total) == (174, 174)
+    theirs = timm.create_model("vit_small_patch14_dinov2", num_classes=0, dynamic_img_size=True).eval()
+    theirs.load_state_dict({key: value.float() for key, value in load_file(dinov2_weights).items()})
+    images = torch.randn(1, 3, 70, 98)
+    with torch.inference_mode():
+        expected = theirs.forward_features(images)[:, 1:].transpose(1, 2).reshape(1, 384, 5, 7)
+        assert torch.equal(encoder(images).maps[0], expected)

@@ -31,6 +31,13 @@ def test_power() -> None:
     assert factor == pytest.approx(0.25**0.9)
 
 
+def test_segmenters_floor() -> None:
+    """The rates that the authors' scheduler gives over ten steps, and the floor after them."""
+    rates = [1e-3 * poly_schedule(step, steps=10, power=0.9, floor=1e-5 / 1e-3) for step in (0, 1, 2, 3, 10, 11)]
+    published = [0.001, 0.0009104372503221326, 0.0008198716245903498, 0.0007281636684678477, 1e-5, 1e-5]
+    assert rates == pytest.approx(published, rel=1e-12)
+
+
 @given(
     steps=st.integers(2, 10_000),
     power=st.floats(0.1, 3),

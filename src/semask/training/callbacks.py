@@ -156,7 +156,9 @@ class Checkpoints(Callback):
             self.best, self.best_step = state_dict["best"], state_dict["best_step"]
 
     def _write(self, weights: dict[str, Any], *, better: bool) -> None:
-        model = build_model(self.recipe)
+        # Its random weights would take from the stream that training draws from.
+        with torch.random.fork_rng(devices=[]):
+            model = build_model(self.recipe)
         prefix = "model."
         model.load_state_dict({key.removeprefix(prefix): value for key, value in weights.items()})
         store.save(self.out / "last", model, self.recipe, self.classes)

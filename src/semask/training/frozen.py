@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,7 +75,8 @@ class CachedViews(Dataset[EncodedSample]):
     def __init__(self, draws: TrainingFiles, model: SegmentationModel, *, views: int, workers: int) -> None:
         self.count, self.seed = views * len(draws), draws.seed
         self.names: list[str] = []
-        self._folder = tempfile.TemporaryDirectory(prefix="semask-features-", ignore_cleanup_errors=True)
+        self._folder = Path(tempfile.mkdtemp(prefix="semask-features-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self.maps: list[np.memmap] = []
         self.labels: np.memmap | None = None
         loader: DataLoader[Sample] = DataLoader(
@@ -115,8 +118,9 @@ class CachedViews(Dataset[EncodedSample]):
         self.names += batch.names
 
     def _store(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> np.memmap:
-        path = Path(self._folder.name) / f"{name}.npy"
-        stored: np.memmap = open_memmap(path, mode="w+", dtype=dtype, shape=(self.count, *shape))
+        stored: np.memmap = open_memmap(
+            self._folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(self.count, *shape)
+        )
         return stored
 
 
