@@ -107,7 +107,7 @@ def figure_grid(path: str | Path, rows: Sequence[Row], classes: Classes) -> None
             columnspacing=1.4,
             borderaxespad=0.3,
         )
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def training_curves(path: str | Path, history: History) -> None:
@@ -133,7 +133,7 @@ def training_curves(path: str | Path, history: History) -> None:
             axes.margins(x=0.02)
         for axes in places[len(panels) :]:
             axes.remove()
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def class_bars(path: str | Path, scores: Scores, names: Sequence[str]) -> None:
@@ -156,7 +156,7 @@ def class_bars(path: str | Path, scores: Scores, names: Sequence[str]) -> None:
         axes.set_xlim(0, 105)
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
-        _save(figure, path)
+        save_figure(figure, path)
 
 
 def _losses(axes: Axes, history: History) -> None:
@@ -227,7 +227,8 @@ def _occurring(rows: Sequence[Row], classes: Classes) -> list[tuple[str, tuple[f
     return [(name, (r / 255, g / 255, b / 255)) for name, (r, g, b) in named]
 
 
-def _save(figure: Figure, path: str | Path) -> None:
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure, whole or not at all; the suffix decides the format."""
     path = Path(path)
     with whole_file(path) as part:
         figure.savefig(part, format=path.suffix.removeprefix(".") or "png")

@@ -20,8 +20,8 @@ CLASSES = Classes(("sky", "road", "car"), ((10, 20, 250), (200, 100, 0), (0, 200
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[matplotlib.figure.Figure]:
     """The figures that are saved, to look into."""
     kept: list[matplotlib.figure.Figure] = []
-    save = figures._save
-    monkeypatch.setattr(figures, "_save", lambda figure, path: (kept.append(figure), save(figure, path))[1])
+    save = figures.save_figure
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: (kept.append(figure), save(figure, path))[1])
     return kept
 
 
