@@ -124,6 +124,21 @@ def test_a_folder_keeps_its_paths_and_skips_what_is_no_picture(
     assert written == ["a.jpg.png", "a.png.png", "berlin/a.png"]
 
 
+def test_a_picture_that_cannot_fill_a_window_spares_the_others(
+    checkpoint: Path, picture: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    Image.fromarray(picture).save(tmp_path / "in" / "a.png")
+    Image.fromarray(picture[:1]).resize((5000, 1)).save(tmp_path / "in" / "line.png")
+    windows = "--test.mode sliding --test.window 512 512 --test.stride 512 512 --test.enlarge true".split()
+    place = ["predict", str(checkpoint), str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    assert cli.main([*place, *windows]) == 0
+    told = capsys.readouterr()
+    assert "segmented 1 pictures, skipped 1 files" in told.out
+    assert "line.png: an image of 1×5000 px would be enlarged to 512×2560000 px" in told.err.replace("\n", " ")
+    assert labels(tmp_path / "out/predictions/a.png").shape == (60, 90)
+
+
 def test_what_cannot_be_predicted_is_told(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
     cases = {

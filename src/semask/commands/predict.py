@@ -111,15 +111,14 @@ def predict(checkpoint: Path, pictures: Path, options: PredictOptions, *, test: 
     skipped = []
     for file, name in track(list(zip(files, names, strict=True)), description="Segmenting", console=console):
         try:
-            image = read_image(file)
+            paint(painter, read_image(file), out, name)
         except ValueError as error:
-            console.print(f"skipped: {error}", style="yellow")
+            told = str(error) if str(file) in str(error) else f"{file}: {error}"
+            console.print(f"skipped: {told}", style="yellow")
             skipped.append(file)
-            continue
-        paint(painter, image, out, name)
     summary = Summary(len(files) - len(skipped), tuple(skipped))
     if not summary.segmented:
-        raise ValueError(f"none of the {len(files)} files in {str(pictures)!r} is a picture that can be read")
+        raise ValueError(f"none of the {len(files)} files in {str(pictures)!r} is a picture that can be segmented")
     Console(soft_wrap=True, highlight=False).print(
         f"segmented {summary.segmented} pictures, skipped {len(skipped)} files; results in {out}"
     )
