@@ -74,9 +74,9 @@ def test_broken_record(saved: Path) -> None:
 
 def test_unknown_fields_are_named(saved: Path) -> None:
     record = json.loads((saved / "recipe.json").read_text())
-    record["recipe"]["optim"]["momentum"] = 0.9
+    record["recipe"]["optim"]["impetus"] = 0.9
     (saved / "recipe.json").write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=r"recipe.optim has no field momentum"):
+    with pytest.raises(ValueError, match=r"recipe.optim has no field impetus"):
         store.load(saved)
 
 

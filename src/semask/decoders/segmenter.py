@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -76,13 +74,9 @@ class MaskTransformer(nn.Module):
             tokens = block(tokens)
         tokens = self.norm(tokens)
         count = height * width
-        # The norm over classes magnifies differences of cosines, of which 8 bits of mantissa leave little.
-        # The meta device, on which costs are counted, knows no autocast to switch off.
-        kind = tokens.device.type
-        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
-            patches = F.normalize(tokens[:, :count].float() @ self.patch_projection, dim=-1)
-            classes = F.normalize(tokens[:, count:].float() @ self.class_projection, dim=-1)
-            masks = self.mask_norm(patches @ classes.transpose(1, 2))
+        patches = F.normalize(tokens[:, :count] @ self.patch_projection, dim=-1)
+        classes = F.normalize(tokens[:, count:] @ self.class_projection, dim=-1)
+        masks = self.mask_norm(patches @ classes.transpose(1, 2))
         return PixelLogits(masks.transpose(1, 2).unflatten(-1, (height, width)))
 
     def tokens(self, features: Features) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
