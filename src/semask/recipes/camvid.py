@@ -43,24 +43,24 @@ def _full(name: str, model: ModelRecipe) -> Recipe:
     )
 
 
-def _frozen(name: str, decoder: DecoderRecipe) -> Recipe:
+def _frozen(name: str, decoder: DecoderRecipe, *, lr: float) -> Recipe:
     return Recipe(
         name=f"camvid/{name}",
         model=dinov2(NUM_CLASSES, decoder),
         data=dataclasses.replace(FULL, scale_range=None, crop=(364, 490), photometric=False),
-        optim=OptimRecipe(lr=1e-3, weight_decay=0.01, warmup_steps=50, warmup_ratio=1e-2, power=0.9),
-        train=TrainRecipe(steps=1500, batch_size=8, freeze_encoder=True, cached_views=2, ema=0.99, eval_every=750),
+        optim=OptimRecipe(lr=lr, weight_decay=0.01, warmup_steps=50, warmup_ratio=1e-2, power=0.9),
+        train=TrainRecipe(steps=1000, batch_size=8, freeze_encoder=True, cached_views=2, ema=0.99, eval_every=500),
     )
 
 
 def dinov2_s_linear_frozen() -> Recipe:
     """DINOv2 ViT-S/14 as it is, and a linear decoder on its features, which are computed once."""
-    return _frozen("dinov2-s-linear-frozen", LINEAR)
+    return _frozen("dinov2-s-linear-frozen", LINEAR, lr=1e-2)
 
 
 def dinov2_s_mask_frozen() -> Recipe:
     """The same with a Mask Transformer."""
-    return _frozen("dinov2-s-mask-frozen", MASK)
+    return _frozen("dinov2-s-mask-frozen", MASK, lr=5e-4)
 
 
 def _fine_tuned(name: str, decoder: DecoderRecipe) -> Recipe:
