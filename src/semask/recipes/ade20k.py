@@ -6,8 +6,18 @@ model zoo. Training numbers from the authors' configurations.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from semask.recipes.recipe import DataRecipe, LossRecipe, ModelRecipe, OptimRecipe, Published, Recipe
-from semask.recipes.segmenter import Schedule, Variant, readme, segmenter, segmenter_name, segmenter_recipe
+from semask.recipes.segmenter import (
+    PYRAMID_HEAD,
+    Schedule,
+    Variant,
+    readme,
+    segmenter,
+    segmenter_name,
+    segmenter_recipe,
+)
 from semask.recipes.swin import semask_swin_fpn, swin_fpn
 
 NUM_CLASSES = 150
@@ -93,6 +103,18 @@ def semask_swin_l_fpn() -> Recipe:
     """SeMask-L FPN, ImageNet-22k, crops of 640²: 51.89 mIoU."""
     model = semask_swin_fpn("l", NUM_CLASSES, global_from=2)
     return _row("semask-swin-l-fpn", model, large=True, category_cap=1.0, published=_table2(212, 356, 51.89, 53.52))
+
+
+def swin_t_seg_mask() -> Recipe:
+    """Segmenter's Mask Transformer over Swin-T's fused pyramid, to test SeMask's word that it fails there."""
+    model = replace(swin_fpn("t", NUM_CLASSES), decoder=PYRAMID_HEAD)
+    return _row("swin-t-seg-mask", model, large=False, category_cap=0.75, published=Published())
+
+
+def semask_swin_t_seg_mask() -> Recipe:
+    """The same with semantic layers."""
+    model = replace(semask_swin_fpn("t", NUM_CLASSES, global_from=2), decoder=PYRAMID_HEAD)
+    return _row("semask-swin-t-seg-mask", model, large=False, category_cap=0.75, published=Published())
 
 
 def _segmenter(variant: Variant, *, mask: bool, published: Published | None = None) -> Recipe:
@@ -211,6 +233,8 @@ RECIPES = (
     semask_swin_b_fpn,
     swin_l_fpn,
     semask_swin_l_fpn,
+    swin_t_seg_mask,
+    semask_swin_t_seg_mask,
     seg_t_16,
     seg_t_mask_16,
     seg_s_16,

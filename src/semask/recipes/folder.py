@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from semask.recipes.dinov2 import LINEAR, MASK, dinov2
 from semask.recipes.lite import lite0_fpn
 from semask.recipes.recipe import DataRecipe, DecoderRecipe, ModelRecipe, OptimRecipe, Recipe, TrainRecipe
 from semask.recipes.scenes import MICRO
@@ -58,4 +61,27 @@ def semask_micro_fpn() -> Recipe:
     return _row("semask-micro-fpn", model, side=128, short=192, lr=2e-3, steps=1000)
 
 
-RECIPES = (semask_micro_fpn, semask_swin_t_fpn, swin_t_fpn, semask_lite0_fpn, lite0_fpn_plain)
+def dinov2_s_linear_frozen() -> Recipe:
+    """DINOv2 ViT-S/14 as it is under a linear decoder: every picture is encoded four times, then training is quick."""
+    recipe = _row(
+        "dinov2-s-linear-frozen", dinov2(PLACEHOLDER_CLASSES, LINEAR), side=364, short=364, lr=1e-2, steps=1000
+    )
+    return replace(recipe, train=replace(recipe.train, freeze_encoder=True, cached_views=4))
+
+
+def dinov2_s_mask() -> Recipe:
+    """DINOv2 ViT-S/14 under a Mask Transformer, all of it trained, for an accelerator."""
+    model = dinov2(PLACEHOLDER_CLASSES, MASK, drop_path=0.1)
+    recipe = _row("dinov2-s-mask", model, side=518, short=518, lr=5e-4, steps=10_000)
+    return replace(recipe, optim=replace(recipe.optim, encoder_lr_scale=0.1))
+
+
+RECIPES = (
+    semask_micro_fpn,
+    semask_swin_t_fpn,
+    swin_t_fpn,
+    semask_lite0_fpn,
+    lite0_fpn_plain,
+    dinov2_s_linear_frozen,
+    dinov2_s_mask,
+)

@@ -14,6 +14,7 @@ from semask.recipes.recipe import (
     TestRecipe,
     TrainRecipe,
 )
+from semask.recipes.segmenter import PYRAMID_HEAD
 
 NUM_CLASSES = 12
 MICRO = EncoderRecipe(
@@ -47,4 +48,19 @@ def micro_fpn() -> Recipe:
     return replace(recipe, name="scenes/micro-fpn", model=replace(recipe.model, encoder=encoder))
 
 
-RECIPES = (semask_micro_fpn, micro_fpn)
+def _mask(recipe: Recipe, name: str) -> Recipe:
+    decoder = replace(PYRAMID_HEAD, channels=64)
+    return replace(recipe, name=f"scenes/{name}", model=replace(recipe.model, decoder=decoder))
+
+
+def semask_micro_seg_mask() -> Recipe:
+    """Segmenter's Mask Transformer over the fused pyramid."""
+    return _mask(semask_micro_fpn(), "semask-micro-seg-mask")
+
+
+def micro_seg_mask() -> Recipe:
+    """The same without semantic layers."""
+    return _mask(micro_fpn(), "micro-seg-mask")
+
+
+RECIPES = (semask_micro_fpn, micro_fpn, semask_micro_seg_mask, micro_seg_mask)

@@ -47,6 +47,10 @@ OVERLAP = 32
 """Of neighbouring windows in the test [px]."""
 
 
+PYRAMID_HEAD = DecoderRecipe(name="segmenter_mask", channels=256, dropout=0.1, single_scale="fused")
+"""A Mask Transformer over a hierarchical backbone, where SeMask's introduction says that it fails."""
+
+
 class Schedule(NamedTuple):
     """How long and how fast a dataset is trained on."""
 
