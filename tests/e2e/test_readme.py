@@ -55,7 +55,7 @@ def test_commands_and_python_as_written(newcomer: Path) -> None:
     printed = [run(command.split(), newcomer) for command in commands]
     assert "mIoU" in printed[1]
     assert "cityscapes/semask-swin-l-fpn" in printed[3]
-    assert len(python.strip().splitlines()) == 6
+    assert len(python.strip().splitlines()) == 11
     run([sys.executable, "-c", python], newcomer)
     metrics = json.loads((newcomer / "runs/photos/best/metrics.json").read_text())
     assert 0 < metrics["scores"]["miou"] < 1
