@@ -130,7 +130,17 @@ def test_a_picture_that_cannot_fill_a_window_spares_the_others(
     (tmp_path / "in").mkdir()
     Image.fromarray(picture).save(tmp_path / "in" / "a.png")
     Image.fromarray(picture[:1]).resize((5000, 1)).save(tmp_path / "in" / "line.png")
-    windows = "--test.mode sliding --test.window 512 512 --test.stride 512 512 --test.enlarge true".split()
+    windows = [
+        "--test.mode=sliding",
+        "--test.window",
+        "512",
+        "512",
+        "--test.stride",
+        "512",
+        "512",
+        "--test.enlarge",
+        "true",
+    ]
     place = ["predict", str(checkpoint), str(tmp_path / "in"), "--out", str(tmp_path / "out")]
     assert cli.main([*place, *windows]) == 0
     told = capsys.readouterr()
