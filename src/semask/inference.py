@@ -4,12 +4,20 @@
 
 Each takes a model or another predictor. They give logits, except `tta`, whose mean is over softmax maps; either way the
 best class is the arg max. They record gradients if the caller lets them: wrap calls in `torch.inference_mode()`.
+
+`memory_budget` [GiB] bounds each tensor of scores of whole images, b·k·H·W numbers of four bytes, that `sliding` sums
+and that `rescaled` and `tta` make at the images' own size. What would take more is made in the processor's memory, and
+all that follows stays there; None never moves anything. In inference mode `sliding` holds one such tensor at a time,
+`rescaled` two (what it resizes and the result), `tta` three (the sum of the versions beside those of the present one).
+What a model holds is not counted: neither its activations nor the scores it gives, which it resizes itself to the size
+of the image or window that it is given. Windows, or a smaller box, keep these small.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -22,12 +30,14 @@ from semask.recipes.recipe import DataRecipe, TestRecipe
 
 Predictor = Callable[[Float[Tensor, "b 3 H W"]], Float[Tensor, "b k H W"]]
 Blend = Literal["mean", "hann"]
+Crop = tuple[int, slice, slice, slice]
+"""What a window is cut out of images (b 3 H W) with: one image, all channels, rows, columns."""
 
 MAX_ENLARGED_PIXELS = 64_000_000
 """No image is enlarged beyond this: scores of 150 classes take 38 GB there."""
 
 
-@runtime_checkable
+@runtime_checkable  # for the tests, which check the types in annotations
 class Model(Protocol):
     """What predictors ask of a model."""
 
@@ -56,8 +66,7 @@ def sliding(
     The last window of an axis ends at the border; an axis shorter than the window is taken whole. A model's window is
     at least its `size_multiple`: less would be padding for the most part. `batch_size` windows go through at once,
     whichever image they are of. `blend` "hann" trusts a window's middle more than its border: weights sin²(π(i+½)/n)
-    along both axes. Scores are summed on the model's device or, if they take more than `memory_budget` [GiB], in the
-    processor's memory, where they then stay.
+    along both axes. What `memory_budget` [GiB] bounds stands at the top of this file.
 
     Source: Segmenter's authors' code and SeMask-FPN's slide mode (mmsegmentation) place the same windows.
     """
@@ -66,10 +75,7 @@ def sliding(
         raise ValueError(f"batch_size counts windows per pass and must be at least 1, got {batch_size}")
     if blend not in get_args(Blend):
         raise ValueError(f"overlapping windows are blended by {' or '.join(get_args(Blend))}, got {blend!r}")
-    if memory_budget is not None and not memory_budget > 0:
-        raise ValueError(
-            f"memory_budget must be more than 0 GiB, got {memory_budget}; None sums scores on the model's device always"
-        )
+    _check_budget(memory_budget)
     predictor = _predictor(source)
 
     def predict(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b k H W"]:
@@ -77,16 +83,15 @@ def sliding(
         tall, wide = min(window[0], height), min(window[1], width)
         rows, columns = window_starts(height, tall, stride[0]), window_starts(width, wide, stride[1])
         down, across = _weights(tall, blend), _weights(wide, blend)
-        crops = [(image, y, x) for image in range(len(images)) for y in rows for x in columns]
+        places = itertools.product(range(len(images)), rows, columns)
+        crops = [(image, slice(None), slice(y, y + tall), slice(x, x + wide)) for image, y, x in places]
         total: Tensor | None = None
-        for first in range(0, len(crops), batch_size):
-            group = crops[first : first + batch_size]
-            scores = predictor(torch.stack([images[i, :, y : y + tall, x : x + wide] for i, y, x in group]))
+        for crop, scores in _score(predictor, images, crops, batch_size):
             if total is None:
-                total = _zeros((len(images), scores.shape[1], height, width), scores.device, memory_budget)
+                shape = (len(images), len(scores), height, width)
+                total = torch.zeros(shape, device=_place(shape, scores.device, memory_budget))
                 weights = torch.outer(down, across).to(total)
-            for (i, y, x), part in zip(group, scores, strict=True):
-                total[i, :, y : y + tall, x : x + wide].addcmul_(part.to(total), weights)
+            total[crop].addcmul_(scores.to(total), weights)
         assert total is not None  # window_starts never returns an empty list
         return total.div_(torch.outer(_summed(down, rows, height), _summed(across, columns, width)).to(total))
 
@@ -99,12 +104,14 @@ def rescaled(
     box: tuple[int, int] | None = None,
     ratio: float = 1.0,
     enlarge_to: int | None = None,
+    memory_budget: float | None = None,
 ) -> Predictor:
     """Score the image at another size, aspect ratio kept, and bring the scores back to its own.
 
     `box` is (long, short) [px], None the image's own size; `ratio` scales it. Then an image whose short side is less
     than `enlarge_to` [px] is enlarged until it has that, so that it fills a window; a ValueError refuses to go beyond
-    `MAX_ENLARGED_PIXELS`. Scores go straight to the original size. All bilinear without antialiasing.
+    `MAX_ENLARGED_PIXELS`. Scores go straight to the original size, in the processor's memory if they take more than
+    `memory_budget` [GiB] there. All bilinear without antialiasing.
 
     Source: SeMask-FPN's test pipeline: logits → network input's size → original size. Enlarging: Segmenter's authors'
     code.
@@ -113,6 +120,7 @@ def rescaled(
         raise ValueError(f"an image cannot be fitted into box {box} at ratio {ratio}; both must be positive")
     if enlarge_to is not None and enlarge_to < 1:
         raise ValueError(f"images are enlarged to the side of a window, at least 1 pixel; got {enlarge_to}")
+    _check_budget(memory_budget)
     predictor = _predictor(source)
 
     def predict(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b k H W"]:
@@ -120,7 +128,9 @@ def rescaled(
         seen = resize(images, fit_size(height, width, box or (height, width), ratio))
         if enlarge_to is not None:
             seen = _enlarge(seen, enlarge_to)
-        return resize(predictor(seen), (height, width))
+        scores = predictor(seen)
+        place = _place((*scores.shape[:2], height, width), scores.device, memory_budget)
+        return resize(scores.to(place), (height, width))
 
     return predict
 
@@ -132,27 +142,28 @@ def tta(
     ratios: Sequence[float],
     flip: bool = False,
     enlarge_to: int | None = None,
+    memory_budget: float | None = None,
 ) -> Predictor:
     """Average class probabilities over `ratios` of the box and, with `flip`, over mirrored images: at test time.
 
-    `box` and `enlarge_to` are those of `rescaled`.
+    `box`, `enlarge_to` and `memory_budget` are those of `rescaled`.
 
     Source: Segmenter's authors' code and SeMask-FPN's multi-scale test: logits → original size → un-flip → softmax →
     mean.
     """
     if not ratios:
         raise ValueError("tta needs at least one ratio, for example (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)")
-    predictors = [rescaled(source, box=box, ratio=ratio, enlarge_to=enlarge_to) for ratio in ratios]
+    predictors = [
+        rescaled(source, box=box, ratio=ratio, enlarge_to=enlarge_to, memory_budget=memory_budget) for ratio in ratios
+    ]
 
     def predict(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b k H W"]:
         total: Tensor | None = None
         for scale in predictors:
             for mirrored in (False, True) if flip else (False,):
-                scores = scale(images.flip(-1)).flip(-1) if mirrored else scale(images)
-                probabilities = scores.softmax(1)
-                total = probabilities if total is None else _add(total, probabilities)
+                total = _add(total, _probabilities(scale, images, mirrored=mirrored))
         assert total is not None
-        return total / (len(predictors) * (2 if flip else 1))
+        return total.div_(len(predictors) * (2 if flip else 1))
 
     return predict
 
@@ -176,14 +187,15 @@ def build_predictor(model: Model, test: TestRecipe, data: DataRecipe) -> Predict
         )
         enlarge_to = max(test.window) if test.enlarge else None
     ratios = tuple(_base_ratio(data) * scale for scale in test.scales)
+    box, budget = data.base_scale, test.memory_budget
     if len(ratios) == 1 and not test.flip:
-        return rescaled(source, box=data.base_scale, ratio=ratios[0], enlarge_to=enlarge_to)
-    return tta(source, box=data.base_scale, ratios=ratios, flip=test.flip, enlarge_to=enlarge_to)
+        return rescaled(source, box=box, ratio=ratios[0], enlarge_to=enlarge_to, memory_budget=budget)
+    return tta(source, box=box, ratios=ratios, flip=test.flip, enlarge_to=enlarge_to, memory_budget=budget)
 
 
-def build_prior(model: Model, data: DataRecipe) -> Predictor:
-    """Return the predictor of the semantic prior, in one pass at the recipe's base scale."""
-    return rescaled(model.prior_scores, box=data.base_scale, ratio=_base_ratio(data))
+def build_prior(model: Model, test: TestRecipe, data: DataRecipe) -> Predictor:
+    """Return the predictor of the semantic prior, in one pass at the recipe's base scale, whatever the test's mode."""
+    return rescaled(model.prior_scores, box=data.base_scale, ratio=_base_ratio(data), memory_budget=test.memory_budget)
 
 
 def _base_ratio(data: DataRecipe) -> float:
@@ -209,6 +221,22 @@ def _check_windows(window: tuple[int, int], stride: tuple[int, int], *, smallest
         )
 
 
+def _check_budget(memory_budget: float | None) -> None:
+    if memory_budget is not None and not memory_budget > 0:
+        raise ValueError(
+            f"memory_budget must be more than 0 GiB, got {memory_budget}; None leaves scores on the model's device"
+        )
+
+
+def _score(
+    predictor: Predictor, images: Float[Tensor, "b 3 H W"], crops: Sequence[Crop], batch_size: int
+) -> Iterator[tuple[Crop, Float[Tensor, "k h w"]]]:
+    """Score crops of one size, `batch_size` at a time."""
+    for first in range(0, len(crops), batch_size):
+        group = crops[first : first + batch_size]
+        yield from zip(group, predictor(torch.stack([images[crop] for crop in group])), strict=True)
+
+
 def _weights(length: int, blend: Blend) -> Float[Tensor, " n"]:
     """Return the weights of a window along one axis, all of them positive."""
     if blend == "mean":
@@ -224,17 +252,26 @@ def _summed(weights: Float[Tensor, " n"], starts: Sequence[int], size: int) -> F
     return total
 
 
-def _zeros(shape: tuple[int, int, int, int], device: torch.device, budget: float | None) -> Float[Tensor, "b k H W"]:
+def _place(shape: tuple[int, ...], device: torch.device, budget: float | None) -> torch.device:
+    """Return where scores of this shape are made: on `device` unless they take more than the budget."""
     needed = math.prod(shape) * torch.float32.itemsize / 2**30
-    place = torch.device("cpu") if budget is not None and needed > budget else device
-    return torch.zeros(shape, dtype=torch.float32, device=place)
+    return torch.device("cpu") if budget is not None and needed > budget else device
 
 
-def _add(total: Tensor, part: Tensor) -> Tensor:
-    # Versions of an image differ in size, so that some may be over the budget and others not: then all are.
+def _probabilities(
+    predictor: Predictor, images: Float[Tensor, "b 3 H W"], *, mirrored: bool
+) -> Float[Tensor, "b k H W"]:
+    scores = predictor(images.flip(-1)).flip(-1) if mirrored else predictor(images)
+    return scores.softmax(1)
+
+
+def _add(total: Float[Tensor, "b k H W"] | None, part: Float[Tensor, "b k H W"]) -> Float[Tensor, "b k H W"]:
+    if total is None:
+        return torch.zeros_like(part).add_(part)  # A copy: gradients of softmax need its result as it was.
     if part.device.type == "cpu":
+        # Windows' sums differ in size between versions: those of some may be over the budget, and then all end there.
         total = total.cpu()
-    return total + part.to(total.device)
+    return total.add_(part.to(total.device))
 
 
 def _enlarge(images: Float[Tensor, "b 3 h w"], side: int) -> Float[Tensor, "b 3 H W"]:

@@ -57,7 +57,7 @@ CASES = [
 def tiny(encoder: str, decoder: str, *, semantic: bool) -> SegmentationModel:
     torch.manual_seed(0)
     spec = dataclasses.replace(ENCODERS[encoder], semantic_layers=semantic, semantic_windows=(4, 4, None, None))
-    source = ("fused" if encoder == "swin" else "last") if decoder in SINGLE_SCALE else None
+    source = ("fused" if encoder == "swin" else "last") if decoder in SINGLE_SCALE and encoder in PYRAMIDS else None
     model = ModelRecipe(
         encoder=spec,
         decoder=DecoderRecipe(name=decoder, channels=16, single_scale=source, drop_path=0.1),
@@ -214,6 +214,22 @@ def test_unknown_names_suggest_near_ones() -> None:
             "no position table with a row for every token.*--model.encoder.position-resize None",
         ),
         (PLAIN["vit"], DecoderRecipe(name="segmenter_mask", layers=0), "at least 1 layer, got 0"),
+        (PLAIN["vit"], DecoderRecipe(name="segmenter_mask", channels=0), "at least 1 channel wide, got 0"),
+        (
+            PLAIN["vit"],
+            DecoderRecipe(name="segmenter_linear", single_scale="fused"),
+            r"gives one map already.*--model.decoder.single-scale None",
+        ),
+        (
+            dataclasses.replace(PLAIN["segmenter"], image_size=(64, 128)),
+            DecoderRecipe(name="segmenter_linear"),
+            "image_size makes one of 4×8 patches; give a square",
+        ),
+        (
+            dataclasses.replace(PLAIN["vit"], image_size=(100, 100)),
+            DecoderRecipe(name="segmenter_linear"),
+            r"image_size \(100, 100\) is no multiple of .* patches of 16 px",
+        ),
         (PLAIN["vit"], DecoderRecipe(name="segmenter_mask", channels=200), "3 heads cannot share a width of 200"),
     ],
 )

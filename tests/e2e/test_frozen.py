@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +19,10 @@ from semask.build import build_model
 from semask.data.dataset import TrainingFiles, training_set
 from semask.data.synthetic import SCENE_CLASSES, draw_scene
 from semask.recipes import DataRecipe, DecoderRecipe, EncoderRecipe, ModelRecipe, Recipe, TrainRecipe
+from semask.structures import EncodedBatch, Features
 from semask.training import run
-from semask.training.frozen import CachedViews, check_cache, collate_encoded
+from semask.training.datamodule import SegmentationData
+from semask.training.frozen import CachedViews, check_frozen, collate_encoded
 from semask.training.module import SegmentationModule
 from semask.training.options import RunOptions
 
@@ -57,7 +62,7 @@ def draws_of(recipe: Recipe) -> TrainingFiles:
 def test_kept_views_are_the_encoders(recipe: Recipe) -> None:
     torch.manual_seed(0)
     model = build_model(recipe)
-    views = CachedViews(draws_of(recipe), model, views=2, workers=0)
+    views = CachedViews(draws_of(recipe), model, count=2 * COUNT, workers=0)
     expected = {}
     for draw in range(2 * COUNT):
         image, label, name = draws_of(recipe)[draw]
@@ -80,62 +85,130 @@ def test_kept_views_are_the_encoders(recipe: Recipe) -> None:
     assert batch.labels.shape == (2, 32, 48)
 
 
-def test_the_loss_of_kept_features_is_that_of_the_pictures(recipe: Recipe) -> None:
+def test_logits_of_kept_features_are_those_of_the_pictures(recipe: Recipe) -> None:
     torch.manual_seed(0)
     module = SegmentationModule(build_model(recipe), lambda out, labels: out.main.logits, recipe).train()
     module.model.decoder.eval()
     draws = draws_of(recipe)
-    views = CachedViews(draws, module.model, views=1, workers=0)
+    views = CachedViews(draws, module.model, count=COUNT, workers=0)
     sample = views[0]
     draw = next(d for d in range(COUNT) if draws[d].name == sample.name)
     with torch.no_grad():
         from_pictures = module.model(draws[draw].image[None]).main.logits
-        from_kept = module.model.decode(type(module.model.encode(draws[draw].image[None]))((sample.maps[0][None],)))
+        from_kept = module.model.decode(Features((sample.maps[0][None],)))
     np.testing.assert_allclose(from_kept.main.logits, from_pictures, atol=2e-2)
 
 
+BACKBONES = {
+    "vit": (EncoderRecipe(name="vit_tiny_patch16_224", weights=None, image_size=(32, 48), drop_path=0.5), None),
+    "batch norm": (EncoderRecipe(name="mobilenetv3_small_050", weights=None), "last"),
+}
+
+
 @pytest.mark.parametrize("views", [None, 2])
-def test_only_the_decoder_learns(recipe: Recipe, views: int | None, tmp_path: Path) -> None:
-    recipe = replace(recipe, train=replace(recipe.train, cached_views=views))
-    torch.manual_seed(0)
-    result = run.train(recipe, RunOptions(out=tmp_path / "run", workers=0, accelerator="cpu", skip_check=True))
-    saved = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
-    trained = [group["params"] for group in saved["optimizer_states"][0]["param_groups"]]
-    decoder = build_model(recipe).decoder
-    assert sum(map(len, trained)) == len(list(decoder.parameters()))
-    assert np.isfinite(result.miou)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_nothing_of_the_encoder_moves(recipe: Recipe, backbone: str, views: int | None, tmp_path: Path) -> None:
+    encoder, source = BACKBONES[backbone]
+    decoder = replace(recipe.model.decoder, single_scale=source)
+    train = replace(recipe.train, cached_views=views, ema=0.5)
+    recipe = replace(recipe, train=train, model=replace(recipe.model, encoder=encoder, decoder=decoder))
+    torch.manual_seed(recipe.train.seed)
+    start = build_model(recipe).state_dict()
+    run.train(recipe, RunOptions(out=tmp_path / "run", workers=0, accelerator="cpu", skip_check=True))
+    end = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    for weights in (end["state_dict"], end["current_model_state"]):
+        moved = {key for key, value in start.items() if not torch.equal(value, weights[f"model.{key}"])}
+        assert moved
+        assert all(key.startswith("decoder.") for key in moved)
+    trained = [group["params"] for group in end["optimizer_states"][0]["param_groups"]]
+    assert sum(map(len, trained)) == len(list(build_model(recipe).decoder.parameters()))
 
 
-def test_a_resumed_run_keeps_the_features_of_its_own_encoder(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The encoder of a run that goes on comes from its checkpoint, before anything is encoded."""
-    short = replace(recipe, train=replace(recipe.train, eval_every=2))
-    straight = run.train(short, RunOptions(out=tmp_path / "straight", workers=0, skip_check=True))
+def interrupted(recipe: Recipe, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train two steps, evaluate, and break off in the third."""
 
     class Stop(Exception):
         pass
 
-    calls = []
     step = SegmentationModule.training_step
 
     def failing(self: SegmentationModule, batch: object, batch_idx: int) -> torch.Tensor:
-        calls.append(batch_idx)
-        if len(calls) == 3:
+        if self.global_step == 2:
             raise Stop
         return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(SegmentationModule, "training_step", failing)
-    with pytest.raises(Stop):
-        run.train(short, RunOptions(out=tmp_path / "parts", workers=0, skip_check=True))
-    monkeypatch.undo()
-    run.train(short, RunOptions(out=tmp_path / "parts", workers=0, skip_check=True, resume="latest"))
-    one, two = (
-        torch.load(tmp_path / name / "last.ckpt", weights_only=True)["state_dict"] for name in ("straight", "parts")
-    )
-    assert straight.step > 0
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentationModule, "training_step", failing)
+        with pytest.raises(Stop):
+            run.train(recipe, RunOptions(out=out, workers=0, skip_check=True))
+
+
+def test_a_resumed_run_is_the_straight_run(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(recipe, train=replace(recipe.train, eval_every=2))
+    run.train(recipe, RunOptions(out=tmp_path / "straight", workers=0, skip_check=True))
+    interrupted(recipe, tmp_path / "parts", monkeypatch)
+    run.train(recipe, RunOptions(out=tmp_path / "parts", workers=0, skip_check=True, resume="latest"))
+    one, two = (torch.load(tmp_path / n / "last.ckpt", weights_only=True)["state_dict"] for n in ("straight", "parts"))
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, rtol=0, atol=0, msg=key)
+
+
+def test_a_resumed_run_encodes_with_the_encoder_of_its_checkpoint(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(recipe, train=replace(recipe.train, eval_every=2))
+    interrupted(recipe, tmp_path, monkeypatch)
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    norm = "model.encoder.backbone.norm"
+    saved["state_dict"][f"{norm}.weight"].zero_()
+    saved["state_dict"][f"{norm}.bias"].fill_(7.0)
+    torch.save(saved, tmp_path / "last.ckpt")
+    seen: list[torch.Tensor] = []
+    step = SegmentationModule.training_step
+
+    def watching(self: SegmentationModule, batch: EncodedBatch, batch_idx: int) -> torch.Tensor:
+        seen.append(batch.maps[0])
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(SegmentationModule, "training_step", watching)
+    run.train(recipe, RunOptions(out=tmp_path, workers=0, skip_check=True, resume="latest"))
+    assert len(seen) == 1
+    assert torch.equal(seen[0], torch.full_like(seen[0], 7.0))
+
+
+def test_a_short_run_encodes_no_more_than_it_needs(recipe: Recipe) -> None:
+    recipe = replace(recipe, train=replace(recipe.train, steps=1, batch_size=2, cached_views=50))
+    data = SegmentationData(recipe, workers=0)
+    data.trainer = SimpleNamespace(
+        lightning_module=SimpleNamespace(model=build_model(recipe)), global_rank=0, world_size=1
+    )
+    assert len(data.train_dataloader().dataset) == 2
+
+
+def test_what_does_not_fit_is_told(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build_model(recipe)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+        with pytest.raises(ValueError, match=r"features of 5 views take 0\.0 GiB.*lower --train\.cached-views"):
+            CachedViews(draws_of(recipe), model, count=COUNT, workers=0)
+    torch.nn.init.constant_(model.encoder.backbone.norm.weight, 1e6)
+    with pytest.raises(ValueError, match=r"not finite in half precision.*--train.cached-views None"):
+        CachedViews(draws_of(recipe), model, count=COUNT, workers=0)
+
+
+def test_the_folder_goes_with_the_views(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    views = CachedViews(draws_of(recipe), build_model(recipe), count=COUNT, workers=0)
+    assert len(list(tmp_path.glob("semask-features-*/*.npy"))) == 2
+    del views
+    gc.collect()
+    assert not list(tmp_path.glob("semask-features-*"))
+
+
+def test_random_features_are_told(recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one = replace(recipe, train=replace(recipe.train, steps=1))
+    run.train(one, RunOptions(out=tmp_path, workers=0, skip_check=True))
+    assert "frozen with random weights" in caplog.text
 
 
 def test_impossible_wishes(recipe: Recipe, tiny_recipe: Callable[..., Recipe]) -> None:
@@ -143,15 +216,15 @@ def test_impossible_wishes(recipe: Recipe, tiny_recipe: Callable[..., Recipe]) -
         return replace(recipe, train=replace(recipe.train, **train))
 
     with pytest.raises(ValueError, match=r"cached_views must be at least 1, or None to encode every draw.* got 0"):
-        check_cache(wish(cached_views=0), 1)
+        check_frozen(wish(cached_views=0), 1)
     with pytest.raises(ValueError, match=r"add --train.freeze-encoder true"):
-        check_cache(wish(freeze_encoder=False), 1)
+        check_frozen(wish(freeze_encoder=False), 1)
     with pytest.raises(ValueError, match=r"in one process; say --train.cached-views None"):
-        check_cache(recipe, 2)
+        check_frozen(recipe, 2)
     with pytest.raises(ValueError, match=r"in one process; say --train.cached-views None"):
-        check_cache(replace(recipe, data=replace(recipe.data, kind="scenes")), 1)
-    check_cache(recipe, 1)
-    check_cache(wish(cached_views=None), 8)
+        check_frozen(replace(recipe, data=replace(recipe.data, kind="scenes")), 1)
+    check_frozen(recipe, 1)
+    check_frozen(wish(cached_views=None), 8)
     semantic = tiny_recipe(TrainRecipe(freeze_encoder=True))
     with pytest.raises(ValueError, match="cannot teach its semantic layers anything"):
-        SegmentationModule(build_model(semantic), lambda out, labels: out, semantic)
+        check_frozen(semantic, 1)

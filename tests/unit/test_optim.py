@@ -86,6 +86,12 @@ def test_adamw_is_the_recipes() -> None:
     assert optimizer.defaults["betas"] == (0.8, 0.95)
 
 
+@pytest.mark.parametrize("lr", [0.0, -1.0])
+def test_no_rate(lr: float) -> None:
+    with pytest.raises(ValueError, match=r"optim.lr must be more than 0"):
+        build_optimizer(nn.Linear(2, 2), OptimRecipe(lr=lr))
+
+
 @pytest.mark.parametrize("floor", [-1e-5, 2e-4])
 def test_a_floor_above_the_rate(floor: float) -> None:
     with pytest.raises(ValueError, match=r"optim.min_lr, which must lie in \[0, 0.0001\]"):

@@ -22,7 +22,7 @@ class SegmenterLinear(nn.Module):
         super().__init__()
         self.single_scale = single_scale
         self.classify = nn.Conv2d(single_scale.channels, num_classes, 1)
-        initialise(self.classify)
+        self.apply(initialise)
 
     def forward(self, features: Features) -> PixelLogits:
         """Return logits at the grid of the patches."""
@@ -52,7 +52,7 @@ class MaskTransformer(nn.Module):
         super().__init__()
         if layers < 1:
             raise ValueError(f"a Mask Transformer has at least 1 layer, got {layers}; use segmenter_linear without any")
-        width = width or single_scale.channels
+        width = single_scale.channels if width is None else width
         heads = max(1, width // HEAD_WIDTH)
         self.single_scale = single_scale
         self.project = nn.Linear(single_scale.channels, width)

@@ -35,7 +35,7 @@ def timm_vit(
     drop_path: float = 0.0,
     image_size: tuple[int, int] | None = None,
     norm_eps: float | None = None,
-) -> nn.Module:
+) -> VisionTransformer | Eva:
     """Build a timm ViT with random weights, without a head, for images of any size.
 
     `image_size` (height, width) [px] decides the length of the position table and `norm_eps` the epsilon of all
@@ -47,9 +47,14 @@ def timm_vit(
         options["img_size"] = image_size
     if norm_eps is not None:
         options["norm_layer"] = partial(nn.LayerNorm, eps=norm_eps)
-    network: nn.Module = timm.create_model(
+    network: VisionTransformer | Eva = timm.create_model(
         name.split(".", 1)[0], num_classes=0, dynamic_img_size=True, drop_path_rate=drop_path, **options
     )
+    patch = network.patch_embed.patch_size
+    if image_size is not None and any(side % step for side, step in zip(image_size, patch, strict=True)):
+        raise ValueError(
+            f"image_size {image_size} is no multiple of {name!r}'s patches of {patch[0]} px, to which images are padded"
+        )
     return network
 
 
@@ -69,6 +74,12 @@ class PlainEncoder(nn.Module):
             raise ValueError(
                 f"{type(backbone).__name__} here has no position table with a row for every token, so position_resize "
                 f"{position_resize!r} cannot act; set it to None (--model.encoder.position-resize None)"
+            )
+        rows, columns = backbone.patch_embed.grid_size
+        if position_resize is not None and rows != columns:
+            raise ValueError(
+                f"position_resize {position_resize!r} reads the position table as a square, and image_size makes one "
+                f"of {rows}×{columns} patches; give a square image_size (any image may be used with it)"
             )
         height, width = backbone.patch_embed.patch_size
         if height != width:

@@ -147,7 +147,7 @@ def _fit_bias_tables(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dic
 def _fit_positions(found: dict[str, Tensor], encoder: PlainEncoder) -> dict[str, Tensor]:
     """Resize a position table of another image size, by the encoder's own rule."""
     vit, table = encoder.backbone, found.get("pos_embed")
-    if table is None or vit.pos_embed is None or table.shape[1] == vit.pos_embed.shape[1]:
+    if table is None or table.ndim != 3 or vit.pos_embed is None or table.shape[1] == vit.pos_embed.shape[1]:
         return found
     grid = vit.patch_embed.grid_size
     extra = 0 if vit.no_embed_class else vit.num_prefix_tokens

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -32,7 +33,14 @@ class SingleScale(nn.Module):
     ) -> None:
         """`width` is for "fused" alone, None the coarsest map's; a ValueError tells a pyramid without a source."""
         super().__init__()
+        if width is not None and width < 1:
+            raise ValueError(f"a decoder is at least 1 channel wide, got {width}; None takes the encoder's width")
         pyramid = len(in_channels) > 1
+        if source is not None and not pyramid:
+            raise ValueError(
+                f"this encoder gives one map already; single_scale {source!r} is for pyramids, say "
+                "--model.decoder.single-scale None"
+            )
         if pyramid and source is None:
             raise ValueError(
                 f"Segmenter's decoders read one map, and this encoder gives {len(in_channels)}; say which with "
@@ -42,7 +50,7 @@ class SingleScale(nn.Module):
             raise ValueError(f"the encoder has no stage at stride {STRIDE}, only {tuple(strides)}; use another one")
         self.target = list(strides).index(STRIDE) if pyramid else None
         fused = pyramid and source == "fused"
-        self.channels = (width or in_channels[-1]) if fused else in_channels[-1]
+        self.channels = width if fused and width is not None else in_channels[-1]
         self.projections = nn.ModuleList(nn.Conv2d(c, self.channels, 1) for c in in_channels) if fused else None
 
     def forward(self, maps: Sequence[Tensor]) -> Float[Tensor, "b c h w"]:
@@ -52,12 +60,8 @@ class SingleScale(nn.Module):
         size = (maps[self.target].shape[-2], maps[self.target].shape[-1])
         if self.projections is None:
             return resize(maps[-1], size)
-        total: Tensor | int = 0
-        for level, (project, features) in enumerate(zip(self.projections, maps, strict=True)):
-            projected = project(features)
-            if level < self.target:
-                total = total + F.adaptive_avg_pool2d(projected, size)
-            else:
-                total = total + resize(projected, size)
-        assert isinstance(total, Tensor)  # a pyramid has maps
-        return total
+        levels = [
+            F.adaptive_avg_pool2d(projected, size) if level < self.target else resize(projected, size)
+            for level, projected in enumerate(p(m) for p, m in zip(self.projections, maps, strict=True))
+        ]
+        return torch.stack(levels).sum(0)

@@ -1,7 +1,8 @@
 """ADE20K, 150 classes: the FPN rows of SeMask's Table 2, and Segmenter.
 
 Source of every figure: SeMask (arXiv:2112.12782) Table 2; Segmenter (arXiv:2105.05633), its text and its authors'
-model zoo. Training numbers from the authors' configurations.
+model zoo. Training numbers from the authors' configurations. Segmenter has a row for every ViT that has public ImageNet
+weights; the large ones crop 640 px, as the published checkpoint (at 512 px the paper's text has 50.71 for Seg-L/16).
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class DecoderRecipe:
 
     name: str = "semantic_fpn"
     channels: int | None = 256
-    """Width; None takes the encoder's."""
+    """Width; None takes the encoder's. A linear decoder has no width but that of a fused pyramid."""
     dropout: float = 0.1
     layers: int = 2
     """Mask Transformer only: its blocks."""
@@ -168,8 +168,8 @@ class TrainRecipe:
     freeze_encoder: bool = False
     """Train the decoder alone; the encoder keeps its weights and is in evaluation mode throughout."""
     cached_views: int | None = None
-    """With a frozen encoder: encode this many augmented views of every picture once and train on what was stored.
-    None encodes every draw anew."""
+    """With a frozen encoder: encode this many augmented views of every picture once and train on what was stored, in
+    the folder for temporary files (TMPDIR). None encodes every draw anew."""
     ema: float | None = None
     """Decay of the exponential moving average of the weights; None trains without one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

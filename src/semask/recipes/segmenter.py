@@ -99,6 +99,7 @@ def segmenter_recipe(
         batch_size=schedule.batch_size,
         eval_every=schedule.steps_per_epoch * schedule.eval_epochs,
         eval_stride=(schedule.eval_stride, schedule.eval_stride),
+        precision="float32",
     )
     test = TestRecipe(
         mode="sliding",

@@ -101,8 +101,10 @@ class SegmentationData(LightningDataModule):
             return self._loader(draws, size=sampler.size, together=collate, sampler=sampler)
         # Only now does the encoder hold the weights of the checkpoint that a run goes on from.
         model = self.trainer.lightning_module.model if self.trainer else None
-        assert isinstance(model, SegmentationModel) and isinstance(draws, TrainingFiles)  # noqa: PT018 — check_cache
-        views = CachedViews(draws, model, views=train.cached_views, workers=self.workers)
+        assert isinstance(model, SegmentationModel) and isinstance(draws, TrainingFiles)  # noqa: PT018 — check_frozen
+        # A run shorter than its views does not need them all.
+        count = min(train.cached_views * len(draws), train.steps * train.batch_size)
+        views = CachedViews(draws, model, count=count, workers=self.workers)
         return self._loader(views, size=sampler.size, together=collate_encoded, sampler=sampler, workers=0)
 
     def val_dataloader(self) -> DataLoader[Sample]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import weakref
@@ -34,24 +35,24 @@ class EncodedSample(NamedTuple):
 
 
 def freeze(encoder: nn.Module) -> None:
-    """Take an encoder out of training; a ValueError when it has semantic layers, which must learn."""
-    if len(encoder.semantic):  # type: ignore[arg-type]
-        raise ValueError(
-            "a frozen encoder cannot teach its semantic layers anything; say --train.freeze-encoder false, or "
-            "--model.encoder.semantic-layers false"
-        )
+    """Take an encoder out of training."""
     encoder.requires_grad_(False)
     encoder.eval()
 
 
-def check_cache(recipe: Recipe, world_size: int) -> None:
-    """Raise a ValueError where features cannot be kept."""
+def check_frozen(recipe: Recipe, world_size: int) -> None:
+    """Raise a ValueError where an encoder cannot be frozen, or its features cannot be kept."""
     train = recipe.train
+    if train.freeze_encoder and recipe.model.encoder.semantic_layers:
+        raise ValueError(
+            "a frozen encoder cannot teach its semantic layers anything; say --train.freeze-encoder false, or "
+            "--model.encoder.semantic-layers false"
+        )
     if train.cached_views is None:
         return
     if train.cached_views < 1:
         raise ValueError(
-            f"train.cached_views must be at least 1, or None to encode every draw, got {train.cached_views}"
+            f"train.cached_views must be at least 1, or None to encode every draw; got {train.cached_views}"
         )
     if not train.freeze_encoder:
         raise ValueError(
@@ -68,12 +69,12 @@ def check_cache(recipe: Recipe, world_size: int) -> None:
 class CachedViews(Dataset[EncodedSample]):
     """Augmented views of all training pictures as a frozen encoder sees them, in a new order every pass over them.
 
-    The views are the draws of the first epochs. Maps are kept in half precision and labels in 8 bits, in a folder
-    that goes when this object does.
+    The views are the first `count` draws. Maps are kept in half precision and labels in 8 bits, in a folder of the
+    system's temporary space (TMPDIR) that goes when this object does. A ValueError tells when they do not fit.
     """
 
-    def __init__(self, draws: TrainingFiles, model: SegmentationModel, *, views: int, workers: int) -> None:
-        self.count, self.seed = views * len(draws), draws.seed
+    def __init__(self, draws: TrainingFiles, model: SegmentationModel, *, count: int, workers: int) -> None:
+        self.count, self.seed = count, draws.seed
         self.names: list[str] = []
         self._folder = Path(tempfile.mkdtemp(prefix="semask-features-"))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
@@ -107,13 +108,13 @@ class CachedViews(Dataset[EncodedSample]):
         features = model.encode(batch.images.to(model.mean.device))
         labels = model.pad_labels(batch.labels).numpy()
         if self.labels is None:
-            self.maps = [
-                self._store(f"stage{stage}", level[0].shape, np.float16) for stage, level in enumerate(features.maps)
-            ]
+            shapes = [level.shape[1:] for level in features.maps]
+            self._check_space(2 * sum(map(math.prod, shapes)) + math.prod(labels.shape[1:]))
+            self.maps = [self._store(f"stage{stage}", shape, np.float16) for stage, shape in enumerate(shapes)]
             self.labels = self._store("labels", labels.shape[1:], np.uint8)
         rows = slice(len(self.names), len(self.names) + len(labels))
         for stored, level in zip(self.maps, features.maps, strict=True):
-            stored[rows] = level.half().cpu().numpy()
+            stored[rows] = _halved(level, batch.names)
         self.labels[rows] = labels
         self.names += batch.names
 
@@ -122,6 +123,26 @@ class CachedViews(Dataset[EncodedSample]):
             self._folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(self.count, *shape)
         )
         return stored
+
+    def _check_space(self, bytes_per_view: int) -> None:
+        """Look before writing: a full disk under a mapped file ends the process without a word."""
+        needed, free = self.count * bytes_per_view, shutil.disk_usage(self._folder).free
+        if needed > free:
+            raise ValueError(
+                f"the features of {self.count} views take {needed / 2**30:.1f} GiB and {self._folder.parent} has "
+                f"{free / 2**30:.1f}; lower --train.cached-views, say None to encode every draw, or let the "
+                "environment variable TMPDIR name a larger disk"
+            )
+
+
+def _halved(level: Tensor, names: tuple[str, ...]) -> np.ndarray:
+    half = level.half()
+    if not torch.isfinite(half).all():
+        raise ValueError(
+            f"the encoder's features of {', '.join(names)} are not finite in half precision, in which they are kept; "
+            "say --train.cached-views None, or use an encoder that ends with a norm"
+        )
+    return half.cpu().numpy()
 
 
 def collate_encoded(samples: list[EncodedSample]) -> EncodedBatch:

@@ -15,6 +15,8 @@ def build_optimizer(model: nn.Module, recipe: OptimRecipe) -> torch.optim.Optimi
 
     Source: AdamW, SeMask §4; SGD with Nesterov momentum, Segmenter's authors' code.
     """
+    if recipe.lr <= 0:
+        raise ValueError(f"optim.lr must be more than 0, got {recipe.lr:g}; to train nothing, evaluate")
     if not 0 <= recipe.min_lr <= recipe.lr:
         raise ValueError(
             f"the learning rate falls from optim.lr to optim.min_lr, which must lie in [0, {recipe.lr:g}], got "

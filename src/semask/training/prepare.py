@@ -58,6 +58,8 @@ def load_pretrained(model: SegmentationModel, recipe: Recipe, *, console: Consol
     """
     spec = recipe.model.encoder
     if spec.weights is None or from_scratch:
+        if recipe.train.freeze_encoder:
+            logger.warning("the encoder is frozen with random weights; its features say little about any picture")
         return
     check_normalisation(spec.name, recipe.model.mean, recipe.model.std)
     console.print(str(load_encoder(model.encoder, spec.name, spec.weights)), highlight=False)  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from semask.metrics import Confusion
 from semask.recipes import Recipe, TrainRecipe
 from semask.training.callbacks import Checkpoints, MovingAverage, RandomStates, StillLambda
 from semask.training.datamodule import SegmentationData, micro_batch
-from semask.training.frozen import check_cache
+from semask.training.frozen import check_frozen
 from semask.training.history import FOLDER, open_loggers
 from semask.training.module import SegmentationModule
 from semask.training.options import RunOptions
@@ -57,7 +57,7 @@ def train(recipe: Recipe, options: RunOptions | None = None) -> TrainResult:
         first = trainer.is_global_zero
         console = Console(quiet=not first)
         size = micro_batch(recipe.train, trainer.world_size)
-        check_cache(recipe, trainer.world_size)
+        check_frozen(recipe, trainer.world_size)
         resume = find_checkpoint(out, recipe, options, first=first)
         if first and recipe.data.kind == "files" and not options.skip_check:
             check_pairs(recipe.data)
