@@ -89,7 +89,8 @@ def sliding(
         for crop, scores in _score(predictor, images, crops, batch_size):
             if total is None:
                 shape = (len(images), len(scores), height, width)
-                total = torch.zeros(shape, device=_place(shape, scores.device, memory_budget))
+                place = _place(shape, scores.device, memory_budget)
+                total = torch.zeros(shape, dtype=torch.float32, device=place)
                 weights = torch.outer(down, across).to(total)
             total[crop].addcmul_(scores.to(total), weights)
         assert total is not None  # window_starts never returns an empty list
@@ -267,7 +268,7 @@ def _probabilities(
 
 def _add(total: Float[Tensor, "b k H W"] | None, part: Float[Tensor, "b k H W"]) -> Float[Tensor, "b k H W"]:
     if total is None:
-        return torch.zeros_like(part).add_(part)  # A copy: gradients of softmax need its result as it was.
+        return part.clone()  # Summed in place, and gradients of a softmax need its result as it was.
     if part.device.type == "cpu":
         # Windows' sums differ in size between versions: those of some may be over the budget, and then all end there.
         total = total.cpu()

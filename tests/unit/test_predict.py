@@ -44,7 +44,7 @@ def labels(path: Path) -> np.ndarray:
 
 def expected(checkpoint: Path, picture: np.ndarray, *, prior: bool = False) -> np.ndarray:
     model, recipe, _ = store.load(checkpoint)
-    predictor = build_prior(model, recipe.data) if prior else build_predictor(model, recipe.test, recipe.data)
+    predictor = (build_prior if prior else build_predictor)(model, recipe.test, recipe.data)
     with torch.inference_mode():
         scores = predictor(torch.from_numpy(picture).permute(2, 0, 1)[None] / 255)
     return scores[0].argmax(0).numpy()

@@ -81,7 +81,8 @@ def segment_scenes(bundle: Bundle) -> list[Row]:
     from semask.inference import build_predictor, build_prior
 
     model, recipe, _ = bundle
-    predictor, prior = build_predictor(model, recipe.test, recipe.data), build_prior(model, recipe.data)
+    predictor = build_predictor(model, recipe.test, recipe.data)
+    prior = build_prior(model, recipe.test, recipe.data)
     scenes = validation_set(recipe.data)
     rows = []
     with torch.inference_mode():

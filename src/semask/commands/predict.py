@@ -142,7 +142,7 @@ def load_painter(checkpoint: Path, options: PredictOptions, test: TestRecipe | N
         logger.warning(warning)
     return Painter(
         predictor=build_predictor(model, test, recipe.data),
-        prior=build_prior(model, recipe.data) if options.prior else None,
+        prior=build_prior(model, test, recipe.data) if options.prior else None,
         classes=classes or numbered_classes(recipe.model.num_classes),
         device=place,
         alpha=options.alpha,

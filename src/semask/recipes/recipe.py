@@ -195,7 +195,8 @@ class TestRecipe:
     enlarge: bool = False
     """Enlarge images whose short side is less than the window's, until it fills the window (Segmenter's protocol)."""
     memory_budget: float | None = None
-    """[GiB] Scores of a whole image that need more are gathered in the processor's memory; None never moves them."""
+    """[GiB] Scores of whole images, gathered from windows or brought to an image's own size, that need more are made in
+    the processor's memory; None never moves them. What the model itself holds is not counted."""
     batch_size: int = 1
     """Images, and windows, that go through the model at once."""
 

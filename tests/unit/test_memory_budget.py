@@ -1,0 +1,182 @@
+"""Where scores of whole images are made, on fake tensors: they know devices and sizes that this machine lacks."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from semask.inference import Predictor, build_predictor, build_prior, rescaled, sliding, tta
+from semask.recipes import recipe
+from semask.recipes.recipe import DataRecipe
+from tests.unit.toy_predictors import gradient
+
+GIB = 2**30
+PHOTO = (1, 3, 6000, 8000)
+PHOTO_SCORES = 150 * 6000 * 8000 * 4 / GIB
+"""26.8 GiB: four-byte scores of 150 classes at the photograph's own size."""
+
+
+class Peak(TorchDispatchMode):
+    """The most memory [GiB] that tensors made in this context held at once on the accelerator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gib = 0.0
+        self._made: list[weakref.ref[Tensor]] = []
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self._made += [weakref.ref(leaf) for leaf in tree_leaves(out) if isinstance(leaf, Tensor) and leaf.is_cuda]
+        self._made = [made for made in self._made if made() is not None]
+        alive = [tensor for made in self._made if (tensor := made()) is not None]
+        storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in alive}
+        self.gib = max(self.gib, sum(storages.values()) / GIB)
+        return out
+
+
+class Classes:
+    """A model of 150 classes that holds nothing but its scores, and a prior of as many."""
+
+    size_multiple = 1
+
+    def scores(self, images: Tensor) -> Tensor:
+        return images[:, :1].repeat(1, 150, 1, 1)
+
+    prior_scores = scores
+
+
+@pytest.fixture(autouse=True)
+def _fake() -> Iterator[None]:
+    with FakeTensorMode(), torch.inference_mode():
+        yield
+
+
+def photo() -> Tensor:
+    return torch.empty(PHOTO, device="cuda")
+
+
+def peak(predict: Predictor) -> tuple[float, str]:
+    images = photo()
+    with Peak() as memory:
+        place = predict(images).device.type
+    return memory.gib, place
+
+
+WINDOWS: dict[str, Any] = {"mode": "sliding", "window": (512, 512), "stride": (512, 512)}
+LARGE: dict[str, Any] = {"window": (1000, 1000), "stride": (1000, 1000)}
+"""Scores of such a window take 0.56 GiB."""
+TESTS = {
+    "whole": recipe.TestRecipe(memory_budget=4.0),
+    "windows": recipe.TestRecipe(memory_budget=4.0, **WINDOWS),
+    "hann": recipe.TestRecipe(memory_budget=4.0, blend="hann", batch_size=4, **WINDOWS),
+    "whole, tta": recipe.TestRecipe(memory_budget=4.0, scales=(0.5, 1.75), flip=True),
+    "windows, tta": recipe.TestRecipe(memory_budget=4.0, scales=(0.5, 1.75), flip=True, **WINDOWS),
+    "enlarged": recipe.TestRecipe(memory_budget=4.0, scales=(0.5,), enlarge=True, **WINDOWS),
+}
+
+
+@pytest.mark.parametrize("test", TESTS.values(), ids=TESTS.keys())
+def test_a_photograph_larger_than_its_box_is_scored_within_the_budget(test: recipe.TestRecipe) -> None:
+    gib, place = peak(build_predictor(Classes(), test, DataRecipe(base_scale=(2048, 512))))
+    # The photograph mirrored, 0.54 GiB, and at most 896×1195 px of scores beside windows of them.
+    assert (gib < 4.0, place) == (True, "cpu")
+
+
+def test_a_photograph_of_its_own_size_is_scored_in_windows_within_the_budget() -> None:
+    for scales in ((1.0,), (0.5, 1.0)):
+        test = recipe.TestRecipe(mode="sliding", memory_budget=4.0, scales=scales, **LARGE)
+        gib, place = peak(build_predictor(Classes(), test, DataRecipe()))
+        assert (gib < 4.0, place) == (True, "cpu")
+
+
+def test_a_prior_is_scored_within_the_budget() -> None:
+    test, data = recipe.TestRecipe(memory_budget=4.0), DataRecipe(base_scale=(2048, 512))
+    gib, place = peak(build_prior(Classes(), test, data))
+    assert (gib < 4.0, place) == (True, "cpu")
+    gib, place = peak(build_prior(Classes(), recipe.TestRecipe(), data))
+    assert (gib > PHOTO_SCORES, place) == (True, "cuda")
+
+
+def test_scores_that_a_model_gives_are_not_counted() -> None:
+    """A whole photograph at its own size: its scores are the model's."""
+    gib, place = peak(build_predictor(Classes(), recipe.TestRecipe(memory_budget=4.0), DataRecipe()))
+    assert (gib > PHOTO_SCORES, place) == (True, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("held", "predict"),
+    [
+        (1, sliding(Classes(), **LARGE)),
+        (1, rescaled(Classes(), box=(800, 600))),
+        (2, rescaled(sliding(Classes(), **LARGE), ratio=0.9999)),
+        (2, tta(Classes(), box=(800, 600), ratios=(1.0,))),
+        (3, tta(Classes(), box=(800, 600), ratios=(1.0, 0.5, 0.25))),
+        (3, tta(Classes(), box=(800, 600), ratios=(1.0, 0.5), flip=True)),
+        (3, tta(sliding(Classes(), **LARGE), ratios=(1.0, 0.9999), flip=True)),
+    ],
+)
+def test_so_many_tensors_of_scores_are_held_at_once(held: int, predict: Predictor) -> None:
+    gib, place = peak(predict)
+    assert place == "cuda"
+    assert held * PHOTO_SCORES * 0.999 < gib < held * PHOTO_SCORES + 2.0
+
+
+@pytest.mark.parametrize(("budget", "place"), [(None, "cuda"), (1.0, "cuda"), (1e-6, "cpu")])
+@pytest.mark.parametrize("flip", [False, True])
+def test_scores_over_the_budget_are_made_by_the_processor(budget: float | None, place: str, flip: bool) -> None:
+    images = torch.empty(1, 3, 20, 30, device="cuda")
+    windows = sliding(gradient, window=(8, 8), stride=(4, 4), memory_budget=budget)
+    for predict in (
+        windows,
+        rescaled(windows, ratio=2.0),
+        tta(windows, ratios=(0.5, 1.0), flip=flip),
+        rescaled(gradient, ratio=0.5, memory_budget=budget),
+        tta(gradient, ratios=(1.0,), flip=flip, memory_budget=budget),
+    ):
+        assert predict(images).device.type == place
+
+
+def test_the_budget_counts_four_bytes_a_score_at_the_images_own_size() -> None:
+    needed = 2 * 6 * 20 * 30 * 4 / GIB
+    images = torch.empty(2, 3, 20, 30, device="cuda")
+    for budget, place in ((needed, "cuda"), (math.nextafter(needed, 0), "cpu")):
+        for predict in (
+            sliding(gradient, window=(8, 8), stride=(8, 8), memory_budget=budget),
+            rescaled(gradient, memory_budget=budget),
+            rescaled(gradient, ratio=0.5, memory_budget=budget),
+            rescaled(gradient, ratio=2.0, memory_budget=budget),
+            tta(gradient, ratios=(0.5, 2.0), memory_budget=budget),
+        ):
+            assert predict(images).device.type == place
+
+
+@pytest.mark.parametrize("ratios", [(0.5, 2.0, 1.0), (2.0, 0.5)])
+def test_versions_on_both_sides_of_the_budget_are_added_by_the_processor(ratios: tuple[float, ...]) -> None:
+    images = torch.empty(1, 3, 20, 30, device="cuda")
+    budget = 6 * 20 * 30 * 4 / GIB
+    windows = sliding(gradient, window=(8, 8), stride=(8, 8), memory_budget=budget)
+    places = [rescaled(windows, ratio=ratio, memory_budget=budget)(images).device.type for ratio in (0.5, 2.0)]
+    assert places == ["cuda", "cpu"]
+    assert tta(windows, ratios=ratios, memory_budget=budget)(images).device.type == "cpu"
+
+
+@pytest.mark.parametrize("budget", [0.0, -1.0, math.nan])
+def test_no_budget_at_all_is_refused(budget: float) -> None:
+    for make in (
+        lambda: sliding(gradient, window=(8, 8), stride=(8, 8), memory_budget=budget),
+        lambda: rescaled(gradient, memory_budget=budget),
+        lambda: tta(gradient, ratios=(1.0,), memory_budget=budget),
+    ):
+        with pytest.raises(ValueError, match="memory_budget must be more than 0 GiB"):
+            make()

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from semask import inference
+from semask.geometry import enlarged_size, fit_size
+from semask.inference import rescaled, tta
+from tests.unit.toy_predictors import Toy, bilinear, gradient, pointwise, watched
+
+
+def test_rescaled_goes_there_and_back_bilinearly() -> None:
+    images = torch.rand(2, 3, 30, 47)
+    size = fit_size(30, 47, (64, 40), 1.25)
+    expected = bilinear(gradient(bilinear(images, size)), (30, 47))
+    assert torch.equal(rescaled(gradient, box=(64, 40), ratio=1.25)(images), expected)
+
+
+def test_rescaled_by_a_ratio_of_the_own_size() -> None:
+    model = Toy()
+    scores = rescaled(model, ratio=0.5)(torch.rand(1, 3, 30, 48))
+    assert model.seen == [(1, 3, 15, 24)]
+    assert scores.shape == (1, 6, 30, 48)
+    assert torch.equal(rescaled(gradient)(images := torch.rand(1, 3, 31, 9)), gradient(images))
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "expected"),
+    [
+        ((50, 69), 64, (64, 88)),  # 69/50·64 = 88.32
+        ((69, 50), 64, (88, 64)),
+        ((7, 7), 64, (64, 64)),
+        ((1, 1), 512, (512, 512)),
+        ((63, 200), 64, (64, 203)),  # 203.17
+        ((64, 65), 64, (64, 65)),
+        ((100, 70), 64, (100, 70)),
+    ],
+)
+def test_small_images_are_enlarged_until_their_short_side_fills_the_window(
+    size: tuple[int, int], side: int, expected: tuple[int, int]
+) -> None:
+    assert enlarged_size(*size, side) == expected
+    predict, seen = watched(gradient)
+    images = torch.rand(1, 3, *size)
+    scores = rescaled(predict, enlarge_to=side)(images)
+    assert seen == [(1, 3, *expected)]
+    torch.testing.assert_close(scores, bilinear(gradient(bilinear(images, expected)), size))
+    assert torch.equal(rescaled(gradient, enlarge_to=None)(images), gradient(images))
+
+
+def test_scores_of_an_enlarged_image_are_resized_once() -> None:
+    """Straight from the enlarged to the original size, not by way of the scaled size."""
+    images = torch.rand(1, 3, 40, 60)
+    enlarged = bilinear(bilinear(images, (10, 15)), (32, 48))
+    straight = bilinear(gradient(enlarged), (40, 60))
+    detour = bilinear(bilinear(gradient(enlarged), (10, 15)), (40, 60))
+    got = rescaled(gradient, ratio=0.25, enlarge_to=32)(images)
+    assert torch.equal(got, straight)
+    assert not torch.allclose(got, detour, atol=1e-2)
+
+
+def test_only_enlarging_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "MAX_ENLARGED_PIXELS", 100)
+    assert rescaled(pointwise, enlarge_to=10)(torch.rand(1, 3, 9, 9)).shape == (1, 4, 9, 9)
+    assert rescaled(pointwise, enlarge_to=10)(torch.rand(1, 3, 20, 30)).shape == (1, 4, 20, 30)
+    with pytest.raises(ValueError, match="10×11 px"):
+        rescaled(pointwise, enlarge_to=10)(torch.rand(1, 3, 9, 10))
+
+
+def test_impossible_scales_are_refused() -> None:
+    for box, ratio in (((0, 5), 1.0), (None, 0.0), (None, -1.0)):
+        with pytest.raises(ValueError, match="must be positive"):
+            rescaled(pointwise, box=box, ratio=ratio)
+    with pytest.raises(ValueError, match="at least one ratio"):
+        tta(pointwise, ratios=())
+    with pytest.raises(ValueError, match="at least 1 pixel; got 0"):
+        rescaled(pointwise, enlarge_to=0)
