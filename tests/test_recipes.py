@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from semask import recipes
-from semask.build import build_model
+from semask.build import build_weightless
 from semask.data.classes import Classes
 from semask.data.folder import find_pairs
 from semask.encoders.swin import DenseSwinBlock
@@ -93,9 +93,8 @@ PUBLISHED = [row.name for row in ROWS]
 
 
 @cache
-def build_weightless(recipe: Recipe) -> SegmentationModel:
-    with torch.device("meta"):
-        return build_model(recipe)
+def model_of(recipe: Recipe) -> SegmentationModel:
+    return build_weightless(recipe)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=PUBLISHED)
@@ -139,7 +138,7 @@ def test_published_encoders(row: Row) -> None:
     width, depths, heads, window, pretraining = VARIANTS[row.name.split("-fpn")[0][-1]]
     assert recipe.model.encoder.weights == "timm"
     assert recipe.model.encoder.name.endswith(pretraining)
-    encoder = build_weightless(recipe).encoder
+    encoder = model_of(recipe).encoder
     assert encoder.channels == tuple(width * 2**stage for stage in range(4))
     blocks = [module for module in encoder.modules() if isinstance(module, DenseSwinBlock)]
     assert [block.attn.num_heads for block in blocks] == [
@@ -261,7 +260,7 @@ def test_models_of_segmenter(dataset: str, variant: str, mask: bool) -> None:
     std = [round(255 * value, 4) for value in recipe.model.std]
     assert mean == ([123.68, 116.28, 103.53] if "deit" in variant else [127.5] * 3)
     assert std == ([58.4, 57.12, 57.38] if "deit" in variant else [127.5] * 3)
-    model = build_weightless(recipe)
+    model = model_of(recipe)
     patch = int(variant.rsplit("-", 1)[1])
     table = (recipe.data.crop[0] // patch) ** 2 + (2 if "deit" in variant else 1)
     assert model.encoder.backbone.pos_embed.shape[1] == table
@@ -276,7 +275,7 @@ def test_models_of_segmenter(dataset: str, variant: str, mask: bool) -> None:
 @pytest.mark.parametrize("name", SEGMENTER_PARAMETERS)
 def test_segmenter_has_the_authors_parameters_less_the_unused_heads(name: str) -> None:
     total, unused = SEGMENTER_PARAMETERS[name]
-    assert sum(parameter.numel() for parameter in build_weightless(recipes.get(name)).parameters()) == total - unused
+    assert sum(parameter.numel() for parameter in model_of(recipes.get(name)).parameters()) == total - unused
 
 
 def test_the_split_files_of_pascal_context_are_found(tmp_path: Path) -> None:
@@ -304,7 +303,7 @@ def test_every_recipe_builds_and_takes_its_crop(name: str) -> None:
     assert recipe.name == name
     assert dataset
     assert model_name
-    model = build_weightless(recipe)
+    model = model_of(recipe)
     height, width = recipe.data.crop
     with torch.inference_mode():
         out = model(torch.zeros(1, 3, height, width, device="meta"))

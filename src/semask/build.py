@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from semask.callable_module import make_callable
 from semask.decoders.segmenter import MaskTransformer, SegmenterLinear
@@ -48,6 +50,25 @@ def build_model(recipe: Recipe) -> SegmentationModel:
     encoder = build_encoder(spec.encoder, spec.num_classes)
     decoder = pick_decoder(spec.decoder.name)(spec.decoder, encoder, spec.num_classes)
     return SegmentationModel(encoder, decoder, num_classes=spec.num_classes, mean=spec.mean, std=spec.std).eval()
+
+
+class _Unclamped(TorchFunctionMode):
+    """Skip the clamping of random values: torch runs it as Python on the meta device, most of what a model costs there."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: tuple[type, ...],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        return args[0] if func is torch.Tensor.clamp_ else func(*args, **(kwargs or {}))
+
+
+def build_weightless(recipe: Recipe) -> SegmentationModel:
+    """Return the model of a recipe on the meta device: modules and shapes, which take no memory, and no values."""
+    with torch.device("meta"), _Unclamped():
+        return build_model(recipe)
 
 
 def build_encoder(spec: EncoderRecipe, num_classes: int) -> Encoder:

@@ -72,12 +72,40 @@ def test_tables_for_other_images(published: dict[str, Tensor], rows: int, told: 
     assert "It fits" not in message
 
 
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        {"encoder.pos_embed": torch.zeros(5)},
+        {"encoder.pos_embed": torch.zeros(1025, 192)},
+        {"encoder.pos_embed": torch.zeros(())},
+        {"encoder.pos_embed": table(901), "encoder.patch_embed.proj.weight": torch.zeros(())},
+        {"decoder.cls_emb": torch.zeros(()), "decoder.proj_patch": torch.zeros(3)},
+    ],
+)
+def test_tensors_of_another_rank(published: dict[str, Tensor], malformed: dict[str, Tensor]) -> None:
+    message = problem(published | malformed, RECIPE)
+    assert f"{len(malformed)} of another shape: " in message
+    for key, value in malformed.items():
+        assert f"{key}: file {tuple(value.shape)}, recipe (" in message
+    assert "position table" not in message
+
+
+def test_tensors_of_another_rank_in_the_port() -> None:
+    port = checkpoint("mmsegmentation/segmenter_vit_t_mask_150_64x96")
+    port |= {"backbone.patch_embed.projection.weight": torch.zeros(()), "decode_head.patch_proj.weight": torch.zeros(3)}
+    message = problem(port, RECIPE)
+    assert "  1 missing: encoder.backbone.patch_embed.proj.bias\n" in message
+    assert "backbone.patch_embed.projection.weight: file (), recipe (192, 3, 16, 16)" in message
+    assert "decode_head.patch_proj.weight: file (3,), recipe (192, 192)" in message
+
+
 def test_other_class_counts(published: dict[str, Tensor]) -> None:
     other = {
         key: value[:, :19] if key == "decoder.cls_emb" else value[:19] if "mask_norm" in key else value
         for key, value in published.items()
     }
     message = problem(other, RECIPE)
+    assert "decoder.cls_emb: file (1, 19, 192), read as (19, 192), recipe (150, 192)" in message
     assert "The file has 19 classes, the recipe 150: " in message
     assert "num_classes=150 to keep all tensors but those that depend on the class count" in message
     linear = checkpoint("segmenter/seg_s_linear_16")

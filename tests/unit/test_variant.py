@@ -120,11 +120,18 @@ def test_other_tags_are_refused_and_run_nothing(
         "net_kwargs: {a: *nowhere}",
         "--- {}\n--- {}",
         "net_kwargs: {? [a] : b}",
+        "net_kwargs: {? !!python/tuple [1, 2] : b}",
+        "net_kwargs: {? {a: b} : c}",
+        "net_kwargs: {? !!str {=: a} : c}",
+        "net_kwargs: {image_size: !!python/tuple [[512], 512]}",
+        "net_kwargs: {image_size: !!python/tuple [512, {a: b}]}",
+        "net_kwargs: !!python/tuple ab",
         "net_kwargs: !!python/tuple {a: b}",
         "net_kwargs: !!bool maybe",
         "net_kwargs: !!int ''",
         "net_kwargs: " + "9" * 5000,
-        "a: " + "[" * 3000,
+        "net_kwargs: {n_cls: " + "1:" * 300 + "1.5}",
+        "a: " + "[" * 1100,
         "a: \x00",
     ],
 )
@@ -144,6 +151,16 @@ def test_huge_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"is larger than {MAX_BYTES} bytes"):
         read_variant(path)
     assert read_variant(write(tmp_path, "net_kwargs: {}\n".ljust(MAX_BYTES, "#"))) == {"net_kwargs": {}}
+
+
+def test_tuples_that_multiply_are_not_hashed(tmp_path: Path) -> None:
+    """Python forgets the hash of a tuple: as a key, ten levels of eight references each take half an hour."""
+    lines = ["a0: &a0 !!python/tuple [x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} !!python/tuple [{', '.join([f'*a{n - 1}'] * 8)}]" for n in range(1, 10)]
+    with pytest.raises(ValueError, match="keys of a mapping must be plain values, not a sequence"):
+        read_variant(write(tmp_path, "\n".join([*lines, "? *a9\n: 1"])))
+    with pytest.raises(ValueError, match="elements of a tuple must be plain values, not a sequence"):
+        read_variant(write(tmp_path, "\n".join(lines)))
 
 
 def test_references_that_multiply_stay_small(tmp_path: Path) -> None:

@@ -7,10 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
-from semask.build import build_model, with_classes
+from semask.build import build_model, build_weightless, with_classes
 from semask.checkpoints.mismatch import differences, explain, file_classes
 from semask.checkpoints.rules import segmenter, semask_fpn
 from semask.checkpoints.rules.translation import Rule
@@ -68,7 +67,7 @@ def convert(source: str | Path | Mapping[str, Any], recipe: str | Recipe, num_cl
     variant = None
     if translation.layout == segmenter.AUTHORS and not isinstance(source, Mapping):
         variant = _compare_variant(Path(source), recipe, any_classes=num_classes is not None)
-    wanted = _weightless(translation.recipe)
+    wanted = build_weightless(translation.recipe).state_dict()
     fresh = _fresh(translation.tensors, wanted, rule) if num_classes is not None else ()
     problem = explain(
         translation,
@@ -104,13 +103,7 @@ def fitting_recipe(tensors: Mapping[str, Tensor], recipe: Recipe) -> str | None:
 
 @cache
 def _tensors_named(name: str) -> dict[str, Tensor]:
-    return _weightless(get(name))
-
-
-def _weightless(recipe: Recipe) -> dict[str, Tensor]:
-    """Return the tensors of a recipe's model without their values."""
-    with torch.device("meta"):
-        return build_model(recipe).state_dict()
+    return build_weightless(get(name)).state_dict()
 
 
 def _rule(recipe: Recipe) -> Rule:

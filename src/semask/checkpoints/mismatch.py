@@ -24,11 +24,19 @@ def differences(
     missing = [key for key in wanted if key not in found]
     unexpected = [names.get(key, key) for key in found if key not in wanted]
     shapes = [
-        f"{names.get(key, key)}: file {tuple(found[key].shape)}, recipe {tuple(value.shape)}"
+        _shapes(translation, key, value)
         for key, value in wanted.items()
         if key in found and key not in fresh and found[key].shape != value.shape
     ]
     return missing, unexpected, shapes
+
+
+def _shapes(translation: Translation, key: str, wanted: Tensor) -> str:
+    """Say which shapes a tensor has: in the file, as it is understood where that differs, and in the recipe."""
+    name, found = translation.names.get(key, key), translation.tensors[key]
+    stored = translation.source.get(name, found)
+    read = f", read as {tuple(found.shape)}" if stored.shape != found.shape else ""
+    return f"{name}: file {tuple(stored.shape)}{read}, recipe {tuple(wanted.shape)}"
 
 
 def explain(
@@ -79,6 +87,8 @@ def _tables(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], recipe: R
     """Return what position tables of other lengths mean."""
     size = recipe.model.encoder.image_size
     if size is None or any(key not in tensors for tensors in (found, wanted) for key in (_TABLE, _PATCHES)):
+        return None
+    if found[_TABLE].ndim != 3 or found[_PATCHES].ndim != 4:
         return None
     theirs, ours = found[_TABLE].shape[1], wanted[_TABLE].shape[1]
     if theirs == ours:

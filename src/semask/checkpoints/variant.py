@@ -30,9 +30,26 @@ class VariantLoader(yaml.SafeLoader):  # type: ignore[misc]
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Leave merge keys alone: nested ones grow without bounds."""
 
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
+        """Read a mapping whose keys are scalars."""
+        if isinstance(node, yaml.MappingNode):
+            _require_scalars([key for key, _ in node.value], "keys of a mapping")
+        content: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return content
+
 
 def _tuple(loader: VariantLoader, node: yaml.Node) -> tuple[Any, ...]:
-    return tuple(loader.construct_sequence(node, deep=True))
+    if isinstance(node, yaml.SequenceNode):
+        _require_scalars(node.value, "elements of a tuple")
+    return tuple(loader.construct_sequence(node))
+
+
+def _require_scalars(nodes: list[yaml.Node], what: str) -> None:
+    """Refuse nodes that hold others: tuples of tuples, a few hundred bytes with aliases, take hours to hash."""
+    for node in nodes:
+        if not isinstance(node, yaml.ScalarNode):
+            line = node.start_mark.line + 1
+            raise ValueError(f"line {line}: {what} must be plain values, not a {node.id}")
 
 
 def _refuse(_: VariantLoader, node: yaml.Node) -> None:
@@ -54,7 +71,7 @@ def read_variant(path: Path) -> dict[str, Any]:
         raise ValueError(f"{str(path)!r} is larger than {MAX_BYTES} bytes; the authors' files have about 2 kB")
     try:
         content = yaml.load(text, Loader=VariantLoader)
-    except (yaml.YAMLError, ValueError, LookupError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, OverflowError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} cannot be read: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("net_kwargs"), dict):
         raise ValueError(

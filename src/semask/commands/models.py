@@ -60,18 +60,16 @@ def models(
 
 def measure(chosen: Sequence[str]) -> list[Row]:
     """Build each recipe without memory and count what it costs, under a progress bar on the error stream."""
-    import torch
     from rich.console import Console
     from rich.progress import track
 
-    from semask.build import build_model
+    from semask.build import build_weightless
     from semask.complexity import multiply_adds, parameters
 
     rows = []
     for name in track(chosen, description="Counting", console=Console(stderr=True), transient=True):
         recipe = get(name)
-        with torch.device("meta"):
-            model = build_model(recipe)
+        model = build_weightless(recipe)
         cost = multiply_adds(model, *recipe.data.crop)
         rows.append(Row(name, recipe.data.crop, parameters(model), cost, recipe.published))
     return rows

@@ -73,11 +73,11 @@ def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
     names = {ours: key for key in tensors if (ours := rename(key)) is not None}
     found = {ours: _shaped(ours, tensors[key], transpose=theirs) for ours, key in names.items()}
     if not theirs:
-        return Translation(found, names, recipe, AUTHORS)
-    if _PATCH_WEIGHT in found and _PATCH_BIAS not in found:
+        return Translation(found, tensors, names, recipe, AUTHORS)
+    if _PATCH_BIAS not in found and _PATCH_WEIGHT in found and found[_PATCH_WEIGHT].ndim:
         # Its releases since 1.0 build the patch convolution without one.
         found[_PATCH_BIAS] = torch.zeros(len(found[_PATCH_WEIGHT]))
-    return Translation(found, names, with_mmsegmentation_numerics(recipe), MMSEGMENTATION)
+    return Translation(found, tensors, names, with_mmsegmentation_numerics(recipe), MMSEGMENTATION)
 
 
 def is_mmsegmentation(tensors: Mapping[str, Tensor]) -> bool:
@@ -120,7 +120,7 @@ def _shaped(ours: str, value: Tensor, *, transpose: bool) -> Tensor:
         return value.squeeze(0)
     if ours == "decoder.classify.weight" and value.ndim == 2:
         return value[:, :, None, None]
-    if transpose and ours in ("decoder.patch_projection", "decoder.class_projection"):
+    if transpose and ours in ("decoder.patch_projection", "decoder.class_projection") and value.ndim == 2:
         # A Linear's weight there, a right-multiplied matrix here.
         return value.T
     return value

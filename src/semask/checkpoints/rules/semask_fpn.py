@@ -35,7 +35,7 @@ CLASS_TENSORS = re.compile(r"(encoder\.semantic\.\d+\.units\.\d+\.(query|key)|de
 def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
     """Bring a checkpoint into our names; shapes and recipe stay."""
     names = {ours: key for key in tensors if (ours := rename(key)) is not None}
-    return Translation({ours: tensors[key] for ours, key in names.items()}, names, recipe, LAYOUT)
+    return Translation({ours: tensors[key] for ours, key in names.items()}, tensors, names, recipe, LAYOUT)
 
 
 def rename(key: str) -> str | None:

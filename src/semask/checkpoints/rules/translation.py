@@ -14,11 +14,12 @@ from semask.recipes import Recipe
 class Translation(NamedTuple):
     """A published file in our names.
 
-    names: our name of a tensor → its name in the file. recipe: the one asked for, with what this layout computes
-    otherwise. layout: whose it is, in words.
+    source: the tensors as they are in the file. names: our name of a tensor → its name there. recipe: the one asked for,
+    with what this layout computes otherwise. layout: whose it is, in words.
     """
 
     tensors: dict[str, Tensor]
+    source: Mapping[str, Tensor]
     names: dict[str, str]
     recipe: Recipe
     layout: str
