@@ -71,10 +71,7 @@ def sliding(
     Source: Segmenter's authors' code and SeMask-FPN's slide mode (mmsegmentation) place the same windows.
     """
     _check_windows(window, stride, smallest=getattr(source, "size_multiple", 1))
-    if batch_size < 1:
-        raise ValueError(f"batch_size counts windows per pass and must be at least 1, got {batch_size}")
-    if blend not in get_args(Blend):
-        raise ValueError(f"overlapping windows are blended by {' or '.join(get_args(Blend))}, got {blend!r}")
+    _check_blending(batch_size, blend)
     _check_budget(memory_budget)
     predictor = _predictor(source)
 
@@ -220,6 +217,13 @@ def _check_windows(window: tuple[int, int], stride: tuple[int, int], *, smallest
             f"a window of {window} is smaller than what this model pads images to, {smallest}×{smallest} px (a ViT's "
             f"patch, a pyramid's stride); give a window of at least that, best of the size of the training crop"
         )
+
+
+def _check_blending(batch_size: int, blend: str) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size counts windows per pass and must be at least 1, got {batch_size}")
+    if blend not in get_args(Blend):
+        raise ValueError(f"overlapping windows are blended by {' or '.join(get_args(Blend))}, got {blend!r}")
 
 
 def _check_budget(memory_budget: float | None) -> None:
