@@ -53,7 +53,7 @@ def build_model(recipe: Recipe) -> SegmentationModel:
 
 
 class _Unclamped(TorchFunctionMode):
-    """Skip the clamping of random values: torch runs it as Python on the meta device, most of what a model costs there."""
+    """Skip the clamping of random values, which the meta device runs as Python: most of what a model costs there."""
 
     def __torch_function__(
         self,

@@ -48,9 +48,20 @@ def layout(name: str) -> dict[str, Any]:
 
 
 def checkpoint(name: str) -> dict[str, Tensor]:
+    return {key: synthetic_tensor(key, tuple(v["shape"]), v["dtype"]) for key, v in tensors_named(name).items()}
+
+
+def hollow_checkpoint(name: str) -> dict[str, Tensor]:
+    """Names and shapes alone, on the meta device: for files that will be refused."""
+    return {
+        key: torch.empty(v["shape"], dtype=getattr(torch, v["dtype"]), device="meta")
+        for key, v in tensors_named(name).items()
+    }
+
+
+def tensors_named(name: str) -> dict[str, dict[str, Any]]:
     spec = layout(name)
-    tensors = spec.get("layout", spec)
-    return {k: synthetic_tensor(k, tuple(v["shape"]), v["dtype"]) for k, v in tensors.items()}
+    return spec.get("layout", spec)
 
 
 def arrays(name: str) -> dict[str, np.ndarray]:

@@ -10,13 +10,14 @@ from semask.checkpoints import store
 from semask.checkpoints.convert import load_published
 from tests.reference.synthetic_weights import checkpoint
 
-RECIPE = "ade20k/semask-swin-t-fpn"
+RECIPE = "ade20k/seg-t-mask-16"
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("published") / "semask_tiny_fpn_ade20k.pth"
-    torch.save({"state_dict": checkpoint("semask_swin_t_fpn_150_64x96"), "meta": {}}, path)
+    """checkpoint.pth as Segmenter's authors save it, without its variant.yml."""
+    path = tmp_path_factory.mktemp("seg_tiny_mask") / "checkpoint.pth"
+    torch.save({"model": checkpoint("segmenter/seg_t_mask_16"), "optimizer": {}, "n_cls": 150, "epoch": 63}, path)
     return path
 
 
@@ -24,11 +25,16 @@ def test_a_published_file_becomes_a_checkpoint(
     published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["convert", str(published), RECIPE, str(tmp_path / "out")]) == 0
-    assert " tensors of semask_tiny_fpn_ade20k.pth fill ade20k/semask-swin-t-fpn." in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "183 tensors of checkpoint.pth fill ade20k/seg-t-mask-16." in told
+    assert "layout: the authors' Segmenter." in told
+    assert "There is no variant.yml beside it to compare the recipe with." in told
     bundle = store.load(tmp_path / "out")
     assert bundle.recipe.name == RECIPE
+    assert bundle.recipe.model.encoder.norm_eps == 1e-5
     assert bundle.classes is not None
-    assert len(bundle.classes.names) == 150, "the data set's own names, which the file does not carry"
+    assert len(bundle.classes.names) == 150
+    assert bundle.classes.names[:2] == ("wall", "building"), "the data set's own names, which the file does not carry"
     expected = load_published(published, RECIPE).state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in bundle.model.state_dict().items())
 
@@ -38,7 +44,7 @@ def test_another_class_count_is_reported(published: Path, tmp_path: Path, capsys
     assert cli.main(["convert", str(published), RECIPE, str(out), "--num-classes", "7"]) == 0
     told = capsys.readouterr().out
     assert "start fresh" in told
-    assert "decoder.classify.weight" in told
+    assert "decoder.class_embeddings" in told
     bundle = store.load(out)
     assert bundle.model.num_classes == 7
     assert bundle.classes is None
@@ -47,10 +53,10 @@ def test_another_class_count_is_reported(published: Path, tmp_path: Path, capsys
 def test_a_file_of_another_model_is_refused(
     published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["convert", str(published), "ade20k/swin-t-fpn", str(tmp_path / "out")]) == 2
+    assert cli.main(["convert", str(published), "ade20k/seg-t-16", str(tmp_path / "out")]) == 2
     told = capsys.readouterr().err
-    assert " unexpected: backbone.layers.0.semantic_layer." in told
-    assert "It fits the recipe 'ade20k/semask-swin-t-fpn'." in told
+    assert " unexpected: decoder.cls_emb, decoder.proj_patch" in told
+    assert "It fits the recipe 'ade20k/seg-t-mask-16'." in told
     assert not (tmp_path / "out").exists()
 
 
@@ -58,37 +64,19 @@ def test_a_checkpoint_is_not_overwritten_unasked(
     published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "recipe.json").write_text("{}")
-    arguments = ["convert", str(published), "ade20k/swin-t-fpn", str(tmp_path)]
+    arguments = ["convert", str(published), RECIPE, str(tmp_path)]
     assert cli.main(arguments) == 2
     assert "holds a checkpoint or run already" in capsys.readouterr().err
     assert (tmp_path / "recipe.json").read_text() == "{}"
 
 
-@pytest.fixture(scope="module")
-def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """checkpoint.pth as the authors save it, without its variant.yml."""
-    path = tmp_path_factory.mktemp("seg_tiny_mask") / "checkpoint.pth"
-    torch.save({"model": checkpoint("segmenter/seg_t_mask_16"), "optimizer": {}, "n_cls": 150, "epoch": 63}, path)
-    return path
-
-
-def test_segmenter_with_and_without_its_variant(
-    segmenter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["convert", str(segmenter), "ade20k/seg-t-mask-16", str(tmp_path / "out")]
-    assert cli.main(arguments) == 0
-    told = capsys.readouterr().out
-    assert "183 tensors of checkpoint.pth fill ade20k/seg-t-mask-16." in told
-    assert "layout: the authors' Segmenter." in told
-    assert "There is no variant.yml beside it to compare the recipe with." in told
-    bundle = store.load(tmp_path / "out")
-    assert bundle.recipe.model.encoder.norm_eps == 1e-5
-    assert bundle.classes is not None
-    assert bundle.classes.names[:2] == ("wall", "building")
-
-    variant = segmenter.with_name("variant.yml")
+def test_segmenter_with_its_variant(published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "checkpoint.pth"
+    file.hardlink_to(published)
+    arguments = ["convert", str(file), RECIPE, str(tmp_path / "out")]
+    variant = file.with_name("variant.yml")
     variant.write_text("net_kwargs: {backbone: vit_tiny_patch16_384, n_cls: 150, decoder: {name: mask_transformer}}")
-    assert cli.main([*arguments, "--overwrite"]) == 0
+    assert cli.main(arguments) == 0
     assert "The variant.yml beside it says what the recipe says." in capsys.readouterr().out
     variant.write_text("net_kwargs: !!python/object/apply:os.system ['touch harmed']")
     assert cli.main([*arguments, "--overwrite"]) == 2

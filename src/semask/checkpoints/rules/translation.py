@@ -14,8 +14,8 @@ from semask.recipes import Recipe
 class Translation(NamedTuple):
     """A published file in our names.
 
-    source: the tensors as they are in the file. names: our name of a tensor → its name there. recipe: the one asked for,
-    with what this layout computes otherwise. layout: whose it is, in words.
+    source: the tensors as they are in the file. names: our name of a tensor → its name there. recipe: the one asked
+    for, with what this layout computes otherwise. layout: whose it is, in words.
     """
 
     tensors: dict[str, Tensor]
