@@ -17,7 +17,6 @@ from semask import recipes
 from semask.build import build_loss
 from semask.checkpoints.convert import load_published
 from semask.checkpoints.rules.segmenter import rename
-from semask.model import SegmentationModel
 from semask.recipes import Recipe
 from semask.training.optim import build_optimizer, poly_schedule
 from tests.reference.synthetic_weights import FIXTURES, arrays, assert_close, checkpoint, layout, synthetic_image
@@ -59,12 +58,24 @@ def recipe_of(name: str, meta: dict[str, Any]) -> Recipe:
     return dataclasses.replace(recipe, model=model)
 
 
+Pass = tuple[dict[str, torch.Tensor], torch.Tensor, dict[str, np.ndarray], dict[str, Any]]
+
+
 @pytest.fixture(scope="module", params=list(CASES))
-def case(request: pytest.FixtureRequest) -> tuple[SegmentationModel, dict[str, np.ndarray], dict[str, Any]]:
+def once(request: pytest.FixtureRequest) -> Pass:
+    """Return what one pass shows inside the model, its scores, and the fixture."""
     name = request.param
     meta = json.loads((FIXTURES / "segmenter" / f"{name}.meta.json").read_text())
     model = load_published(checkpoint(f"segmenter/{name}"), recipe_of(name, meta))
-    return model, arrays(f"segmenter/{name}"), meta
+    backbone = model.encoder.backbone
+    seen: dict[str, torch.Tensor] = {}
+    backbone.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.update(embed_tokens=inputs[0]))
+    backbone.blocks[0].register_forward_hook(lambda _, __, tokens: seen.update(block0_tokens=tokens))
+    backbone.norm.register_forward_hook(lambda _, __, tokens: seen.update(encoder_tokens=tokens))
+    model.decoder.register_forward_hook(lambda _, __, out: seen.update(masks=out.logits))
+    with torch.inference_mode():
+        scores = model.scores(given(meta) * model.std + model.mean)
+    return seen, scores, arrays(f"segmenter/{name}"), meta
 
 
 def given(meta: dict[str, Any]) -> torch.Tensor:
@@ -75,25 +86,16 @@ def compare(ours: torch.Tensor, theirs: np.ndarray, what: str) -> None:
     np.testing.assert_allclose(ours.numpy(), theirs, rtol=0, atol=TOLERANCE, err_msg=what)
 
 
-def test_tokens(case) -> None:
-    model, stored, meta = case
-    image = given(meta)
-    patch = model.encoder.size_multiple
-    padded = F.pad(image, (0, -image.shape[3] % patch, 0, -image.shape[2] % patch))
-    with torch.inference_mode():
-        embedded = model.encoder.embed(padded)
-        first = model.encoder.backbone.blocks[0](embedded)
-        last = model.encoder.tokens(padded)
-    assert embedded.shape[1] == meta["tokens"]
-    for key, tokens in (("embed_tokens", embedded), ("block0_tokens", first), ("encoder_tokens", last)):
-        compare(tokens[0, stored["token_idx"]], stored[key], key)
+def test_tokens(once: Pass) -> None:
+    seen, _, stored, meta = once
+    assert seen["embed_tokens"].shape[1] == meta["tokens"]
+    for key in ("embed_tokens", "block0_tokens", "encoder_tokens"):
+        compare(seen[key][0, stored["token_idx"]], stored[key], key)
 
 
-def test_masks_and_logits(case) -> None:
-    model, stored, meta = case
-    image = given(meta) * model.std + model.mean
-    with torch.inference_mode():
-        masks, scores = model(image).main.logits, model.scores(image)
+def test_masks_and_logits(once: Pass) -> None:
+    seen, scores, stored, meta = once
+    masks = seen["masks"]
     assert list(masks.shape) == meta["masks_shape"]
     assert list(scores.shape) == meta["out_shape"]
     if "masks_cells" in stored:
