@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from semask.callable_module import make_callable
 from semask.decoders.segmenter import MaskTransformer, SegmenterLinear
@@ -20,6 +18,7 @@ from semask.layers.single_scale import SingleScale
 from semask.losses.pixel import SegmentationLoss
 from semask.model import SegmentationModel
 from semask.recipes import DecoderRecipe, EncoderRecipe, LossRecipe, Recipe, get
+from semask.weightless import weightless
 
 Encoder = HierarchicalEncoder | PlainEncoder
 
@@ -52,22 +51,9 @@ def build_model(recipe: Recipe) -> SegmentationModel:
     return SegmentationModel(encoder, decoder, num_classes=spec.num_classes, mean=spec.mean, std=spec.std).eval()
 
 
-class _Unclamped(TorchFunctionMode):
-    """Skip the clamping of random values, which the meta device runs as Python: most of what a model costs there."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., object],
-        types: tuple[type, ...],
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
-        return args[0] if func is torch.Tensor.clamp_ else func(*args, **(kwargs or {}))
-
-
 def build_weightless(recipe: Recipe) -> SegmentationModel:
     """Return the model of a recipe on the meta device: modules and shapes, which take no memory, and no values."""
-    with torch.device("meta"), _Unclamped():
+    with weightless():
         return build_model(recipe)
 
 

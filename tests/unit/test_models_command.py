@@ -11,7 +11,7 @@ from semask.recipes import Published
 
 
 def test_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["models", "--filter", "ade20k semask swin-t", "--json"]) == 0
+    assert cli.main(["models", "--filter", "ade20k semask swin-t-fpn", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["name"] == "ade20k/semask-swin-t-fpn"
     assert row["crop"] == [512, 512]
