@@ -17,7 +17,7 @@ from semask.layers.semantic import SemanticLayer
 from semask.layers.single_scale import SingleScale
 from semask.losses.pixel import SegmentationLoss
 from semask.model import SegmentationModel
-from semask.recipes import DecoderRecipe, EncoderRecipe, LossRecipe, Recipe, get
+from semask.recipes import DecoderRecipe, EncoderRecipe, LossRecipe, ModelRecipe, Recipe, get
 from semask.weightless import weightless
 
 Encoder = HierarchicalEncoder | PlainEncoder
@@ -46,6 +46,7 @@ def build_model(recipe: Recipe) -> SegmentationModel:
     spec = recipe.model
     if not 1 <= spec.num_classes <= _MAX_CLASSES:
         raise ValueError(f"num_classes must lie in 1 … {_MAX_CLASSES}, got {spec.num_classes}")
+    _check_rates(spec)
     encoder = build_encoder(spec.encoder, spec.num_classes)
     decoder = pick_decoder(spec.decoder.name)(spec.decoder, encoder, spec.num_classes)
     return SegmentationModel(encoder, decoder, num_classes=spec.num_classes, mean=spec.mean, std=spec.std).eval()
@@ -159,6 +160,18 @@ def _swin_options(spec: EncoderRecipe, *, swin: bool) -> dict[str, object]:
     if not swin:
         _refuse(spec, _SWIN_FIELDS, "Swin")
     return {field: getattr(spec, field) for field in _SWIN_FIELDS if getattr(spec, field) is not None}
+
+
+def _check_rates(spec: ModelRecipe) -> None:
+    rates = {
+        "encoder.drop_path": spec.encoder.drop_path,
+        "encoder.semantic_dropout": spec.encoder.semantic_dropout,
+        "decoder.dropout": spec.decoder.dropout,
+        "decoder.drop_path": spec.decoder.drop_path,
+    }
+    for name, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise ValueError(f"model.{name} is a rate and lies in [0, 1), got {rate:g}")
 
 
 def _refuse(spec: EncoderRecipe, fields: tuple[str, ...], whose: str) -> None:

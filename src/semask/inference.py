@@ -210,7 +210,8 @@ def _check_windows(window: tuple[int, int], stride: tuple[int, int], *, smallest
         raise ValueError(f"window and stride must be at least 1 pixel, got window {window} and stride {stride}")
     if stride[0] > window[0] or stride[1] > window[1]:
         raise ValueError(
-            f"stride {stride} leaves gaps between windows of {window}; give a stride no larger than the window"
+            f"stride {stride} leaves gaps between windows of {window}; give a stride no larger than the window "
+            "(--test.window, --test.stride)"
         )
     if min(window) < smallest:
         raise ValueError(

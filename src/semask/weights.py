@@ -32,7 +32,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path.name} holds Python objects besides tensors and is not opened, since they could run code: {error}. "
             "Save its tensors alone, for instance with safetensors, where you trust the file."
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, KeyError) as error:
+    except (SafetensorError, RuntimeError, EOFError, OSError, LookupError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{path.name} is no readable weights file (truncated or another format; {type(error).__name__}: {error})"
         ) from error

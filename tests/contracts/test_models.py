@@ -178,6 +178,8 @@ def test_no_chain_is_refused(name: str) -> None:
 def test_unknown_names_suggest_near_ones() -> None:
     with pytest.raises(ValueError, match=r"no model called 'swin_tny'.*swin_"):
         build_model(Recipe(name="test/x", model=ModelRecipe(encoder=EncoderRecipe(name="swin_tny"))))
+    with pytest.raises(ValueError, match=r"no model called 'vit_base_dinov3'.*vit_base_patch16_dinov3"):
+        build_model(Recipe(name="test/x", model=ModelRecipe(encoder=EncoderRecipe(name="vit_base_dinov3"))))
     with pytest.raises(ValueError, match=r"no decoder called 'fpn'; there are: semantic_fpn, segmenter_linear"):
         build_model(Recipe(name="test/x", model=ModelRecipe(decoder=DecoderRecipe(name="fpn"))))
     with pytest.raises(ValueError, match="can be set for Swin only"):
@@ -213,6 +215,12 @@ def test_unknown_names_suggest_near_ones() -> None:
             DecoderRecipe(name="segmenter_linear"),
             "no position table with a row for every token.*--model.encoder.position-resize None",
         ),
+        (
+            dataclasses.replace(PLAIN["vit"], drop_path=1.5),
+            DecoderRecipe(),
+            r"model.encoder.drop_path .* in \[0, 1\), got 1.5",
+        ),
+        (PLAIN["vit"], DecoderRecipe(dropout=-0.1), r"model.decoder.dropout is a rate and lies in \[0, 1\), got -0.1"),
         (PLAIN["vit"], DecoderRecipe(name="segmenter_mask", layers=0), "at least 1 layer, got 0"),
         (PLAIN["vit"], DecoderRecipe(name="segmenter_mask", channels=0), "at least 1 channel wide, got 0"),
         (

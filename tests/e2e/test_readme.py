@@ -49,14 +49,16 @@ def run(command: list[str], place: Path) -> str:
 
 
 def test_commands_and_python_as_written(newcomer: Path) -> None:
-    (shell,), (python,) = blocks("bash"), blocks("python")
+    (shell,), (python, inside) = blocks("bash"), blocks("python")
     commands = shell.strip().splitlines()
     assert len(commands) == 5
     printed = [run(command.split(), newcomer) for command in commands]
     assert "mIoU" in printed[1]
     assert "cityscapes/semask-swin-l-fpn" in printed[3]
-    assert len(python.strip().splitlines()) == 11
-    run([sys.executable, "-c", python], newcomer)
+    assert len(python.strip().splitlines()) == 12
+    for block in (python, inside):
+        run([sys.executable, "-c", block], newcomer)
+    assert {path.stem for path in newcomer.glob("*.png")} == {"attention", "distances", "classes"}
     metrics = json.loads((newcomer / "runs/photos/best/metrics.json").read_text())
     assert 0 < metrics["scores"]["miou"] < 1
     for folder, suffix in (("predictions", "png"), ("overlays", "jpg"), ("priors", "png")):

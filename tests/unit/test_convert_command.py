@@ -77,7 +77,10 @@ def test_segmenter_with_its_variant(published: Path, tmp_path: Path, capsys: pyt
     variant = file.with_name("variant.yml")
     variant.write_text("net_kwargs: {backbone: vit_tiny_patch16_384, n_cls: 150, decoder: {name: mask_transformer}}")
     assert cli.main(arguments) == 0
-    assert "The variant.yml beside it says what the recipe says." in capsys.readouterr().out
+    assert (
+        "The variant.yml beside it agrees on backbone, image size, normalisation, decoder and classes."
+        in capsys.readouterr().out
+    )
     variant.write_text("net_kwargs: !!python/object/apply:os.system ['touch harmed']")
     assert cli.main([*arguments, "--overwrite"]) == 2
     assert "tag:yaml.org,2002:python/object/apply:os.system' is not allowed" in capsys.readouterr().err

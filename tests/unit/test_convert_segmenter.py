@@ -153,4 +153,7 @@ def test_the_variant_is_compared_before_the_tensors(published: dict[str, Tensor]
     with pytest.raises(ValueError, match=r"net_kwargs\.n_cls is 150, the recipe's 60"):
         convert(tmp_path / "checkpoint.pth", "pascal-context/seg-l-mask-16")
     conversion = convert(tmp_path / "checkpoint.pth", RECIPE, num_classes=60)
-    assert conversion.variant == "The variant.yml beside it says what the recipe says."
+    assert (
+        conversion.variant
+        == "The variant.yml beside it agrees on backbone, image size, normalisation, decoder and classes."
+    )

@@ -157,7 +157,10 @@ def test_classes_come_from_the_recipe_the_root_or_the_scenes(folder: DataRecipe)
 
 
 def test_a_missing_table_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no class table; write .*classes\.json"):
+    with pytest.raises(
+        ValueError,
+        match=r"no class table; name a packaged one \(.*camvid.*\) or a file by --data.classes, or write .*classes\.json",
+    ):
         classes_of(DataRecipe(root=str(tmp_path)))
 
 

@@ -101,6 +101,9 @@ def test_unreadable_files(tmp_path: Path) -> None:
     encoder = build_encoder(SWIN, 3)
     with pytest.raises(ValueError, match="no weights file at"):
         load_encoder(encoder, SWIN.name, str(tmp_path / "absent.pth"))
+    (tmp_path / "variant.yml").write_text("net_kwargs:\n  n_cls: 150\n")
+    with pytest.raises(ValueError, match=r"variant.yml is no readable weights file|variant.yml holds Python objects"):
+        load_encoder(encoder, SWIN.name, str(tmp_path / "variant.yml"))
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00")
     with pytest.raises(ValueError, match="no readable weights file"):
         load_encoder(encoder, SWIN.name, str(tmp_path / "cut.safetensors"))

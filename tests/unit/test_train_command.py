@@ -41,6 +41,13 @@ def test_yes_and_no_take_an_equals_sign() -> None:
     assert parse([SCENES, "--model.encoder.semantic-layers=false"])[0].model.encoder.semantic_layers is False
 
 
+def test_every_yes_or_no_of_a_recipe_takes_a_value() -> None:
+    recipe, _ = parse([SCENES, "--train.freeze-encoder", "true", "--test.flip", "true", "--data.photometric", "false"])
+    assert recipe.train.freeze_encoder
+    assert recipe.test.flip
+    assert not recipe.data.photometric
+
+
 def test_resume_takes_a_path() -> None:
     assert parse([SCENES, "--resume", "runs/a/last.ckpt"])[1].resume == "runs/a/last.ckpt"
     assert parse([SCENES, "--resume", "--out", "b"])[1].resume == "latest"
@@ -80,6 +87,7 @@ def test_missing_data_and_weights_are_told(capsys: pytest.CaptureFixture[str], t
     weights = str(tmp_path / "swin.pth")
     message = refused(capsys, SCENES, "--model.encoder.weights", weights, *out)
     assert weights in message
+    assert "say one of the two" in refused(capsys, SCENES, "--model.encoder.weights", weights, "--from-scratch", *out)
     message = refused(capsys, SCENES, "--model.num-classes", "3", *out)
     assert "--model.num-classes 12" in message
 

@@ -171,3 +171,12 @@ def test_references_that_multiply_stay_small(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"net_kwargs\.backbone is ") as error:
         check_variant(path, get("ade20k/seg-t-mask-16"))
     assert len(str(error.value)) < 1000000
+
+
+def test_heads_of_another_width(tmp_path: Path) -> None:
+    content = variant("vit_tiny_patch16_384", decoder="mask_transformer", num_classes=150, side=512)
+    content["net_kwargs"]["n_heads"] = 3
+    check_variant(write(tmp_path, content), get("ade20k/seg-t-mask-16"))
+    content["net_kwargs"]["n_heads"] = 6
+    with pytest.raises(ValueError, match=r"net_kwargs\.n_heads is 6 for a d_model of 192, the recipe's 3"):
+        check_variant(write(tmp_path, content), get("ade20k/seg-t-mask-16"))

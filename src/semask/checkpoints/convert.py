@@ -118,7 +118,7 @@ def _compare_variant(source: Path, recipe: Recipe, *, any_classes: bool) -> str:
     if not path.is_file():
         return f"There is no {VARIANT} beside it to compare the recipe with."
     check_variant(path, recipe, any_classes=any_classes)
-    return f"The {VARIANT} beside it says what the recipe says."
+    return f"The {VARIANT} beside it agrees on backbone, image size, normalisation, decoder and classes."
 
 
 def _fresh(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], rule: Rule) -> tuple[str, ...]:

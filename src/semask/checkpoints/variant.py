@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from semask.layers.attention import HEAD_WIDTH
 from semask.recipes import Recipe, get, names
 
 VARIANT = "variant.yml"
@@ -86,7 +87,8 @@ def check_variant(path: Path, recipe: Recipe, *, any_classes: bool = False) -> N
 
     The message names both values and, if there is one, the recipe that fits. `any_classes` passes over the class count.
     """
-    said = describe_variant(read_variant(path))
+    variant = read_variant(path)
+    said = describe_variant(variant)
     if any_classes:
         said.pop("net_kwargs.n_cls", None)
     ours = describe_recipe(recipe)
@@ -95,6 +97,9 @@ def check_variant(path: Path, recipe: Recipe, *, any_classes: bool = False) -> N
         for field, value in said.items()
         if ours.get(field) != value
     ]
+    heads, width = (variant["net_kwargs"].get(field) for field in ("n_heads", "d_model"))
+    if isinstance(heads, int) and isinstance(width, int) and heads * HEAD_WIDTH != width:
+        differ.append(f"net_kwargs.n_heads is {heads} for a d_model of {width}, the recipe's {width // HEAD_WIDTH}")
     if differ:
         fitting = next((name for name in names() if said.items() <= describe_recipe(get(name)).items()), None)
         hint = f"use the recipe {fitting!r}" if fitting is not None else "no recipe fits"

@@ -111,6 +111,7 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
         seconds = time.perf_counter() - started
         if rank == 0:
             out = options.out or checkpoint / "metrics.json"
+            replaces = ", in place of an earlier evaluation's (--out FILE keeps both)" if out.exists() else ""
             record = {
                 "recipe": recipe.name,
                 "checkpoint": {"path": str(checkpoint), "sha256": digest(checkpoint / WEIGHTS)},
@@ -124,7 +125,7 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
             write_json(out, record)
             console.print(table(scores, classes.names))
             console.print(summary(scores, images))
-            console.print(f"written to {out}")
+            console.print(f"written to {out}{replaces}")
             if not math.isnan(scores.miou):
                 bars = out.with_suffix(".png")
                 class_bars(bars, scores, classes.names)

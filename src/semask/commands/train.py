@@ -28,7 +28,7 @@ class Settings:
     model: Annotated[ModelRecipe, tyro.conf.FlagConversionOff]
     loss: LossRecipe
     optim: OptimRecipe
-    train: TrainRecipe
+    train: Annotated[TrainRecipe, tyro.conf.FlagConversionOff]
     test: Annotated[TestRecipe, tyro.conf.FlagConversionOff]
 
 

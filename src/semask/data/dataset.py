@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from semask.data.classes import UNKNOWN, Classes
+from semask.data.classes import UNKNOWN, Classes, packaged
 from semask.data.folder import Pair, find_pairs, find_root
 from semask.data.image import read_image, read_label
 from semask.data.synthetic import SCENE_CLASSES, draw_scene
@@ -39,7 +39,8 @@ def classes_of(data: DataRecipe) -> Classes:
     table = find_root(data) / "classes.json"
     if not table.is_file():
         raise ValueError(
-            f'no class table; write {table}: {{"classes": ["background", "thing"]}}, or name one by --data.classes'
+            f"no class table; name a packaged one ({', '.join(packaged())}) or a file by --data.classes, or write "
+            f'{table}: {{"classes": ["background", "thing"]}}'
         )
     return Classes.load(table)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any, NamedTuple
 
 import timm
@@ -41,7 +42,7 @@ def family_of(name: str) -> str:
     """Return the timm module that defines a model; a ValueError names near ones when there is none."""
     bare = name.split(".", 1)[0]
     if not timm.is_model(bare):
-        near = timm.list_models(f"*{bare.split('_', 1)[0]}*")[:8]
+        near = difflib.get_close_matches(bare, timm.list_models(), n=6, cutoff=0.5)
         hint = f"; near ones: {', '.join(near)}" if near else ""
         raise ValueError(f"timm has no model called {bare!r}{hint}. `timm.list_models()` lists them all.")
     return str(timm.model_entrypoint(bare).__module__)

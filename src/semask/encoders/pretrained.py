@@ -74,10 +74,12 @@ def check_normalisation(name: str, mean: Sequence[float], std: Sequence[float]) 
     known = timm.get_pretrained_cfg(name)
     if known is None or (_level(known.mean, mean) and _level(known.std, std)):
         return
-    told = [" ".join(f"{value:g}" for value in values) for values in (known.mean, known.std)]
+    told, ours = (
+        [" ".join(f"{v:g}" for v in values) for values in pair] for pair in ((known.mean, known.std), (mean, std))
+    )
     raise ValueError(
         f"{name!r} was trained on images normalised with mean {told[0]} and std {told[1]}, the recipe says "
-        f"mean {tuple(mean)} and std {tuple(std)}. Say --model.mean {told[0]} --model.std {told[1]}."
+        f"mean {ours[0]} and std {ours[1]}. Say --model.mean {told[0]} --model.std {told[1]}."
     )
 
 

@@ -13,7 +13,7 @@ from semask.build import with_classes
 from semask.checkpoints.record import RECORD, read_record, write_record
 from semask.data.classes import Classes
 from semask.data.dataset import classes_of
-from semask.encoders.pretrained import check_normalisation, load_encoder
+from semask.encoders.pretrained import FROM_HUB, check_normalisation, load_encoder
 from semask.model import SegmentationModel
 from semask.recipes import Recipe, from_dict, to_dict
 from semask.training.callbacks import LAST_CHECKPOINT
@@ -57,6 +57,8 @@ def load_pretrained(model: SegmentationModel, recipe: Recipe, *, console: Consol
     A ValueError says how to give a local file, or to train without.
     """
     spec = recipe.model.encoder
+    if from_scratch and spec.weights not in (None, FROM_HUB):
+        raise ValueError(f"--from-scratch would leave the weights {spec.weights!r} aside; say one of the two, not both")
     if spec.weights is None or from_scratch:
         if recipe.train.freeze_encoder:
             logger.warning("the encoder is frozen with random weights; its features say little about any picture")
