@@ -46,6 +46,8 @@ class TokenOrder(NamedTuple):
                 there = f"0 … {others - 1}" if others else "none here"
                 raise ValueError(f"no other token {query}; there are: {there}. Give (row, column) for a patch.")
             return query if query < self.before else self.patches.stop + query - self.before
+        if not isinstance(query, tuple) or len(query) != 2:
+            raise ValueError(f"a query is a patch's (row, column) or another token's number, got {query!r}")
         (row, column), (height, width) = query, self.grid
         if not (0 <= row < height and 0 <= column < width):
             raise ValueError(
@@ -93,6 +95,9 @@ def attention_rows(
     model: SegmentationModel, images: Float[Tensor, "b 3 H W"], queries: Sequence[Query], *, part: Part, layer: int
 ) -> AttentionRows:
     """Return what `queries` attend to in one layer (0 is the first), without dropout whatever the model's mode.
+
+    A query is a patch as (row, column), or another token by its number: class, distillation and register tokens in an
+    encoder, the classes in a decoder.
 
     Images are RGB in [0, 1]; the model normalises and pads them, so that rows may attend to padding at the right and
     bottom. Of the matrix, b heads n n, only the rows asked for are kept.

@@ -280,3 +280,9 @@ def test_weights_are_what_forward_mixes_with() -> None:
     value = attention.qkv(tokens)[..., 256:].unflatten(-1, (2, 64)).transpose(1, 2)
     mixed = (attention.weights(tokens) @ value).transpose(1, 2).flatten(2)
     torch.testing.assert_close(attention(tokens), attention.proj(mixed), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("query", ["cls", (1,), (1, 2, 3), [1, 2]])
+def test_what_is_no_query_is_told(query: object) -> None:
+    with pytest.raises(ValueError, match=r"a query is a patch's \(row, column\) or another token's number, got "):
+        TokenOrder((4, 6), before=1, after=0).token(query)
