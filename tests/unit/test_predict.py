@@ -144,7 +144,7 @@ def test_a_picture_that_cannot_fill_a_window_spares_the_others(
     place = ["predict", str(checkpoint), str(tmp_path / "in"), "--out", str(tmp_path / "out")]
     assert cli.main([*place, *windows]) == 0
     told = capsys.readouterr()
-    assert "segmented 1 pictures, skipped 1 files" in told.out
+    assert "segmented 1 picture, skipped 1 file" in told.out
     assert "line.png: an image of 1×5000 px would be enlarged to 512×2560000 px" in told.err.replace("\n", " ")
     assert labels(tmp_path / "out/predictions/a.png").shape == (60, 90)
 

@@ -119,9 +119,8 @@ def predict(checkpoint: Path, pictures: Path, options: PredictOptions, *, test: 
     summary = Summary(len(files) - len(skipped), tuple(skipped))
     if not summary.segmented:
         raise ValueError(f"none of the {len(files)} files in {str(pictures)!r} is a picture that can be segmented")
-    Console(soft_wrap=True, highlight=False).print(
-        f"segmented {summary.segmented} pictures, skipped {len(skipped)} files; results in {out}"
-    )
+    done, left = _counted(summary.segmented, "picture"), _counted(len(skipped), "file")
+    Console(soft_wrap=True, highlight=False).print(f"segmented {done}, skipped {left}; results in {out}")
     return summary
 
 
@@ -201,3 +200,7 @@ def output_names(files: Sequence[Path], root: Path) -> list[str]:
     if len({name.casefold() for name in names}) < len(names):
         return [str(path) for path in paths]
     return names
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
