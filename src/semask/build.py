@@ -46,7 +46,7 @@ def build_model(recipe: Recipe) -> SegmentationModel:
     spec = recipe.model
     if not 1 <= spec.num_classes <= _MAX_CLASSES:
         raise ValueError(f"num_classes must lie in 1 … {_MAX_CLASSES}, got {spec.num_classes}")
-    _check_rates(spec)
+    _check_numbers(spec)
     encoder = build_encoder(spec.encoder, spec.num_classes)
     decoder = pick_decoder(spec.decoder.name)(spec.decoder, encoder, spec.num_classes)
     return SegmentationModel(encoder, decoder, num_classes=spec.num_classes, mean=spec.mean, std=spec.std).eval()
@@ -79,7 +79,10 @@ def build_hierarchical(spec: EncoderRecipe, num_classes: int) -> HierarchicalEnc
     """Return a backbone of stages, with a semantic layer after each if the recipe has them."""
     swin = is_swin(spec.name)
     _refuse(spec, _VIT_FIELDS, "plain ViTs")
-    chain = timm_chain(spec.name, drop_path=spec.drop_path, **_swin_options(spec, swin=swin))
+    if not swin:
+        _refuse(spec, _SWIN_FIELDS, "Swin")
+    given = {field: getattr(spec, field) for field in _SWIN_FIELDS if getattr(spec, field) is not None}
+    chain = timm_chain(spec.name, drop_path=spec.drop_path, **given)
     semantic = build_semantic_layers(spec, chain, num_classes) if spec.semantic_layers else []
     norms = [nn.LayerNorm(channels) for channels in chain.channels] if swin else []
     return HierarchicalEncoder(chain, semantic=semantic, norms=norms)
@@ -107,7 +110,7 @@ def build_loss(spec: LossRecipe) -> SegmentationLoss:
 
 def build_semantic_fpn(spec: DecoderRecipe, encoder: Encoder, num_classes: int) -> SemanticFPN:
     """Return SeMask's decoder over a pyramid."""
-    channels = spec.channels or encoder.channels[0]
+    channels = encoder.channels[0] if spec.channels is None else spec.channels
     return SemanticFPN(_pyramid(encoder, spec), num_classes=num_classes, channels=channels, dropout=spec.dropout)
 
 
@@ -156,13 +159,10 @@ def _single_scale(encoder: Encoder, spec: DecoderRecipe) -> SingleScale:
     return SingleScale(encoder.channels, encoder.strides, source=spec.single_scale, width=spec.channels)
 
 
-def _swin_options(spec: EncoderRecipe, *, swin: bool) -> dict[str, object]:
-    if not swin:
-        _refuse(spec, _SWIN_FIELDS, "Swin")
-    return {field: getattr(spec, field) for field in _SWIN_FIELDS if getattr(spec, field) is not None}
-
-
-def _check_rates(spec: ModelRecipe) -> None:
+def _check_numbers(spec: ModelRecipe) -> None:
+    width = spec.decoder.channels
+    if width is not None and width < 1:
+        raise ValueError(f"a decoder is at least 1 channel wide, got {width}; None takes the encoder's width")
     rates = {
         "encoder.drop_path": spec.encoder.drop_path,
         "encoder.semantic_dropout": spec.encoder.semantic_dropout,

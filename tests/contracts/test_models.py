@@ -223,6 +223,7 @@ def test_unknown_names_suggest_near_ones() -> None:
         (PLAIN["vit"], DecoderRecipe(dropout=-0.1), r"model.decoder.dropout is a rate and lies in \[0, 1\), got -0.1"),
         (PLAIN["vit"], DecoderRecipe(name="segmenter_mask", layers=0), "at least 1 layer, got 0"),
         (PLAIN["vit"], DecoderRecipe(name="segmenter_mask", channels=0), "at least 1 channel wide, got 0"),
+        (PYRAMIDS["resnet"], DecoderRecipe(channels=0), "at least 1 channel wide, got 0"),
         (
             PLAIN["vit"],
             DecoderRecipe(name="segmenter_linear", single_scale="fused"),

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import timm
-import torch
 import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from semask.encoders.chain import family_of, is_swin
 from semask.encoders.hierarchical import HierarchicalEncoder
 from semask.encoders.plain import PlainEncoder, resize_positions
+from semask.weightless import weightless
 from semask.weights import read_checkpoint, tensors_of
 
 MIN_SHARE = 0.95
@@ -105,7 +105,7 @@ def _file_tensors(name: str, path: str) -> dict[str, Tensor]:
     adapt = getattr(sys.modules[family_of(name)], "checkpoint_filter_fn", None)
     if adapt is None:
         return tensors
-    with torch.device("meta"):
+    with weightless():
         model = timm.create_model(name.split(".", 1)[0], pretrained=False)
     adapted: dict[str, Tensor] = adapt(tensors, model)
     return adapted

@@ -33,8 +33,6 @@ class SingleScale(nn.Module):
     ) -> None:
         """`width` is for "fused" alone, None the coarsest map's; a ValueError tells a pyramid without a source."""
         super().__init__()
-        if width is not None and width < 1:
-            raise ValueError(f"a decoder is at least 1 channel wide, got {width}; None takes the encoder's width")
         pyramid = len(in_channels) > 1
         if source is not None and not pyramid:
             raise ValueError(

@@ -37,8 +37,7 @@ class SegmentationModule(LightningModule):
         self.loss = loss
         self.recipe = recipe
         self.confusion: Confusion | None = None
-        self.frozen = recipe.train.freeze_encoder
-        if self.frozen:
+        if recipe.train.freeze_encoder:
             freeze(self.model.encoder)
         self._counting = Confusion(recipe.model.num_classes)
         self.predictor()  # An impossible test is refused now, not at the first evaluation.
@@ -46,7 +45,7 @@ class SegmentationModule(LightningModule):
     def train(self, mode: bool = True) -> SegmentationModule:
         """Change the mode of what is trained: a frozen encoder stays in evaluation mode."""
         super().train(mode)
-        if self.frozen:
+        if self.recipe.train.freeze_encoder:
             self.model.encoder.eval()
         return self
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from semask.checkpoints.rules.translation import Translation
+from semask.checkpoints.rules.translation import Translation, names_in_file, replace_beginning
 from semask.recipes import Published, Recipe
 
 AUTHORS = "the authors' Segmenter"
@@ -70,7 +70,7 @@ CLASS_TENSORS = re.compile(r"decoder\.(class_embeddings|(mask_norm|classify)\.(w
 def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
     """Bring a checkpoint into our names and shapes; mmsegmentation's changes the recipe."""
     theirs = is_mmsegmentation(tensors)
-    names = {ours: key for key in tensors if (ours := rename(key)) is not None}
+    names = names_in_file(tensors, rename)
     found = {ours: _shaped(ours, tensors[key], transpose=theirs) for ours, key in names.items()}
     if not theirs:
         return Translation(found, tensors, names, recipe, AUTHORS)
@@ -89,11 +89,10 @@ def rename(key: str) -> str | None:
     """Return our name of a published tensor, None for one that is not needed, the key itself when unknown."""
     if _DROPPED.match(key):
         return None
-    for pattern, ours in (*_RENAMES, *_MMSEGMENTATION_RENAMES):
-        name, count = re.subn(f"^{pattern}", ours, key)
-        if count:
-            return _rename_part(name) if ".blocks." in name else name
-    return key
+    name = replace_beginning(key, (*_RENAMES, *_MMSEGMENTATION_RENAMES))
+    if name is not None and ".blocks." in name:
+        return _rename_part(name)
+    return key if name is None else name
 
 
 def with_mmsegmentation_numerics(recipe: Recipe) -> Recipe:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from semask.checkpoints.rules.translation import Translation
+from semask.checkpoints.rules.translation import Translation, names_in_file, replace_beginning
 from semask.recipes import Recipe
 
 LAYOUT = "mmsegmentation's Swin FPN"
@@ -34,7 +34,7 @@ CLASS_TENSORS = re.compile(r"(encoder\.semantic\.\d+\.units\.\d+\.(query|key)|de
 
 def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
     """Bring a checkpoint into our names; shapes and recipe stay."""
-    names = {ours: key for key in tensors if (ours := rename(key)) is not None}
+    names = names_in_file(tensors, rename)
     return Translation({ours: tensors[key] for ours, key in names.items()}, tensors, names, recipe, LAYOUT)
 
 
@@ -45,8 +45,7 @@ def rename(key: str) -> str | None:
     if match := re.match(r"backbone\.layers\.(\d+)\.downsample\.(.*)", key):
         # The authors merge patches at the end of a stage, timm at the start of the next.
         return f"encoder.chain.layers_{int(match[1]) + 1}.downsample.{match[2]}"
-    for pattern, ours in _RENAMES:
-        name, count = re.subn(f"^{pattern}", ours, key)
-        if count:
-            return re.sub("|".join(_UNIT_PARTS), lambda part: _UNIT_PARTS[part[0]], name) if ".units." in name else name
-    return key
+    name = replace_beginning(key, _RENAMES)
+    if name is not None and ".units." in name:
+        return re.sub("|".join(_UNIT_PARTS), lambda part: _UNIT_PARTS[part[0]], name)
+    return key if name is None else name
