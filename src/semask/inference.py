@@ -2,8 +2,8 @@
 
     tta(sliding(model, window=…, stride=…), box=…, ratios=…, flip=True)
 
-Each takes a model or another predictor. They give logits, except `tta`, whose mean is over softmax maps; either way the
-best class is the arg max. They record gradients if the caller lets them: wrap calls in `torch.inference_mode()`.
+Each takes a model or another predictor. They give the model's scores, except `tta`, whose mean is over softmax maps if
+these are logits; either way the best class is the arg max. They record gradients if the caller lets them: wrap calls in `torch.inference_mode()`.
 
 `memory_budget` [GiB] bounds each tensor of scores of whole images, b·k·H·W numbers of four bytes, that `sliding` sums
 and that `rescaled` and `tta` make at the images' own size. What would take more is made in the processor's memory, and
@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from semask.geometry import enlarged_size, fit_size, window_starts
-from semask.layers.pyramid import resize
+from semask.resample import resize
 from semask.recipes.recipe import DataRecipe, TestRecipe
 
 Predictor = Callable[[Float[Tensor, "b 3 H W"]], Float[Tensor, "b k H W"]]
@@ -44,6 +44,10 @@ class Model(Protocol):
     @property
     def size_multiple(self) -> int:
         """Return what the model pads the sides of images to [px]: the patch of a ViT, the stride of a pyramid."""
+
+    @property
+    def scores_are_logits(self) -> bool:
+        """Return whether the softmax of scores is the probability; scores of mask classifiers are averaged as they are."""
 
     def scores(self, images: Float[Tensor, "b 3 H W"], /) -> Float[Tensor, "b k H W"]:
         """Return class scores at the images' size."""
@@ -139,15 +143,17 @@ def tta(
     box: tuple[int, int] | None = None,
     ratios: Sequence[float],
     flip: bool = False,
+    logits: bool = True,
     enlarge_to: int | None = None,
     memory_budget: float | None = None,
 ) -> Predictor:
     """Average class probabilities over `ratios` of the box and, with `flip`, over mirrored images: at test time.
 
-    `box`, `enlarge_to` and `memory_budget` are those of `rescaled`.
+    `logits` False averages scores as they are, without a softmax: those of mask classifiers. `box`, `enlarge_to` and
+    `memory_budget` are those of `rescaled`.
 
     Source: Segmenter's authors' code and SeMask-FPN's multi-scale test: logits → original size → un-flip → softmax →
-    mean.
+    mean. MaskFormer's: the same without the softmax.
     """
     if not ratios:
         raise ValueError("tta needs at least one ratio, for example (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)")
@@ -159,7 +165,8 @@ def tta(
         total: Tensor | None = None
         for scale in predictors:
             for mirrored in (False, True) if flip else (False,):
-                total = _add(total, _probabilities(scale, images, mirrored=mirrored))
+                scores = _mirrored(scale, images) if mirrored else scale(images)
+                total = _add(total, scores.softmax(1) if logits else scores)
         assert total is not None
         return total.div_(len(predictors) * (2 if flip else 1))
 
@@ -169,7 +176,7 @@ def tta(
 def build_predictor(model: Model, test: TestRecipe, data: DataRecipe) -> Predictor:
     """Compose the predictor that a recipe's evaluation asks for.
 
-    One scale without flip gives logits; several scales, or flip, give mean probabilities. `test.enlarge` acts with
+    One scale without flip gives the model's scores; several scales, or flip, give mean probabilities. `test.enlarge` acts with
     sliding windows only and enlarges to the larger side of the window, so that every window is full.
     """
     source: Model | Predictor = model
@@ -188,7 +195,15 @@ def build_predictor(model: Model, test: TestRecipe, data: DataRecipe) -> Predict
     box, budget = data.base_scale, test.memory_budget
     if len(ratios) == 1 and not test.flip:
         return rescaled(source, box=box, ratio=ratios[0], enlarge_to=enlarge_to, memory_budget=budget)
-    return tta(source, box=box, ratios=ratios, flip=test.flip, enlarge_to=enlarge_to, memory_budget=budget)
+    return tta(
+        source,
+        box=box,
+        ratios=ratios,
+        flip=test.flip,
+        logits=model.scores_are_logits,
+        enlarge_to=enlarge_to,
+        memory_budget=budget,
+    )
 
 
 def build_prior(model: Model, test: TestRecipe, data: DataRecipe) -> Predictor:
@@ -264,11 +279,8 @@ def _place(shape: tuple[int, ...], device: torch.device, budget: float | None) -
     return torch.device("cpu") if budget is not None and needed > budget else device
 
 
-def _probabilities(
-    predictor: Predictor, images: Float[Tensor, "b 3 H W"], *, mirrored: bool
-) -> Float[Tensor, "b k H W"]:
-    scores = predictor(images.flip(-1)).flip(-1) if mirrored else predictor(images)
-    return scores.softmax(1)
+def _mirrored(predictor: Predictor, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b k H W"]:
+    return predictor(images.flip(-1)).flip(-1)
 
 
 def _add(total: Float[Tensor, "b k H W"] | None, part: Float[Tensor, "b k H W"]) -> Float[Tensor, "b k H W"]:

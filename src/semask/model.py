@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,16 +10,18 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer, UInt8
 from torch import Tensor, nn
 
+from semask.decoders.mask_classifier import MaskClassifier
 from semask.geometry import padding_to_multiple
-from semask.layers.pyramid import resize, sum_semantic_maps
-from semask.structures import IGNORE, Features, PixelLogits, Segmentation
+from semask.layers.pyramid import semantic_prior
+from semask.structures import IGNORE, Features, MaskLogits, PixelLogits, Segmentation
 
 
 class SegmentationModel(nn.Module):
     """An encoder and a decoder, with everything that must be the same in training, evaluation and export.
 
     Images are RGB floats in [0, 1] of any size ≥ 1×1. They are normalised with the buffers `mean` and `std`, then
-    padded with zeros at the right and bottom to a multiple of what the encoder needs (1 for Swin, which pads itself).
+    padded with zeros at the right and bottom to a multiple of what encoder and decoder need (1 for Swin, which pads
+    itself, under a per-pixel decoder; 32 under a mask classifier).
     """
 
     mean: Tensor
@@ -33,10 +36,11 @@ class SegmentationModel(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
     ) -> None:
-        """`encoder` returns Features and has `size_multiple`; `decoder` turns Features into logits."""
+        """`encoder` returns Features and has `size_multiple` and `strides`; `decoder` turns Features into logits."""
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
+        self.classifies_masks = isinstance(decoder, MaskClassifier)
         self.num_classes = num_classes
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(-1, 1, 1), persistent=False)
@@ -44,7 +48,12 @@ class SegmentationModel(nn.Module):
     @property
     def size_multiple(self) -> int:
         """What the sides of images are padded to [px]: 1, or a ViT's patch, or a pyramid's stride."""
-        return int(self.encoder.size_multiple)  # type: ignore[arg-type]
+        return math.lcm(self.encoder.size_multiple, getattr(self.decoder, "size_multiple", 1))  # type: ignore[arg-type]
+
+    @property
+    def scores_are_logits(self) -> bool:
+        """Whether `scores` are logits, whose softmax is the probability; those of a mask classifier are not."""
+        return not self.classifies_masks
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Segmentation:
         """Return the main prediction and the semantic prior, each at its grid of the padded image."""
@@ -52,7 +61,7 @@ class SegmentationModel(nn.Module):
 
     def decode(self, features: Features) -> Segmentation:
         """Return what `forward` returns for encoded images."""
-        prior = PixelLogits(sum_semantic_maps(features.priors)) if features.priors else None
+        prior = PixelLogits(self._prior(features)) if features.priors else None
         return Segmentation(self.decoder(features), prior)
 
     def encode(self, images: Float[Tensor, "b 3 H W"]) -> Features:
@@ -67,15 +76,20 @@ class SegmentationModel(nn.Module):
         return F.pad(normalised, (0, right, 0, bottom))
 
     def scores(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b k H W"]:
-        """Return class scores at the image's size: logits for per-pixel decoders. The prior is not computed."""
-        return self._to_image(self.decoder(self.encode(images)).logits, images.shape[-2], images.shape[-1])
+        """Return class scores at the image's size: logits for per-pixel decoders, sums of masks for mask classifiers.
+
+        Neither the prior nor the predictions of earlier layers are computed.
+        """
+        features = self.encode(images)
+        last = self.decoder(features, auxiliary=False) if self.classifies_masks else self.decoder(features)
+        return self._at_image(last, images)
 
     def prior_scores(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b k H W"]:
         """Return the semantic prior at the image's size; a ValueError says so when there are no semantic layers."""
-        priors = self.encode(images).priors
-        if not priors:
+        features = self.encode(images)
+        if not features.priors:
             raise ValueError("this model has no semantic layers and so no semantic prior; use a semask recipe")
-        return self._to_image(sum_semantic_maps(priors), images.shape[-2], images.shape[-1])
+        return self._at_image(PixelLogits(self._prior(features)), images)
 
     def labels(self, images: Float[Tensor, "b 3 H W"]) -> UInt8[Tensor, "b H W"] | Integer[Tensor, "b H W"]:
         """Return the class of every pixel: uint8 for up to 256 classes, int64 beyond."""
@@ -90,10 +104,14 @@ class SegmentationModel(nn.Module):
     def _padding(self, height: int, width: int) -> tuple[int, int]:
         return padding_to_multiple(height, width, self.size_multiple)
 
-    def _to_image(self, scores: Tensor, height: int, width: int) -> Tensor:
+    def _prior(self, features: Features) -> Tensor:
+        return semantic_prior(features.priors, stride=self.encoder.strides[0] if self.classifies_masks else None)  # type: ignore[index]
+
+    def _at_image(self, prediction: PixelLogits | MaskLogits, images: Tensor) -> Tensor:
+        """Bring a prediction to the padded image and cut the padding off."""
+        height, width = images.shape[-2:]
         bottom, right = self._padding(height, width)
-        # In float32 whatever autocast chose: resized bfloat16 scores tie, and ties decide labels.
-        return resize(scores.float(), (height + bottom, width + right))[..., :height, :width]
+        return prediction.scores((height + bottom, width + right))[..., :height, :width]
 
     def _check(self, images: Tensor) -> None:
         channels = self.mean.shape[0]

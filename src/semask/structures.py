@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
+
+from semask.resample import resize
 
 IGNORE = 255
 """The label value that no loss and no metric looks at."""
@@ -33,11 +36,50 @@ class PixelLogits(NamedTuple):
 
     logits: Float[Tensor, "b k h w"]
 
+    def scores(self, size: tuple[int, int]) -> Float[Tensor, "b k H W"]:
+        """Return the logits at `size` (height, width)."""
+        # In float32 whatever autocast chose: resized bfloat16 scores tie, and ties decide labels.
+        return resize(self.logits.float(), size)
+
+
+class MaskLogits(NamedTuple):
+    """A set of masks, each with a class: logits of every query's class (the last is "no object") and of its mask.
+
+    auxiliary: what earlier layers predicted, first to last, for deep supervision.
+    """
+
+    class_logits: Float[Tensor, "b q k+1"]
+    mask_logits: Float[Tensor, "b q h w"]
+    auxiliary: tuple[MaskLogits, ...] = ()
+
+    def scores(self, size: tuple[int, int]) -> Float[Tensor, "b k H W"]:
+        """Return Σ_q p(class k | q)·p(pixel in mask q) at `size` (height, width), in [0, q]; they sum to no fixed value.
+
+        Masks are resized as logits and then combined.
+
+        Source: MaskFormer (arXiv:2107.06278) §3.4, semantic inference.
+        """
+        with torch.autocast(self.class_logits.device.type, enabled=False):
+            classes = self.class_logits.float().softmax(-1)[..., :-1]
+            masks = resize(self.mask_logits.float(), size).sigmoid()
+            return torch.einsum("bqk,bqhw->bkhw", classes, masks)
+
+
+class PixelFeatures(NamedTuple):
+    """What a pixel decoder hands to a mask decoder.
+
+    masks: the embedding of every pixel at stride 4, which queries are compared with. pyramid: refined maps of one width,
+    coarse to fine, for queries to attend to.
+    """
+
+    masks: Float[Tensor, "b c h w"]
+    pyramid: tuple[Tensor, ...]
+
 
 class Segmentation(NamedTuple):
     """What a model returns: the decoder's prediction and, with semantic layers, the semantic prior."""
 
-    main: PixelLogits
+    main: PixelLogits | MaskLogits
     prior: PixelLogits | None = None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from semask.layers.blocks import ConvNormAct
-from semask.layers.pyramid import resize
+from semask.resample import resize
 from semask.structures import Features, PixelLogits
 
 

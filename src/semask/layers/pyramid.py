@@ -8,14 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-
-def resize(
-    x: Float[Tensor, "b c h w"], size: tuple[int, int], *, align_corners: bool = False
-) -> Float[Tensor, "b c H W"]:
-    """Resize maps bilinearly to `size` (height, width), without antialiasing; a map of that size stays as it is."""
-    if (x.shape[-2], x.shape[-1]) == tuple(size):
-        return x
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
+from semask.resample import resize
 
 
 def sum_semantic_maps(
@@ -34,3 +27,18 @@ def sum_semantic_maps(
             semantic = F.interpolate(semantic, scale_factor=2.0, mode="bilinear", align_corners=align_corners)  # noqa: PLW2901
         total = total + resize(semantic, size, align_corners=align_corners)
     return total
+
+
+def semantic_prior(
+    maps: Sequence[Float[Tensor, "b k _h _w"]], *, stride: int | None = None
+) -> Float[Tensor, "b k H W"]:
+    """Return the semantic prior: at the grid of the first map or, with its `stride` [px], at the padded image's size.
+
+    The two differ in more than size: at full size every resize aligns the corners.
+
+    Source: SeMask-FPN (mmsegmentation) and the authors' ports to detectron2.
+    """
+    if stride is None:
+        return sum_semantic_maps(maps)
+    total = sum_semantic_maps(maps, align_corners=True)
+    return resize(total, (total.shape[-2] * stride, total.shape[-1] * stride), align_corners=True)

@@ -22,7 +22,8 @@ class SemanticAttention(nn.Module):
     Differs: dropout 0.1 after the projection is in the authors' code only.
     """
 
-    def __init__(self, channels: int, num_classes: int, *, dropout: float = 0.1) -> None:
+    def __init__(self, channels: int, num_classes: int, *, dropout: float = 0.1, dead_init: bool = False) -> None:
+        """`dead_init` starts as the authors' ports to detectron2 do: neither λ nor the projection ever gets a gradient."""
         super().__init__()
         self.query = nn.Linear(channels, num_classes)
         self.key = nn.Linear(channels, num_classes)
@@ -33,6 +34,10 @@ class SemanticAttention(nn.Module):
         for linear in (self.query, self.key, self.value, self.project):
             nn.init.trunc_normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
+        if dead_init:
+            for linear in (self.query, self.key, self.value):
+                nn.init.kaiming_normal_(linear.weight)
+            nn.init.zeros_(self.project.weight)
 
     def forward(self, x: Float[Tensor, "b n c"]) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n k"]]:
         """Return what is to be added to the tokens, λ included, and the semantic map."""
@@ -59,6 +64,7 @@ class SemanticLayer(nn.Module):
         num_units: int = 1,
         dropout: float = 0.1,
         residual: Literal["norm", "input"] = "norm",
+        dead_init: bool = False,
     ) -> None:
         """`window_size` [tokens] bounds attention to windows; None attends over the whole map.
 
@@ -72,7 +78,9 @@ class SemanticLayer(nn.Module):
         self.window_size = window_size
         self.residual = residual
         self.norm = nn.LayerNorm(channels)
-        self.units = nn.ModuleList(SemanticAttention(channels, num_classes, dropout=dropout) for _ in range(num_units))
+        self.units = nn.ModuleList(
+            SemanticAttention(channels, num_classes, dropout=dropout, dead_init=dead_init) for _ in range(num_units)
+        )
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> tuple[Float[Tensor, "b h w c"], Float[Tensor, "b h w k"]]:
         """Return the masked map and the semantic map of the last unit, both at the map's size."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from semask.layers.pyramid import resize
+from semask.resample import resize
 
 STRIDE = 16
 """Of the map made from a pyramid; that of a ViT's patches in most of Segmenter's models."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from semask.layers.pyramid import resize
+from semask.resample import resize
 from semask.structures import IGNORE, LossTerms, Segmentation
 
 

@@ -15,6 +15,7 @@ from semask.recipes.recipe import (
     DecoderRecipe,
     EncoderRecipe,
     LossRecipe,
+    MaskLossRecipe,
     ModelRecipe,
     OptimRecipe,
     Published,

@@ -51,6 +51,8 @@ class EncoderRecipe:
     """Dropout after the projection of semantic attention."""
     semantic_residual: Literal["norm", "input"] = "norm"
     """What the masked features are added to: the layer's normalised input (published) or its raw input."""
+    semantic_dead_init: bool = False
+    """Start λ and the projection both at zero, as three of the authors' ports do: semantic attention never learns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +64,23 @@ class DecoderRecipe:
     """Width; None takes the encoder's. A linear decoder has no width but that of a fused pyramid."""
     dropout: float = 0.1
     layers: int = 2
-    """Mask Transformer only: its blocks."""
+    """Segmenter's Mask Transformer: its blocks. MaskFormer and Mask2Former: layers of the transformer decoder."""
     drop_path: float = 0.0
     """Mask Transformer only: largest stochastic-depth rate of its blocks."""
     single_scale: Literal["last", "fused"] | None = None
     """Segmenter's decoders over a pyramid: the map at stride 16 they read, from the last stage or from all stages."""
+    pixel_decoder: Literal["fpn", "msdeform", "fapn", "msfapn"] | None = None
+    """MaskFormer and Mask2Former, as all that follows: what refines the pyramid and embeds the pixels."""
+    queries: int = 100
+    heads: int = 8
+    feedforward: int = 2048
+    """Hidden width of the transformer decoder's MLPs."""
+    pixel_layers: int = 6
+    """msdeform and msfapn only: layers of multi-scale deformable attention."""
+    pixel_feedforward: int = 1024
+    """msdeform and msfapn only: hidden width of those layers' MLPs."""
+    feature_selection: bool = False
+    """fapn and msfapn only: laterals with the original FaPN's feature selection, which SeMask's leaves out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +96,38 @@ class ModelRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossRecipe:
-    """Cross-entropy of the main prediction plus `prior_weight` times that of the semantic prior."""
+class MaskLossRecipe:
+    """MaskFormer and Mask2Former: costs of matching, and weights of the losses; the defaults are Mask2Former's."""
 
+    class_weight: float = 2.0
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    no_object: float = 0.1
+    """Weight of "no object" in the class cross-entropy."""
+    mask_loss: Literal["bce", "focal"] = "bce"
+    """Per-pixel loss of masks: cross-entropy, or focal with α = 0.25 and γ = 2."""
+    points: int | None = 12544
+    """Points that masks are compared at; None compares whole masks."""
+    oversample: float = 3.0
+    """Candidates per point, from which the most uncertain are taken."""
+    importance: float = 0.75
+    """Share of points that are the most uncertain; the others are random."""
+    ignored: Literal["excluded", "background"] = "excluded"
+    """Pixels without a label: left out, or outside of every mask (the authors')."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossRecipe:
+    """Loss of the main prediction plus `prior_weight` times the cross-entropy of the semantic prior.
+
+    The main prediction's is the cross-entropy of pixels or, for MaskFormer and Mask2Former, that of `masks`.
+    """
+
+    masks: MaskLossRecipe = field(default_factory=MaskLossRecipe)
     prior_weight: float = 0.4
     denominator: Literal["all", "valid"] = "all"
-    """Divide the sum of pixel losses by all pixels (mmsegmentation, the paper's FPN) or by the labelled ones."""
+    """Divide the sum of pixel losses by all pixels (mmsegmentation, the paper's FPN) or by the labelled ones
+    (detectron2: the prior of mask classifiers)."""
     ohem_pixels: int | None = None
     """Keep this many of the hardest pixels per image in the main loss; None keeps all."""
 
@@ -118,8 +158,14 @@ class DataRecipe:
     """Scale jitter as a discrete draw; give this or scale_range, not both."""
     scale_range: tuple[float, float] | None = None
     """Scale jitter drawn uniformly from [low, high]."""
+    short_edges: tuple[int, ...] | None = None
+    """Scale jitter as a draw of the short side [px], in place of scale_choices and scale_range (detectron2)."""
+    long_edge: int = 4096
+    """With short_edges: the long side stays within this [px]."""
     crop: tuple[int, int] = (512, 512)
     """(height, width) of the training crop [px]."""
+    padding: float | None = None
+    """Value, in [0, 1], of pixels beyond a picture that is smaller than the crop; None is the mean, 0 once normalised."""
     category_cap: float = 0.75
     """Redraw a crop, up to ten times, while one class covers this share of its labelled pixels; 1 accepts any."""
     flip: float = 0.5

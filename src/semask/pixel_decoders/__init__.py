@@ -1,0 +1,1 @@
+"""What refines a pyramid of maps and embeds every pixel, for mask classification."""
