@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from torch import nn
 
 from semask.callable_module import make_callable
+from semask.decoders.mask2former import Mask2FormerPredictor
+from semask.decoders.mask_classifier import MaskClassifier
+from semask.decoders.maskformer import MaskFormerPredictor
 from semask.decoders.segmenter import MaskTransformer, SegmenterLinear
 from semask.decoders.semantic_fpn import SemanticFPN
 from semask.encoders.chain import Chain, is_swin, timm_chain
@@ -17,7 +22,10 @@ from semask.layers.semantic import SemanticLayer
 from semask.layers.single_scale import SingleScale
 from semask.losses.pixel import SegmentationLoss
 from semask.model import SegmentationModel
-from semask.recipes import DecoderRecipe, EncoderRecipe, LossRecipe, ModelRecipe, Recipe, get
+from semask.pixel_decoders.fapn import AlignedLevel
+from semask.pixel_decoders.fpn import FPN, Level
+from semask.pixel_decoders.msdeform import MSDeform
+from semask.recipes import DecoderRecipe, EncoderRecipe, ModelRecipe, Recipe, get
 from semask.weightless import weightless
 
 Encoder = HierarchicalEncoder | PlainEncoder
@@ -98,20 +106,23 @@ def build_semantic_layers(spec: EncoderRecipe, chain: Chain, num_classes: int) -
             num_units=units,
             dropout=spec.semantic_dropout,
             residual=spec.semantic_residual,
+            dead_init=spec.semantic_dead_init,
         )
         for channels, window, units in zip(chain.channels, spec.semantic_windows, spec.semantic_units, strict=True)
     ]
 
 
-def build_loss(spec: LossRecipe) -> SegmentationLoss:
-    """Return the loss of a recipe."""
+def build_loss(recipe: Recipe) -> SegmentationLoss:
+    """Return the loss of a recipe, which depends on what its decoder gives."""
+    spec = recipe.loss
     return SegmentationLoss(spec.prior_weight, spec.denominator, spec.ohem_pixels)
 
 
 def build_semantic_fpn(spec: DecoderRecipe, encoder: Encoder, num_classes: int) -> SemanticFPN:
     """Return SeMask's decoder over a pyramid."""
-    channels = encoder.channels[0] if spec.channels is None else spec.channels
-    return SemanticFPN(_pyramid(encoder, spec), num_classes=num_classes, channels=channels, dropout=spec.dropout)
+    return SemanticFPN(
+        _pyramid(encoder, spec), num_classes=num_classes, channels=_width(spec, encoder), dropout=spec.dropout
+    )
 
 
 def build_segmenter_linear(spec: DecoderRecipe, encoder: Encoder, num_classes: int) -> SegmenterLinear:
@@ -131,12 +142,50 @@ def build_segmenter_mask(spec: DecoderRecipe, encoder: Encoder, num_classes: int
     )
 
 
+def build_maskformer(spec: DecoderRecipe, encoder: Encoder, num_classes: int) -> MaskClassifier:
+    """Return MaskFormer's decoder."""
+    predictor = MaskFormerPredictor(encoder.channels[-1], num_classes=num_classes, **_query_options(spec, encoder))
+    return MaskClassifier(build_pixel_decoder(spec, encoder), predictor)
+
+
+def build_mask2former(spec: DecoderRecipe, encoder: Encoder, num_classes: int) -> MaskClassifier:
+    """Return Mask2Former's decoder; with the pixel decoders fapn and msfapn, FaPN's and MSFaPN's."""
+    predictor = Mask2FormerPredictor(num_classes=num_classes, **_query_options(spec, encoder))
+    return MaskClassifier(build_pixel_decoder(spec, encoder), predictor)
+
+
+def build_pixel_decoder(spec: DecoderRecipe, encoder: Encoder) -> FPN | MSDeform:
+    """Return what refines the pyramid: levels that are merged or aligned, under deformable attention or not."""
+    if spec.pixel_decoder is None:
+        raise ValueError(
+            f"{spec.name} needs a pixel decoder; say --model.decoder.pixel-decoder fpn, msdeform, fapn or msfapn"
+        )
+    channels, width = _pyramid(encoder, spec), _width(spec, encoder)
+    level: Callable[[int, int], nn.Module] = Level
+    if spec.pixel_decoder in ("fapn", "msfapn"):
+        level = partial(AlignedLevel, feature_selection=spec.feature_selection)
+    if spec.pixel_decoder in ("fpn", "fapn"):
+        return FPN(channels, [level(fine, width) for fine in channels[:-1]], width=width)
+    return MSDeform(
+        channels,
+        level(channels[0], width),
+        width=width,
+        layers=spec.pixel_layers,
+        num_heads=spec.heads,
+        hidden=spec.pixel_feedforward,
+    )
+
+
 DECODERS: dict[str, Callable[[DecoderRecipe, Encoder, int], nn.Module]] = {
     "semantic_fpn": build_semantic_fpn,
     "segmenter_linear": build_segmenter_linear,
     "segmenter_mask": build_segmenter_mask,
+    "maskformer": build_maskformer,
+    "mask2former": build_mask2former,
 }
 """Decoders by name."""
+MASK_CLASSIFIERS = ("maskformer", "mask2former")
+"""Decoders that give masks, each with a class."""
 
 
 def pick_decoder(name: str) -> Callable[[DecoderRecipe, Encoder, int], nn.Module]:
@@ -144,6 +193,21 @@ def pick_decoder(name: str) -> Callable[[DecoderRecipe, Encoder, int], nn.Module
     if name not in DECODERS:
         raise ValueError(f"no decoder called {name!r}; there are: {', '.join(DECODERS)}")
     return DECODERS[name]
+
+
+def _query_options(spec: DecoderRecipe, encoder: Encoder) -> dict[str, Any]:
+    return {
+        "width": _width(spec, encoder),
+        "queries": spec.queries,
+        "layers": spec.layers,
+        "num_heads": spec.heads,
+        "hidden": spec.feedforward,
+        "dropout": spec.dropout,
+    }
+
+
+def _width(spec: DecoderRecipe, encoder: Encoder) -> int:
+    return encoder.channels[0] if spec.channels is None else spec.channels
 
 
 def _pyramid(encoder: Encoder, spec: DecoderRecipe) -> tuple[int, ...]:

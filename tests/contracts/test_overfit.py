@@ -18,7 +18,7 @@ def test_four_scenes_by_heart() -> None:
     scenes = [draw_scene(seed, recipe.data.scene_size) for seed in SCENES]
     images = torch.stack([torch.as_tensor(image).permute(2, 0, 1) for image, _ in scenes]).float() / 255
     labels = torch.stack([torch.as_tensor(label) for _, label in scenes])
-    model, loss = build_model(recipe).train(), build_loss(recipe.loss)
+    model, loss = build_model(recipe).train(), build_loss(recipe)
     for module in model.modules():
         if isinstance(module, nn.Dropout | nn.Dropout2d):
             module.p = 0.0  # it hinders learning by heart, which is its purpose

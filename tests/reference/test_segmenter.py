@@ -138,7 +138,7 @@ def test_losses_gradients_and_steps_of_sgd() -> None:
     labels[np.random.RandomState(108).rand(*size) < 0.1] = 255
     assert (labels != 255).sum() == record["valid_pixels"]
     padded = model.pad_labels(torch.from_numpy(labels))
-    loss_of, optim = build_loss(recipe.loss), recipe.optim
+    loss_of, optim = build_loss(recipe), recipe.optim
     optimizer = build_optimizer(model, optim)
     parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     # Their record is of a schedule over ten steps.

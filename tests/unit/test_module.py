@@ -16,7 +16,7 @@ RECIPE = recipes.get("scenes/semask-micro-fpn")
 
 
 def module() -> SegmentationModule:
-    return SegmentationModule(build(RECIPE.name), build_loss(RECIPE.loss), RECIPE)
+    return SegmentationModule(build(RECIPE.name), build_loss(RECIPE), RECIPE)
 
 
 def test_a_loss_that_is_not_finite_names_step_and_pictures() -> None:
@@ -51,7 +51,7 @@ def test_gains_are_named_by_stage_and_unit() -> None:
     recipe = replace(RECIPE, model=replace(RECIPE.model, encoder=encoder))
     from semask.build import build_model
 
-    subject = SegmentationModule(build_model(recipe), build_loss(recipe.loss), recipe)
+    subject = SegmentationModule(build_model(recipe), build_loss(recipe), recipe)
     with torch.no_grad():
         subject.model.encoder.semantic[1].units[1].gain.fill_(0.25)
     gains = {name: float(value) for name, value in subject.gains().items()}
@@ -79,7 +79,7 @@ def test_training_has_its_own_stride_of_windows(monkeypatch: pytest.MonkeyPatch)
     seen = []
     for stride in (None, (32, 32)):
         recipe = replace(RECIPE, test=test, train=replace(RECIPE.train, eval_stride=stride))
-        subject = SegmentationModule(build(RECIPE.name), build_loss(RECIPE.loss), recipe)
+        subject = SegmentationModule(build(RECIPE.name), build_loss(RECIPE), recipe)
         scores = subject.model.scores
 
         def watch(images: torch.Tensor, scores=scores) -> torch.Tensor:
@@ -97,4 +97,4 @@ def test_an_impossible_evaluation_is_refused_before_training() -> None:
     test = replace(RECIPE.test, mode="sliding", window=(32, 32), stride=(16, 16))
     recipe = replace(RECIPE, test=test, train=replace(RECIPE.train, eval_stride=(33, 32)))
     with pytest.raises(ValueError, match="gaps"):
-        SegmentationModule(build(RECIPE.name), build_loss(RECIPE.loss), recipe)
+        SegmentationModule(build(RECIPE.name), build_loss(RECIPE), recipe)

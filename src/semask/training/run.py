@@ -70,7 +70,7 @@ def train(recipe: Recipe, options: RunOptions | None = None) -> TrainResult:
         if first:
             open_folder(out, recipe, classes, resume=resume)
         trainer.loggers = open_loggers(out, options.logger)
-        module = SegmentationModule(model, build_loss(recipe.loss), recipe)
+        module = SegmentationModule(model, build_loss(recipe), recipe)
         data = SegmentationData(recipe, workers=options.workers)
         console.print(_summary(recipe, module, trainer, size), highlight=False)
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
