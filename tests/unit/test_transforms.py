@@ -176,6 +176,7 @@ def test_training_and_test_see_a_picture_at_one_size(
 
         size = (0, 0)
         size_multiple = 1
+        scores_are_logits = True
 
         def scores(self, images: torch.Tensor) -> torch.Tensor:
             self.size = (images.shape[-2], images.shape[-1])
@@ -221,13 +222,15 @@ def test_images_are_interpolated_without_antialiasing() -> None:
 
 
 def test_choices_and_range_exclude_each_other() -> None:
-    with pytest.raises(ValueError, match="both set"):
+    with pytest.raises(ValueError, match="exclude each other"):
         TrainTransform(replace(PLAIN, scale_choices=(1.0,), scale_range=(0.5, 2.0)))
 
 
-@pytest.mark.parametrize("change", [{"scale_choices": ()}, {"scale_range": (0.0, 1.0)}, {"crop": (0, 5)}])
+@pytest.mark.parametrize(
+    "change", [{"scale_choices": ()}, {"scale_range": (0.0, 1.0)}, {"base_ratio": 0.0}, {"crop": (0, 5)}]
+)
 def test_ratios_and_crop_must_be_positive(change: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="must all be positive"):
+    with pytest.raises(ValueError, match=r"must (all )?be positive"):
         TrainTransform(replace(PLAIN, **change))
 
 
@@ -339,6 +342,23 @@ def test_padding_is_the_mean_and_ignored() -> None:
     assert (ids[40:] == 255).all()
     assert (ids[:, 50:] == 255).all()
     assert TrainTransform(PLAIN).mean == IMAGENET_MEAN
+
+
+def test_padding_may_be_a_value_of_the_raw_picture() -> None:
+    image, label = picture(40, 80)
+    data = replace(PLAIN, photometric=True, padding=128 / 255)
+    out, ids = TrainTransform(data, mean=(0.1, 0.2, 0.3))(image, label, np.random.default_rng(0))
+    beside, same = TrainTransform(replace(data, padding=None))(image, label, np.random.default_rng(0))
+    assert (out[:, 40:] * 255 == 128).all()
+    assert torch.equal(out[:, :40], beside[:, :40]), "no chance is spent on the padding"
+    assert torch.equal(ids, same)
+    assert (TrainTransform(replace(PLAIN, padding=0.0))(image, label, np.random.default_rng(0))[0][:, 40:] == 0).all()
+
+
+@pytest.mark.parametrize("value", [128.0, -0.1])
+def test_padding_is_not_of_8_bit(value: float) -> None:
+    with pytest.raises(ValueError, match=r"padding is a value of pixels in \[0, 1\].*divide 8-bit values by 255"):
+        TrainTransform(replace(PLAIN, padding=value))
 
 
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**32))

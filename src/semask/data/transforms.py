@@ -21,22 +21,22 @@ CROP_ATTEMPTS = 10
 class TrainTransform:
     """The recipe's augmentation of one picture.
 
-    In this order: resize to base scale × ratio, random crop, flip, photometric distortion, to [0, 1], pad right and
-    bottom where the picture is smaller than the crop, with `mean` (0 once the model normalises) and `IGNORE`.
+    In this order: resize to base scale × ratio, or to a drawn short side; random crop, flip, photometric distortion, to
+    [0, 1], pad right and bottom where the picture is smaller than the crop, with the recipe's `padding` or `mean` (0
+    once the model normalises), and with `IGNORE`.
 
-    Source: SeMask recipes (mmsegmentation), with the paper's scales.
+    Source: SeMask recipes (mmsegmentation), with the paper's scales; short sides and padding of mask classification
+    (detectron2's ResizeShortestEdge).
     """
 
     def __init__(self, data: DataRecipe, *, mean: tuple[float, float, float] = IMAGENET_MEAN) -> None:
-        if data.scale_choices is not None and data.scale_range is not None:
+        _check_scales(data)
+        if min(data.crop) < 1:
+            raise ValueError(f"crop must be positive, (height, width) [px], got {data.crop}")
+        if data.padding is not None and not 0 <= data.padding <= 1:
             raise ValueError(
-                f"scale_choices {data.scale_choices} and scale_range {data.scale_range} are both set; "
-                "set the one to use and None for the other"
-            )
-        ratios = data.scale_choices if data.scale_choices is not None else data.scale_range or (1.0,)
-        if not ratios or min(ratios) <= 0 or data.base_ratio <= 0 or min(data.crop) < 1:
-            raise ValueError(
-                f"scale ratios {ratios}, base_ratio {data.base_ratio} and crop {data.crop} must all be positive"
+                f"padding is a value of pixels in [0, 1], got {data.padding:g}; divide 8-bit values by 255, "
+                "or give None for the mean"
             )
         self.data = data
         self.mean = mean
@@ -56,17 +56,22 @@ class TrainTransform:
 
     def _resize(self, image: Tensor, label: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
         height, width = label.shape
-        # As semask.inference.rescaled: training and test sizes must not differ by a pixel.
-        if self.data.base_scale is not None:
-            size = fit_size(height, width, self.data.base_scale, self._ratio(random))
-        else:
-            size = fit_size(height, width, (height, width), self.data.base_ratio * self._ratio(random))
+        size = self._size(height, width, random)
         if size == (height, width):
             return image, label
         # torch's bilinear kernel for 8 bits fails where one pixel is left.
         smooth = InterpolationMode.BILINEAR if size != (1, 1) else InterpolationMode.NEAREST
         resized = tv.resize(image, list(size), interpolation=smooth, antialias=False)
         return resized, tv.resize(label[None], list(size), interpolation=InterpolationMode.NEAREST)[0]
+
+    def _size(self, height: int, width: int, random: np.random.Generator) -> tuple[int, int]:
+        if self.data.short_edges is not None:
+            short = self.data.short_edges[int(random.integers(len(self.data.short_edges)))]
+            return fit_size(height, width, (self.data.long_edge, short))
+        # As semask.inference.rescaled: training and test sizes must not differ by a pixel.
+        if self.data.base_scale is not None:
+            return fit_size(height, width, self.data.base_scale, self._ratio(random))
+        return fit_size(height, width, (height, width), self.data.base_ratio * self._ratio(random))
 
     def _ratio(self, random: np.random.Generator) -> float:
         if self.data.scale_choices is not None:
@@ -101,6 +106,22 @@ class TrainTransform:
         bottom, right = self.data.crop[0] - label.shape[0], self.data.crop[1] - label.shape[1]
         if bottom == 0 and right == 0:
             return image.contiguous(), label.contiguous()
-        padded = torch.tensor(self.mean)[:, None, None].repeat(1, *self.data.crop)
+        colour = self.mean if self.data.padding is None else (self.data.padding,) * 3
+        padded = torch.tensor(colour)[:, None, None].repeat(1, *self.data.crop)
         padded[:, : label.shape[0], : label.shape[1]] = image
         return padded, F.pad(label, (0, right, 0, bottom), value=IGNORE)
+
+
+def _check_scales(data: DataRecipe) -> None:
+    """Refuse two ways to draw a size at once, and sizes that are not positive."""
+    jitters = {name: getattr(data, name) for name in ("scale_choices", "scale_range", "short_edges")}
+    given = {name: values for name, values in jitters.items() if values is not None}
+    told = " and ".join(f"{name} {values}" for name, values in given.items())
+    if len(given) > 1:
+        raise ValueError(f"{told} exclude each other; set the one to use and None for the others")
+    if data.base_ratio <= 0 or not all(values and min(values) > 0 for values in given.values()):
+        raise ValueError(f"{told or 'scales'} and base_ratio {data.base_ratio:g} must all be positive")
+    if data.short_edges is not None and data.long_edge < max(data.short_edges):
+        raise ValueError(
+            f"long_edge must be at least the largest of short_edges {data.short_edges}, got {data.long_edge}"
+        )

@@ -151,7 +151,8 @@ class DataRecipe:
     train_split: str = "train"
     val_split: str = "val"
     base_scale: tuple[int, int] | None = None
-    """(long, short) box [px] an image is fitted into, ratio kept, before scale jitter; None keeps its size."""
+    """(long, short) box [px] an image is fitted into, ratio kept, before scale jitter; None keeps its size.
+    With short_edges: in the test alone."""
     base_ratio: float = 1.0
     """Where base_scale is None: the factor on the image's own size."""
     scale_choices: tuple[float, ...] | None = None
@@ -161,7 +162,7 @@ class DataRecipe:
     short_edges: tuple[int, ...] | None = None
     """Scale jitter as a draw of the short side [px], in place of scale_choices and scale_range (detectron2)."""
     long_edge: int = 4096
-    """With short_edges: the long side stays within this [px]."""
+    """With short_edges: the long side stays within this [px], even if the short one must be shorter."""
     crop: tuple[int, int] = (512, 512)
     """(height, width) of the training crop [px]."""
     padding: float | None = None
@@ -199,6 +200,8 @@ class OptimRecipe:
     """Factor on the learning rate of the encoder."""
     no_decay: tuple[str, ...] = ("norm", "relative_position_bias_table", "absolute_pos_embed")
     """Parameters whose name contains one of these are not decayed."""
+    norm_decay: bool = True
+    """Whether normalisation layers that `no_decay` does not name are decayed (mmsegmentation) or not (detectron2)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from torch import nn
 from semask.recipes import OptimRecipe
 
 ParameterGroup = dict[str, object]
+NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 def build_optimizer(model: nn.Module, recipe: OptimRecipe) -> torch.optim.Optimizer:
@@ -31,17 +32,19 @@ def build_optimizer(model: nn.Module, recipe: OptimRecipe) -> torch.optim.Optimi
 def parameter_groups(model: nn.Module, recipe: OptimRecipe) -> list[ParameterGroup]:
     """Return the optimiser's groups: encoder and rest, each with and without weight decay; empty groups are left out.
 
-    A parameter whose name contains one of `recipe.no_decay` is not decayed; biases, the head's BatchNorm (named `bn`)
-    and λ are. Our names agree with the published ones in this respect.
+    A parameter whose name contains one of `recipe.no_decay` is not decayed, nor is one of a normalisation layer, biases
+    among them, where `recipe.norm_decay` is False. Other biases, λ and, in SeMask-FPN, the head's BatchNorm (named `bn`)
+    are. A parameter that two layers share is there once. Our names agree with the published ones in this respect.
 
-    Source: SeMask's recipes (mmsegmentation's paramwise_cfg).
+    Source: SeMask's recipes (mmsegmentation's paramwise_cfg, detectron2's rule by the kind of layer).
     """
+    norms = {id(parameter) for layer in model.modules() if isinstance(layer, NORMS) for parameter in layer.parameters()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        key = (name.startswith("encoder."), decays(name, recipe))
-        groups.setdefault(key, []).append(parameter)
+        decay = decays(name, recipe) and (recipe.norm_decay or id(parameter) not in norms)
+        groups.setdefault((name.startswith("encoder."), decay), []).append(parameter)
     return [
         {
             "name": f"{'encoder' if in_encoder else 'decoder'}{'' if decay else ', no decay'}",
