@@ -9,7 +9,17 @@ import difflib
 from collections.abc import Callable
 
 from semask.callable_module import make_callable
-from semask.recipes import ade20k, camvid, cityscapes, coco_stuff10k, folder, pascal_context, scenes
+from semask.recipes import (
+    ade20k,
+    ade20k_masks,
+    camvid,
+    cityscapes,
+    cityscapes_masks,
+    coco_stuff10k,
+    folder,
+    pascal_context,
+    scenes,
+)
 from semask.recipes.recipe import (
     DataRecipe,
     DecoderRecipe,
@@ -25,7 +35,17 @@ from semask.recipes.recipe import (
 )
 from semask.recipes.record import from_dict, to_dict
 
-_DATASETS = (ade20k, cityscapes, pascal_context, coco_stuff10k, camvid, scenes, folder)
+_DATASETS = (
+    ade20k,
+    ade20k_masks,
+    cityscapes,
+    cityscapes_masks,
+    pascal_context,
+    coco_stuff10k,
+    camvid,
+    scenes,
+    folder,
+)
 _BY_NAME: dict[str, Callable[[], Recipe]] = {make().name: make for dataset in _DATASETS for make in dataset.RECIPES}
 
 
@@ -50,6 +70,7 @@ __all__ = [
     "DecoderRecipe",
     "EncoderRecipe",
     "LossRecipe",
+    "MaskLossRecipe",
     "ModelRecipe",
     "OptimRecipe",
     "Published",

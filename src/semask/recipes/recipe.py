@@ -166,7 +166,7 @@ class DataRecipe:
     crop: tuple[int, int] = (512, 512)
     """(height, width) of the training crop [px]."""
     padding: float | None = None
-    """Value, in [0, 1], of pixels beyond a picture that is smaller than the crop; None is the mean, 0 once normalised."""
+    """Value, in [0, 1], of what surrounds a picture smaller than the crop; None is the mean, 0 once normalised."""
     category_cap: float = 0.75
     """Redraw a crop, up to ten times, while one class covers this share of its labelled pixels; 1 accepts any."""
     flip: float = 0.5

@@ -32,9 +32,9 @@ def build_optimizer(model: nn.Module, recipe: OptimRecipe) -> torch.optim.Optimi
 def parameter_groups(model: nn.Module, recipe: OptimRecipe) -> list[ParameterGroup]:
     """Return the optimiser's groups: encoder and rest, each with and without weight decay; empty groups are left out.
 
-    A parameter whose name contains one of `recipe.no_decay` is not decayed, nor is one of a normalisation layer, biases
-    among them, where `recipe.norm_decay` is False. Other biases, λ and, in SeMask-FPN, the head's BatchNorm (named `bn`)
-    are. A parameter that two layers share is there once. Our names agree with the published ones in this respect.
+    A parameter whose name contains one of `recipe.no_decay` is not decayed, nor, where `recipe.norm_decay` is False, is
+    one of a normalisation layer. All others are: biases, λ and, in SeMask-FPN, the head's BatchNorm (named `bn`).
+    Our names agree with the published ones in this respect. A parameter that two layers share is there once.
 
     Source: SeMask's recipes (mmsegmentation's paramwise_cfg, detectron2's rule by the kind of layer).
     """
