@@ -5,8 +5,18 @@ from __future__ import annotations
 import dataclasses
 
 from semask.recipes.dinov2 import LINEAR, MASK, dinov2
-from semask.recipes.lite import lite0_fpn
-from semask.recipes.recipe import DataRecipe, DecoderRecipe, ModelRecipe, OptimRecipe, Recipe, TrainRecipe
+from semask.recipes.lite import lite0_fpn, lite0_mask2former
+from semask.recipes.mask_classification import MASK2FORMER_OPTIM
+from semask.recipes.recipe import (
+    DataRecipe,
+    DecoderRecipe,
+    LossRecipe,
+    MaskLossRecipe,
+    ModelRecipe,
+    OptimRecipe,
+    Recipe,
+    TrainRecipe,
+)
 from semask.recipes.swin import semask_swin_fpn, swin_fpn
 
 NUM_CLASSES = 11
@@ -125,6 +135,49 @@ def lite0_fpn_full() -> Recipe:
     return _full("lite0-fpn", lite0_fpn(NUM_CLASSES, semantic=False, channels=128))
 
 
+def _mask_small(name: str, *, semantic: bool) -> Recipe:
+    return Recipe(
+        name=f"camvid/{name}",
+        model=lite0_mask2former(NUM_CLASSES, semantic=semantic),
+        loss=LossRecipe(masks=MaskLossRecipe(points=4096), denominator="valid"),
+        data=dataclasses.replace(HALF_SIZE, crop=(192, 192)),
+        optim=dataclasses.replace(
+            MASK2FORMER_OPTIM, lr=5e-4, encoder_lr_scale=0.2, warmup_steps=100, warmup_ratio=1e-2
+        ),
+        train=TrainRecipe(steps=2400, batch_size=8, clip_norm=0.1, ema=0.99, eval_every=400),
+    )
+
+
+def semask_lite0_mask2former_small() -> Recipe:
+    """A small Mask2Former on half-size crops, for a processor."""
+    return _mask_small("semask-lite0-mask2former-small", semantic=True)
+
+
+def lite0_mask2former_small() -> Recipe:
+    """The same without semantic layers."""
+    return _mask_small("lite0-mask2former-small", semantic=False)
+
+
+def _mask_full(name: str, *, semantic: bool) -> Recipe:
+    recipe = _full(name, lite0_mask2former(NUM_CLASSES, semantic=semantic))
+    return dataclasses.replace(
+        recipe,
+        loss=LossRecipe(denominator="valid"),
+        optim=dataclasses.replace(MASK2FORMER_OPTIM, lr=5e-4, encoder_lr_scale=0.2, warmup_steps=500),
+        train=dataclasses.replace(recipe.train, clip_norm=0.1),
+    )
+
+
+def semask_lite0_mask2former() -> Recipe:
+    """A small Mask2Former on full-size crops, for an accelerator."""
+    return _mask_full("semask-lite0-mask2former", semantic=True)
+
+
+def lite0_mask2former_full() -> Recipe:
+    """The same without semantic layers."""
+    return _mask_full("lite0-mask2former", semantic=False)
+
+
 def semask_swin_t_fpn() -> Recipe:
     """SeMask Swin-T on full-size crops."""
     return _full("semask-swin-t-fpn", semask_swin_fpn("t", NUM_CLASSES, global_from=4))
@@ -140,6 +193,10 @@ RECIPES = (
     lite0_fpn_small,
     semask_lite0_fpn,
     lite0_fpn_full,
+    semask_lite0_mask2former_small,
+    lite0_mask2former_small,
+    semask_lite0_mask2former,
+    lite0_mask2former_full,
     semask_swin_t_fpn,
     swin_t_fpn,
     dinov2_s_linear_frozen,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from semask.recipes.dinov2 import LINEAR, MASK, dinov2
-from semask.recipes.lite import lite0_fpn
-from semask.recipes.recipe import DataRecipe, DecoderRecipe, ModelRecipe, OptimRecipe, Recipe, TrainRecipe
+from semask.recipes.lite import lite0_fpn, lite0_mask2former
+from semask.recipes.mask_classification import MASK2FORMER_OPTIM, mask2former
+from semask.recipes.recipe import DataRecipe, DecoderRecipe, LossRecipe, ModelRecipe, OptimRecipe, Recipe, TrainRecipe
 from semask.recipes.scenes import MICRO
-from semask.recipes.swin import semask_swin_fpn, swin_fpn
+from semask.recipes.swin import semask_swin, semask_swin_fpn, swin_fpn
 
 PLACEHOLDER_CLASSES = 2
 """Replaced by the number of classes in classes.json."""
@@ -55,6 +56,37 @@ def lite0_fpn_plain() -> Recipe:
     return _row("lite0-fpn", model, side=256, short=384, lr=1e-3, steps=2000)
 
 
+def _mask2former(recipe: Recipe, *, encoder_lr_scale: float) -> Recipe:
+    """Return the row with the loss, decay and clipping of Mask2Former; its rate and warm-up stay."""
+    optim = replace(
+        MASK2FORMER_OPTIM,
+        lr=recipe.optim.lr,
+        encoder_lr_scale=encoder_lr_scale,
+        warmup_steps=recipe.optim.warmup_steps,
+        warmup_ratio=recipe.optim.warmup_ratio,
+    )
+    return replace(
+        recipe,
+        loss=LossRecipe(denominator="valid"),
+        optim=optim,
+        train=replace(recipe.train, clip_norm=0.1),
+    )
+
+
+def semask_swin_t_mask2former() -> Recipe:
+    """SeMask Swin-T under Mask2Former, for an accelerator."""
+    model = mask2former(semask_swin("t", global_from=4), PLACEHOLDER_CLASSES)
+    row = _row("semask-swin-t-mask2former", model, side=512, short=512, lr=1e-4, steps=20_000)
+    return _mask2former(row, encoder_lr_scale=0.1)
+
+
+def semask_lite0_mask2former() -> Recipe:
+    """EfficientNet-Lite0 with semantic layers under a small Mask2Former, for an accelerator or a patient processor."""
+    model = lite0_mask2former(PLACEHOLDER_CLASSES, semantic=True)
+    row = _row("semask-lite0-mask2former", model, side=256, short=384, lr=5e-4, steps=4000)
+    return _mask2former(row, encoder_lr_scale=0.2)
+
+
 def semask_micro_fpn() -> Recipe:
     """The micro Swin of the scenes: starts from random weights, learns on a processor."""
     model = ModelRecipe(encoder=MICRO, decoder=DecoderRecipe(channels=64), num_classes=PLACEHOLDER_CLASSES)
@@ -82,6 +114,8 @@ RECIPES = (
     swin_t_fpn,
     semask_lite0_fpn,
     lite0_fpn_plain,
+    semask_swin_t_mask2former,
+    semask_lite0_mask2former,
     dinov2_s_linear_frozen,
     dinov2_s_mask,
 )

@@ -41,6 +41,19 @@ MASK2FORMERS: dict[Head, PixelDecoder] = {
 GLOBAL_FROM: dict[Head, int] = {"maskformer": 3, "mask2former": 3, "fapn-mask2former": 2, "msfapn-mask2former": 2}
 """The stage from which semantic attention sees the whole map; Mask2Former's is windowed throughout on Cityscapes."""
 
+SMALL_MASK2FORMER = DecoderRecipe(
+    name="mask2former",
+    pixel_decoder="msdeform",
+    channels=128,
+    dropout=0.0,
+    layers=6,
+    queries=50,
+    feedforward=512,
+    pixel_layers=3,
+    pixel_feedforward=256,
+)
+"""Ours, for modest machines."""
+
 MASKFORMER_LOSS = LossRecipe(
     masks=MaskLossRecipe(
         class_weight=1.0, mask_weight=20.0, dice_weight=1.0, mask_loss="focal", points=None, ignored="background"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from semask.recipes.mask_classification import MASK2FORMER_OPTIM, SMALL_MASK2FORMER
 from semask.recipes.recipe import (
     DataRecipe,
     DecoderRecipe,
     EncoderRecipe,
+    LossRecipe,
+    MaskLossRecipe,
     ModelRecipe,
     OptimRecipe,
     Recipe,
@@ -63,4 +66,32 @@ def micro_seg_mask() -> Recipe:
     return _mask(micro_fpn(), "micro-seg-mask")
 
 
-RECIPES = (semask_micro_fpn, micro_fpn, semask_micro_seg_mask, micro_seg_mask)
+def _mask2former(recipe: Recipe, name: str) -> Recipe:
+    decoder = replace(SMALL_MASK2FORMER, channels=64, heads=4, queries=24, layers=3, feedforward=256, pixel_layers=2)
+    return replace(
+        recipe,
+        name=f"scenes/{name}",
+        model=replace(recipe.model, decoder=decoder),
+        loss=LossRecipe(masks=MaskLossRecipe(points=1024), denominator="valid"),
+        optim=replace(MASK2FORMER_OPTIM, lr=1e-3, encoder_lr_scale=1.0, warmup_steps=50, warmup_ratio=1e-2),
+    )
+
+
+def semask_micro_mask2former() -> Recipe:
+    """A small Mask2Former of 24 queries."""
+    return _mask2former(semask_micro_fpn(), "semask-micro-mask2former")
+
+
+def micro_mask2former() -> Recipe:
+    """The same without semantic layers."""
+    return _mask2former(micro_fpn(), "micro-mask2former")
+
+
+RECIPES = (
+    semask_micro_fpn,
+    micro_fpn,
+    semask_micro_seg_mask,
+    micro_seg_mask,
+    semask_micro_mask2former,
+    micro_mask2former,
+)
