@@ -11,7 +11,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from semask.resample import resize
-from semask.structures import IGNORE, LossTerms, Segmentation
+from semask.structures import IGNORE, LossTerms, PixelLogits, Segmentation
 
 
 def pixel_cross_entropy(
@@ -60,6 +60,7 @@ class SegmentationLoss:
 
     def __call__(self, out: Segmentation, labels: Integer[Tensor, "b H W"]) -> LossTerms:
         """Return the terms for logits at the decoder's grid and labels of the (padded) image."""
+        assert isinstance(out.main, PixelLogits)
         main = pixel_cross_entropy(out.main.logits, labels, denominator=self.denominator, keep_hardest=self.ohem_pixels)
         if out.prior is None:
             prior = torch.zeros_like(main)

@@ -1,0 +1,115 @@
+"""The loss of mask classification: classes and masks of matched queries, after every layer, and the prior."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from semask.losses.comparison import SampledMasks, WholeMasks
+from semask.losses.matching import Matching, Targets, find_targets, match
+from semask.losses.pixel import pixel_cross_entropy
+from semask.recipes import MaskLossRecipe
+from semask.structures import LossTerms, MaskLogits, Segmentation
+
+
+class MaskTerms(NamedTuple):
+    """Unweighted losses of l predictions: the last one's first, then the auxiliary ones in their order."""
+
+    classes: Float[Tensor, " l"]
+    masks: Float[Tensor, " l"]
+    dice: Float[Tensor, " l"]
+
+
+@dataclass(frozen=True)
+class MaskClassificationLoss:
+    """Match queries with the classes of each image, anew for every prediction, and compare classes and masks.
+
+    The cross-entropy of the semantic prior is added once, times `prior_weight`, divided as `denominator` says. With
+    `ignored="excluded"` nothing depends on pixels without a label, nor on the queries of a picture without any label.
+
+    Source: MaskFormer (arXiv:2107.06278) §3.2, Mask2Former (arXiv:2112.01527) §3.3 and §4.1, SeMask §3.4.
+    """
+
+    recipe: MaskLossRecipe
+    prior_weight: float = 0.4
+    denominator: Literal["all", "valid"] = "valid"
+
+    def __post_init__(self) -> None:
+        """Refuse points that cannot be drawn."""
+        points, oversample, importance = self.recipe.points, self.recipe.oversample, self.recipe.importance
+        if (points is not None and points < 1) or oversample < 1 or not 0 <= importance <= 1:
+            raise ValueError(
+                "masks are compared at 1 point or more (None compares whole masks), with an oversample of at least 1 "
+                f"and an importance in [0, 1]; got points {points}, oversample {oversample}, importance {importance}"
+            )
+
+    def __call__(self, out: Segmentation, labels: Integer[Tensor, "b H W"]) -> LossTerms:
+        """Return the terms for labels of the padded image."""
+        assert isinstance(out.main, MaskLogits)
+        terms = self.terms(out.main, labels)
+        weighted = (
+            self.recipe.class_weight * terms.classes
+            + self.recipe.mask_weight * terms.masks
+            + self.recipe.dice_weight * terms.dice
+        )
+        main = weighted.sum()
+        if out.prior is None:
+            prior = torch.zeros_like(main)
+        else:
+            prior = self.prior_weight * pixel_cross_entropy(out.prior.logits, labels, denominator=self.denominator)
+        return LossTerms(main + prior, main, prior)
+
+    def terms(self, out: MaskLogits, labels: Integer[Tensor, "b H W"]) -> MaskTerms:
+        """Return the unweighted losses of every prediction, in float32.
+
+        Of the device it asks twice: which classes there are, and what all pairs cost.
+        """
+        predictions = (out, *out.auxiliary)
+        with torch.autocast(labels.device.type, enabled=False):
+            targets = find_targets(labels, out.class_logits.shape[-1] - 1)
+            comparison = self._comparison(targets, len(predictions), queries=out.class_logits.shape[1])
+            costs = [comparison.costs(number, prediction) for number, prediction in enumerate(predictions)]
+            matching = match(torch.stack(costs), targets)
+            masks, dice = comparison.losses(predictions, matching)
+            count = _mean_count(targets)
+            return MaskTerms(
+                self._class_losses(predictions, matching, targets), masks.sum(1) / count, dice.sum(1) / count
+            )
+
+    def _comparison(self, targets: Targets, predictions: int, *, queries: int) -> SampledMasks | WholeMasks:
+        if self.recipe.points is None:
+            return WholeMasks(targets, self.recipe)
+        return SampledMasks(targets, self.recipe, self.recipe.points, predictions=predictions, queries=queries)
+
+    def _class_losses(
+        self, predictions: Sequence[MaskLogits], matching: Matching, targets: Targets
+    ) -> Float[Tensor, " l"]:
+        """Return the weighted mean of the queries' cross-entropy; queries without a pair are of "no object"."""
+        logits = torch.stack([prediction.class_logits.float() for prediction in predictions])
+        no_object = logits.shape[-1] - 1
+        wanted = torch.full(logits.shape[:-1], no_object, device=logits.device)
+        rows = torch.arange(len(predictions), device=logits.device)[:, None]
+        wanted[rows, matching.images, matching.queries] = matching.classes
+        weights = torch.where(wanted == no_object, self.recipe.no_object, 1.0)
+        if self.recipe.ignored == "excluded":
+            labelled = torch.tensor(targets.counts, device=logits.device) > 0
+            weights = weights * labelled[:, None]
+        losses = F.cross_entropy(logits.movedim(-1, 1), wanted, reduction="none") * weights
+        total = weights.sum((1, 2))
+        return losses.sum((1, 2)) / torch.where(total > 0, total, 1.0)
+
+
+def _mean_count(targets: Targets) -> Tensor:
+    """Return the number of targets in a worker's batch, the mean over all workers, at least 1."""
+    count = torch.full((), float(sum(targets.counts)), device=targets.labels.device)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(count)
+        count = count / dist.get_world_size()
+    return count.clamp(min=1)

@@ -1,0 +1,115 @@
+"""Which query answers for which class: the targets of a batch, the cost of every pair, and the cheapest assignment."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from semask.losses.binary import pixel_losses, smooth_dice
+from semask.recipes import MaskLossRecipe
+from semask.structures import IGNORE
+
+_HOPELESS = 1e9
+"""Cost of a pair whose cost is not finite; small enough for the others to keep their digits beside it."""
+
+
+class Targets(NamedTuple):
+    """The classes present in each image of a batch; each stands for a binary mask, which stays in the label map.
+
+    classes: ascending ids, on the labels' device; rows are filled up with 0. counts: how many of a row are meant, on
+    the host.
+    """
+
+    labels: Integer[Tensor, "b H W"]
+    classes: Integer[Tensor, "b t"]
+    counts: tuple[int, ...]
+
+    def pairs(self, queries: int) -> tuple[int, ...]:
+        """Return how many pairs each image will have, which the costs do not change."""
+        return tuple(min(count, queries) for count in self.counts)
+
+    def images_of_pairs(self, queries: int) -> Integer[Tensor, " m"]:
+        """Return the image of every pair, in order."""
+        images = np.repeat(np.arange(len(self.counts)), self.pairs(queries))
+        return torch.from_numpy(images).to(self.labels.device)
+
+
+class Matching(NamedTuple):
+    """The m pairs of every one of l predictions, image by image, queries ascending."""
+
+    images: Integer[Tensor, " m"]
+    queries: Integer[Tensor, "l m"]
+    classes: Integer[Tensor, "l m"]
+
+
+def find_targets(labels: Integer[Tensor, "b H W"], num_classes: int) -> Targets:
+    """Find the classes in each image of a batch, with one transfer to the host; `IGNORE` is none.
+
+    A ValueError names ids that are no classes.
+    """
+    table = torch.zeros(len(labels), IGNORE + 1, dtype=torch.bool, device=labels.device)
+    present = table.scatter_(1, labels.flatten(1).long(), True)[:, :IGNORE].cpu().numpy()
+    beyond = np.flatnonzero(present[:, num_classes:].any(axis=0)) + num_classes
+    if beyond.size:
+        raise ValueError(
+            f"labels are class ids 0 … {num_classes - 1} or {IGNORE} (ignored), got {', '.join(map(str, beyond))}; "
+            "build the model for more classes, or mend the labels"
+        )
+    counts = present.sum(axis=1)
+    classes = np.zeros((len(present), counts.max()), dtype=np.int64)
+    for row, found in zip(classes, present, strict=True):
+        row[: found.sum()] = np.flatnonzero(found)
+    return Targets(labels, torch.from_numpy(classes).to(labels.device), tuple(counts.tolist()))
+
+
+@torch.no_grad()
+def pair_costs(
+    class_logits: Float[Tensor, "b q k"],
+    mask_logits: Float[Tensor, "b q n"],
+    *,
+    classes: Integer[Tensor, "b t"],
+    masks: Float[Tensor, "b t n"],
+    weights: Float[Tensor, "b n"],
+    recipe: MaskLossRecipe,
+) -> Float[Tensor, "b q t"]:
+    """Return what every query would cost as every target, at n points or pixels, in float32.
+
+    `masks` are the targets, in [0, 1] and 0 where `weights` is.
+
+    Source: MaskFormer (arXiv:2107.06278) §3.2: the probability of the class instead of its logarithm.
+    """
+    with torch.autocast(mask_logits.device.type, enabled=False):
+        logits = mask_logits.float()
+        class_cost = -_at_classes(class_logits.float().softmax(-1), classes)
+        outside, more = pixel_losses(logits, recipe.mask_loss)
+        sums = torch.einsum("bqn,bn->bq", outside, weights)[..., None] + torch.einsum("bqn,btn->bqt", more, masks)
+        mask_cost = sums / weights.sum(-1).clamp(min=1)[:, None, None]
+        inside = logits.sigmoid()
+        areas = torch.einsum("bqn,bn->bq", inside, weights)[..., None] + masks.sum(-1)[:, None]
+        dice_cost = smooth_dice(torch.einsum("bqn,btn->bqt", inside, masks), areas)
+        return recipe.class_weight * class_cost + recipe.mask_weight * mask_cost + recipe.dice_weight * dice_cost
+
+
+def match(costs: Float[Tensor, "l b q t"], targets: Targets) -> Matching:
+    """Return the cheapest one-to-one assignment for every prediction and image; costs go to the host in one transfer.
+
+    Every target has a query, or every query a target when there are more targets. A cost that is not finite is a high
+    one: the loss will tell that the model diverged.
+    """
+    table = torch.nan_to_num(costs, nan=_HOPELESS, posinf=_HOPELESS, neginf=_HOPELESS).cpu().numpy()
+    images = targets.images_of_pairs(costs.shape[2])
+    pairs = np.empty((2, len(table), len(images)), dtype=np.int64)
+    for prediction, batch in enumerate(table):
+        assigned = [linear_sum_assignment(cost[:, :count]) for cost, count in zip(batch, targets.counts, strict=True)]
+        pairs[:, prediction] = np.concatenate(assigned, axis=1)
+    queries, columns = torch.from_numpy(pairs).to(costs.device)
+    return Matching(images, queries, targets.classes[images, columns])
+
+
+def _at_classes(probabilities: Float[Tensor, "b q k"], classes: Integer[Tensor, "b t"]) -> Float[Tensor, "b q t"]:
+    return probabilities.gather(2, classes[:, None].expand(-1, probabilities.shape[1], -1))

@@ -1,0 +1,123 @@
+"""Points at which masks are compared: drawing, placing, sampling, and choosing the uncertain ones.
+
+Points are (x, y) in [0, 1], from the image's left upper corner to its right lower one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from semask.recipes import MaskLossRecipe
+from semask.structures import IGNORE
+
+
+class Draws(NamedTuple):
+    """Uniform random numbers in [0, 1) for l predictions: d per point.
+
+    matching: shared by all masks of an image. candidates, others: for every pair, those of which the most uncertain
+    are taken, and those that are taken as they are.
+    """
+
+    matching: Float[Tensor, "l b p d"]
+    candidates: Float[Tensor, "l m n d"]
+    others: Float[Tensor, "l m r d"]
+
+
+def draw(
+    recipe: MaskLossRecipe, points: int, *, predictions: int, images: int, pairs: int, device: torch.device
+) -> Draws:
+    """Draw for all predictions at once, before it is known which queries match.
+
+    The order is that of the authors' code, prediction by prediction, so equal seeds give equal points.
+    """
+    # The place of a point has two coordinates; a labelled pixel has one number.
+    numbers = 2 if recipe.ignored == "background" else 1
+    uncertain = _uncertain(recipe, points)
+    shapes = ((images, points), (pairs, int(points * recipe.oversample)), (pairs, points - uncertain))
+    draws = Draws(*(torch.empty(predictions, *shape, numbers, device=device) for shape in shapes))
+    for number in range(predictions):
+        for part in draws:
+            part[number].uniform_()
+    return draws
+
+
+class LabelledPixels:
+    """The labelled pixels of every image, to draw points from."""
+
+    def __init__(self, labels: Integer[Tensor, "b H W"]) -> None:
+        self.size = (labels.shape[-2], labels.shape[-1])
+        labelled = (labels != IGNORE).flatten(1)
+        self.counts = labelled.sum(-1)
+        # The n-th labelled pixel stands at n; all others share a place behind the end.
+        places = torch.where(labelled, labelled.cumsum(-1) - 1, labelled.shape[-1])
+        pixels = torch.arange(labelled.shape[-1], device=labels.device).expand_as(places)
+        self.pixels = torch.zeros_like(F.pad(places, (0, 1))).scatter_(-1, places, pixels)
+
+    def place(self, numbers: Float[Tensor, "m p 1"], images: Integer[Tensor, " m"]) -> Float[Tensor, "m p 2"]:
+        """Return the centres of the pixels that numbers in [0, 1) choose, each pixel of the image equally likely.
+
+        An image without any gives its first pixel.
+        """
+        height, width = self.size
+        last = (self.counts[images] - 1).clamp(min=0)[:, None]
+        # A number next to 1 may round up to the count.
+        chosen = (numbers[..., 0] * self.counts[images][:, None]).long().minimum(last)
+        pixels = self.pixels[images[:, None], chosen]
+        return torch.stack((((pixels % width) + 0.5) / width, ((pixels // width) + 0.5) / height), dim=-1)
+
+
+def sample_maps(maps: Float[Tensor, "m c h w"], points: Float[Tensor, "m p 2"]) -> Float[Tensor, "m c p"]:
+    """Return the maps at the points, bilinear; 0 lies beyond the border."""
+    return F.grid_sample(maps, 2 * points[:, :, None] - 1, mode="bilinear", align_corners=False)[..., 0]
+
+
+def sample_classes(
+    labels: Integer[Tensor, "b H W"],
+    points: Float[Tensor, "m p 2"],
+    *,
+    images: Integer[Tensor, " m"],
+    classes: Integer[Tensor, "m t"],
+) -> Float[Tensor, "m t p"]:
+    """Return what `sample_maps` would give for the binary masks of classes, without making the masks.
+
+    Row i of the points lies in image `images[i]`.
+    """
+    height, width = labels.shape[-2:]
+    # As grid_sample computes them, from -1 … 1, for equal rounding.
+    x, y = (((2 * points - 1 + 1) * points.new_tensor((width, height)) - 1) / 2).unbind(-1)
+    left, top = x.floor(), y.floor()
+    shares = points.new_zeros(len(points), classes.shape[1], points.shape[1])
+    for column, across in ((left, 1 - (x - left)), (left + 1, x - left)):
+        for row, down in ((top, 1 - (y - top)), (top + 1, y - top)):
+            beyond = (column < 0) | (column >= width) | (row < 0) | (row >= height)
+            weight = (across * down).masked_fill(beyond, 0)
+            at = (row.long().clamp(0, height - 1), column.long().clamp(0, width - 1))
+            shares += weight[:, None] * (labels[images[:, None], *at][:, None] == classes[..., None])
+    return shares
+
+
+@torch.no_grad()
+def choose_points(
+    masks: Float[Tensor, "m h w"],
+    candidates: Float[Tensor, "m n 2"],
+    others: Float[Tensor, "m r 2"],
+    *,
+    recipe: MaskLossRecipe,
+    points: int,
+) -> Float[Tensor, "m p 2"]:
+    """Return the candidates whose logits are nearest to 0, then the others.
+
+    Source: PointRend (arXiv:1912.08193) §3.1, as in Mask2Former.
+    """
+    logits = sample_maps(masks[:, None], candidates)[:, 0]
+    nearest = logits.abs().topk(_uncertain(recipe, points), dim=-1, largest=False, sorted=False).indices
+    return torch.cat((candidates.gather(1, nearest[..., None].expand(-1, -1, 2)), others), dim=1)
+
+
+def _uncertain(recipe: MaskLossRecipe, points: int) -> int:
+    return int(recipe.importance * points)
