@@ -47,8 +47,24 @@ def layout(name: str) -> dict[str, Any]:
     return json.loads(gzip.decompress((FIXTURES / f"{name}.layout.json.gz").read_bytes()))
 
 
-def checkpoint(name: str) -> dict[str, Tensor]:
-    return {key: synthetic_tensor(key, tuple(v["shape"]), v["dtype"]) for key, v in tensors_named(name).items()}
+def checkpoint(name: str, made: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The tensors of a fixture's layout; groups that are shared hold one value, and `_spread` fixtures are rescaled.
+
+    `made` keeps the tensors of the backbone, which several large fixtures share, from one call to the next.
+    """
+    spec = layout(name)
+    source = {key: group[-1] for group in spec.get("shared_tensors", ()) for key in group}
+    tensors = dict(made or {})
+    for key, v in tensors_named(name).items():
+        if key not in tensors:
+            tensors[key] = synthetic_tensor(source.get(key, key), tuple(v["shape"]), v["dtype"])
+    if made is not None:
+        made |= {key: value for key, value in tensors.items() if key.startswith("backbone.")}
+    for word, factor in spec.get("post_scale") or ():
+        for key in tensors:
+            if key.startswith("sem_seg_head.predictor.") and word in key:
+                tensors[key] = tensors[key] * factor
+    return tensors
 
 
 def hollow_checkpoint(name: str) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from semask.build import build_model, build_weightless, with_classes
 from semask.checkpoints.mismatch import differences, explain, file_classes
-from semask.checkpoints.rules import segmenter, semask_fpn
+from semask.checkpoints.rules import detectron2, segmenter, semask_fpn
 from semask.checkpoints.rules.translation import Rule
 from semask.checkpoints.variant import VARIANT, check_variant
 from semask.data.classes import Classes
@@ -23,6 +23,8 @@ RULES: dict[str, Rule] = {
     "semantic_fpn": semask_fpn,
     "segmenter_linear": segmenter,
     "segmenter_mask": segmenter,
+    "maskformer": detectron2,
+    "mask2former": detectron2,
 }
 """Rule file by decoder."""
 

@@ -13,6 +13,8 @@ from semask.recipes import Recipe
 SHOWN = 5
 """Tensors of a kind that are named."""
 _TABLE = "encoder.backbone.pos_embed"
+_WITH_NO_OBJECT = "decoder.predictor.head.classify."
+"""Mask classifiers have one class more there."""
 _PATCHES = "encoder.backbone.patch_embed.proj.weight"
 
 
@@ -69,7 +71,8 @@ def explain(
 
 def file_classes(tensors: Mapping[str, Tensor], class_tensors: re.Pattern[str]) -> int | None:
     """Return the class count of the file, None where no tensor tells."""
-    return next((len(value) for key, value in tensors.items() if class_tensors.fullmatch(key) and value.ndim), None)
+    found = ((key, len(value)) for key, value in tensors.items() if class_tensors.fullmatch(key) and value.ndim)
+    return next((count - key.startswith(_WITH_NO_OBJECT) for key, count in found), None)
 
 
 def _class_counts(translation: Translation, class_tensors: re.Pattern[str]) -> str | None:
