@@ -20,6 +20,7 @@ from semask.encoders.hierarchical import HierarchicalEncoder
 from semask.encoders.plain import PlainEncoder, is_plain, timm_vit
 from semask.layers.semantic import SemanticLayer
 from semask.layers.single_scale import SingleScale
+from semask.losses.masks import MaskClassificationLoss
 from semask.losses.pixel import SegmentationLoss
 from semask.model import SegmentationModel
 from semask.pixel_decoders.fapn import AlignedLevel
@@ -112,9 +113,11 @@ def build_semantic_layers(spec: EncoderRecipe, chain: Chain, num_classes: int) -
     ]
 
 
-def build_loss(recipe: Recipe) -> SegmentationLoss:
+def build_loss(recipe: Recipe) -> SegmentationLoss | MaskClassificationLoss:
     """Return the loss of a recipe, which depends on what its decoder gives."""
     spec = recipe.loss
+    if recipe.model.decoder.name in MASK_CLASSIFIERS:
+        return MaskClassificationLoss(spec.masks, spec.prior_weight, spec.denominator)
     return SegmentationLoss(spec.prior_weight, spec.denominator, spec.ohem_pixels)
 
 
