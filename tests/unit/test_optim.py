@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from semask import recipes
-from semask.build import build
+from semask.build import build, build_weightless
 from semask.checkpoints.rules.semask_fpn import rename
 from semask.recipes import OptimRecipe
 from semask.training.optim import build_optimizer, parameter_groups
@@ -56,6 +56,76 @@ def test_encoder_scale_spares_the_decoder() -> None:
     decoder = {rate for name, (rate, _) in rates.items() if not name.startswith("encoder.")}
     assert encoder == {1e-3 * 0.1}
     assert decoder == {1e-3}
+
+
+def tables_and_norms(model: nn.Module) -> set[str]:
+    """Return what detectron2's rule spares, by shapes: layers with a vector as their weight are normalisations."""
+    tables = {"query_positions", "query_features", "predictor.level_embeddings", "relative_position_bias_table"}
+    names = {name for name, _ in model.named_parameters() if any(name.endswith(table) for table in tables)}
+    for name, module in model.named_modules():
+        if getattr(module, "weight", None) is not None and module.weight.ndim == 1:
+            names |= {f"{name}.weight", f"{name}.bias"}
+    return names & dict(model.named_parameters()).keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "tables", "others"),
+    [
+        ("ade20k/resnet50-maskformer", 1, ()),
+        ("ade20k/swin-t-mask2former", 3, ("decoder.pixel_decoder.level_embeddings",)),
+        ("ade20k/swin-t-fapn-mask2former", 3, ()),
+        ("ade20k/swin-t-msfapn-mask2former", 3, ("decoder.pixel_decoder.level_embeddings",)),
+        ("camvid/semask-lite0-mask2former", 3, ("decoder.pixel_decoder.level_embeddings",)),
+    ],
+)
+def test_mask_classifiers_decay_all_but_norms_and_tables(name: str, tables: int, others: tuple[str, ...]) -> None:
+    recipe = recipes.get(name)
+    model = build_weightless(recipe)
+    rates = by_name(model, recipe.optim)
+    spared = tables_and_norms(model)
+    assert {name for name, (_, decay) in rates.items() if decay == 0.0} == spared
+    assert sum(name.startswith("decoder.predictor.") and "norm" not in name for name in spared) == tables
+    assert {decay for _, decay in rates.values()} == {0.0, recipe.optim.weight_decay}
+    for other in others:
+        assert rates[other][1] == recipe.optim.weight_decay
+    encoder = {rate for name, (rate, _) in rates.items() if name.startswith("encoder.")}
+    assert encoder == {recipe.optim.lr * recipe.optim.encoder_lr_scale}
+
+
+def test_semantic_layers_have_the_rate_of_the_encoder() -> None:
+    recipe = recipes.get("camvid/semask-lite0-mask2former")
+    rates = by_name(build_weightless(recipe), recipe.optim)
+    semantic = {rate for name, (rate, _) in rates.items() if ".semantic." in name}
+    assert semantic == {5e-4 * 0.2}
+
+
+class Shared(nn.Module):
+    """Two layers with one norm, as in FaPN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(4, 4, 1), nn.GroupNorm(2, 4))
+        self.second = nn.Sequential(nn.Conv2d(4, 4, 1), self.first[1])
+
+
+@pytest.mark.parametrize("decays", [True, False])
+def test_a_shared_norm_is_there_once(decays: bool) -> None:
+    model = Shared()
+    groups = parameter_groups(model, OptimRecipe(weight_decay=0.1, norm_decay=decays))
+    members = [id(parameter) for group in groups for parameter in group["params"]]
+    assert len(members) == len(set(members)) == 6
+    norm = by_name(model, OptimRecipe(weight_decay=0.1, norm_decay=decays))["first.1.weight"]
+    assert norm[1] == (0.1 if decays else 0.0)
+    build_optimizer(model, OptimRecipe())  # AdamW warns about parameters that come twice
+
+
+def test_fapn_hands_every_parameter_to_the_optimiser_once() -> None:
+    recipe = recipes.get("ade20k/swin-t-fapn-mask2former")
+    model = build_weightless(recipe)
+    members = [id(parameter) for group in parameter_groups(model, recipe.optim) for parameter in group["params"]]
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    assert len(members) == len(set(members)) == len(list(model.parameters()))
+    assert len(names) - len(members) == 3 * 2, "three norms of a weight and a bias are shared"
 
 
 def test_frozen_parameters_are_left_out() -> None:
