@@ -11,8 +11,8 @@ from torch import Tensor
 from semask.checkpoints.convert import load_published
 from semask.checkpoints.rules.detectron2 import translate
 from semask.losses.comparison import SampledMasks, WholeMasks
-from semask.losses.matching import find_targets, match
 from semask.losses.masks import MaskClassificationLoss
+from semask.losses.matching import find_targets, match
 from semask.recipes import get
 from tests.reference.synthetic_weights import FIXTURES, checkpoint, synthetic_image
 

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Integer
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from semask.losses.binary import pixel_losses, smooth_dice
@@ -101,6 +100,8 @@ def match(costs: Float[Tensor, "l b q t"], targets: Targets) -> Matching:
     Every target has a query, or every query a target when there are more targets. A cost that is not finite is a high
     one: the loss will tell that the model diverged.
     """
+    from scipy.optimize import linear_sum_assignment
+
     table = torch.nan_to_num(costs, nan=_HOPELESS, posinf=_HOPELESS, neginf=_HOPELESS).cpu().numpy()
     images = targets.images_of_pairs(costs.shape[2])
     pairs = np.empty((2, len(table), len(images)), dtype=np.int64)

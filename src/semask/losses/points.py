@@ -50,25 +50,27 @@ class LabelledPixels:
     """The labelled pixels of every image, to draw points from."""
 
     def __init__(self, labels: Integer[Tensor, "b H W"]) -> None:
-        self.size = (labels.shape[-2], labels.shape[-1])
+        height, width = labels.shape[-2:]
         labelled = (labels != IGNORE).flatten(1)
         self.counts = labelled.sum(-1)
         # The n-th labelled pixel stands at n; all others share a place behind the end.
-        places = torch.where(labelled, labelled.cumsum(-1) - 1, labelled.shape[-1])
-        pixels = torch.arange(labelled.shape[-1], device=labels.device).expand_as(places)
-        self.pixels = torch.zeros_like(F.pad(places, (0, 1))).scatter_(-1, places, pixels)
+        places = torch.where(labelled, labelled.cumsum(-1) - 1, height * width)[..., None].expand(-1, -1, 2)
+        x = (torch.arange(width, device=labels.device) + 0.5) / width
+        y = (torch.arange(height, device=labels.device) + 0.5) / height
+        centres = torch.cartesian_prod(y, x).flip(-1).expand_as(places)
+        self.centres = x.new_zeros(len(labels), height * width + 1, 2).scatter_(1, places, centres)
 
     def place(self, numbers: Float[Tensor, "m p 1"], images: Integer[Tensor, " m"]) -> Float[Tensor, "m p 2"]:
         """Return the centres of the pixels that numbers in [0, 1) choose, each pixel of the image equally likely.
 
-        An image without any gives its first pixel.
+        An image without labels gives its corner.
         """
-        height, width = self.size
-        last = (self.counts[images] - 1).clamp(min=0)[:, None]
+        counts = self.counts[images][:, None]
         # A number next to 1 may round up to the count.
-        chosen = (numbers[..., 0] * self.counts[images][:, None]).long().minimum(last)
-        pixels = self.pixels[images[:, None], chosen]
-        return torch.stack((((pixels % width) + 0.5) / width, ((pixels // width) + 0.5) / height), dim=-1)
+        chosen = (numbers[..., 0] * counts).long().minimum((counts - 1).clamp(min=0))
+        rows = chosen + images[:, None] * self.centres.shape[1]
+        placed: Tensor = self.centres.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
+        return placed
 
 
 def sample_maps(maps: Float[Tensor, "m c h w"], points: Float[Tensor, "m p 2"]) -> Float[Tensor, "m c p"]:
@@ -88,8 +90,7 @@ def sample_classes(
     Row i of the points lies in image `images[i]`.
     """
     height, width = labels.shape[-2:]
-    # As grid_sample computes them, from -1 … 1, for equal rounding.
-    x, y = (((2 * points - 1 + 1) * points.new_tensor((width, height)) - 1) / 2).unbind(-1)
+    x, y = points[..., 0] * width - 0.5, points[..., 1] * height - 0.5
     left, top = x.floor(), y.floor()
     shares = points.new_zeros(len(points), classes.shape[1], points.shape[1])
     for column, across in ((left, 1 - (x - left)), (left + 1, x - left)):
