@@ -42,7 +42,7 @@ def test_the_unused_heads_are_dropped(published: dict[str, Tensor]) -> None:
     assert rename("decoder.head.weight") == "decoder.classify.weight"
     conversion = convert(published, RECIPE)
     assert conversion.loaded == len(conversion.model.state_dict()) == len(published) - 2
-    assert conversion.variant is None, "a dict has no folder to look into"
+    assert conversion.beside is None, "a dict has no folder to look into"
 
 
 def test_matrices_are_turned_where_they_are_a_linear_layer() -> None:
@@ -154,6 +154,6 @@ def test_the_variant_is_compared_before_the_tensors(published: dict[str, Tensor]
         convert(tmp_path / "checkpoint.pth", "pascal-context/seg-l-mask-16")
     conversion = convert(tmp_path / "checkpoint.pth", RECIPE, num_classes=60)
     assert (
-        conversion.variant
+        conversion.beside
         == "The variant.yml beside it agrees on backbone, image size, normalisation, decoder and classes."
     )

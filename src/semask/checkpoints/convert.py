@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from semask.build import build_model, build_weightless, with_classes
+from semask.build import build_encoder, build_model, build_weightless, with_classes
 from semask.checkpoints.mismatch import differences, explain, file_classes
-from semask.checkpoints.rules import detectron2, segmenter, semask_fpn
-from semask.checkpoints.rules.translation import Rule
+from semask.checkpoints.record import WEIGHTS
+from semask.checkpoints.rules import detectron2, segmenter, semask_fpn, transformers
+from semask.checkpoints.rules.translation import Rule, Translation
+from semask.checkpoints.transformers_config import (
+    CONFIG,
+    PROCESSOR,
+    check_config,
+    check_processor,
+    config_names,
+    read_config,
+)
 from semask.checkpoints.variant import VARIANT, check_variant
 from semask.data.classes import Classes
 from semask.model import SegmentationModel
-from semask.recipes import Recipe, get, names
+from semask.recipes import EncoderRecipe, Recipe, get, names
+from semask.weightless import weightless
 from semask.weights import read_checkpoint, tensors_of
 
 RULES: dict[str, Rule] = {
@@ -26,15 +37,17 @@ RULES: dict[str, Rule] = {
     "maskformer": detectron2,
     "mask2former": detectron2,
 }
-"""Rule file by decoder."""
+"""Rule file by decoder; mask classifiers have a second one, see `_rule`."""
+_WEIGHTS_THERE = (WEIGHTS, "pytorch_model.bin")
+"""Files of weights in a folder of transformers."""
 
 
 class Conversion(NamedTuple):
     """A converted file.
 
     loaded: how many tensors were filled. fresh: tensors left at their random start because they depend on the class
-    count. classes: names and colours, if the file carries them. layout: whose file it is, in words. variant: what was
-    made of a variant.yml, None for layouts that have none.
+    count. classes: names and colours, if the file carries them. layout: whose file it is, in words. beside: what was
+    made of the file that describes the model, a variant.yml or config.json; None for layouts that have none.
     """
 
     model: SegmentationModel
@@ -43,32 +56,38 @@ class Conversion(NamedTuple):
     fresh: tuple[str, ...]
     classes: Classes | None
     layout: str
-    variant: str | None
+    beside: str | None
+
+
+Source = str | Path | Mapping[str, Any]
+"""A published file, a folder of `transformers`, or a state dict."""
 
 
 def load_published(
-    source: str | Path | Mapping[str, Any], recipe: str | Recipe, num_classes: int | None = None
+    source: Source, recipe: str | Recipe, num_classes: int | None = None, *, trust: bool = False
 ) -> SegmentationModel:
-    """Return the model of a published file or state dict, bare or wrapped, in evaluation mode.
+    """Return the model of a published file, folder of `transformers` or state dict, in evaluation mode.
 
-    Every tensor must match; a ValueError counts those that do not. `num_classes` keeps all but the tensors that depend
-    on the class count, which then start fresh.
+    State dicts may be bare or wrapped. Every tensor must match; a ValueError counts those that do not. `num_classes`
+    keeps all but the tensors that depend on the class count, which then start fresh. `trust` reads numpy arrays too
+    (`semask.weights.read_checkpoint`).
     """
-    return convert(source, recipe, num_classes).model
+    return convert(source, recipe, num_classes, trust=trust).model
 
 
-def convert(source: str | Path | Mapping[str, Any], recipe: str | Recipe, num_classes: int | None = None) -> Conversion:
+def convert(source: Source, recipe: str | Recipe, num_classes: int | None = None, *, trust: bool = False) -> Conversion:
     """Return the model of a published file together with what was done; the layout may change the recipe."""
     recipe = get(recipe) if isinstance(recipe, str) else recipe
-    rule = _rule(recipe)
+    _require_rule(recipe)
     if num_classes is not None:
         recipe = with_classes(recipe, num_classes)
-    checkpoint = source if isinstance(source, Mapping) else read_checkpoint(source)
+    file, checkpoint = _open(source, trust=trust)
     tensors = tensors_of(checkpoint)
+    rule = _rule(recipe, tensors)
     translation = rule.translate(tensors, recipe)
-    variant = None
-    if translation.layout == segmenter.AUTHORS and not isinstance(source, Mapping):
-        variant = _compare_variant(Path(source), recipe, any_classes=num_classes is not None)
+    beside = None
+    if translation.layout == segmenter.AUTHORS and file is not None:
+        beside = _compare_variant(file, recipe, any_classes=num_classes is not None)
     wanted = build_weightless(translation.recipe).state_dict()
     fresh = _fresh(translation.tensors, wanted, rule) if num_classes is not None else ()
     problem = explain(
@@ -80,23 +99,32 @@ def convert(source: str | Path | Mapping[str, Any], recipe: str | Recipe, num_cl
     )
     if problem is not None:
         raise ValueError(problem)
+    class_names, colours = _classes_in_meta(checkpoint)
+    if translation.layout == transformers.LAYOUT and file is not None:
+        beside, class_names = _compare_config(file, recipe)
     kept = {key: value for key, value in translation.tensors.items() if key not in fresh}
     model = build_model(translation.recipe)
     model.load_state_dict(kept, strict=False)
-    classes = None if fresh else _classes(checkpoint, recipe)
-    return Conversion(model, translation.recipe, len(kept), fresh, classes, translation.layout, variant)
+    classes = None if fresh else _classes(class_names, colours, recipe)
+    return Conversion(model, translation.recipe, len(kept), fresh, classes, translation.layout, beside)
 
 
 def fitting_recipe(tensors: Mapping[str, Tensor], recipe: Recipe) -> str | None:
     """Return the name of a recipe that a file fills, of the same dataset if its class count allows, else None."""
     dataset = recipe.name.partition("/")[0]
+    translations: dict[Rule, Translation] = {}
     for name in sorted(names(), key=lambda name: name.partition("/")[0] != dataset):
         candidate = get(name)
-        rule = RULES.get(candidate.model.decoder.name)
-        if rule is None:
+        if candidate.model.decoder.name not in RULES:
             continue
-        translation = rule.translate(tensors, candidate)
+        rule = _rule(candidate, tensors)
+        if rule not in translations:
+            translations[rule] = rule.translate(tensors, candidate)
+        translation = translations[rule]
         if file_classes(translation.tensors, rule.CLASS_TENSORS) != candidate.model.num_classes:
+            continue
+        # The encoders are few; most candidates need not be built any further.
+        if _shapes(translation.tensors) != _encoder_shapes(candidate):
             continue
         if not any(differences(translation, _tensors_named(name))):
             return name
@@ -108,11 +136,66 @@ def _tensors_named(name: str) -> dict[str, Tensor]:
     return build_weightless(get(name)).state_dict()
 
 
-def _rule(recipe: Recipe) -> Rule:
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of what lies in the encoder."""
+    return {key: tuple(value.shape) for key, value in tensors.items() if key.startswith("encoder.")}
+
+
+def _encoder_shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
+    spec = recipe.model.encoder
+    # What leaves the shapes as they are must not make another encoder of it.
+    spec = dataclasses.replace(spec, weights=None, drop_path=0.0, semantic_windows=(None,) * 4)
+    return _shapes_of_encoder(spec, recipe.model.num_classes)
+
+
+@cache
+def _shapes_of_encoder(spec: EncoderRecipe, num_classes: int) -> dict[str, tuple[int, ...]]:
+    with weightless():
+        encoder = build_encoder(spec, num_classes)
+    return {f"encoder.{key}": tuple(value.shape) for key, value in encoder.state_dict().items()}
+
+
+def _require_rule(recipe: Recipe) -> None:
     name = recipe.model.decoder.name
     if name not in RULES:
         raise ValueError(f"no published files are known for the decoder {name!r}; there are for: {', '.join(RULES)}")
-    return RULES[name]
+
+
+def _rule(recipe: Recipe, tensors: Mapping[str, Tensor]) -> Rule:
+    rule = RULES[recipe.model.decoder.name]
+    return transformers if rule is detectron2 and transformers.recognises(tensors) else rule
+
+
+def _open(source: Source, *, trust: bool) -> tuple[Path | None, Mapping[str, Any]]:
+    """Return the file of weights, None for a state dict, and what it holds."""
+    if isinstance(source, Mapping):
+        return None, source
+    file = _weights_file(Path(source))
+    return file, read_checkpoint(file, trust=trust)
+
+
+def _weights_file(path: Path) -> Path:
+    """Return the file of weights in a folder of transformers, and a file as it is."""
+    if not path.is_dir():
+        return path
+    found = [path / name for name in _WEIGHTS_THERE if (path / name).is_file()]
+    if not found:
+        raise ValueError(f"{str(path)!r} is a folder without {' or '.join(_WEIGHTS_THERE)}; give the file itself")
+    return found[0]
+
+
+def _compare_config(file: Path, recipe: Recipe) -> tuple[str, list[str]]:
+    """Compare what lies beside a file of transformers; return what was found, and the class names told there."""
+    config = file.with_name(CONFIG)
+    if not config.is_file():
+        return f"There is no {CONFIG} beside it to compare the recipe with.", []
+    said = read_config(config)
+    check_config(said, recipe)
+    also = ""
+    if (processor := file.with_name(PROCESSOR)).is_file():
+        check_processor(read_config(processor), recipe)
+        also = f", the {PROCESSOR} on normalisation"
+    return f"The {CONFIG} beside it agrees on heads, activations and norms{also}.", config_names(said)
 
 
 def _compare_variant(source: Path, recipe: Recipe, *, any_classes: bool) -> str:
@@ -131,23 +214,27 @@ def _fresh(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], rule: Rule
     )
 
 
-def _classes(checkpoint: Mapping[str, Any], recipe: Recipe) -> Classes | None:
+def _classes_in_meta(checkpoint: Mapping[str, Any]) -> tuple[list[str], Sequence[Any] | None]:
+    """Return class names and colours in mmsegmentation's 'meta', which spells some names with blanks at the end."""
+    meta = checkpoint.get("meta")
+    if not isinstance(meta, Mapping):
+        return [], None
+    return [str(name) for name in meta.get("CLASSES") or ()], meta.get("PALETTE")
+
+
+def _classes(names: Sequence[str], colours: Sequence[Any] | None, recipe: Recipe) -> Classes | None:
     """Return the classes that the file speaks of.
 
-    That is the recipe's packaged table, with its label map, unless the file names others in mmsegmentation's 'meta'.
+    That is the recipe's packaged table, with its label map, unless the file names others.
     """
     packaged = Classes.load(recipe.data.classes) if recipe.data.classes is not None else None
     if packaged is not None and len(packaged) != recipe.model.num_classes:
         packaged = None
-    meta = checkpoint.get("meta")
-    names = meta.get("CLASSES") if isinstance(meta, Mapping) else None
-    if not names or len(names) != recipe.model.num_classes:
+    if len(names) != recipe.model.num_classes:
         return packaged
-    # mmsegmentation spells some names with blanks at the end
-    names = [str(name).strip() for name in names]
+    names = [name.strip() for name in names]
     if packaged is not None and [n.casefold() for n in names] == [n.casefold() for n in packaged.names]:
         return packaged
-    colours = meta.get("PALETTE") if isinstance(meta, Mapping) else None
     entries: list[dict[str, Any]] = [{"name": name} for name in names]
     if colours is not None and len(colours) == len(names):
         entries = [{**entry, "colour": list(colour)} for entry, colour in zip(entries, colours, strict=True)]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from semask.build import build_model
 from semask.checkpoints.record import RECORD, WEIGHTS, read_record, require_checkpoint, write_record
@@ -28,7 +29,7 @@ class Bundle(NamedTuple):
 def save(directory: str | Path, model: SegmentationModel, recipe: Recipe, classes: Classes | None = None) -> Path:
     """Write the checkpoint and return its directory; files appear whole or not at all."""
     directory = Path(directory)
-    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in _own_tensors(model).items()}
     with whole_file(directory / WEIGHTS) as part:
         save_file(tensors, part)
     write_record(directory, recipe, classes)
@@ -47,7 +48,7 @@ def load(directory: str | Path, *, device: str | torch.device = "cpu") -> Bundle
         tensors = load_file(directory / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{str(directory / WEIGHTS)!r} cannot be read: {error}. Save the checkpoint again.") from error
-    wanted = model.state_dict()
+    wanted = _own_tensors(model)
     odd = sorted(set(tensors) ^ set(wanted))
     odd += [key for key, value in tensors.items() if key in wanted and value.shape != wanted[key].shape]
     if odd:
@@ -55,5 +56,13 @@ def load(directory: str | Path, *, device: str | torch.device = "cpu") -> Bundle
             f"the weights in {str(directory)!r} do not fit their recipe: {len(odd)} tensors are missing, unexpected or "
             f"of another shape, first {', '.join(odd[:5])}. {RECORD} and {WEIGHTS} must come from one run."
         )
-    model.load_state_dict(tensors)
+    # Not strict: what is shared has a second name, and comes with the first.
+    model.load_state_dict(tensors, strict=False)
     return Bundle(model.to(device), recipe, classes)
+
+
+def _own_tensors(model: SegmentationModel) -> dict[str, Tensor]:
+    """Return the state with every tensor once, by its first name: FaPN's norms are shared by two places."""
+    state = model.state_dict(keep_vars=True)
+    first = {id(value): key for key, value in reversed(state.items())}
+    return {key: value for key, value in state.items() if first[id(value)] == key}

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from semask.checkpoints.rules import swin
+from semask.checkpoints.rules.projections import split
 from semask.checkpoints.rules.translation import Translation, replace_beginning
 from semask.recipes import Recipe
 
@@ -83,7 +84,7 @@ def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
         ours = _rename(_modern(key, old=old), deformable=deformable)
         if ours is None:
             continue
-        for name, part in _parts(ours, value):
+        for name, part in split(ours, value, _JOINED):
             found[name], names[name] = part, key
     return Translation(found, tensors, names, recipe, LAYOUT)
 
@@ -122,11 +123,3 @@ def _rename_pixel_decoder(key: str, *, deformable: bool) -> str | None:
 
 def _attention(name: str) -> str:
     return name.replace(".out_proj.", ".project.")
-
-
-def _parts(ours: str, value: Tensor) -> list[tuple[str, Tensor]]:
-    joined = _JOINED.fullmatch(ours)
-    if joined is None or not value.ndim or len(value) % 3:
-        return [(ours, value)]
-    names = (f"{joined[1]}{part}.{joined[2]}" for part in ("query", "key", "value"))
-    return list(zip(names, value.chunk(3), strict=True))

@@ -1,0 +1,45 @@
+"""A checkpoint of ours as a folder of the library `transformers`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from semask.checkpoints.record import WEIGHTS
+from semask.checkpoints.rules.transformers import untranslate
+from semask.checkpoints.transformers_config import CONFIG, PROCESSOR, model_config, processor_config
+from semask.data.classes import Classes
+from semask.model import SegmentationModel
+from semask.recipes import Recipe
+from semask.whole_file import whole_file
+
+
+def write_transformers(
+    directory: str | Path, model: SegmentationModel, recipe: Recipe, classes: Classes | None = None
+) -> Path:
+    """Write a folder that `from_pretrained` reads and return it; files appear whole or not at all.
+
+    The model is a Mask2FormerForUniversalSegmentation or a MaskFormerForInstanceSegmentation. A ValueError says so
+    where `transformers` has no model that computes the same.
+    """
+    directory = Path(directory)
+    config, processor = model_config(recipe, classes), processor_config(recipe, classes)
+    ours = {key: value.detach().cpu() for key, value in model.state_dict().items()}
+    # Cloned, since parts of what was one tensor share their memory, which the format does not allow.
+    tensors = {
+        key: value.clone(memory_format=torch.contiguous_format) for key, value in untranslate(ours, recipe).items()
+    }
+    with whole_file(directory / WEIGHTS) as part:
+        save_file(tensors, part, metadata={"format": "pt"})
+    _write_json(directory / PROCESSOR, processor)
+    _write_json(directory / CONFIG, config)
+    return directory
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with whole_file(path) as part:
+        part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
