@@ -119,6 +119,18 @@ def test_costs_that_are_not_finite_are_the_last_choice(bad: float) -> None:
     assert match(torch.full((1, 1, 6, 4), bad), targets_of([4])).queries.shape == (1, 4)
 
 
+def test_queries_without_finite_costs_do_not_blur_the_others() -> None:
+    """Two of six queries are lost, and six targets want one; the other four are matched as well as they can be."""
+    costs = torch.rand(3000, 1, 6, 6)
+    costs[:, :, [1, 3]] = math.nan
+    found = match(costs, targets_of([6]))
+    good = [0, 2, 4, 5]
+    orders = torch.tensor(list(itertools.permutations(range(6), 4)))
+    cheapest = costs[:, 0][:, torch.tensor(good), orders].sum(-1).amin(1)
+    mine = costs[:, 0, good].gather(2, found.classes[:, good, None] // 2).sum((1, 2))
+    torch.testing.assert_close(mine, cheapest)
+
+
 def test_costs_go_to_the_host_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many predictions and images there are."""
     transfers: list[tuple[int, ...]] = []

@@ -85,11 +85,14 @@ def test_every_labelled_pixel_is_equally_likely() -> None:
 
 
 def test_the_largest_number_stays_inside_and_an_empty_image_has_a_place() -> None:
-    labels = torch.full((2, 4, 4), IGNORE)
-    labels[0, 1, 2] = labels[0, 3, 3] = 0
-    last = torch.full((2, 1, 1), 1 - 2**-24)
-    points = LabelledPixels(labels).place(last, torch.tensor([0, 1]))
-    assert points.squeeze(1).tolist() == [[0.875, 0.875], [0, 0]]
+    largest = torch.full((65, 1, 1), 1 - 2**-24)
+    labels = torch.full((65, 8, 8), IGNORE)
+    for count, image in enumerate(labels):
+        image.view(-1)[:count] = 0
+    points = LabelledPixels(labels).place(largest, torch.arange(65))[:, 0]
+    assert points[0].tolist() == [0, 0]
+    last = torch.arange(64)
+    torch.testing.assert_close(points[1:], torch.stack((last % 8 + 0.5, last // 8 + 0.5), dim=-1) / 8)
 
 
 def test_the_uncertain_candidates_and_all_others_are_chosen() -> None:

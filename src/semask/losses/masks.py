@@ -72,16 +72,13 @@ class MaskClassificationLoss:
         Of the device it asks twice: which classes there are, and what all pairs cost.
         """
         predictions = (out, *out.auxiliary)
-        with torch.autocast(labels.device.type, enabled=False):
-            targets = find_targets(labels, out.class_logits.shape[-1] - 1)
-            comparison = self._comparison(targets, len(predictions), queries=out.class_logits.shape[1])
-            costs = [comparison.costs(number, prediction) for number, prediction in enumerate(predictions)]
-            matching = match(torch.stack(costs), targets)
-            masks, dice = comparison.losses(predictions, matching)
-            count = _mean_count(targets)
-            return MaskTerms(
-                self._class_losses(predictions, matching, targets), masks.sum(1) / count, dice.sum(1) / count
-            )
+        targets = find_targets(labels, out.class_logits.shape[-1] - 1)
+        comparison = self._comparison(targets, len(predictions), queries=out.class_logits.shape[1])
+        costs = [comparison.costs(number, prediction) for number, prediction in enumerate(predictions)]
+        matching = match(torch.stack(costs), targets)
+        pixel, dice = comparison.losses(predictions, matching)
+        count = _mean_count(targets)
+        return MaskTerms(self._class_losses(predictions, matching, targets), pixel.sum(1) / count, dice.sum(1) / count)
 
     def _comparison(self, targets: Targets, predictions: int, *, queries: int) -> SampledMasks | WholeMasks:
         if self.recipe.points is None:

@@ -66,8 +66,8 @@ class LabelledPixels:
         An image without labels gives its corner.
         """
         counts = self.counts[images][:, None]
-        # A number next to 1 may round up to the count.
-        chosen = (numbers[..., 0] * counts).long().minimum((counts - 1).clamp(min=0))
+        # Never the count itself: in float32 the product of a number below 1 does not round up to it.
+        chosen = (numbers[..., 0] * counts).long()
         rows = chosen + images[:, None] * self.centres.shape[1]
         placed: Tensor = self.centres.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
         return placed
