@@ -159,9 +159,10 @@ def build_mask2former(spec: DecoderRecipe, encoder: Encoder, num_classes: int) -
 
 def build_pixel_decoder(spec: DecoderRecipe, encoder: Encoder) -> FPN | MSDeform:
     """Return what refines the pyramid: levels that are merged or aligned, under deformable attention or not."""
-    if spec.pixel_decoder is None:
+    if spec.pixel_decoder not in PIXEL_DECODERS:
         raise ValueError(
-            f"{spec.name} needs a pixel decoder; say --model.decoder.pixel-decoder fpn, msdeform, fapn or msfapn"
+            f"{spec.name} needs a pixel decoder, got {spec.pixel_decoder!r}; say --model.decoder.pixel-decoder "
+            f"{', '.join(PIXEL_DECODERS[:-1])} or {PIXEL_DECODERS[-1]}"
         )
     channels, width = _pyramid(encoder, spec), _width(spec, encoder)
     level: Callable[[int, int], nn.Module] = Level
@@ -189,6 +190,8 @@ DECODERS: dict[str, Callable[[DecoderRecipe, Encoder, int], nn.Module]] = {
 """Decoders by name."""
 MASK_CLASSIFIERS = ("maskformer", "mask2former")
 """Decoders that give masks, each with a class."""
+PIXEL_DECODERS = ("fpn", "msdeform", "fapn", "msfapn")
+"""What refines the pyramid under them."""
 
 
 def pick_decoder(name: str) -> Callable[[DecoderRecipe, Encoder, int], nn.Module]:

@@ -57,7 +57,7 @@ class Mask2FormerPredictor(nn.Module):
         ]
         grids = [_at_grid(pixels.masks, level) for level in pixels.pyramid]
         positions = self.query_positions[None]
-        queries: Tensor = self.query_features.expand(len(values[0]), -1, -1)
+        queries: Tensor = self.query_features.expand(values[0].shape[0], -1, -1)
         predictions = [self._predict(queries, pixels.masks)] if auxiliary else []
         for number, layer in enumerate(self.layers):
             level = number % NUM_LEVELS

@@ -49,7 +49,7 @@ class MaskFormerPredictor(nn.Module):
         memory = coarsest.flatten(2).transpose(1, 2)
         key = memory + sine_positions(coarsest, memory.shape[-1])
         positions = self.query_positions[None]
-        queries: Tensor = torch.zeros_like(positions).expand(len(memory), -1, -1)
+        queries: Tensor = torch.zeros_like(positions).expand(memory.shape[0], -1, -1)
         predictions: list[MaskLogits] = []
         for number, layer in enumerate(self.layers, start=1):
             queries = layer(queries, positions, key, memory)

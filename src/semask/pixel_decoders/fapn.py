@@ -36,8 +36,11 @@ class FeatureAlign(nn.Module):
         """Return the aligned sum of two maps of one size."""
         led = self.offsets(self.merge(torch.cat((fine, 2 * coarse), dim=1)))
         offsets, strength = led.split((2 * NUM_GROUPS * TAPS, NUM_GROUPS * TAPS), dim=1)
-        moved = deform_conv2d(coarse, offsets, self.weight, self.bias, padding=1, mask=strength.sigmoid())
-        return F.relu(moved) + fine
+        # torchvision has no kernel for half precision on the processor.
+        parts = (coarse, offsets, self.weight, self.bias, strength.sigmoid())
+        source, offsets, weight, bias, mask = (part.float() for part in parts)
+        moved = deform_conv2d(source, offsets, weight, bias, padding=1, mask=mask)
+        return F.relu(moved).to(coarse.dtype) + fine
 
 
 class FeatureSelection(nn.Module):

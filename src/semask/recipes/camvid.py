@@ -138,13 +138,13 @@ def lite0_fpn_full() -> Recipe:
 def _mask_small(name: str, *, semantic: bool) -> Recipe:
     return Recipe(
         name=f"camvid/{name}",
-        model=lite0_mask2former(NUM_CLASSES, semantic=semantic),
-        loss=LossRecipe(masks=MaskLossRecipe(points=4096), denominator="valid"),
-        data=dataclasses.replace(HALF_SIZE, crop=(192, 192)),
+        model=lite0_mask2former(NUM_CLASSES, semantic=semantic, layers=3),
+        loss=LossRecipe(masks=MaskLossRecipe(points=2048), denominator="valid"),
+        data=HALF_SIZE,
         optim=dataclasses.replace(
-            MASK2FORMER_OPTIM, lr=5e-4, encoder_lr_scale=0.2, warmup_steps=100, warmup_ratio=1e-2
+            MASK2FORMER_OPTIM, lr=1e-3, encoder_lr_scale=0.5, warmup_steps=100, warmup_ratio=1e-2
         ),
-        train=TrainRecipe(steps=2400, batch_size=8, clip_norm=0.1, ema=0.99, eval_every=400),
+        train=TrainRecipe(steps=1600, batch_size=8, clip_norm=0.1, ema=0.99, eval_every=400),
     )
 
 

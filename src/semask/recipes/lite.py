@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from semask.recipes.mask_classification import SMALL_MASK2FORMER
 from semask.recipes.recipe import DecoderRecipe, EncoderRecipe, ModelRecipe
 
@@ -13,9 +15,9 @@ def lite0_fpn(num_classes: int, *, semantic: bool, channels: int) -> ModelRecipe
     return _lite0(DecoderRecipe(channels=channels), num_classes, semantic=semantic)
 
 
-def lite0_mask2former(num_classes: int, *, semantic: bool) -> ModelRecipe:
-    """Return EfficientNet-Lite0 with a small Mask2Former."""
-    return _lite0(SMALL_MASK2FORMER, num_classes, semantic=semantic)
+def lite0_mask2former(num_classes: int, *, semantic: bool, layers: int = 6) -> ModelRecipe:
+    """Return EfficientNet-Lite0 with a small Mask2Former whose transformer decoder has so many layers."""
+    return _lite0(replace(SMALL_MASK2FORMER, layers=layers), num_classes, semantic=semantic)
 
 
 def _lite0(decoder: DecoderRecipe, num_classes: int, *, semantic: bool) -> ModelRecipe:

@@ -73,7 +73,7 @@ def _mask2former(recipe: Recipe, name: str) -> Recipe:
         name=f"scenes/{name}",
         model=replace(recipe.model, decoder=decoder),
         loss=LossRecipe(masks=MaskLossRecipe(points=1024), denominator="valid"),
-        optim=replace(MASK2FORMER_OPTIM, lr=1e-3, encoder_lr_scale=1.0, warmup_steps=50, warmup_ratio=1e-2),
+        optim=replace(MASK2FORMER_OPTIM, lr=3e-3, encoder_lr_scale=1.0, warmup_steps=50, warmup_ratio=1e-2),
     )
 
 
