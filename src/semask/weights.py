@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import collections
 import pickle
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ _IN_PICKLES: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): np.dtype,
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _MAKE_ARRAY for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): _MAKE_SCALAR for core in ("core", "_core")},
-    ("_codecs", "encode"): lambda text, encoding="latin1": text.encode(encoding),
+    ("_codecs", "encode"): codecs.encode,
     ("collections", "OrderedDict"): collections.OrderedDict,
 }
 """What a pickle of arrays calls for; nothing else is made of one."""
@@ -61,7 +62,16 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
         content = _read(path, trust=trust)
     except pickle.UnpicklingError as error:
         raise ValueError(_refusal(path, error, trust=trust)) from error
-    except (SafetensorError, RuntimeError, EOFError, OSError, LookupError, ValueError, AttributeError) as error:
+    except (
+        SafetensorError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise ValueError(
             f"{path.name} is no readable weights file (truncated or another format; {type(error).__name__}: {error})"
         ) from error

@@ -15,7 +15,7 @@ from semask.build import build_model
 from semask.checkpoints import store
 from semask.checkpoints.record import write_record
 from semask.data.classes import Classes
-from semask.recipes import EncoderRecipe, ModelRecipe, Recipe
+from semask.recipes import DecoderRecipe, EncoderRecipe, ModelRecipe, Recipe
 
 TINY = Recipe(
     name="test/tiny",
@@ -32,6 +32,26 @@ CLASSES = Classes.from_dict({"classes": ["cat", "dog"]})
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     return store.save(tmp_path / "best", build_model(TINY), TINY, CLASSES)
+
+
+@pytest.mark.parametrize("pixel_decoder", ["fapn", "msfapn"])
+def test_shared_tensors_stay_shared(tmp_path: Path, pixel_decoder: str) -> None:
+    """FaPN's levels use one norm at two places: trained on, both must move."""
+    decoder = DecoderRecipe(name="mask2former", pixel_decoder=pixel_decoder, channels=32, layers=1, pixel_layers=1)
+    encoder = dataclasses.replace(TINY.model.encoder, semantic_layers=False)
+    recipe = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, encoder=encoder, decoder=decoder))
+    model = build_model(recipe)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    loaded = store.load(store.save(tmp_path / "best", model, recipe)).model
+    expected = model.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in loaded.state_dict().items())
+    levels = [loaded.decoder.pixel_decoder.finest] if pixel_decoder == "msfapn" else loaded.decoder.pixel_decoder.levels
+    for level in levels:
+        assert level.align.merge.norm.weight is level.output.norm.weight
+        assert level.align.merge.norm.bias is level.output.norm.bias
+    assert len(list(loaded.parameters())) == len(list(model.parameters()))
 
 
 def test_round_trip(tmp_path: Path) -> None:

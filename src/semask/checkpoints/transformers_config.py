@@ -20,6 +20,7 @@ CONFIG = "config.json"
 PROCESSOR = "preprocessor_config.json"
 CLASSES = {"mask2former": "Mask2FormerForUniversalSegmentation", "maskformer": "MaskFormerForInstanceSegmentation"}
 """Names of the models there, by our name of the decoder."""
+PROCESSORS = {"mask2former": "Mask2FormerImageProcessor", "maskformer": "MaskFormerImageProcessor"}
 PIXEL_DECODERS = {"mask2former": "msdeform", "maskformer": "fpn"}
 """The one pixel decoder that each has there."""
 
@@ -83,7 +84,7 @@ def processor_config(recipe: Recipe, classes: Classes | None = None) -> dict[str
     box = recipe.data.base_scale
     size = {} if box is None else {"size": {"shortest_edge": min(box), "longest_edge": max(box)}}
     return {
-        "image_processor_type": f"{CLASSES[recipe.model.decoder.name].partition('For')[0]}ImageProcessor",
+        "image_processor_type": PROCESSORS[recipe.model.decoder.name],
         "do_resize": box is not None,
         **size,
         "size_divisor": 32,
