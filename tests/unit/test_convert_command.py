@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,17 @@ def test_another_class_count_is_reported(published: Path, tmp_path: Path, capsys
     bundle = store.load(out)
     assert bundle.model.num_classes == 7
     assert bundle.classes is None
+
+
+def test_arrays_are_read_where_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arrays = {key: value.numpy() for key, value in checkpoint("segmenter/seg_t_mask_16").items()}
+    (tmp_path / "zoo.pkl").write_bytes(pickle.dumps({"model": arrays, "__author__": "third_party"}))
+    arguments = ["convert", str(tmp_path / "zoo.pkl"), RECIPE, str(tmp_path / "out")]
+    assert cli.main(arguments) == 2
+    assert "zoo.pkl holds numpy arrays" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert cli.main([*arguments, "--trust"]) == 0
+    assert "183 tensors of zoo.pkl fill ade20k/seg-t-mask-16." in capsys.readouterr().out
 
 
 def test_a_file_of_another_model_is_refused(

@@ -24,10 +24,14 @@ def fixture_of(name: str) -> str:
 
 
 def slim(name: str) -> Recipe:
-    """The published recipe in all its layers, at a fraction of their widths."""
+    """The published recipe at a fraction of its depths and widths."""
     recipe = recipes.get(f"ade20k/semask-swin-l-{name}")
-    encoder = dataclasses.replace(recipe.model.encoder, embed_dim=16, num_heads=(1, 2, 4, 8), window_size=4)
-    decoder = dataclasses.replace(recipe.model.decoder, channels=32, queries=5, feedforward=16, pixel_feedforward=16)
+    encoder = dataclasses.replace(
+        recipe.model.encoder, embed_dim=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8), window_size=4
+    )
+    decoder = dataclasses.replace(
+        recipe.model.decoder, layers=2, channels=32, queries=5, feedforward=16, pixel_layers=2, pixel_feedforward=16
+    )
     model = dataclasses.replace(recipe.model, encoder=encoder, decoder=decoder, num_classes=7)
     return dataclasses.replace(recipe, model=model)
 
@@ -35,11 +39,14 @@ def slim(name: str) -> Recipe:
 def as_published(model: torch.nn.Module, name: str, recipe: Recipe) -> dict[str, Tensor]:
     """The model's tensors under the names of a published file, with what such a file holds besides."""
     hollow, ours = hollow_checkpoint(fixture_of(name)), model.state_dict()
+    names = translate(hollow, recipe).names
+    assert set(ours) < set(names)
     parts: dict[str, list[Tensor]] = defaultdict(list)
-    for mine, theirs in translate(hollow, recipe).names.items():
-        parts[theirs].append(ours[mine])
-    assert {"criterion.empty_weight"} < set(hollow) - set(parts)
-    rest = {key: torch.zeros(3) for key in set(hollow) - set(parts)}
+    for mine, theirs in names.items():
+        if mine in ours:
+            parts[theirs].append(ours[mine])
+    rest = {key: torch.zeros(3) for key in set(hollow) - set(names.values())}
+    assert {"criterion.empty_weight"} < set(rest)
     return {key: torch.cat(value) if len(value) > 1 else value[0] for key, value in parts.items()} | rest
 
 
@@ -110,7 +117,7 @@ def test_another_class_count(published) -> None:
         load_published(tensors, larger)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["maskformer", "msfapn-mask2former"])
 def test_a_recipe_that_fits_is_named(name: str) -> None:
     wrong = "cityscapes/swin-t-mask2former"
     with pytest.raises(ValueError, match=rf"does not fit the recipe '{wrong}'") as error:

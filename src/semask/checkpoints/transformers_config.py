@@ -139,11 +139,15 @@ def check_processor(processor: Mapping[str, Any], recipe: Recipe) -> None:
 
 
 def config_names(config: Mapping[str, Any]) -> list[str]:
-    """Return the class names of a config.json by their numbers, none where it has no complete table."""
+    """Return the class names of a config.json by their numbers, none where it has but placeholders."""
     table = config.get("id2label")
     table = table if isinstance(table, Mapping) else {}
-    names = [table.get(str(number)) for number in range(len(table))]
-    return [str(name) for name in names] if None not in names else []
+    names = [str(table.get(str(number), _placeholder(number))) for number in range(len(table))]
+    return [] if any(name == _placeholder(number) for number, name in enumerate(names)) else names
+
+
+def _placeholder(number: int) -> str:
+    return f"LABEL_{number}"
 
 
 def _swin_config(model: SegmentationModel, recipe: Recipe) -> dict[str, Any]:
