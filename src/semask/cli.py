@@ -13,7 +13,7 @@ COMMANDS = {
     "train": "Train a model by a recipe",
     "evaluate": "Score a checkpoint: mIoU, accuracies, every class",
     "predict": "Segment a picture or a folder of pictures",
-    "convert": "Turn the authors' published weights into a checkpoint",
+    "convert": "Turn published weights into a checkpoint, or a checkpoint into one of transformers",
     "models": "List all recipes with their size, cost and published scores",
 }
 """What each module in `semask.commands` does; every one has a function main(arguments)."""
