@@ -25,7 +25,7 @@ def sine_positions(like: Float[Tensor, "b c h w"], channels: int) -> Float[Tenso
     steps = torch.arange(half // 2, device=like.device, dtype=torch.float32)
     frequencies = TEMPERATURE ** (-2 * steps / half)
     rows, columns = (_axis(size, frequencies) for size in like.shape[-2:])
-    grid = (rows[:, None].expand(-1, len(columns), -1), columns[None].expand(len(rows), -1, -1))
+    grid = (rows[:, None].expand(-1, columns.shape[0], -1), columns[None].expand(rows.shape[0], -1, -1))
     return torch.cat(grid, dim=-1).flatten(0, 1)[None].to(like.dtype)
 
 
