@@ -1,4 +1,4 @@
-"""Looking into a model: who attends to what, how far, and which classes a Mask Transformer holds alike."""
+"""Looking into a model: who attends to what, how far, which classes are held alike, and which query paints what."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
+from semask.decoders.mask_classifier import MaskClassifier
 from semask.decoders.segmenter import MaskTransformer
 from semask.encoders.plain import PlainEncoder
 from semask.model import SegmentationModel
+from semask.resample import resize
 
 Part = Literal["encoder", "decoder"]
 Query = tuple[int, int] | int
@@ -88,6 +90,26 @@ class ClassProjection(NamedTuple):
     coordinates: Float[Tensor, "k 2"]
     singular_values: Float[Tensor, " r"]
     explained: Float[Tensor, " 2"]
+
+
+class QueryMasks(NamedTuple):
+    """What the queries of a mask classifier say of images; a query is called by its number, from 0.
+
+    classes, probabilities: every query's likeliest class, "no object" left aside, and how likely it is; the rest goes
+    to the other classes and to "no object". masks: how likely a pixel lies in the query's mask. painters: the query
+    that adds most to the score of the class that the pixel gets.
+    """
+
+    classes: Integer[Tensor, "b q"]
+    probabilities: Float[Tensor, "b q"]
+    masks: Float[Tensor, "b q H W"]
+    painters: Integer[Tensor, "b H W"]
+
+    @property
+    def shares(self) -> Float[Tensor, "b q"]:
+        """The share of an image's pixels that each query paints; they sum to 1."""
+        queries = torch.arange(self.masks.shape[1], device=self.masks.device)
+        return torch.stack([(image.flatten() == queries[:, None]).float().mean(1) for image in self.painters])
 
 
 @torch.no_grad()
@@ -181,6 +203,34 @@ def project_classes(embeddings: Float[Tensor, "k d"], *, centred: bool) -> Class
     coordinates = torch.where(largest < 0, -coordinates, coordinates)
     squares = singular_values**2
     return ClassProjection(coordinates, singular_values, squares[:2] / squares.sum())
+
+
+@torch.no_grad()
+def query_masks(model: SegmentationModel, images: Float[Tensor, "b 3 H W"]) -> QueryMasks:
+    """Return class, mask and painted pixels of every query of a mask classifier, at the images' size.
+
+    Images are RGB in [0, 1] and go through whole. A pixel's class is that of `model.labels`, whose score is a sum over
+    all queries: one that paints nothing may still have added to it.
+    """
+    if not isinstance(model.decoder, MaskClassifier):
+        raise ValueError(
+            f"a {type(model.decoder).__name__} has no queries with masks; use a model with the decoder maskformer or "
+            "mask2former, such as ade20k/semask-swin-l-mask2former"
+        )
+    height, width = images.shape[-2:]
+    with _evaluating(model):
+        prepared = model.prepare(images)
+        out = model.decoder(model.encoder(prepared), auxiliary=False)
+    masks = resize(out.mask_logits.float(), (prepared.shape[-2], prepared.shape[-1])).sigmoid()[..., :height, :width]
+    likely = out.class_logits.float().softmax(-1)[..., :-1]
+    painters = [_painters(image, mask) for image, mask in zip(likely, masks, strict=True)]
+    probabilities, classes = likely.max(-1)
+    return QueryMasks(classes, probabilities, masks, torch.stack(painters))
+
+
+def _painters(likely: Float[Tensor, "q k"], masks: Float[Tensor, "q H W"]) -> Integer[Tensor, "H W"]:
+    labels = torch.einsum("qk,qhw->khw", likely, masks).argmax(0)
+    return (likely[:, labels] * masks).argmax(0)
 
 
 def _encoder_rows(model: SegmentationModel, images: Tensor, queries: Sequence[Query], layer: int) -> AttentionRows:

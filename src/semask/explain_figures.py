@@ -1,4 +1,4 @@
-"""Figures of what `semask.explain` finds: attention over a picture, how far heads look, classes in a plane."""
+"""Figures of what `semask.explain` finds: attention, how far heads look, classes in a plane, masks of queries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from semask.data.classes import Classes
-from semask.explain import ClassProjection
+from semask.explain import ClassProjection, QueryMasks
 from semask.figures import FAINT, INK, MAIN, PRIOR, STYLE, save_figure
 
 PANEL = 2.1
@@ -47,29 +47,8 @@ def attention_maps(
     """
     heads, height, width = maps.shape
     _check_maps(image, maps, patch_size, query)
-    columns = min(heads + 1, max(4, math.ceil(math.sqrt(1.6 * (heads + 1)))))
-    lines = -(-(heads + 1) // columns)
-    panel_tall = PANEL * height / width + 0.2
-    above = 0.3 if title else 0.05
-    tall = panel_tall * lines + above
     with rc_context(STYLE):
-        figure = Figure(figsize=(PANEL * columns, tall), dpi=200)
-        figure.suptitle(title, x=0.01, y=1 - 0.06 / tall, ha="left", va="top", fontsize=10)
-        places = figure.subplots(
-            lines,
-            columns,
-            squeeze=False,
-            gridspec_kw={
-                "left": 0.008,
-                "right": 0.992,
-                "bottom": 0.03 / tall,
-                "top": 1 - (above + 0.2) / tall,
-                "wspace": 0.04,
-                "hspace": 0.2 * lines / (tall - above - 0.2 * lines),
-            },
-        ).ravel()
-        for axes in places:
-            axes.set_axis_off()
+        figure, places = _panels(heads + 1, (height, width), title=title)
         for axes, head in zip(places, range(-1, heads), strict=False):
             _show_picture(axes, image, grey=head >= 0)
             if head >= 0:
@@ -79,6 +58,37 @@ def attention_maps(
                 _frame(axes, query, patch_size)
             axes.set_xlim(0, width * patch_size)
             axes.set_ylim(height * patch_size, 0)
+        save_figure(figure, path)
+
+
+def query_figure(
+    path: str | Path,
+    image: Float[Tensor, "3 H W"],
+    found: QueryMasks,
+    classes: Classes,
+    *,
+    index: int = 0,
+    count: int = 11,
+    title: str = "",
+) -> None:
+    """Draw a picture and the masks of the queries that paint most of it, in the colours of their classes.
+
+    `index` is the picture's among those of `found`; at most `count` queries are drawn, and none that paints nothing.
+    Above each stand its likeliest class and how likely that is, its number and the share of the pixels that it paints.
+    """
+    _check_queries(image, found, classes, index)
+    shares = found.shares[index]
+    strongest = [query for query in shares.argsort(descending=True).tolist()[:count] if shares[query] > 0]
+    with rc_context(STYLE):
+        figure, places = _panels(len(strongest) + 1, (image.shape[-2], image.shape[-1]), title=title, heading=0.36)
+        _show_picture(places[0], image, grey=False)
+        for axes, query in zip(places[1:], strongest, strict=False):
+            kind = int(found.classes[index, query])
+            _show_picture(axes, image, grey=True)
+            _paint_mask(axes, found.masks[index, query], classes.colours[kind])
+            likely = 100 * float(found.probabilities[index, query])
+            told = f"{classes.names[kind]} {likely:.0f} %\nquery {query} paints {100 * float(shares[query]):.2g} %"
+            axes.set_title(told, fontsize=8, pad=3)
         save_figure(figure, path)
 
 
@@ -133,6 +143,48 @@ def class_scatter(path: str | Path, projection: ClassProjection, classes: Classe
         save_figure(figure, path)
 
 
+def _panels(count: int, shape: tuple[int, int], *, title: str, heading: float = 0.2) -> tuple[Figure, list[Axes]]:
+    """Return a figure with at least `count` places for pictures (height, width), `heading` inches above each."""
+    height, width = shape
+    columns = min(count, max(4, math.ceil(math.sqrt(1.6 * count))))
+    lines = -(-count // columns)
+    above = 0.3 if title else 0.05
+    tall = (PANEL * height / width + heading) * lines + above
+    figure = Figure(figsize=(PANEL * columns, tall), dpi=200)
+    figure.suptitle(title, x=0.01, y=1 - 0.06 / tall, ha="left", va="top", fontsize=10)
+    places = figure.subplots(
+        lines,
+        columns,
+        squeeze=False,
+        gridspec_kw={
+            "left": 0.008,
+            "right": 0.992,
+            "bottom": 0.03 / tall,
+            "top": 1 - (above + heading) / tall,
+            "wspace": 0.04,
+            "hspace": heading * lines / (tall - above - heading * lines),
+        },
+    ).ravel()
+    for axes in places:
+        axes.set_axis_off()
+    return figure, list(places)
+
+
+def _check_queries(image: Tensor, found: QueryMasks, classes: Classes, index: int) -> None:
+    if not 0 <= index < len(found.classes):
+        raise ValueError(f"there is no picture {index}; the queries were asked about {len(found.classes)}, from 0")
+    if image.shape[-2:] != found.masks.shape[-2:]:
+        raise ValueError(
+            f"masks of {found.masks.shape[-2]}×{found.masks.shape[-1]} do not lie on an image of "
+            f"{image.shape[-2]}×{image.shape[-1]}; give the image that the queries were asked about"
+        )
+    if int(found.classes.max()) >= len(classes):
+        raise ValueError(
+            f"a query is of class {int(found.classes.max())} and there are {len(classes)} classes, from 0: these "
+            "belong to different models"
+        )
+
+
 def _check_maps(image: Tensor, maps: Tensor, patch_size: int, query: tuple[int, int] | None) -> None:
     height, width = maps.shape[-2:]
     covered = (height * patch_size, width * patch_size)
@@ -167,6 +219,13 @@ def _lay_over(axes: Axes, attention: Tensor, patch_size: int) -> None:
         alpha=OPACITY * np.sqrt(scaled),
         interpolation="nearest",
     )
+
+
+def _paint_mask(axes: Axes, mask: Tensor, colour: tuple[int, int, int]) -> None:
+    layer = np.empty((*mask.shape, 4), dtype=np.float32)
+    layer[..., :3] = np.asarray(colour) / 255
+    layer[..., 3] = OPACITY * mask.detach().cpu().float().numpy()
+    axes.imshow(layer, extent=(0, mask.shape[-1], mask.shape[-2], 0), interpolation="antialiased")
 
 
 def _frame(axes: Axes, query: tuple[int, int], patch_size: int) -> None:

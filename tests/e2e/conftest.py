@@ -16,6 +16,35 @@ def tiny_recipe() -> Callable[..., Recipe]:
     return _tiny
 
 
+@pytest.fixture
+def tiny_masks() -> Callable[..., Recipe]:
+    """The same under Mask2Former, with one more class than queries."""
+
+    def masks(train: TrainRecipe, *, dropout: float = 0.1, drop_path: float = 0.0, dead: bool = False) -> Recipe:
+        recipe = _tiny(train, dropout=dropout, drop_path=drop_path)
+        own = recipes.get("scenes/semask-micro-mask2former")
+        decoder = replace(
+            own.model.decoder,
+            channels=64,
+            dropout=dropout,
+            queries=recipe.model.num_classes - 1,
+            layers=2,
+            feedforward=16,
+            pixel_layers=1,
+            pixel_feedforward=16,
+        )
+        encoder = replace(recipe.model.encoder, semantic_dead_init=dead)
+        return replace(
+            recipe,
+            name=own.name,
+            model=replace(recipe.model, encoder=encoder, decoder=decoder),
+            loss=replace(own.loss, masks=replace(own.loss.masks, points=64)),
+            optim=replace(own.optim, warmup_steps=2),
+        )
+
+    return masks
+
+
 def _tiny(train: TrainRecipe, *, dropout: float = 0.1, drop_path: float = 0.0) -> Recipe:
     recipe = recipes.get("scenes/semask-micro-fpn")
     encoder = replace(

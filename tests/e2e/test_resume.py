@@ -54,16 +54,19 @@ def same(a: Any, b: Any, where: str = "") -> list[str]:
     return [] if a == b else [where]
 
 
-@pytest.mark.parametrize(("ema", "accumulate"), [(0.9, 1), (None, 2)])
+@pytest.mark.parametrize(
+    ("kind", "ema", "accumulate"), [("tiny_recipe", 0.9, 1), ("tiny_recipe", None, 2), ("tiny_masks", 0.9, 2)]
+)
 def test_resume_equals_an_uninterrupted_run(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    tiny_recipe: Callable[..., Recipe],
+    request: pytest.FixtureRequest,
+    kind: str,
     ema: float | None,
     accumulate: int,
 ) -> None:
     spec = TrainRecipe(steps=STEPS, batch_size=BATCH, accumulate=accumulate, eval_every=HALF, ema=ema, clip_norm=1.0)
-    recipe: Recipe = tiny_recipe(spec, dropout=0.2, drop_path=0.3)
+    recipe: Recipe = request.getfixturevalue(kind)(spec, dropout=0.2, drop_path=0.3)
     whole = train(recipe, RunOptions(out=tmp_path / "whole", workers=0))
     out = tmp_path / "parts"
     with monkeypatch.context() as patch:
