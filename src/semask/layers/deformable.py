@@ -30,13 +30,14 @@ def deformable_attention(
     Source: Deformable DETR (arXiv:2010.04159) eq. 3; `grid_sample` with aligned corners off gives the same.
     """
     batch, tokens, heads, width = values.shape
-    rows, shares = _neighbours(sizes, locations.float())
+    precision = torch.promote_types(values.dtype, torch.float32)
+    rows, shares = _neighbours(sizes, locations.to(precision))
     owner = torch.arange(batch, device=values.device)[:, None, None] * tokens
     head = torch.arange(heads, device=values.device)[:, None]
     # one bag per query and head: b q heads (l p corners)
     bags = ((rows.flatten(3) + owner[..., None]) * heads + head).flatten(0, 2)
-    parts = (weights.float()[..., None] * shares).flatten(3).flatten(0, 2)
-    table = values.float().reshape(-1, width)
+    parts = (weights.to(precision)[..., None] * shares).flatten(3).flatten(0, 2)
+    table = values.to(precision).reshape(-1, width)
     mixed = F.embedding_bag(bags, table, per_sample_weights=parts, mode="sum")
     return mixed.reshape(batch, -1, heads * width).to(values.dtype)
 
