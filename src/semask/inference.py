@@ -3,7 +3,8 @@
     tta(sliding(model, window=…, stride=…), box=…, ratios=…, flip=True)
 
 Each takes a model or another predictor. They give the model's scores, except `tta`, whose mean is over softmax maps if
-these are logits; either way the best class is the arg max. They record gradients if the caller lets them: wrap calls in `torch.inference_mode()`.
+these are logits; either way the best class is the arg max. They record gradients if the caller lets them: wrap calls in
+`torch.inference_mode()`.
 
 `memory_budget` [GiB] bounds each tensor of scores of whole images, b·k·H·W numbers of four bytes, that `sliding` sums
 and that `rescaled` and `tta` make at the images' own size. What would take more is made in the processor's memory, and
@@ -25,8 +26,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from semask.geometry import enlarged_size, fit_size, window_starts
-from semask.resample import resize
 from semask.recipes.recipe import DataRecipe, TestRecipe
+from semask.resample import resize
 
 Predictor = Callable[[Float[Tensor, "b 3 H W"]], Float[Tensor, "b k H W"]]
 Blend = Literal["mean", "hann"]
@@ -47,7 +48,7 @@ class Model(Protocol):
 
     @property
     def scores_are_logits(self) -> bool:
-        """Return whether the softmax of scores is the probability; scores of mask classifiers are averaged as they are."""
+        """Return whether the softmax of scores is the probability; mask classifiers' are averaged as they are."""
 
     def scores(self, images: Float[Tensor, "b 3 H W"], /) -> Float[Tensor, "b k H W"]:
         """Return class scores at the images' size."""
@@ -176,8 +177,8 @@ def tta(
 def build_predictor(model: Model, test: TestRecipe, data: DataRecipe) -> Predictor:
     """Compose the predictor that a recipe's evaluation asks for.
 
-    One scale without flip gives the model's scores; several scales, or flip, give mean probabilities. `test.enlarge` acts with
-    sliding windows only and enlarges to the larger side of the window, so that every window is full.
+    One scale without flip gives the model's scores; several scales, or flip, give mean probabilities. `test.enlarge`
+    acts with sliding windows only and enlarges to the larger side of the window, so that every window is full.
     """
     source: Model | Predictor = model
     enlarge_to = None

@@ -105,7 +105,8 @@ class SegmentationModel(nn.Module):
         return padding_to_multiple(height, width, self.size_multiple)
 
     def _prior(self, features: Features) -> Tensor:
-        return semantic_prior(features.priors, stride=self.encoder.strides[0] if self.classifies_masks else None)  # type: ignore[index]
+        strides: tuple[int, ...] = self.encoder.strides  # type: ignore[assignment]
+        return semantic_prior(features.priors, stride=strides[0] if self.classifies_masks else None)
 
     def _at_image(self, prediction: PixelLogits | MaskLogits, images: Tensor) -> Tensor:
         """Bring a prediction to the padded image and cut the padding off."""

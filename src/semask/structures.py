@@ -53,9 +53,9 @@ class MaskLogits(NamedTuple):
     auxiliary: tuple[MaskLogits, ...] = ()
 
     def scores(self, size: tuple[int, int]) -> Float[Tensor, "b k H W"]:
-        """Return Σ_q p(class k | q)·p(pixel in mask q) at `size` (height, width), in [0, q]; they sum to no fixed value.
+        """Return Σ_q p(class k | q)·p(pixel in mask q) at `size` (height, width).
 
-        Masks are resized as logits and then combined.
+        They lie in [0, q] and their sum over classes is no fixed number. Masks are resized as logits and then combined.
 
         Source: MaskFormer (arXiv:2107.06278) §3.4, semantic inference.
         """
@@ -68,8 +68,8 @@ class MaskLogits(NamedTuple):
 class PixelFeatures(NamedTuple):
     """What a pixel decoder hands to a mask decoder.
 
-    masks: the embedding of every pixel at stride 4, which queries are compared with. pyramid: refined maps of one width,
-    coarse to fine, for queries to attend to.
+    masks: the embedding of every pixel at stride 4, which queries are compared with. pyramid: refined maps of one
+    width, coarse to fine, for queries to attend to.
     """
 
     masks: Float[Tensor, "b c h w"]

@@ -61,9 +61,8 @@ def checkpoint(name: str, made: dict[str, Tensor] | None = None) -> dict[str, Te
     if made is not None:
         made |= {key: value for key, value in tensors.items() if key.startswith("backbone.")}
     for word, factor in spec.get("post_scale") or ():
-        for key in tensors:
-            if key.startswith("sem_seg_head.predictor.") and word in key:
-                tensors[key] = tensors[key] * factor
+        scaled = [key for key in tensors if key.startswith("sem_seg_head.predictor.") and word in key]
+        tensors |= {key: tensors[key] * factor for key in scaled}
     return tensors
 
 

@@ -60,7 +60,7 @@ def backbone() -> dict[str, torch.Tensor]:
     return {}
 
 
-@pytest.fixture(scope="module", params=[(m, k) for m in MODELS for k in ("", "_spread")], ids=lambda p: "".join(p))
+@pytest.fixture(scope="module", params=[(m, k) for m in MODELS for k in ("", "_spread")], ids="".join)
 def case(request: pytest.FixtureRequest, backbone):
     model, kind = request.param
     name = fixture_name(model, kind)

@@ -52,8 +52,7 @@ class Mask2FormerPredictor(nn.Module):
             for level, embedding in zip(pixels.pyramid, self.level_embeddings, strict=True)
         ]
         keys = [
-            value + sine_positions(level, value.shape[-1])
-            for value, level in zip(values, pixels.pyramid, strict=True)
+            value + sine_positions(level, value.shape[-1]) for value, level in zip(values, pixels.pyramid, strict=True)
         ]
         grids = [_at_grid(pixels.masks, level) for level in pixels.pyramid]
         positions = self.query_positions[None]

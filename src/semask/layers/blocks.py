@@ -5,7 +5,6 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-
 NUM_GROUPS = 32
 """Of every GroupNorm in MaskFormer and Mask2Former."""
 
@@ -54,7 +53,9 @@ class ConvGroupNorm(nn.Module):
 def group_norm(channels: int) -> nn.GroupNorm:
     """Return GroupNorm of 32 groups; a ValueError says so where they cannot share the channels."""
     if channels % NUM_GROUPS:
-        raise ValueError(f"{NUM_GROUPS} groups cannot share {channels} channels; give a width divisible by {NUM_GROUPS}")
+        raise ValueError(
+            f"{NUM_GROUPS} groups cannot share {channels} channels; give a width divisible by {NUM_GROUPS}"
+        )
     return nn.GroupNorm(NUM_GROUPS, channels)
 
 

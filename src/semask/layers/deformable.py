@@ -58,7 +58,7 @@ def _neighbours(
 def _along(
     location: Float[Tensor, "b q heads l p 1"], size: Integer[Tensor, "l 1 1"]
 ) -> tuple[Integer[Tensor, "b q heads l p 2"], Float[Tensor, "b q heads l p 2"]]:
-    """Return both neighbours along an axis and their shares; a neighbour beyond the map has none and is moved into it."""
+    """Return both neighbours along an axis and their shares; one beyond the map has none and is moved into it."""
     place = location * size - 0.5
     low = place.detach().floor()
     past = place - low
@@ -91,8 +91,8 @@ class DeformableAttention(nn.Module):
         nn.init.zeros_(self.offsets.weight)
         with torch.no_grad():
             self.offsets.bias.copy_(star(num_heads, num_levels, num_points).flatten())
-        for linear in (self.weights.weight, self.weights.bias, self.value.bias, self.project.bias):
-            nn.init.zeros_(linear)
+        for start in (self.weights.weight, self.weights.bias, self.value.bias, self.project.bias):
+            nn.init.zeros_(start)
         for linear in (self.value, self.project):
             nn.init.xavier_uniform_(linear.weight)
 

@@ -45,7 +45,8 @@ class CrossAttention(nn.Module):
         return out
 
     def _heads(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads n e"]:
-        return tokens.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        heads: Tensor = tokens.unflatten(-1, (self.num_heads, -1))
+        return heads.transpose(1, 2)
 
 
 class QueryLayer(nn.Module):

@@ -23,7 +23,7 @@ class SemanticAttention(nn.Module):
     """
 
     def __init__(self, channels: int, num_classes: int, *, dropout: float = 0.1, dead_init: bool = False) -> None:
-        """`dead_init` starts as the authors' ports to detectron2 do: neither λ nor the projection ever gets a gradient."""
+        """`dead_init` starts as the authors' ports to detectron2 do: λ and the projection never get a gradient."""
         super().__init__()
         self.query = nn.Linear(channels, num_classes)
         self.key = nn.Linear(channels, num_classes)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from semask.layers.blocks import caffe2_xavier, group_norm
 from semask.layers.deformable import DeformableAttention, Size, centres
@@ -85,7 +86,13 @@ class MSDeform(nn.Module):
         )
         references = torch.cat([centres(*size, device=tokens.device) for size in sizes])
         for layer in self.layers:
-            tokens = layer(tokens, positions, references, sizes)
+            if self.training:
+                # Made again in the backward pass: what these layers keep would be a third of a step's memory.
+                tokens = checkpoint(
+                    layer, tokens, positions, references, sizes, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                tokens = layer(tokens, positions, references, sizes)
         parts = tokens.transpose(1, 2).split([height * width for height, width in sizes], dim=-1)
         return [part.unflatten(-1, size) for part, size in zip(parts, sizes, strict=True)]
 
