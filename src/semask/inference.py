@@ -162,12 +162,16 @@ def tta(
         rescaled(source, box=box, ratio=ratio, enlarge_to=enlarge_to, memory_budget=memory_budget) for ratio in ratios
     ]
 
+    def version(scale: Predictor, images: Tensor, *, mirrored: bool) -> Tensor:
+        scores = _mirrored(scale, images) if mirrored else scale(images)
+        return scores.softmax(1) if logits else scores
+
     def predict(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b k H W"]:
         total: Tensor | None = None
         for scale in predictors:
             for mirrored in (False, True) if flip else (False,):
-                scores = _mirrored(scale, images) if mirrored else scale(images)
-                total = _add(total, scores.softmax(1) if logits else scores)
+                # A version that kept a name here would still be held while the next one is made.
+                total = _add(total, version(scale, images, mirrored=mirrored))
         assert total is not None
         return total.div_(len(predictors) * (2 if flip else 1))
 

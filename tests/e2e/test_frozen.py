@@ -18,8 +18,17 @@ from PIL import Image
 from semask.build import build_model
 from semask.data.dataset import TrainingFiles, training_set
 from semask.data.synthetic import SCENE_CLASSES, draw_scene
-from semask.recipes import DataRecipe, DecoderRecipe, EncoderRecipe, ModelRecipe, Recipe, TrainRecipe
-from semask.structures import EncodedBatch, Features
+from semask.recipes import (
+    DataRecipe,
+    DecoderRecipe,
+    EncoderRecipe,
+    LossRecipe,
+    MaskLossRecipe,
+    ModelRecipe,
+    Recipe,
+    TrainRecipe,
+)
+from semask.structures import IGNORE, EncodedBatch, Features
 from semask.training import run
 from semask.training.datamodule import SegmentationData
 from semask.training.frozen import CachedViews, check_frozen, collate_encoded
@@ -99,19 +108,55 @@ def test_logits_of_kept_features_are_those_of_the_pictures(recipe: Recipe) -> No
     np.testing.assert_allclose(from_kept.main.logits, from_pictures, atol=2e-2)
 
 
+PYRAMID = EncoderRecipe(name="mobilenetv3_small_050", weights=None)
+MASKS = DecoderRecipe(
+    name="mask2former",
+    pixel_decoder="msdeform",
+    channels=64,
+    dropout=0.0,
+    queries=5,
+    layers=2,
+    feedforward=16,
+    pixel_layers=1,
+    pixel_feedforward=16,
+)
 BACKBONES = {
-    "vit": (EncoderRecipe(name="vit_tiny_patch16_224", weights=None, image_size=(32, 48), drop_path=0.5), None),
-    "batch norm": (EncoderRecipe(name="mobilenetv3_small_050", weights=None), "last"),
+    "vit": (EncoderRecipe(name="vit_tiny_patch16_224", weights=None, image_size=(32, 48), drop_path=0.5), {}),
+    "batch norm": (PYRAMID, {"single_scale": "last"}),
+    "mask classifier": (PYRAMID, vars(MASKS)),
 }
+
+
+def over(recipe: Recipe, backbone: str) -> Recipe:
+    encoder, fields = BACKBONES[backbone]
+    model = replace(recipe.model, encoder=encoder, decoder=replace(recipe.model.decoder, **fields))
+    return replace(recipe, model=model, loss=LossRecipe(masks=MaskLossRecipe(points=64)))
+
+
+def test_masks_of_kept_features_are_those_of_the_pictures(recipe: Recipe) -> None:
+    """A mask classifier has pictures of 30×40 px padded to 32×64; its labels are kept as padded."""
+    recipe = over(recipe, "mask classifier")
+    model = build_model(recipe)
+    draws = draws_of(recipe)
+    batch = collate_encoded([CachedViews(draws, model, count=COUNT, workers=0)[0]])
+    image, label, _ = next(draws[draw] for draw in range(COUNT) if draws[draw].name == batch.names[0])
+    assert [tuple(level.shape[-2:]) for level in batch.maps] == [(8, 16), (4, 8), (2, 4), (1, 2)]
+    assert torch.equal(batch.labels, model.pad_labels(label[None]))
+    assert batch.labels.shape == (1, 32, 64)
+    assert (batch.labels[0, 30:] == IGNORE).all()
+    assert (batch.labels[0, :, 40:] == IGNORE).all()
+    with torch.no_grad():
+        from_pictures, from_kept = model(image[None]).main, model.decode(Features(batch.maps)).main
+    assert len(from_kept.auxiliary) == 2
+    np.testing.assert_allclose(from_kept.class_logits, from_pictures.class_logits, atol=2e-2)
+    np.testing.assert_allclose(from_kept.mask_logits, from_pictures.mask_logits, atol=2e-2)
 
 
 @pytest.mark.parametrize("views", [None, 2])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_nothing_of_the_encoder_moves(recipe: Recipe, backbone: str, views: int | None, tmp_path: Path) -> None:
-    encoder, source = BACKBONES[backbone]
-    decoder = replace(recipe.model.decoder, single_scale=source)
-    train = replace(recipe.train, cached_views=views, ema=0.5)
-    recipe = replace(recipe, train=train, model=replace(recipe.model, encoder=encoder, decoder=decoder))
+    recipe = over(recipe, backbone)
+    recipe = replace(recipe, train=replace(recipe.train, cached_views=views, ema=0.5))
     torch.manual_seed(recipe.train.seed)
     start = build_model(recipe).state_dict()
     run.train(recipe, RunOptions(out=tmp_path / "run", workers=0, accelerator="cpu", skip_check=True))

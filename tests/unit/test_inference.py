@@ -5,14 +5,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from semask import inference
+from semask.build import build
 from semask.inference import Model, Predictor, build_predictor, build_prior, rescaled, sliding, tta
 from semask.metrics import Confusion
 from semask.model import SegmentationModel
 from semask.recipes import recipe
 from semask.recipes.recipe import DataRecipe
-from tests.unit.toy_predictors import Toy, patch_model
+from tests.unit.toy_predictors import Toy, bilinear, patch_model
 
 
 def test_a_recipe_composes_its_predictor() -> None:
@@ -109,3 +111,55 @@ def test_a_strip_is_an_image_unless_it_would_be_enlarged_beyond_all_measure() ->
     ):
         with pytest.raises(ValueError, match=r"1×5000 px .* 512×2560000 px .* 64 megapixels.* Crop .* whole"):
             predict(strip)
+
+
+@pytest.fixture
+def masks() -> SegmentationModel:
+    """Return a mask classifier whose queries have classes of their own, so that scores tell places apart."""
+    model = build("scenes/micro-mask2former")
+    with torch.no_grad():
+        model.decoder.predictor.head.classify.weight.mul_(30)
+    return model
+
+
+@pytest.mark.parametrize("mode", ["whole", "sliding"])
+def test_a_mask_classifier_is_averaged_by_its_scores(masks: SegmentationModel, mode: str) -> None:
+    """Two scales, mirrored too, of whole images or windows: once more by hand, without a softmax anywhere."""
+    images = torch.rand(1, 3, 40, 56)
+    test = recipe.TestRecipe(mode=mode, window=(32, 40), stride=(20, 20), scales=(0.5, 1.0), flip=True)
+
+    def by_hand(seen: Tensor) -> Tensor:
+        height, width = seen.shape[-2:]
+        if mode == "whole" or (height <= 32 and width <= 40):
+            return masks.scores(seen)
+        total, visits = torch.zeros(1, 12, height, width), torch.zeros(height, width)
+        for y in (0, 8):  # 20 would leave the image
+            for x in (0, 16):
+                total[..., y : y + 32, x : x + 40] += masks.scores(seen[..., y : y + 32, x : x + 40])
+                visits[y : y + 32, x : x + 40] += 1
+        return total / visits
+
+    with torch.inference_mode():
+        got = build_predictor(masks, test, DataRecipe())(images)
+        parts = []
+        for size in ((20, 28), (40, 56)):
+            seen = bilinear(images, size)
+            parts += [bilinear(by_hand(seen), (40, 56)), bilinear(by_hand(seen.flip(-1)).flip(-1), (40, 56))]
+        alone = build_predictor(masks, recipe.TestRecipe(), DataRecipe())(images)
+        expected = masks.scores(images)
+    torch.testing.assert_close(got, torch.stack(parts).mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(alone, expected)
+    assert float((got.sum(1) - 1).abs().max()) > 0.1, "scores of masks sum to no fixed value"
+
+
+def test_windows_of_a_mask_classifier_are_at_least_what_it_pads_to(masks: SegmentationModel) -> None:
+    with pytest.raises(ValueError, match=r"\(31, 32\) is smaller than what this model pads images to, 32×32 px"):
+        build_predictor(masks, recipe.TestRecipe(mode="sliding", window=(31, 32), stride=(16, 16)), DataRecipe())
+    for size in ((1, 1), (5, 70)):
+        windows = build_predictor(
+            masks, recipe.TestRecipe(mode="sliding", window=(32, 32), stride=(16, 16)), DataRecipe()
+        )
+        with torch.inference_mode():
+            scores = windows(torch.rand(1, 3, *size))
+        assert scores.shape == (1, 12, *size)
+        assert scores.isfinite().all()

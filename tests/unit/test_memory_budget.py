@@ -49,6 +49,7 @@ class Classes:
     """A model of 150 classes that holds nothing but its scores, and a prior of as many."""
 
     size_multiple = 1
+    scores_are_logits = True
 
     def scores(self, images: Tensor) -> Tensor:
         return images[:, :1].repeat(1, 150, 1, 1)

@@ -177,6 +177,7 @@ def test_training_and_test_see_a_picture_at_one_size(
         size = (0, 0)
         size_multiple = 1
         scores_are_logits = True
+        scores_are_logits = True
 
         def scores(self, images: torch.Tensor) -> torch.Tensor:
             self.size = (images.shape[-2], images.shape[-1])

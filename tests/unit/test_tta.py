@@ -37,6 +37,21 @@ def test_several_scales_in_the_papers_order() -> None:
     assert not torch.allclose(got, torch.stack(other_order).mean(0), atol=1e-4)
 
 
+def test_scores_of_masks_are_averaged_as_they_are() -> None:
+    """Sums over queries in [0, q] are no logits: a softmax would flatten them."""
+    images = torch.rand(2, 3, 20, 31) * 5
+    maps = []
+    for ratio in (0.5, 1.5):
+        size = fit_size(20, 31, (20, 31), ratio)
+        for flip in (False, True):
+            seen = bilinear(images.flip(-1) if flip else images, size)
+            scores = bilinear(gradient(seen), (20, 31))
+            maps.append(scores.flip(-1) if flip else scores)
+    got = tta(gradient, ratios=(0.5, 1.5), flip=True, logits=False)(images)
+    torch.testing.assert_close(got, torch.stack(maps).mean(0))
+    assert float(got.max()) > 1
+
+
 def segmenter_protocol(image: np.ndarray, window: int, stride: int, ratios: tuple[float, ...]) -> np.ndarray:
     """Segmenter's protocol (steps 1 to 5 and the mean), once more and plainly, for one image 3×H×W fitted to itself."""
     _, ori_height, ori_width = image.shape

@@ -38,6 +38,7 @@ class Toy:
     """Scores by a fixed function; remembers the sizes it saw."""
 
     size_multiple = 8
+    scores_are_logits = True
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, ...]] = []
