@@ -181,7 +181,8 @@ def tta(
 def build_predictor(model: Model, test: TestRecipe, data: DataRecipe) -> Predictor:
     """Compose the predictor that a recipe's evaluation asks for.
 
-    One scale without flip gives the model's scores; several scales, or flip, give mean probabilities. `test.enlarge`
+    One scale without flip gives the model's scores; several scales, or flip, give mean probabilities or, of a mask
+    classifier, mean scores, which are no probabilities: divide by their sum over the classes for that. `test.enlarge`
     acts with sliding windows only and enlarges to the larger side of the window, so that every window is full.
     """
     source: Model | Predictor = model

@@ -190,5 +190,6 @@ class StillLambda(Callback):
         if still and trainer.global_step > 2:
             rank_zero_warn(
                 f"{', '.join(still)} did not move during this run, so these semantic layers only normalise. The "
-                "projections may have started at zero (both λ and the projection at zero is a dead end) or be frozen."
+                "projections may have started at zero, a dead end together with λ at zero (say "
+                "--model.encoder.semantic-dead-init false), or be frozen."
             )
