@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from semask.recipes import Recipe
     from semask.recipes import get as recipe
     from semask.recipes import names as recipes
-    from semask.structures import Features, PixelLogits, Segmentation
+    from semask.structures import Features, MaskLogits, PixelLogits, Segmentation
 
 __version__ = "0.1.0"
 
@@ -23,12 +23,14 @@ _HOMES = {
     "Recipe": ("semask.recipes", "Recipe"),
     "recipe": ("semask.recipes", "get"),
     "Features": ("semask.structures", "Features"),
+    "MaskLogits": ("semask.structures", "MaskLogits"),
     "PixelLogits": ("semask.structures", "PixelLogits"),
     "Segmentation": ("semask.structures", "Segmentation"),
 }
 
 __all__ = [
     "Features",
+    "MaskLogits",
     "PixelLogits",
     "Recipe",
     "Segmentation",

@@ -56,6 +56,7 @@ def build_model(recipe: Recipe) -> SegmentationModel:
     if not 1 <= spec.num_classes <= _MAX_CLASSES:
         raise ValueError(f"num_classes must lie in 1 … {_MAX_CLASSES}, got {spec.num_classes}")
     _check_numbers(spec)
+    _check_decoder(spec.decoder)
     encoder = build_encoder(spec.encoder, spec.num_classes)
     decoder = pick_decoder(spec.decoder.name)(spec.decoder, encoder, spec.num_classes)
     return SegmentationModel(encoder, decoder, num_classes=spec.num_classes, mean=spec.mean, std=spec.std).eval()
@@ -117,6 +118,10 @@ def build_loss(recipe: Recipe) -> SegmentationLoss | MaskClassificationLoss:
     """Return the loss of a recipe, which depends on what its decoder gives."""
     spec = recipe.loss
     if recipe.model.decoder.name in MASK_CLASSIFIERS:
+        if spec.ohem_pixels is not None:
+            raise ValueError(
+                f"{recipe.model.decoder.name} compares masks and keeps no hardest pixels; say --loss.ohem-pixels None"
+            )
         return MaskClassificationLoss(spec.masks, spec.prior_weight, spec.denominator)
     return SegmentationLoss(spec.prior_weight, spec.denominator, spec.ohem_pixels)
 
@@ -161,12 +166,13 @@ def build_pixel_decoder(spec: DecoderRecipe, encoder: Encoder) -> FPN | MSDeform
     """Return what refines the pyramid: levels that are merged or aligned, under deformable attention or not."""
     if spec.pixel_decoder not in PIXEL_DECODERS:
         raise ValueError(
-            f"{spec.name} needs a pixel decoder, got {spec.pixel_decoder!r}; say --model.decoder.pixel-decoder "
-            f"{', '.join(PIXEL_DECODERS[:-1])} or {PIXEL_DECODERS[-1]}"
+            f"{spec.name} needs a pixel decoder, got {spec.pixel_decoder!r}; start from a recipe that has one, such as "
+            "folder/semask-swin-t-mask2former, which brings the layers, losses and rates that belong to it, or say "
+            f"--model.decoder.pixel-decoder {', '.join(PIXEL_DECODERS[:-1])} or {PIXEL_DECODERS[-1]}"
         )
     channels, width = _pyramid(encoder, spec), _width(spec, encoder)
     level: Callable[[int, int], nn.Module] = Level
-    if spec.pixel_decoder in ("fapn", "msfapn"):
+    if spec.pixel_decoder in ALIGNED:
         level = partial(AlignedLevel, feature_selection=spec.feature_selection)
     if spec.pixel_decoder in ("fpn", "fapn"):
         return FPN(channels, [level(fine, width) for fine in channels[:-1]], width=width)
@@ -192,6 +198,8 @@ MASK_CLASSIFIERS = ("maskformer", "mask2former")
 """Decoders that give masks, each with a class."""
 PIXEL_DECODERS = ("fpn", "msdeform", "fapn", "msfapn")
 """What refines the pyramid under them."""
+ALIGNED = ("fapn", "msfapn")
+"""Those whose levels are aligned."""
 
 
 def pick_decoder(name: str) -> Callable[[DecoderRecipe, Encoder, int], nn.Module]:
@@ -227,6 +235,25 @@ def _pyramid(encoder: Encoder, spec: DecoderRecipe) -> tuple[int, ...]:
 
 def _single_scale(encoder: Encoder, spec: DecoderRecipe) -> SingleScale:
     return SingleScale(encoder.channels, encoder.strides, source=spec.single_scale, width=spec.channels)
+
+
+def _check_decoder(spec: DecoderRecipe) -> None:
+    """Refuse counts below 1 and fields that say nothing to this decoder."""
+    if spec.name in MASK_CLASSIFIERS:
+        for name in ("queries", "layers", "heads", "feedforward", "pixel_layers", "pixel_feedforward"):
+            if getattr(spec, name) < 1:
+                raise ValueError(f"model.decoder.{name} must be at least 1, got {getattr(spec, name)}")
+        idle = {"drop_path": spec.drop_path != 0, "single_scale": spec.single_scale is not None}
+        idle["feature_selection"] = spec.feature_selection and spec.pixel_decoder not in ALIGNED
+    else:
+        idle = {"pixel_decoder": spec.pixel_decoder is not None, "feature_selection": spec.feature_selection}
+    given = [name for name, said in idle.items() if said]
+    if given:
+        under = f" over {spec.pixel_decoder}" if spec.name in MASK_CLASSIFIERS else ""
+        raise ValueError(
+            f"{spec.name}{under} has no {', '.join(given)}; leave --model.decoder.{given[0].replace('_', '-')} out, or "
+            "choose a recipe that has it"
+        )
 
 
 def _check_numbers(spec: ModelRecipe) -> None:

@@ -286,6 +286,32 @@ def test_unknown_names_suggest_near_ones() -> None:
         ),
         (PLAIN["vit"], DecoderRecipe(dropout=-0.1), r"model.decoder.dropout is a rate and lies in \[0, 1\), got -0.1"),
         (PLAIN["vit"], DecoderRecipe(name="segmenter_mask", layers=0), "at least 1 layer, got 0"),
+        (PYRAMIDS["resnet"], DecoderRecipe(name="mask2former"), "needs a pixel decoder, got None.*start from a recipe"),
+        (PLAIN["vit"], mask_head("mask2former", "fpn"), "mask2former reads a pyramid"),
+        *(
+            (
+                PYRAMIDS["resnet"],
+                dataclasses.replace(mask_head("mask2former", "msdeform"), **{name: 0}),
+                f"{name} must be",
+            )
+            for name in ("queries", "layers", "heads", "feedforward", "pixel_layers", "pixel_feedforward")
+        ),
+        (
+            PYRAMIDS["resnet"],
+            dataclasses.replace(mask_head("maskformer", "fpn"), drop_path=0.1, feature_selection=True),
+            "maskformer over fpn has no drop_path, feature_selection",
+        ),
+        (PYRAMIDS["resnet"], DecoderRecipe(pixel_decoder="fapn"), "semantic_fpn has no pixel_decoder"),
+        (
+            PYRAMIDS["resnet"],
+            dataclasses.replace(mask_head("mask2former", "fpn"), channels=48),
+            "32 groups of two channels or more cannot share 48 channels",
+        ),
+        (
+            PYRAMIDS["resnet"],
+            dataclasses.replace(mask_head("mask2former", "fpn"), heads=3),
+            "3 heads cannot share a width of 64",
+        ),
         (PLAIN["vit"], DecoderRecipe(name="segmenter_mask", channels=0), "at least 1 channel wide, got 0"),
         (PYRAMIDS["resnet"], DecoderRecipe(channels=0), "at least 1 channel wide, got 0"),
         (
@@ -309,6 +335,14 @@ def test_unknown_names_suggest_near_ones() -> None:
 def test_parts_that_do_not_fit_say_so(encoder: EncoderRecipe, decoder: DecoderRecipe, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_model(Recipe(name="test/x", model=ModelRecipe(encoder=encoder, decoder=decoder)))
+
+
+def test_hardest_pixels_are_not_for_masks() -> None:
+    recipe = Recipe(
+        name="test/x", model=ModelRecipe(decoder=mask_head("mask2former", "fpn")), loss=LossRecipe(ohem_pixels=9)
+    )
+    with pytest.raises(ValueError, match="compares masks and keeps no hardest pixels; say --loss.ohem-pixels None"):
+        build_loss(recipe)
 
 
 @pytest.mark.parametrize("num_classes", [0, -1, 256])

@@ -30,7 +30,7 @@ def slim(name: str) -> Recipe:
         recipe.model.encoder, embed_dim=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8), window_size=4
     )
     decoder = dataclasses.replace(
-        recipe.model.decoder, layers=2, channels=32, queries=5, feedforward=16, pixel_layers=2, pixel_feedforward=16
+        recipe.model.decoder, layers=2, channels=64, queries=5, feedforward=16, pixel_layers=2, pixel_feedforward=16
     )
     model = dataclasses.replace(recipe.model, encoder=encoder, decoder=decoder, num_classes=7)
     return dataclasses.replace(recipe, model=model)
@@ -108,7 +108,7 @@ def test_another_class_count(published) -> None:
     conversion = convert(tensors, recipe, num_classes=4)
     assert len(conversion.fresh) == 4 * 4 + 2
     state = conversion.model.state_dict()
-    assert state["decoder.predictor.head.classify.weight"].shape == (5, 32)
+    assert state["decoder.predictor.head.classify.weight"].shape == (5, 64)
     for key, value in model.state_dict().items():
         assert (key in conversion.fresh) == bool(CLASS_TENSORS.fullmatch(key))
         assert key in conversion.fresh or torch.equal(state[key], value), key

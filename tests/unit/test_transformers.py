@@ -29,7 +29,7 @@ CLASSES = Classes.from_dict(
         "labels": {"0": "ignore"} | {str(value): value - 1 for value in range(1, 8)},
     }
 )
-WIDTHS = DecoderRecipe(channels=32, queries=10, heads=4, feedforward=64)
+WIDTHS = DecoderRecipe(channels=64, queries=10, heads=4, feedforward=64)
 DECODERS = {
     "mask2former": dataclasses.replace(
         WIDTHS,

@@ -51,10 +51,14 @@ class ConvGroupNorm(nn.Module):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Return GroupNorm of 32 groups; a ValueError says so where they cannot share the channels."""
-    if channels % NUM_GROUPS:
+    """Return GroupNorm of 32 groups; a ValueError says so where they cannot share the channels.
+
+    A group has two channels at least: of one channel, a map of one pixel would have nothing to be normalised by.
+    """
+    if channels % NUM_GROUPS or channels == NUM_GROUPS:
         raise ValueError(
-            f"{NUM_GROUPS} groups cannot share {channels} channels; give a width divisible by {NUM_GROUPS}"
+            f"{NUM_GROUPS} groups of two channels or more cannot share {channels} channels; give a width that is a "
+            f"multiple of {NUM_GROUPS}, at least {2 * NUM_GROUPS}"
         )
     return nn.GroupNorm(NUM_GROUPS, channels)
 

@@ -237,7 +237,8 @@ class TestRecipe:
     window: tuple[int, int] = (512, 512)
     stride: tuple[int, int] = (341, 341)
     scales: tuple[float, ...] = (1.0,)
-    """Ratios of the base scale; more than one averages the softmax maps (multi-scale test)."""
+    """Ratios of the base scale; more than one averages the softmax maps (multi-scale test), or a mask classifier's
+    scores."""
     flip: bool = False
     blend: Literal["mean", "hann"] = "mean"
     """Weights of overlapping windows: all alike, or falling smoothly towards a window's borders."""
