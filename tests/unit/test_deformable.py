@@ -100,6 +100,17 @@ def test_what_lies_a_token_beyond_the_map_is_nothing() -> None:
     torch.testing.assert_close(out, torch.zeros_like(out))
 
 
+@pytest.mark.parametrize("place", [math.nan, math.inf, -math.inf, 1e30])
+def test_places_that_are_no_numbers(place: float) -> None:
+    """A model that diverges must come to tell so: nothing is looked up outside of the table."""
+    values, locations, weights = example([(2, 3), (4, 5)])
+    locations[1, 2, 1, 0, 3, 0] = place
+    out = deformable_attention(values, [(2, 3), (4, 5)], locations, weights).unflatten(-1, (2, 3))
+    assert out[1, 2, 1].isfinite().all() == (place == 1e30)
+    out[1, 2, 1] = 0
+    assert out.isfinite().all()
+
+
 def test_the_first_offsets_are_a_star() -> None:
     """Eight heads look to the eight neighbours, counter-clockwise in (x, y) from the right; point i is i tokens away."""
     rays = [(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1)]
