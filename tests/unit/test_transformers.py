@@ -75,11 +75,11 @@ def their_model(library: SimpleNamespace, name: str) -> torch.nn.Module:
     swin = library.all.SwinConfig(
         embed_dim=32, depths=[1, 1, 2, 1], num_heads=[1, 2, 4, 8], window_size=4, out_features=STAGES
     )
-    sizes = {"mask_feature_size": 32, "num_labels": 7, "backbone_config": swin}
+    sizes = {"mask_feature_size": 64, "num_labels": 7, "backbone_config": swin}
     if name == "mask2former":
         config = library.all.Mask2FormerConfig(
-            feature_size=32,
-            hidden_dim=32,
+            feature_size=64,
+            hidden_dim=64,
             encoder_feedforward_dim=48,
             encoder_layers=2,
             decoder_layers=5,
@@ -89,8 +89,8 @@ def their_model(library: SimpleNamespace, name: str) -> torch.nn.Module:
             **sizes,
         )
     else:
-        detr = library.detr(d_model=32, decoder_layers=3, decoder_ffn_dim=64, decoder_attention_heads=4, num_queries=10)
-        config = library.all.MaskFormerConfig(fpn_feature_size=32, decoder_config=detr, **sizes)
+        detr = library.detr(d_model=64, decoder_layers=3, decoder_ffn_dim=64, decoder_attention_heads=4, num_queries=10)
+        config = library.all.MaskFormerConfig(fpn_feature_size=64, decoder_config=detr, **sizes)
     torch.manual_seed(3)
     model = library.classes[name](config).eval()
     with torch.no_grad():
