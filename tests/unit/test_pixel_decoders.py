@@ -10,7 +10,7 @@ from semask.pixel_decoders.fpn import FPN, Level
 from semask.pixel_decoders.msdeform import MSDeform
 from semask.structures import Features
 
-WIDTH = 32
+WIDTH = 64
 
 
 def bilinear(image: Tensor, y: float, x: float) -> Tensor:
@@ -95,13 +95,11 @@ def test_feature_selection() -> None:
 
 CHANNELS = (4, 6, 8, 10)
 DECODERS = {
-    "fpn": lambda: FPN(CHANNELS, [Level(c, 2 * WIDTH) for c in CHANNELS[:-1]], width=2 * WIDTH),
-    "fapn": lambda: FPN(CHANNELS, [AlignedLevel(c, 2 * WIDTH) for c in CHANNELS[:-1]], width=2 * WIDTH),
-    "msdeform": lambda: MSDeform(
-        CHANNELS, Level(CHANNELS[0], 2 * WIDTH), width=2 * WIDTH, layers=1, num_heads=4, hidden=8
-    ),
+    "fpn": lambda: FPN(CHANNELS, [Level(c, WIDTH) for c in CHANNELS[:-1]], width=WIDTH),
+    "fapn": lambda: FPN(CHANNELS, [AlignedLevel(c, WIDTH) for c in CHANNELS[:-1]], width=WIDTH),
+    "msdeform": lambda: MSDeform(CHANNELS, Level(CHANNELS[0], WIDTH), width=WIDTH, layers=1, num_heads=4, hidden=8),
     "msfapn": lambda: MSDeform(
-        CHANNELS, AlignedLevel(CHANNELS[0], 2 * WIDTH), width=2 * WIDTH, layers=1, num_heads=4, hidden=8
+        CHANNELS, AlignedLevel(CHANNELS[0], WIDTH), width=WIDTH, layers=1, num_heads=4, hidden=8
     ),
 }
 
@@ -115,9 +113,24 @@ def test_maps_of_any_size(name: str, sizes: list[tuple[int, int]]) -> None:
     decoder = DECODERS[name]()
     maps = tuple(torch.randn(2, c, *size) for c, size in zip(CHANNELS, sizes, strict=True))
     out = decoder(Features(maps))
-    assert out.masks.shape == (2, 2 * WIDTH, *sizes[0])
-    assert [level.shape for level in out.pyramid] == [(2, 2 * WIDTH, *size) for size in reversed(sizes[1:])]
+    assert out.masks.shape == (2, WIDTH, *sizes[0])
+    assert [level.shape for level in out.pyramid] == [(2, WIDTH, *size) for size in reversed(sizes[1:])]
     alone = decoder(Features(tuple(level[1:] for level in maps)))
     torch.testing.assert_close(out.masks[1:], alone.masks, rtol=1e-4, atol=1e-4)
     for coarse, single in zip(out.pyramid, alone.pyramid, strict=True):
         torch.testing.assert_close(coarse[1:], single, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_made_again_give_the_same_gradients() -> None:
+    """In training the deformable layers are computed a second time in the backward pass; in evaluation they are kept."""
+    torch.manual_seed(0)
+    decoder = DECODERS["msdeform"]()
+    maps = [torch.randn(2, c, 8 >> level, 8 >> level) for level, c in enumerate(CHANNELS)]
+    results = []
+    for training in (True, False):
+        inputs = [level.clone().requires_grad_() for level in maps]
+        out = decoder.train(training)(Features(tuple(inputs)))
+        loss = out.masks.square().sum() + sum(level.square().sum() for level in out.pyramid)
+        results.append([loss, *torch.autograd.grad(loss, (*inputs, *decoder.parameters()))])
+    for again, kept in zip(*results, strict=True):
+        torch.testing.assert_close(again, kept, rtol=1e-5, atol=1e-5)
