@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import codecs
-import collections
+import math
 import pickle
+import re
+import struct
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,27 +20,113 @@ from torch import Tensor
 _WRAPPERS = ("state_dict", "model", "model_state", "params")
 _TORCH_BEFORE_ZIP = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 """What files of torch.save began with before they were zip files; they are pickles too."""
-_MAKE_ARRAY, _MAKE_SCALAR = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
-_IN_PICKLES: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _MAKE_ARRAY for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "scalar"): _MAKE_SCALAR for core in ("core", "_core")},
-    ("_codecs", "encode"): codecs.encode,
-    ("collections", "OrderedDict"): collections.OrderedDict,
+_NUMBERS = re.compile(r"[<>|=]?([?bBhHiIlLqQefd]|b1|[iu][1248]|f[248])")
+"""Codes of numpy for booleans, integers and floats."""
+_MOST_AXES, _LONGEST_SIDE = 64, 2**63 - 1
+_BROKEN = (
+    SafetensorError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+)
+"""What the libraries raise over files that are broken, or made to be."""
+
+
+class StoredDtype:
+    """The stand-in of numpy.dtype in a file: what kind of number, in which byte order.
+
+    numpy's own class takes offsets and objects from a pickle unchecked, and with them the process's memory.
+    """
+
+    def __init__(self, code: object, *_: object) -> None:
+        """`code` is numpy's, such as f4; what else a pickle passes says how to copy it."""
+        if not isinstance(code, str) or not _NUMBERS.fullmatch(code):
+            raise pickle.UnpicklingError(f"it asks for an array of {code!r:.40}, which is no kind of number")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: Any) -> None:
+        """Take the byte order, and nothing else."""
+        if state[1] not in ("<", ">", "|", "="):
+            raise ValueError("an array without byte order")
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class StoredArray:
+    """The stand-in of numpy.ndarray in a file; `array` is made of checked sizes."""
+
+    array: np.ndarray | None = None
+
+    def __init__(self, *_: object) -> None:
+        """The empty array that a pickle begins with; its state follows."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Take the array as numpy has written it since version 1."""
+        _, shape, dtype, fortran, raw = state
+        self.array = _array(raw, dtype, shape, "F" if fortran else "C")
+
+    # Methods of the class, since a pickle could set attributes of functions.
+    @classmethod
+    def from_buffer(cls, raw: object, dtype: object, shape: Any, order: str, axes: Any = None) -> StoredArray:
+        """Return the array that protocol 5 of pickle writes; `axes` is how it lay in memory."""
+        stored = cls()
+        array = _array(raw, dtype, shape, "F" if order == "F" else "C")
+        stored.array = array if axes is None else array.transpose(axes)
+        return stored
+
+    @classmethod
+    def scalar(cls, dtype: object, raw: object) -> bool | float:
+        """Return the number of one of numpy's."""
+        number: bool | float = _array(raw, dtype, (), "C").item()
+        return number
+
+    @classmethod
+    def encode(cls, text: object = "", encoding: object = "latin1") -> bytes:
+        """Return bytes that protocols up to 2 of pickle write as text, or as a call of `bytes` where there are none."""
+        if not isinstance(text, str) or encoding != "latin1":
+            raise pickle.UnpicklingError("it asks for an encoding besides latin1")
+        return text.encode("latin1")
+
+
+class StoredDict(dict[Any, Any]):
+    """The stand-in of collections.OrderedDict in a pickle."""
+
+    def __init__(self, pairs: object = ()) -> None:
+        """`pairs` is a list."""
+        if pairs != () and type(pairs) is not list:
+            raise pickle.UnpicklingError("it asks for collections.OrderedDict of more than a list")
+        super().__init__(pairs)
+
+    def __setstate__(self, state: Any) -> None:
+        """Leave out attributes, which are PyTorch's versions of modules."""
+
+
+_ARRAYS: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): StoredArray,
+    ("numpy", "dtype"): StoredDtype,
+    # Both names of numpy's insides: before version 2, and since.
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): StoredArray for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): StoredArray.scalar for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): StoredArray.from_buffer for core in ("core", "_core")},
+    # Python 2's name of the module and Python 3's.
+    **{(builtins, "bytes"): StoredArray.encode for builtins in ("__builtin__", "builtins")},
 }
-"""What a pickle of arrays calls for; nothing else is made of one."""
-_IN_TORCH_FILES: list[Any] = [
-    np.ndarray,
-    np.dtype,
-    _MAKE_ARRAY,
-    _MAKE_SCALAR,
-    *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"},
-]
+"""What arrays in a file call for; nothing of numpy's own is handed to it."""
+_IN_PICKLES = _ARRAYS | {
+    ("_codecs", "encode"): StoredArray.encode,
+    ("collections", "OrderedDict"): StoredDict,
+}
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """An unpickler that knows numpy's arrays and plain containers, and refuses everything else."""
+    """An unpickler that knows stand-ins of arrays and plain containers, and refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Return what a pickle may call for."""
@@ -52,26 +139,17 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
     """Return what a .safetensors or PyTorch file holds; a ValueError says why it could not be read.
 
     PyTorch files are read with `weights_only=True`: tensors and plain containers, nothing that runs code. `trust` also
-    reads numpy arrays, in such files and in plain pickles (detectron2's model zoo), by an unpickler that makes nothing
-    but arrays and plain containers; other objects are refused all the same.
+    reads numpy arrays of numbers, in such files and in plain pickles (detectron2's model zoo), without handing numpy's
+    own classes to the file; other objects are refused all the same.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no weights file at {str(path)!r}")
     try:
-        content = _read(path, trust=trust)
+        content = _plain(_read(path, trust=trust), {})
     except pickle.UnpicklingError as error:
         raise ValueError(_refusal(path, error, trust=trust)) from error
-    except (
-        SafetensorError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        LookupError,
-        ValueError,
-        TypeError,
-        AttributeError,
-    ) as error:
+    except _BROKEN as error:
         raise ValueError(
             f"{path.name} is no readable weights file (truncated or another format; {type(error).__name__}: {error})"
         ) from error
@@ -90,7 +168,7 @@ def tensors_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     while nested := next((inner[key] for key in _WRAPPERS if isinstance(inner.get(key), Mapping)), None):
         inner = nested
     values = ((key, torch.tensor(value) if _is_numeric(value) else value) for key, value in inner.items())
-    tensors = {key: value for key, value in values if isinstance(value, Tensor)}
+    tensors = {key: value for key, value in values if isinstance(key, str) and isinstance(value, Tensor)}
     if not tensors:
         raise ValueError(f"no tensors in the checkpoint; its keys are {', '.join(map(str, list(checkpoint)[:8]))}")
     while all(key.startswith("module.") for key in tensors):
@@ -102,13 +180,47 @@ def _read(path: Path, *, trust: bool) -> Any:
     if path.suffix == ".safetensors":
         return dict(load_file(path))
     if not _is_plain_pickle(path):
-        with torch.serialization.safe_globals(_IN_TORCH_FILES) if trust else nullcontext():
+        arrays: list[Any] = [(stand_in, ".".join(name)) for name, stand_in in _ARRAYS.items()]
+        with torch.serialization.safe_globals(arrays) if trust else nullcontext():
             return torch.load(path, map_location="cpu", weights_only=True)
     if not trust:
         raise pickle.UnpicklingError("a plain pickle, whose tensors are numpy arrays")
     with path.open("rb") as file:
         # Those of the model zoo were written by Python 2.
         return ArrayUnpickler(file, encoding="latin1").load()
+
+
+def _array(raw: object, stored: object, shape: Any, order: Literal["C", "F"]) -> np.ndarray:
+    """Return an array of its bytes in this machine's byte order; a ValueError says that the sizes do not agree."""
+    if isinstance(raw, str):
+        raw = raw.encode("latin1")  # As Python 2 wrote them.
+    if not isinstance(raw, (bytes, bytearray)) or not isinstance(stored, StoredDtype) or not isinstance(shape, tuple):
+        raise ValueError("an array without bytes, kind or shape")
+    if len(shape) > _MOST_AXES or not all(type(side) is int and 0 <= side <= _LONGEST_SIDE for side in shape):
+        raise ValueError("an array of an impossible shape")
+    dtype = stored.dtype
+    if math.prod(shape) * dtype.itemsize != len(raw):
+        raise ValueError(f"an array of shape {shape} and kind {dtype} in {len(raw)} bytes")
+    # A byte that is neither 0 nor 1 is no valid boolean in memory.
+    flat = np.frombuffer(raw, np.uint8 if dtype.kind == "b" else dtype)
+    return flat.reshape(shape, order=order).astype(dtype.newbyteorder("="))
+
+
+def _plain(value: Any, done: dict[int, Any]) -> Any:
+    """Return the content of a file with arrays for their stand-ins and plain dicts for all others.
+
+    `done` holds what was made of objects, by their ids, so that one that occurs often is made once.
+    """
+    if id(value) not in done:
+        if isinstance(value, StoredArray):
+            done[id(value)] = value.array
+        elif isinstance(value, dict):
+            done[id(value)] = {key: _plain(item, done) for key, item in dict.items(value)}
+        elif type(value) in (list, tuple):
+            done[id(value)] = type(value)(_plain(item, done) for item in value)
+        else:
+            return value
+    return done[id(value)]
 
 
 def _is_plain_pickle(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """detectron2's files of mask classification, as they are written: wrapped, of an older layout, of another class count."""
 
 import dataclasses
+import re
 from collections import OrderedDict, defaultdict
 from pathlib import Path
 
@@ -115,6 +116,17 @@ def test_another_class_count(published) -> None:
     larger = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, num_classes=19))
     with pytest.raises(ValueError, match=r"The file has 7 classes, the recipe 19: .*num_classes=7 keeps them all"):
         load_published(tensors, larger)
+
+
+@pytest.mark.parametrize("published", [name for name in NAMES if "fapn" in name], indirect=True)
+def test_copies_of_a_shared_norm_that_differ(published) -> None:
+    _, recipe, _, tensors = published
+    changed = dict(tensors)
+    key = next(key for key in tensors if re.search(r"align_1\.offset\.norm\.weight$", key))
+    changed[key] = tensors[key] + 1
+    with pytest.raises(ValueError, match=r"layer_1\.norm\.weight.* differ, but are one parameter") as error:
+        load_published(changed, recipe)
+    assert key in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["maskformer", "msfapn-mask2former"])

@@ -207,6 +207,12 @@ def test_another_normalisation_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"image_mean": [0.5, 0.5, 0.5]}))
     with pytest.raises(ValueError, match=r"image_mean is \[0.5, 0.5, 0.5\], the recipe's \(0.48"):
         load_published(tmp_path, recipe)
+    path.write_text(f'{{"image_mean": [{"9" * 400}, 0, 0]}}')
+    with pytest.raises(ValueError, match=r"image_mean is \[9{70,80}, the recipe's"):
+        load_published(tmp_path, recipe)
+    path.write_text("{" + " " * 1_000_000 + "}")
+    with pytest.raises(ValueError, match=r"cannot be read: it is larger than the 1000000 bytes"):
+        load_published(tmp_path, recipe)
     path.write_text("{")
     with pytest.raises(ValueError, match=r"preprocessor_config.json' cannot be read"):
         load_published(tmp_path, recipe)
@@ -239,6 +245,9 @@ def test_a_file_of_full_size_finds_its_recipe() -> None:
 
 def test_a_folder_without_weights(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is a folder without model.safetensors or pytorch_model.bin"):
+        load_published(tmp_path, recipe_of("maskformer"))
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"weights in shards \(model.safetensors.index.json\).*max_shard_size"):
         load_published(tmp_path, recipe_of("maskformer"))
 
 

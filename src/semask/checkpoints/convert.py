@@ -40,6 +40,8 @@ RULES: dict[str, Rule] = {
 """Rule file by decoder; mask classifiers have a second one, see `_rule`."""
 _WEIGHTS_THERE = (WEIGHTS, "pytorch_model.bin")
 """Files of weights in a folder of transformers."""
+_SHARDS = tuple(f"{name}.index.json" for name in _WEIGHTS_THERE)
+"""What lies there instead where the weights are in several files."""
 
 
 class Conversion(NamedTuple):
@@ -88,7 +90,8 @@ def convert(source: Source, recipe: str | Recipe, num_classes: int | None = None
     beside = None
     if translation.layout == segmenter.AUTHORS and file is not None:
         beside = _compare_variant(file, recipe, any_classes=num_classes is not None)
-    wanted = build_weightless(translation.recipe).state_dict()
+    hollow = build_weightless(translation.recipe)
+    wanted = hollow.state_dict()
     fresh = _fresh(translation.tensors, wanted, rule) if num_classes is not None else ()
     problem = explain(
         translation,
@@ -99,6 +102,7 @@ def convert(source: Source, recipe: str | Recipe, num_classes: int | None = None
     )
     if problem is not None:
         raise ValueError(problem)
+    _require_equal_copies(hollow, translation)
     class_names, colours = _classes_in_meta(checkpoint)
     if translation.layout == transformers.LAYOUT and file is not None:
         beside, class_names = _compare_config(file, recipe)
@@ -166,6 +170,19 @@ def _rule(recipe: Recipe, tensors: Mapping[str, Tensor]) -> Rule:
     return transformers if rule is detectron2 and transformers.recognises(tensors) else rule
 
 
+def _require_equal_copies(model: SegmentationModel, translation: Translation) -> None:
+    """Raise a ValueError where the file has different values for one parameter of two names: FaPN shares norms."""
+    names: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        first = names.setdefault(id(parameter), name)
+        if not translation.tensors[first].equal(translation.tensors[name]):
+            raise ValueError(
+                f"the file's {translation.names[first]} and {translation.names[name]} differ, but are one parameter of "
+                f"the recipe {translation.recipe.name!r}: the file is of a model that shares no norms, or was changed. "
+                "Make both tensors equal in it to load them."
+            )
+
+
 def _open(source: Source, *, trust: bool) -> tuple[Path | None, Mapping[str, Any]]:
     """Return the file of weights, None for a state dict, and what it holds."""
     if isinstance(source, Mapping):
@@ -179,6 +196,11 @@ def _weights_file(path: Path) -> Path:
     if not path.is_dir():
         return path
     found = [path / name for name in _WEIGHTS_THERE if (path / name).is_file()]
+    if not found and (shards := next((name for name in _SHARDS if (path / name).is_file()), None)):
+        raise ValueError(
+            f"{str(path)!r} holds its weights in shards ({shards}), and one file is read. Join them: load the folder "
+            "with transformers' from_pretrained, then call save_pretrained(folder, max_shard_size='100GB')."
+        )
     if not found:
         raise ValueError(f"{str(path)!r} is a folder without {' or '.join(_WEIGHTS_THERE)}; give the file itself")
     return found[0]

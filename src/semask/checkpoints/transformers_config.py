@@ -24,6 +24,10 @@ PROCESSORS = {"mask2former": "Mask2FormerImageProcessor", "maskformer": "MaskFor
 PIXEL_DECODERS = {"mask2former": "msdeform", "maskformer": "fpn"}
 """The one pixel decoder that each has there."""
 
+_MOST_BYTES = 1_000_000
+"""Configs have a few thousand bytes."""
+_LARGEST = 1e6
+"""Above any mean or spread of channels."""
 _STAGES = [f"stage{number}" for number in range(1, 5)]
 _BACKBONE_DEFAULTS = {"hidden_act": "gelu", "layer_norm_eps": 1e-5}
 _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
@@ -103,7 +107,11 @@ def processor_config(recipe: Recipe, classes: Classes | None = None) -> dict[str
 def read_config(path: Path) -> dict[str, Any]:
     """Return a config.json as plain values; a ValueError says what is broken."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(_MOST_BYTES + 1)
+        if len(text) > _MOST_BYTES:
+            raise ValueError(f"it is larger than the {_MOST_BYTES} bytes that are read of such files")
+        config = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError, OSError) as error:
         raise ValueError(f"{str(path)!r} cannot be read: {error}") from error
     if not isinstance(config, dict):
@@ -123,7 +131,7 @@ def check_config(config: Mapping[str, Any], recipe: Recipe) -> None:
             value = said.get(field, default)
             if value != meant[field]:
                 where = f"{section}.{field}" if section else field
-                differ.append(f"{where} is {value!r}, the recipe's {meant[field]!r}")
+                differ.append(f"{where} is {value!r:.80}, the recipe's {meant[field]!r}")
     if differ:
         raise ValueError(f"{CONFIG} does not fit the recipe {recipe.name!r}: {'; '.join(differ)}.")
 
@@ -134,7 +142,8 @@ def check_processor(processor: Mapping[str, Any], recipe: Recipe) -> None:
         theirs = processor.get(field, ours)
         if not _close(theirs, ours):
             raise ValueError(
-                f"{PROCESSOR} does not fit the recipe {recipe.name!r}: {field} is {theirs!r}, the recipe's {ours!r}."
+                f"{PROCESSOR} does not fit the recipe {recipe.name!r}: {field} is {theirs!r:.80}, the "
+                f"recipe's {ours!r}."
             )
 
 
@@ -238,4 +247,8 @@ def _close(theirs: Any, ours: Sequence[float]) -> bool:
     if not isinstance(theirs, Sequence) or len(theirs) != len(ours):
         return False
     pairs = zip(theirs, ours, strict=True)
-    return all(isinstance(one, (int, float)) and math.isclose(one, other, abs_tol=1e-3) for one, other in pairs)
+    # Compared first, since integers of JSON may be larger than any float.
+    return all(
+        isinstance(one, (int, float)) and abs(one) < _LARGEST and math.isclose(one, other, abs_tol=1e-3)
+        for one, other in pairs
+    )
