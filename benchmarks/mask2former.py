@@ -2,10 +2,10 @@
 
     python benchmarks/mask2former.py --size 512 512 --rounds 7 --threads 1
 
-First both must give equal logits and, from equal random draws, equal losses. Then three things are timed in one
-process, ours and theirs in turn: the score map of a user (theirs: forward, resize, softmax, product), the forward pass
-with all ten predictions, and a training step (forward, loss at 12544 points, backward). Masks of the labels are made
-beforehand for theirs. Peak memory of a training step is measured in fresh processes, in turn as well.
+First both must give equal logits and, on the CPU, equal losses from equal random draws. Then three things are timed in
+one process, ours and theirs in turn: the score map of a user (theirs: forward, resize, softmax, product), the forward
+pass with all ten predictions, and a training step (forward, loss at 12544 points, backward). Masks of the labels are
+made beforehand for theirs. Peak memory of a training step is measured in fresh processes, in turn as well.
 
 Times differ from machine to machine and hour to hour; what is reported are ratios within a round.
 """
@@ -175,18 +175,21 @@ def make_inputs(options: Options, *, size: tuple[int, int], batch: int) -> Input
 
 
 def check_equal(ours: Ours, theirs: Theirs, inputs: Inputs) -> None:
-    """Assert equal outputs to 1e-3, and losses from equal draws."""
+    """Assert equal outputs to 1e-3 and, on the CPU, losses from equal draws: a GPU's depend on how they are grouped."""
     with torch.inference_mode():
         pairs = [(ours.scores(inputs), theirs.scores(inputs))]
         pairs += zip(ours.forward(inputs), theirs.forward(inputs), strict=True)
         for mine, other in pairs:
             torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-3)
+        print(f"equal: {len(pairs)} outputs to 1e-3")
+        if inputs.images.device.type != "cpu":
+            return
         losses = []
         for side in (ours, theirs):
             torch.manual_seed(2)
             losses.append(side.total(inputs))
         torch.testing.assert_close(*losses, rtol=1e-3, atol=0)
-    print(f"equal: {len(pairs)} outputs to 1e-3, losses {losses[0].item():.5f} and {losses[1].item():.5f}")
+        print(f"equal: losses {losses[0].item():.5f} and {losses[1].item():.5f}")
 
 
 def timed(task: Callable[[Side], None], side: Side, options: Options) -> float:
