@@ -69,8 +69,10 @@ HEADS = {
 }
 SINGLE_SCALE = {name for name in HEADS if name.startswith("segmenter")}
 """Decoders that read one map; a plain encoder has no other."""
-SAMPLED = {("swin", True), ("pvt", False)}
-# Plain encoders under the decoders for them, all pyramids under the first decoder, and every other over two of them.
+SAMPLED = {("swin", True, decoder) for decoder in HEADS} | {
+    ("pvt", False, decoder) for decoder in (*SINGLE_SCALE, "mask2former")
+}
+# Plain encoders under the decoders for them, all pyramids under the first decoder, and every other over one or two.
 CASES = [
     (encoder, decoder, semantic)
     for encoder in ENCODERS
@@ -79,7 +81,7 @@ CASES = [
     if (
         (decoder in SINGLE_SCALE and not semantic)
         if encoder in PLAIN
-        else (decoder == "semantic_fpn" or (encoder, semantic) in SAMPLED)
+        else (decoder == "semantic_fpn" or (encoder, semantic, decoder) in SAMPLED)
     )
 ]
 
@@ -194,11 +196,21 @@ def test_export_equals_eager(model: SegmentationModel) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 if model.classifies_masks else 1e-5)
 
 
-@pytest.mark.parametrize("decoder", sorted(set(HEADS) - SINGLE_SCALE))
-def test_export_takes_any_size(monkeypatch: pytest.MonkeyPatch, decoder: str) -> None:
+@pytest.mark.parametrize(
+    ("decoder", "semantic"),
+    [
+        ("semantic_fpn", False),
+        ("maskformer", False),
+        ("mask2former", False),
+        # tracing these for any size takes most of a minute
+        pytest.param("fapn", False, marks=pytest.mark.slow),
+        pytest.param("msfapn", False, marks=pytest.mark.slow),
+        pytest.param("mask2former", True, marks=pytest.mark.slow),
+    ],
+)
+def test_export_takes_any_size(monkeypatch: pytest.MonkeyPatch, decoder: str, semantic: bool) -> None:
     """Sides are multiples of what images are padded to, at least twice that: export treats a count of 1 apart."""
-    # tracing semantic layers of any size takes a minute; once is enough
-    model = tiny("resnet", decoder, semantic=decoder == "semantic_fpn")
+    model = tiny("resnet", decoder, semantic=semantic)
     tall, wide = (torch.export.Dim(name, min=2, max=16) for name in ("tall", "wide"))
     shapes = ({0: torch.export.Dim("batch", min=1, max=16), 2: 32 * tall, 3: 32 * wide},)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a symbolic size is no int to it

@@ -37,7 +37,7 @@ def saved(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("pixel_decoder", ["fapn", "msfapn"])
 def test_shared_tensors_stay_shared(tmp_path: Path, pixel_decoder: str) -> None:
     """FaPN's levels use one norm at two places: trained on, both must move."""
-    decoder = DecoderRecipe(name="mask2former", pixel_decoder=pixel_decoder, channels=32, layers=1, pixel_layers=1)
+    decoder = DecoderRecipe(name="mask2former", pixel_decoder=pixel_decoder, channels=64, layers=1, pixel_layers=1)
     encoder = dataclasses.replace(TINY.model.encoder, semantic_layers=False)
     recipe = dataclasses.replace(TINY, model=dataclasses.replace(TINY.model, encoder=encoder, decoder=decoder))
     model = build_model(recipe)
