@@ -118,7 +118,8 @@ def _check_scales(data: DataRecipe) -> None:
     given = {name: values for name, values in jitters.items() if values is not None}
     told = " and ".join(f"{name} {values}" for name, values in given.items())
     if len(given) > 1:
-        raise ValueError(f"{told} exclude each other; set the one to use and None for the others")
+        flags = " or ".join(f"--data.{name.replace('_', '-')} None" for name in given)
+        raise ValueError(f"{told} exclude each other; set the one to use and None for the others ({flags})")
     if data.base_ratio <= 0 or not all(values and min(values) > 0 for values in given.values()):
         raise ValueError(f"{told or 'scales'} and base_ratio {data.base_ratio:g} must all be positive")
     if data.short_edges is not None and data.long_edge < max(data.short_edges):
