@@ -54,7 +54,7 @@ def test_commands_and_python_as_written(newcomer: Path) -> None:
     assert len(commands) == 5
     printed = [run(command.split(), newcomer) for command in commands]
     assert "mIoU" in printed[1]
-    assert "cityscapes/semask-swin-l-fpn" in printed[3]
+    assert "cityscapes/seg-l-mask-16" in printed[3]
     assert len(python.strip().splitlines()) == 12
     for block in (python, inside):
         run([sys.executable, "-c", block], newcomer)
