@@ -15,7 +15,6 @@ from semask.decoders.mask_classifier import MaskClassifier
 from semask.decoders.segmenter import MaskTransformer
 from semask.encoders.plain import PlainEncoder
 from semask.model import SegmentationModel
-from semask.resample import resize
 
 Part = Literal["encoder", "decoder"]
 Query = tuple[int, int] | int
@@ -221,8 +220,8 @@ def query_masks(model: SegmentationModel, images: Float[Tensor, "b 3 H W"]) -> Q
     with _evaluating(model):
         prepared = model.prepare(images)
         out = model.decoder(model.encoder(prepared), auxiliary=False)
-    masks = resize(out.mask_logits.float(), (prepared.shape[-2], prepared.shape[-1])).sigmoid()[..., :height, :width]
-    likely = out.class_logits.float().softmax(-1)[..., :-1]
+    likely, masks = out.probabilities((prepared.shape[-2], prepared.shape[-1]))
+    masks = masks[..., :height, :width]
     painters = [_painters(image, mask) for image, mask in zip(likely, masks, strict=True)]
     probabilities, classes = likely.max(-1)
     return QueryMasks(classes, probabilities, masks, torch.stack(painters))

@@ -60,9 +60,11 @@ class MaskLogits(NamedTuple):
         Source: MaskFormer (arXiv:2107.06278) §3.4, semantic inference.
         """
         with torch.autocast(self.class_logits.device.type, enabled=False):
-            classes = self.class_logits.float().softmax(-1)[..., :-1]
-            masks = resize(self.mask_logits.float(), size).sigmoid()
-            return torch.einsum("bqk,bqhw->bkhw", classes, masks)
+            return torch.einsum("bqk,bqhw->bkhw", *self.probabilities(size))
+
+    def probabilities(self, size: tuple[int, int]) -> tuple[Float[Tensor, "b q k"], Float[Tensor, "b q H W"]]:
+        """Return how likely each query is of each class, "no object" left out, and each pixel in its mask at `size`."""
+        return self.class_logits.float().softmax(-1)[..., :-1], resize(self.mask_logits.float(), size).sigmoid()
 
 
 class PixelFeatures(NamedTuple):

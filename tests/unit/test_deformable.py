@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semask.layers.deformable import DeformableAttention, centres, deformable_attention, star
+from semask.layers.deformable import DeformableAttention, Grid, deformable_attention, grid_of, star
+from semask.layers.position import centres
 
 Sizes = list[tuple[int, int]]
 PYRAMIDS: list[Sizes] = [[(3, 5)], [(1, 1), (2, 1)], [(2, 3), (3, 5), (7, 9)]]
@@ -22,6 +23,10 @@ def example(sizes: Sizes, *, batch: int = 2, queries: int = 6, dtype: torch.dtyp
     locations = 2 * torch.rand(batch, queries, heads, len(sizes), points, 2, generator=generator, dtype=dtype) - 0.5
     weights = torch.rand(batch, queries, heads, len(sizes), points, generator=generator, dtype=dtype)
     return [values, locations, weights]
+
+
+def attend(values: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
+    return deformable_attention(values, grid_of(sizes, device=values.device), locations, weights)
 
 
 def by_loops(values: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
@@ -55,16 +60,16 @@ def by_grid_sample(values: Tensor, sizes: Sizes, locations: Tensor, weights: Ten
 @pytest.mark.parametrize("sizes", PYRAMIDS, ids=str)
 def test_against_a_loop_over_tokens(sizes: Sizes) -> None:
     values, locations, weights = example(sizes)
-    out = deformable_attention(values, sizes, locations, weights)
+    out = attend(values, sizes, locations, weights)
     torch.testing.assert_close(out, by_loops(values, sizes, locations, weights), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("sizes", PYRAMIDS, ids=str)
 def test_values_and_gradients_are_those_of_grid_sample(sizes: Sizes) -> None:
     results = []
-    for attend in (deformable_attention, by_grid_sample):
+    for way in (attend, by_grid_sample):
         values, locations, weights = (part.requires_grad_() for part in example(sizes, batch=3))
-        out = attend(values, sizes, locations, weights)
+        out = way(values, sizes, locations, weights)
         cotangent = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=out.dtype)
         results.append([out, *torch.autograd.grad(out, (values, locations, weights), cotangent)])
     for ours, theirs in zip(*results, strict=True):
@@ -75,7 +80,7 @@ def test_values_and_gradients_are_those_of_grid_sample(sizes: Sizes) -> None:
 def test_gradients_by_differences() -> None:
     sizes = PYRAMIDS[2]
     values, locations, weights = (part.requires_grad_() for part in example(sizes, batch=1, queries=2))
-    assert torch.autograd.gradcheck(lambda v, x, w: deformable_attention(v, sizes, x, w), (values, locations, weights))
+    assert torch.autograd.gradcheck(lambda v, x, w: attend(v, sizes, x, w), (values, locations, weights))
 
 
 def test_points_on_centres_are_the_tokens() -> None:
@@ -88,7 +93,7 @@ def test_points_on_centres_are_the_tokens() -> None:
         locations = places[None, :, None, None, None].expand(1, tokens, 2, 2, 1, 2)
         weights = torch.zeros(1, tokens, 2, 2, 1, dtype=torch.float64)
         weights[:, :, :, level] = 1
-        out = deformable_attention(values, sizes, locations, weights)
+        out = attend(values, sizes, locations, weights)
         first = sum(math.prod(size) for size in sizes[:level])
         torch.testing.assert_close(out, values[:, first : first + tokens].flatten(2), rtol=1e-6, atol=1e-6)
 
@@ -96,7 +101,7 @@ def test_points_on_centres_are_the_tokens() -> None:
 def test_what_lies_a_token_beyond_the_map_is_nothing() -> None:
     values = torch.ones(1, 6, 1, 1, dtype=torch.float64)
     far = torch.tensor([[-0.5, 0.5], [0.5, -1.0], [1.5, 0.5], [0.5, 2.0], [-1e6, 1e6]], dtype=torch.float64)
-    out = deformable_attention(values, [(2, 3)], far[None, :, None, None, None], torch.ones(1, 5, 1, 1, 1).double())
+    out = attend(values, [(2, 3)], far[None, :, None, None, None], torch.ones(1, 5, 1, 1, 1).double())
     torch.testing.assert_close(out, torch.zeros_like(out))
 
 
@@ -105,7 +110,7 @@ def test_places_that_are_no_numbers(place: float) -> None:
     """A model that diverges must come to tell so: nothing is looked up outside of the table."""
     values, locations, weights = example([(2, 3), (4, 5)])
     locations[1, 2, 1, 0, 3, 0] = place
-    out = deformable_attention(values, [(2, 3), (4, 5)], locations, weights).unflatten(-1, (2, 3))
+    out = attend(values, [(2, 3), (4, 5)], locations, weights).unflatten(-1, (2, 3))
     assert out[1, 2, 1].isfinite().all() == (place == 1e30)
     out[1, 2, 1] = 0
     assert out.isfinite().all()
@@ -121,7 +126,7 @@ def test_the_first_offsets_are_a_star() -> None:
     torch.testing.assert_close(queries, expected.expand_as(queries), rtol=0, atol=1e-5)
 
 
-def module_and_tokens() -> tuple[DeformableAttention, list[Tensor]]:
+def module_and_tokens() -> tuple[DeformableAttention, tuple[Tensor, Tensor, Grid]]:
     torch.manual_seed(0)
     attention = DeformableAttention(16, num_heads=4, num_levels=2, num_points=3)
     torch.nn.init.normal_(attention.offsets.weight)
@@ -129,17 +134,18 @@ def module_and_tokens() -> tuple[DeformableAttention, list[Tensor]]:
     return attention, pyramid_of(attention, [(2, 3), (4, 5)])
 
 
-def pyramid_of(attention: DeformableAttention, sizes: Sizes) -> list[Tensor]:
+def pyramid_of(attention: DeformableAttention, sizes: Sizes) -> tuple[Tensor, Tensor, Grid]:
     tokens = sum(math.prod(size) for size in sizes)
     width = attention.value.in_features
-    references = torch.cat([centres(*size, device=torch.device("cpu")) for size in sizes])
-    return [torch.randn(2, tokens, width), torch.randn(1, tokens, width), references]
+    grid = grid_of(sizes, device=torch.device("cpu"))
+    return torch.randn(2, tokens, width), torch.randn(1, tokens, width), grid
 
 
 def test_the_module_is_its_equation() -> None:
     """Σ over levels and points of softmax · value at reference + offset / (width, height), head by head."""
     sizes = [(2, 3), (4, 5)]
-    attention, (tokens, positions, references) = module_and_tokens()
+    attention, (tokens, positions, grid) = module_and_tokens()
+    references = torch.cat([centres(*size, device=torch.device("cpu")) for size in sizes])
     offsets = attention.offsets(tokens + positions).reshape(2, 26, 4, 2, 3, 2)
     weights = attention.weights(tokens + positions).reshape(2, 26, 4, 6).softmax(-1).reshape(2, 26, 4, 2, 3)
     torch.testing.assert_close(weights.sum((-2, -1)), torch.ones(2, 26, 4))
@@ -149,7 +155,7 @@ def test_the_module_is_its_equation() -> None:
         locations[:, :, :, level, :, 1] = references[:, 1, None, None] + offsets[:, :, :, level, :, 1] / height
     values = attention.value(tokens).reshape(2, 26, 4, 4)
     expected = attention.project(by_grid_sample(values, sizes, locations, weights))
-    torch.testing.assert_close(attention(tokens, positions, references, sizes), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(attention(tokens, positions, grid), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_half_precision_keeps_the_places() -> None:
@@ -157,13 +163,13 @@ def test_half_precision_keeps_the_places() -> None:
     sizes = [(64, 64)]
     values, locations, weights = example(sizes, dtype=torch.float32)
     rounded = values.bfloat16()
-    out = deformable_attention(rounded, sizes, locations, weights)
+    out = attend(rounded, sizes, locations, weights)
     assert out.dtype == torch.bfloat16
-    torch.testing.assert_close(out, deformable_attention(rounded.float(), sizes, locations, weights).bfloat16())
+    torch.testing.assert_close(out, attend(rounded.float(), sizes, locations, weights).bfloat16())
     attention, inputs = module_and_tokens()
-    expected = attention(*inputs, [(2, 3), (4, 5)])
+    expected = attention(*inputs)
     with torch.autocast("cpu", torch.bfloat16):
-        half = attention(*inputs, [(2, 3), (4, 5)])
+        half = attention(*inputs)
     assert half.dtype == torch.bfloat16
     half.float().sum().backward()
     assert all(torch.isfinite(p.grad).all() and p.grad.dtype == torch.float32 for p in attention.parameters())
@@ -181,8 +187,7 @@ class OnMaps(torch.nn.Module):
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
         sizes = [(level.shape[-2], level.shape[-1]) for level in (coarse, fine)]
         tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in (coarse, fine)], dim=1)
-        references = torch.cat([centres(*size, device=tokens.device) for size in sizes])
-        return self.attention(tokens, torch.zeros_like(tokens[:1]), references, sizes)
+        return self.attention(tokens, torch.zeros_like(tokens[:1]), grid_of(sizes, device=tokens.device))
 
 
 def test_an_exported_program_takes_any_size(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,12 @@ HEAD_WIDTH = 64
 """Of every Vision Transformer in the papers."""
 
 
+def check_heads(width: int, num_heads: int) -> None:
+    """Raise a ValueError where attention heads cannot share a width."""
+    if width % num_heads:
+        raise ValueError(f"{num_heads} heads cannot share a width of {width}; give a width divisible by {num_heads}")
+
+
 class SelfAttention(nn.Module):
     """Scaled dot-product attention of tokens among themselves; `num_heads` divides `width`.
 
@@ -19,10 +25,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int, *, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
-        if width % num_heads:
-            raise ValueError(
-                f"{num_heads} heads cannot share a width of {width}; give a width divisible by {num_heads}"
-            )
+        check_heads(width, num_heads)
         self.num_heads = num_heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)

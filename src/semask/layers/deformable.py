@@ -4,25 +4,52 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
+from semask.layers.attention import check_heads
+from semask.layers.position import centres
+
 Size = tuple[int, int]
+
+
+class Grid(NamedTuple):
+    """The maps of a pyramid as one row of tokens: each map row by row, one map after the other.
+
+    extents: (width, height) of every map. firsts: the number of its first token. references: where every token lies in
+    its map, (x, y) in [0, 1].
+    """
+
+    extents: Integer[Tensor, "l 2"]
+    firsts: Integer[Tensor, " l"]
+    references: Float[Tensor, "n 2"]
+
+
+def grid_of(sizes: Sequence[Size], *, device: torch.device) -> Grid:
+    """Return the grid of maps of `sizes` (height, width)."""
+    firsts = [sum(math.prod(size) for size in sizes[:level]) for level in range(len(sizes))]
+    # Half the memory of int64, and faster to sort in the backward pass.
+    return Grid(
+        torch.tensor([(width, height) for height, width in sizes], device=device, dtype=torch.int32),
+        torch.tensor(firsts, device=device, dtype=torch.int32),
+        torch.cat([centres(*size, device=device) for size in sizes]),
+    )
 
 
 def deformable_attention(
     values: Float[Tensor, "b n heads d"],
-    sizes: Sequence[Size],
+    grid: Grid,
     locations: Float[Tensor, "b q heads l p 2"],
     weights: Float[Tensor, "b q heads l p"],
 ) -> Float[Tensor, "b q heads*d"]:
     """Return, for every query and head, the weighted sum of the values at its points.
 
-    `values` holds the tokens of maps of `sizes` (height, width), row by row, one map after the other. Locations are
-    (x, y) in [0, 1] across each map; values between tokens are bilinear, and beyond a map they are 0.
+    `values` holds the tokens of the grid's maps. Locations are (x, y) in [0, 1] across each map; values between tokens
+    are bilinear, and beyond a map they are 0.
 
     The four neighbours of every point are rows of one table, so that the whole sum is a single weighted bag of rows:
     nothing of n·points·channels is ever in memory.
@@ -31,7 +58,7 @@ def deformable_attention(
     """
     batch, tokens, heads, width = values.shape
     precision = torch.promote_types(values.dtype, torch.float32)
-    rows, shares = _neighbours(sizes, locations.to(precision))
+    rows, shares = _neighbours(grid, locations.to(precision))
     owner = torch.arange(batch, device=values.device, dtype=rows.dtype)[:, None, None] * tokens
     head = torch.arange(heads, device=values.device, dtype=rows.dtype)[:, None]
     # one bag per query and head: b q heads (l p corners)
@@ -43,16 +70,13 @@ def deformable_attention(
 
 
 def _neighbours(
-    sizes: Sequence[Size], locations: Float[Tensor, "b q heads l p 2"]
+    grid: Grid, locations: Float[Tensor, "b q heads l p 2"]
 ) -> tuple[Integer[Tensor, "b q heads l p 4"], Float[Tensor, "b q heads l p 4"]]:
     """Return the four tokens around every point, by their number among all tokens, and their bilinear shares."""
-    # Half the memory of int64, and faster to sort in the backward pass.
-    per_level = {"device": locations.device, "dtype": torch.int32}
-    heights, widths = (torch.tensor([size[axis] for size in sizes], **per_level)[:, None, None] for axis in (0, 1))  # type: ignore[arg-type]
-    firsts = torch.tensor([sum(math.prod(size) for size in sizes[:level]) for level in range(len(sizes))], **per_level)  # type: ignore[arg-type]
+    widths, heights = grid.extents[:, :, None, None].unbind(1)
     columns, across = _along(locations[..., 0, None], widths)
     rows, down = _along(locations[..., 1, None], heights)
-    tokens = firsts[:, None, None, None] + rows[..., :, None] * widths[..., None] + columns[..., None, :]
+    tokens = grid.firsts[:, None, None, None] + rows[..., :, None] * widths[..., None] + columns[..., None, :]
     return tokens.flatten(-2), (down[..., :, None] * across[..., None, :]).flatten(-2)
 
 
@@ -81,10 +105,7 @@ class DeformableAttention(nn.Module):
 
     def __init__(self, width: int, *, num_heads: int = 8, num_levels: int = 3, num_points: int = 4) -> None:
         super().__init__()
-        if width % num_heads:
-            raise ValueError(
-                f"{num_heads} heads cannot share a width of {width}; give a width divisible by {num_heads}"
-            )
+        check_heads(width, num_heads)
         self.layout = (num_heads, num_levels, num_points)
         self.offsets = nn.Linear(width, 2 * math.prod(self.layout))
         self.weights = nn.Linear(width, math.prod(self.layout))
@@ -102,18 +123,16 @@ class DeformableAttention(nn.Module):
         self,
         tokens: Float[Tensor, "b n d"],
         positions: Float[Tensor, "_b n d"],
-        references: Float[Tensor, "n 2"],
-        sizes: Sequence[Size],
+        grid: Grid,
     ) -> Float[Tensor, "b n d"]:
-        """Return the attended tokens; `references` are where the tokens lie, (x, y) in [0, 1]."""
+        """Return the attended tokens of the grid."""
         heads, levels, points = self.layout
         queries = tokens + positions
         offsets = self.offsets(queries).unflatten(-1, (heads, levels, points, 2)).float()
         weights = self.weights(queries).unflatten(-1, (heads, levels * points)).softmax(-1)
-        extents = torch.tensor([(width, height) for height, width in sizes], device=tokens.device)
-        locations = references[:, None, None, None] + offsets / extents[:, None]
+        locations = grid.references[:, None, None, None] + offsets / grid.extents[:, None]
         values = self.value(tokens).unflatten(-1, (heads, -1))
-        mixed = deformable_attention(values, sizes, locations, weights.unflatten(-1, (levels, points)))
+        mixed = deformable_attention(values, grid, locations, weights.unflatten(-1, (levels, points)))
         out: Tensor = self.project(mixed)
         return out
 
@@ -125,10 +144,3 @@ def star(num_heads: int, num_levels: int, num_points: int) -> Float[Tensor, "hea
     directions = directions / directions.abs().amax(-1, keepdim=True)
     distances = torch.arange(1, num_points + 1)[:, None]
     return (directions[:, None, None] * distances).expand(-1, num_levels, -1, -1)
-
-
-def centres(height: int, width: int, *, device: torch.device) -> Float[Tensor, "n 2"]:
-    """Return where the tokens of a map lie, (x, y) in (0, 1), row by row."""
-    down = (torch.arange(height, device=device) + 0.5) / height
-    across = (torch.arange(width, device=device) + 0.5) / width
-    return torch.stack((across.repeat(height), down.repeat_interleave(width)), dim=-1)

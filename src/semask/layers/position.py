@@ -33,3 +33,10 @@ def _axis(size: int, frequencies: Tensor) -> Float[Tensor, "n half"]:
     index = torch.arange(size, device=frequencies.device, dtype=torch.float32) + 1
     angles = (index / (size + 1e-6) * (2 * math.pi))[:, None] * frequencies
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)
+
+
+def centres(height: int, width: int, *, device: torch.device) -> Float[Tensor, "n 2"]:
+    """Return where the tokens of a map lie, (x, y) in (0, 1), row by row."""
+    down = (torch.arange(height, device=device) + 0.5) / height
+    across = (torch.arange(width, device=device) + 0.5) / width
+    return torch.stack((across.repeat(height), down.repeat_interleave(width)), dim=-1)

@@ -6,16 +6,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from semask.layers.attention import check_heads
+
 
 class CrossAttention(nn.Module):
     """Multi-head attention whose queries, keys and values come from different tokens."""
 
     def __init__(self, width: int, *, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
-        if width % num_heads:
-            raise ValueError(
-                f"{num_heads} heads cannot share a width of {width}; give a width divisible by {num_heads}"
-            )
+        check_heads(width, num_heads)
         self.num_heads = num_heads
         self.dropout = dropout
         self.query = nn.Linear(width, width)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from semask.layers.position import centres
 from semask.recipes import MaskLossRecipe
 from semask.structures import IGNORE
 
@@ -55,10 +56,10 @@ class LabelledPixels:
         self.counts = labelled.sum(-1)
         # The n-th labelled pixel stands at n; all others share a place behind the end.
         places = torch.where(labelled, labelled.cumsum(-1) - 1, height * width)[..., None].expand(-1, -1, 2)
-        x = (torch.arange(width, device=labels.device) + 0.5) / width
-        y = (torch.arange(height, device=labels.device) + 0.5) / height
-        centres = torch.cartesian_prod(y, x).flip(-1).expand_as(places)
-        self.centres = x.new_zeros(len(labels), height * width + 1, 2).scatter_(1, places, centres)
+        pixels = centres(height, width, device=labels.device)
+        self.centres = pixels.new_zeros(len(labels), height * width + 1, 2).scatter_(
+            1, places, pixels.expand_as(places)
+        )
 
     def place(self, numbers: Float[Tensor, "m p 1"], images: Integer[Tensor, " m"]) -> Float[Tensor, "m p 2"]:
         """Return the centres of the pixels that numbers in [0, 1) choose, each pixel of the image equally likely.

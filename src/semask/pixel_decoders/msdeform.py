@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from semask.layers.blocks import caffe2_xavier, group_norm
-from semask.layers.deformable import DeformableAttention, Size, centres
+from semask.layers.deformable import DeformableAttention, Grid, grid_of
 from semask.layers.position import sine_positions
 from semask.layers.query import PostNormMLP
 from semask.resample import resize
@@ -32,11 +32,10 @@ class DeformableLayer(nn.Module):
         self,
         tokens: Float[Tensor, "b n d"],
         positions: Float[Tensor, "_b n d"],
-        references: Float[Tensor, "n 2"],
-        sizes: Sequence[Size],
+        grid: Grid,
     ) -> Float[Tensor, "b n d"]:
         """Return the tokens of all levels after this layer."""
-        out: Tensor = self.mlp(self.norm(tokens + self.attention(tokens, positions, references, sizes)))
+        out: Tensor = self.mlp(self.norm(tokens + self.attention(tokens, positions, grid)))
         return out
 
 
@@ -84,15 +83,13 @@ class MSDeform(nn.Module):
             ],
             dim=1,
         )
-        references = torch.cat([centres(*size, device=tokens.device) for size in sizes])
+        grid = grid_of(sizes, device=tokens.device)
         for layer in self.layers:
             if self.training:
                 # Made again in the backward pass: what these layers keep would be a third of a step's memory.
-                tokens = checkpoint(
-                    layer, tokens, positions, references, sizes, use_reentrant=False, preserve_rng_state=False
-                )
+                tokens = checkpoint(layer, tokens, positions, grid, use_reentrant=False, preserve_rng_state=False)
             else:
-                tokens = layer(tokens, positions, references, sizes)
+                tokens = layer(tokens, positions, grid)
         parts = tokens.transpose(1, 2).split([height * width for height, width in sizes], dim=-1)
         return [part.unflatten(-1, size) for part, size in zip(parts, sizes, strict=True)]
 
