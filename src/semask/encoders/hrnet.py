@@ -1,0 +1,120 @@
+"""HRNet: branches of four strides side by side, which exchange what they know after every module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import timm
+from jaxtyping import Float
+from timm.models.hrnet import HighResolutionModule, HighResolutionNet
+from timm.models.resnet import BasicBlock
+from torch import Tensor, nn
+
+from semask.encoders.chain import family_of
+from semask.layers.semantic import SemanticLayer
+from semask.resample import resize
+from semask.structures import Features
+
+STRIDES = (4, 8, 16, 32)
+
+
+def is_hrnet(name: str) -> bool:
+    """Say whether a timm name is an HRNet."""
+    return family_of(name) == "timm.models.hrnet"
+
+
+def timm_hrnet(name: str, *, attention: Callable[[int], nn.Module] | None = None) -> HighResolutionNet:
+    """Build a timm HRNet with random weights and without a head; its parameters are called as timm's.
+
+    `attention` makes, of a width, a module b c h w → b c h w; one is put behind the first activation of every basic
+    block, under the name `aa`.
+    """
+    network: HighResolutionNet = timm.create_model(name.split(".", 1)[0], head="", num_classes=0)
+    if attention is not None:
+        for module in network.modules():
+            if isinstance(module, BasicBlock):
+                module.aa = attention(module.conv1.out_channels)
+    return network
+
+
+class HRNetEncoder(nn.Module):
+    """Run HRNet; stage s adds a branch at stride 2^(s+1), and all four branches of stage 4 are the maps.
+
+    The semantic layer of a stage acts on the branch that the stage has just made ready, its coarsest. What it returns
+    flows on: the next stage makes its new branch of it and merges it into the others.
+
+    Source: HRNetV2 (arXiv:1908.07919) §3; SeMask (arXiv:2112.12782) §3.1 for the place after every stage.
+    Differs: timm's network for classification doubles maps by nearest neighbours and only takes multiples of 32 px;
+    here, as in segmentation, maps grow bilinearly, and a second time to the exact size where sides are odd.
+    """
+
+    def __init__(self, backbone: HighResolutionNet, *, semantic: Sequence[SemanticLayer] = ()) -> None:
+        """`backbone` comes from `timm_hrnet`; `semantic` holds one layer per stage, of `stage_channels`, or none."""
+        super().__init__()
+        if len(semantic) not in {0, len(STRIDES)}:
+            raise ValueError(f"HRNet takes {len(STRIDES)} semantic layers or none, got {len(semantic)}")
+        for module in backbone.modules():
+            if isinstance(module, nn.Upsample):
+                module.mode, module.align_corners = "bilinear", False
+        self.channels = branch_channels(backbone)
+        self.strides = STRIDES
+        self.size_multiple = 1
+        self.channels_last = False
+        self.backbone = backbone
+        self.semantic = nn.ModuleList(semantic)
+
+    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
+        """Encode normalised images of any size; map i is b c ⌈H/s⌉ ⌈W/s⌉ at the stride s of branch i."""
+        net = self.backbone
+        x = net.act2(net.bn2(net.conv2(net.act1(net.bn1(net.conv1(images))))))
+        priors: list[Tensor] = []
+        branches = [self._mask(net.layer1(x), priors)]
+        for transition, stage in (
+            (net.transition1, net.stage2),
+            (net.transition2, net.stage3),
+            (net.transition3, net.stage4),
+        ):
+            branches = _widen(transition, branches)
+            for module in stage:
+                branches = _exchange(module, branches)
+            branches[-1] = self._mask(branches[-1], priors)
+        return Features(tuple(branches), tuple(priors))
+
+    def _mask(self, x: Tensor, priors: list[Tensor]) -> Tensor:
+        """Send a stage's coarsest branch through its semantic layer, whose map joins the priors."""
+        if not self.semantic:
+            return x
+        masked, prior = self.semantic[len(priors)](x.permute(0, 2, 3, 1))
+        priors.append(prior.permute(0, 3, 1, 2))
+        out: Tensor = masked.permute(0, 3, 1, 2)
+        return out
+
+
+def stage_channels(backbone: HighResolutionNet) -> tuple[int, ...]:
+    """Return the width of each stage's coarsest branch; that of stage 1 is wider than the finest map."""
+    first = backbone.layer1[-1].bn3.num_features
+    return (first, *branch_channels(backbone)[1:])
+
+
+def branch_channels(backbone: HighResolutionNet) -> tuple[int, ...]:
+    """Return the width of every branch of the last stage, fine to coarse."""
+    return tuple(int(width) for width in backbone.stage4[-1].num_in_chs)
+
+
+def _widen(transition: nn.ModuleList, branches: list[Tensor]) -> list[Tensor]:
+    """Bring branches to the widths of the next stage and make its new one of the coarsest."""
+    return [branches[i] if isinstance(step, nn.Identity) else step(branches[-1]) for i, step in enumerate(transition)]
+
+
+def _exchange(module: HighResolutionModule, branches: list[Tensor]) -> list[Tensor]:
+    """Run the branches side by side, then give each the sum of all at its own size."""
+    ran = [branch(x) for branch, x in zip(module.branches, branches, strict=True)]
+    out: list[Tensor] = []
+    for own, fuse in zip(ran, module.fuse_layers, strict=True):
+        size = (own.shape[-2], own.shape[-1])
+        total: Tensor | None = None
+        for step, x in zip(fuse, ran, strict=True):
+            given = resize(step(x), size)
+            total = given if total is None else total + given
+        out.append(module.fuse_act(total))
+    return out
