@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from semask.model import SegmentationModel
+
 
 def parameters(model: nn.Module) -> int:
     """Return the number of parameters, shared ones once."""
@@ -62,8 +64,10 @@ def all_multiply_adds(model: nn.Module, height: int, width: int) -> int:
 
 def _run(model: nn.Module, height: int, width: int) -> None:
     device = next(model.parameters()).device
+    # What only training needs is not part of the cost.
+    predict = model.predict if isinstance(model, SegmentationModel) else model
     with torch.no_grad():
-        model(torch.zeros(1, 3, height, width, device=device))
+        predict(torch.zeros(1, 3, height, width, device=device))
 
 
 def _convolution(module: nn.Conv2d, _: Tensor, output: Tensor) -> int:

@@ -36,7 +36,10 @@ class SegmentationModel(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
     ) -> None:
-        """`encoder` returns Features and has `size_multiple` and `strides`; `decoder` turns Features into logits."""
+        """`encoder` returns Features and has `size_multiple` and `strides`; `decoder` turns Features into logits.
+
+        A decoder that predicts from earlier layers too has `has_auxiliary` and takes `auxiliary`, whether to do so.
+        """
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
@@ -76,13 +79,15 @@ class SegmentationModel(nn.Module):
         return F.pad(normalised, (0, right, 0, bottom))
 
     def scores(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b k H W"]:
-        """Return class scores at the image's size: logits for per-pixel decoders, sums of masks for mask classifiers.
+        """Return class scores at the image's size: logits of per-pixel decoders, sums of masks of mask classifiers."""
+        return self._at_image(self.predict(images), images)
 
-        Neither the prior nor the predictions of earlier layers are computed.
-        """
+    def predict(self, images: Float[Tensor, "b 3 H W"]) -> PixelLogits | MaskLogits:
+        """Return the main prediction alone: neither the prior nor predictions of earlier layers are computed."""
         features = self.encode(images)
-        last = self.decoder(features, auxiliary=False) if self.classifies_masks else self.decoder(features)
-        return self._at_image(last, images)
+        if getattr(self.decoder, "has_auxiliary", False):
+            return self.decoder(features, auxiliary=False)  # type: ignore[no-any-return]
+        return self.decoder(features)  # type: ignore[no-any-return]
 
     def prior_scores(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b k H W"]:
         """Return the semantic prior at the image's size; a ValueError says so when there are no semantic layers."""

@@ -32,9 +32,13 @@ class Features(NamedTuple):
 
 
 class PixelLogits(NamedTuple):
-    """Per-pixel class logits at the decoder's own grid."""
+    """Per-pixel class logits at the decoder's own grid.
+
+    auxiliary: what was predicted from earlier maps, each at its own grid, for deep supervision.
+    """
 
     logits: Float[Tensor, "b k h w"]
+    auxiliary: tuple[PixelLogits, ...] = ()
 
     def scores(self, size: tuple[int, int]) -> Float[Tensor, "b k H W"]:
         """Return the logits at `size` (height, width)."""
@@ -86,11 +90,15 @@ class Segmentation(NamedTuple):
 
 
 class LossTerms(NamedTuple):
-    """Scalar losses of one batch; `prior` already carries its weight, so total = main + prior."""
+    """Scalar losses of one batch, weights included: total = main + prior + auxiliary.
+
+    auxiliary: of per-pixel predictions from earlier maps; a mask classifier's are part of its main loss.
+    """
 
     total: Float[Tensor, ""]
     main: Float[Tensor, ""]
     prior: Float[Tensor, ""]
+    auxiliary: Float[Tensor, ""]
 
 
 class Sample(NamedTuple):

@@ -357,7 +357,7 @@ def test_hardest_pixels_are_not_for_masks() -> None:
         build_loss(recipe)
 
 
-@pytest.mark.parametrize("num_classes", [0, -1, 256])
+@pytest.mark.parametrize("num_classes", [0, 1, -1, 256])
 def test_class_counts_out_of_range(num_classes: int) -> None:
     with pytest.raises(ValueError, match="num_classes must lie in"):
         build_model(Recipe(name="test/x", model=ModelRecipe(num_classes=num_classes)))

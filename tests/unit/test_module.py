@@ -22,7 +22,7 @@ def module() -> SegmentationModule:
 def test_a_loss_that_is_not_finite_names_step_and_pictures() -> None:
     def broken(out: Segmentation, labels: torch.Tensor) -> LossTerms:
         value = out.main.logits.mean()
-        return LossTerms(value / 0, value, value / 0)
+        return LossTerms(value / 0, value, value / 0, value)
 
     subject = SegmentationModule(build(RECIPE.name), broken, RECIPE)
     batch = Batch(torch.rand(2, 3, 32, 32), torch.zeros(2, 32, 32, dtype=torch.uint8), ("left.png", "right.png"))

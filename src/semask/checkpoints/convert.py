@@ -149,13 +149,13 @@ def _encoder_shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
     spec = recipe.model.encoder
     # What leaves the shapes as they are must not make another encoder of it.
     spec = dataclasses.replace(spec, weights=None, drop_path=0.0, semantic_windows=(None,) * 4)
-    return _shapes_of_encoder(spec, recipe.model.num_classes)
+    return _shapes_of_encoder(spec, recipe.model.num_classes, recipe.data.crop)
 
 
 @cache
-def _shapes_of_encoder(spec: EncoderRecipe, num_classes: int) -> dict[str, tuple[int, ...]]:
+def _shapes_of_encoder(spec: EncoderRecipe, num_classes: int, crop: tuple[int, int]) -> dict[str, tuple[int, ...]]:
     with weightless():
-        encoder = build_encoder(spec, num_classes)
+        encoder = build_encoder(spec, num_classes, crop=crop)
     return {f"encoder.{key}": tuple(value.shape) for key, value in encoder.state_dict().items()}
 
 

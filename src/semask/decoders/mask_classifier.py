@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,7 +17,8 @@ class MaskClassifier(nn.Module):
     Source: MaskFormer (arXiv:2107.06278) §3; SeMask §3.4.
     """
 
-    size_multiple = 32
+    has_auxiliary: ClassVar[bool] = True
+    size_multiple: ClassVar[int] = 32
     """What images are padded to [px], so that every map of the pyramid is twice as large as the next."""
 
     def __init__(self, pixel_decoder: nn.Module, predictor: nn.Module) -> None:

@@ -64,7 +64,7 @@ class MaskClassificationLoss:
             prior = torch.zeros_like(main)
         else:
             prior = self.prior_weight * pixel_cross_entropy(out.prior.logits, labels, denominator=self.denominator)
-        return LossTerms(main + prior, main, prior)
+        return LossTerms(main + prior, main, prior, torch.zeros_like(main))
 
     def terms(self, out: MaskLogits, labels: Integer[Tensor, "b H W"]) -> MaskTerms:
         """Return the unweighted losses of every prediction, in float32.

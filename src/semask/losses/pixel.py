@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,21 +50,25 @@ def hardest(losses: Float[Tensor, "b H W"], valid: Tensor, keep: int) -> Float[T
 
 @dataclass(frozen=True)
 class SegmentationLoss:
-    """Cross-entropy of the main prediction plus α times that of the semantic prior.
+    """Cross-entropy of the main prediction plus α times that of the semantic prior and of every earlier prediction.
 
-    Source: SeMask eq. 5, α = `prior_weight` = 0.4. OHEM acts on the main loss only.
+    Source: SeMask eq. 5, α = `prior_weight` = 0.4; auxiliary heads as in PSPNet (arXiv:1612.01105) §3.3. OHEM acts on
+    the main loss only.
     """
 
     prior_weight: float = 0.4
     denominator: Literal["all", "valid"] = "all"
     ohem_pixels: int | None = None
+    auxiliary_weight: float = 0.4
 
     def __call__(self, out: Segmentation, labels: Integer[Tensor, "b H W"]) -> LossTerms:
         """Return the terms for logits at the decoder's grid and labels of the (padded) image."""
         assert isinstance(out.main, PixelLogits)
         main = pixel_cross_entropy(out.main.logits, labels, denominator=self.denominator, keep_hardest=self.ohem_pixels)
-        if out.prior is None:
-            prior = torch.zeros_like(main)
-        else:
-            prior = self.prior_weight * pixel_cross_entropy(out.prior.logits, labels, denominator=self.denominator)
-        return LossTerms(main + prior, main, prior)
+        prior = self._weighed(self.prior_weight, () if out.prior is None else (out.prior,), labels)
+        auxiliary = self._weighed(self.auxiliary_weight, out.main.auxiliary, labels)
+        return LossTerms(main + prior + auxiliary, main, prior, auxiliary)
+
+    def _weighed(self, weight: float, predictions: Sequence[PixelLogits], labels: Tensor) -> Float[Tensor, ""]:
+        losses = [pixel_cross_entropy(p.logits, labels, denominator=self.denominator) for p in predictions]
+        return weight * torch.stack(losses).sum() if losses else torch.zeros((), device=labels.device)

@@ -35,12 +35,22 @@ class EncoderRecipe:
     window_size: int | None = None
     """Swin only: side of the attention window [tokens]."""
     image_size: tuple[int, int] | None = None
-    """ViT only: (height, width) [px] of images that fit the position table as it is; None keeps the named model's."""
+    """(height, width) [px]. ViT: of images that fit the position table as it is; None keeps the named model's.
+    Families of a fixed size: of every image or window; None takes the crop's."""
     norm_eps: float | None = None
     """ViT only: epsilon of the LayerNorms; None keeps the named model's."""
     position_resize: Literal["bilinear", "bicubic"] | None = None
     """ViT only: how the position table takes another number of tokens, without antialiasing and by their number alone.
     None is timm's own way: bicubic, antialiased, by the shape of the grid."""
+    out_layers: tuple[int, ...] | None = None
+    """ViT only: layers, counted from 1, whose patch tokens are maps as they are; None gives the last layer's after the
+    final norm."""
+    class_token: bool = True
+    """ViT only: whether the class token takes part in the layers."""
+    simple_pyramid: bool = False
+    """ViT only: make a pyramid of four maps of the last one, for decoders and semantic layers that need it (ViTDet)."""
+    output_stride: Literal[8, 16, 32] = 32
+    """ResNet's kind only: stride of the coarsest map; stages beyond it are dilated instead."""
     semantic_layers: bool = False
     """Put a semantic layer after every stage (SeMask)."""
     semantic_windows: Windows = (7, 7, None, None)
@@ -53,6 +63,15 @@ class EncoderRecipe:
     """What the masked features are added to: the layer's normalised input (published) or its raw input."""
     semantic_dead_init: bool = False
     """Start λ and the projection both at zero, as three of the authors' ports do: semantic attention never learns."""
+    semantic_attention: Literal["semantic", "self"] = "semantic"
+    """Ablation: attend through class maps, or by plain single-head self-attention, which has no semantic maps."""
+    semantic_gain: Literal["learned", "one"] = "learned"
+    """Ablation: λ is learned, or left out (1)."""
+    semantic_shift: bool = False
+    """Ablation: shift the windows of every second unit, counted through the stages, by half their side."""
+    probe: Literal["features", "queries"] | None = None
+    """Ablation, without semantic layers: classify the maps of every stage, or (Swin only) the queries of its last
+    block, by one linear layer each; what they give is supervised as semantic maps are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +88,8 @@ class DecoderRecipe:
     """Mask Transformer only: largest stochastic-depth rate of its blocks."""
     single_scale: Literal["last", "fused"] | None = None
     """Segmenter's decoders over a pyramid: the map at stride 16 they read, from the last stage or from all stages."""
+    auxiliary: bool = False
+    """Per-pixel decoders that have such heads: supervise earlier maps too, with `loss.auxiliary_weight`."""
     pixel_decoder: Literal["fpn", "msdeform", "fapn", "msfapn"] | None = None
     """MaskFormer and Mask2Former, as all that follows: what refines the pyramid and embeds the pixels."""
     queries: int = 100
@@ -128,6 +149,8 @@ class LossRecipe:
     denominator: Literal["all", "valid"] = "all"
     """Divide the sum of pixel losses by all pixels (mmsegmentation, the paper's FPN) or by the labelled ones
     (detectron2: the prior of mask classifiers)."""
+    auxiliary_weight: float = 0.4
+    """Of each prediction of an earlier map, where a per-pixel decoder makes some."""
     ohem_pixels: int | None = None
     """Keep this many of the hardest pixels per image in the main loss; None keeps all."""
 
@@ -137,6 +160,8 @@ class DataRecipe:
     """Where pictures come from and what is done to them before the model sees them."""
 
     kind: Literal["scenes", "files"] = "files"
+    fraction: float = 1.0
+    """Share of the training pictures, (0, 1]; of one seed, the smaller share lies within the larger."""
     root: str | None = None
     """Folder of the dataset; scenes need none."""
     classes: str | None = None
@@ -179,7 +204,7 @@ class DataRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimRecipe:
-    """AdamW or SGD with linear warm-up and a poly schedule, stepped once per iteration."""
+    """AdamW or SGD with linear warm-up and a falling schedule, stepped once per iteration."""
 
     algorithm: Literal["adamw", "sgd"] = "adamw"
     """'sgd' has Nesterov momentum."""
@@ -189,8 +214,10 @@ class OptimRecipe:
     """AdamW only."""
     momentum: float = 0.9
     """SGD only."""
+    schedule: Literal["poly", "cosine"] = "poly"
+    """'cosine' falls from the warm-up's end to min_lr along half a wave."""
     power: float = 1.0
-    """Exponent of the poly schedule, (lr - min_lr)·(1 - t/steps)^power + min_lr."""
+    """poly only: exponent of the poly schedule, (lr - min_lr)·(1 - t/steps)^power + min_lr."""
     min_lr: float = 0.0
     """What the learning rate falls to at the end."""
     warmup_steps: int = 1500

@@ -56,9 +56,9 @@ class SegmentationModule(LightningModule):
         else:
             terms = self.loss(self.model(batch.images), self.model.pad_labels(batch.labels))
         if not torch.isfinite(terms.total):
-            total, main, prior = (term.item() for term in terms)
+            total, main, prior, auxiliary = (term.item() for term in terms)
             raise FloatingPointError(
-                f"the loss is {total} (main {main}, prior {prior}) at step "
+                f"the loss is {total} (main {main}, prior {prior}, auxiliary {auxiliary}) at step "
                 f"{self.global_step}, pictures {', '.join(batch.names)}. Lower --optim.lr, set --train.clip-norm 1.0, "
                 "or train with --train.precision float32."
             )
@@ -118,5 +118,7 @@ class SegmentationModule(LightningModule):
         log({"train/loss": terms.total.detach(), "train/main": terms.main.detach()})
         if self.model.encoder.semantic:
             log({"train/prior": terms.prior.detach(), **{f"lambda/{k}": v for k, v in self.gains().items()}})
+        if getattr(self.model.decoder, "has_auxiliary", False) and not self.model.classifies_masks:
+            log({"train/auxiliary": terms.auxiliary.detach()})
         # The rate that this step is made with; the last group is the decoder's, which no scale touches.
         log({"train/lr": self.optimizers().param_groups[-1]["lr"]})  # type: ignore[union-attr]
