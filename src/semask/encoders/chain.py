@@ -23,6 +23,7 @@ class Chain(NamedTuple):
 
     modules: in the order of execution. outputs: the names whose results are the stages. channels, strides: per stage.
     channels_last: the modules exchange b h w c, not b c h w. size_multiple: the model must pad images to this [px].
+    semantic_after: the names whose results semantic layers mask, where these are not the outputs.
     """
 
     modules: nn.ModuleDict
@@ -31,6 +32,7 @@ class Chain(NamedTuple):
     strides: tuple[int, ...]
     channels_last: bool
     size_multiple: int
+    semantic_after: tuple[str, ...] = ()
 
 
 def is_swin(name: str) -> bool:

@@ -32,6 +32,7 @@ class HierarchicalEncoder(nn.Module):
         self.size_multiple = chain.size_multiple
         self.channels_last = chain.channels_last
         self.stage_of = {name: stage for stage, name in enumerate(chain.outputs)}
+        self.masked_stage_of = {name: stage for stage, name in enumerate(chain.semantic_after or chain.outputs)}
         self.chain = chain.modules
         self.semantic = nn.ModuleList(semantic)
         self.norms = nn.ModuleList(norms)
@@ -43,14 +44,12 @@ class HierarchicalEncoder(nn.Module):
         priors: list[Tensor] = []
         for name, module in self.chain.items():
             x = module(x)
-            if name not in self.stage_of:
-                continue
-            stage = self.stage_of[name]
-            if self.semantic:
-                masked, prior = self.semantic[stage](self._tokens_last(x))
+            if self.semantic and name in self.masked_stage_of:
+                masked, prior = self.semantic[self.masked_stage_of[name]](self._tokens_last(x))
                 priors.append(prior.permute(0, 3, 1, 2))
                 x = masked if self.channels_last else masked.permute(0, 3, 1, 2)
-            maps.append(self._output(x, stage))
+            if name in self.stage_of:
+                maps.append(self._output(x, self.stage_of[name]))
         return Features(tuple(maps), tuple(priors))
 
     def _tokens_last(self, x: Tensor) -> Tensor:
