@@ -1,0 +1,66 @@
+"""From an encoder's recipe to the encoder."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from semask.build.checks import refuse_fields
+from semask.encoders.chain import Chain, is_swin, timm_chain
+from semask.encoders.hierarchical import HierarchicalEncoder
+from semask.encoders.plain import PlainEncoder, is_plain, timm_vit
+from semask.layers.semantic import SemanticLayer
+from semask.recipes import EncoderRecipe
+
+Encoder = HierarchicalEncoder | PlainEncoder
+
+_SWIN_FIELDS = ("embed_dim", "depths", "num_heads", "window_size")
+_VIT_FIELDS = ("image_size", "norm_eps", "position_resize")
+
+
+def build_encoder(spec: EncoderRecipe, num_classes: int, *, crop: tuple[int, int]) -> Encoder:
+    """Return the backbone, with semantic layers for `num_classes` classes if the recipe has them.
+
+    `crop` (height, width) [px] is what families of a fixed size are made for unless the recipe says another size.
+    """
+    return build_plain(spec) if is_plain(spec.name) else build_hierarchical(spec, num_classes)
+
+
+def build_plain(spec: EncoderRecipe) -> PlainEncoder:
+    """Return a plain ViT, which has one stage and no semantic layers."""
+    refuse_fields(spec, _SWIN_FIELDS, "Swin")
+    if spec.semantic_layers:
+        raise ValueError(
+            f"{spec.name!r} is a plain ViT without stages to put semantic layers after; use a hierarchical backbone, "
+            "such as Swin, or say --model.encoder.semantic-layers false"
+        )
+    backbone = timm_vit(spec.name, drop_path=spec.drop_path, image_size=spec.image_size, norm_eps=spec.norm_eps)
+    return PlainEncoder(backbone, position_resize=spec.position_resize)
+
+
+def build_hierarchical(spec: EncoderRecipe, num_classes: int) -> HierarchicalEncoder:
+    """Return a backbone of stages, with a semantic layer after each if the recipe has them."""
+    swin = is_swin(spec.name)
+    refuse_fields(spec, _VIT_FIELDS, "plain ViTs")
+    if not swin:
+        refuse_fields(spec, _SWIN_FIELDS, "Swin")
+    given = {field: getattr(spec, field) for field in _SWIN_FIELDS if getattr(spec, field) is not None}
+    chain = timm_chain(spec.name, drop_path=spec.drop_path, **given)
+    semantic = build_semantic_layers(spec, chain, num_classes) if spec.semantic_layers else []
+    norms = [nn.LayerNorm(channels) for channels in chain.channels] if swin else []
+    return HierarchicalEncoder(chain, semantic=semantic, norms=norms)
+
+
+def build_semantic_layers(spec: EncoderRecipe, chain: Chain, num_classes: int) -> list[SemanticLayer]:
+    """Return one semantic layer per stage."""
+    return [
+        SemanticLayer(
+            channels,
+            num_classes,
+            window_size=window,
+            num_units=units,
+            dropout=spec.semantic_dropout,
+            residual=spec.semantic_residual,
+            dead_init=spec.semantic_dead_init,
+        )
+        for channels, window, units in zip(chain.channels, spec.semantic_windows, spec.semantic_units, strict=True)
+    ]
