@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from semask.layers.blocks import ConvNormAct
+from semask.layers.blocks import ConvNormAct, pixel_classifier
+from semask.layers.feature_pyramid import FeaturePyramid
 from semask.resample import resize
 from semask.structures import Features, PixelLogits
 
@@ -14,28 +15,35 @@ from semask.structures import Features, PixelLogits
 class SemanticFPN(nn.Module):
     """Turn a pyramid into logits at the grid of its finest level.
 
-    Level i has max(1, i) units of 3×3 convolution, BatchNorm and ReLU, each followed by a doubling when i > 0. There
-    is no neck: the units read the encoder's maps.
+    Level i has max(1, i) units of 3×3 convolution, BatchNorm and ReLU, each followed by a doubling when i > 0. SeMask
+    has no neck: the units read the encoder's maps. Panoptic FPN reads those of a feature pyramid.
 
     Source: SeMask §3.3 (Panoptic FPN, arXiv:1901.02446, §3); exact order from the authors' code.
     """
 
     def __init__(
-        self, in_channels: Sequence[int], *, num_classes: int, channels: int = 256, dropout: float = 0.1
+        self,
+        in_channels: Sequence[int],
+        *,
+        num_classes: int,
+        channels: int = 256,
+        dropout: float = 0.1,
+        neck: int | None = None,
     ) -> None:
+        """`neck` is the width of a feature pyramid between the encoder's maps and the units; None has none."""
         super().__init__()
-        self.branches = nn.ModuleList(climb(width, channels, level) for level, width in enumerate(in_channels))
+        self.neck = None if neck is None else FeaturePyramid(in_channels, neck)
+        widths = in_channels if neck is None else [neck] * len(in_channels)
+        self.branches = nn.ModuleList(climb(width, channels, level) for level, width in enumerate(widths))
         self.dropout = nn.Dropout2d(dropout)
-        self.classify = nn.Conv2d(channels, num_classes, 1)
-        nn.init.normal_(self.classify.weight, std=0.01)
-        if self.classify.bias is not None:
-            nn.init.zeros_(self.classify.bias)
+        self.classify = pixel_classifier(channels, num_classes)
 
     def forward(self, features: Features) -> PixelLogits:
         """Decode the maps; the priors are not looked at."""
-        total = self.branches[0](features.maps[0])
+        maps = features.maps if self.neck is None else self.neck(features.maps)
+        total = self.branches[0](maps[0])
         size = (total.shape[-2], total.shape[-1])
-        for branch, level in zip(self.branches[1:], features.maps[1:], strict=True):
+        for branch, level in zip(self.branches[1:], maps[1:], strict=True):
             total = total + resize(branch(level), size)
         return PixelLogits(self.classify(self.dropout(total)))
 

@@ -15,9 +15,19 @@ class ConvNormAct(nn.Module):
     Source: SeMask-FPN's head (mmsegmentation's ConvModule): Kaiming-normal fan-out, BatchNorm eps 1e-5, momentum 0.1.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int = 3) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, kernel_size: int = 3, dilation: int = 1, groups: int = 1
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        self.conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            padding=dilation * (kernel_size // 2),
+            dilation=dilation,
+            groups=groups,
+            bias=False,
+        )
         self.bn = nn.BatchNorm2d(out_channels)
         self.act = nn.ReLU(inplace=True)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
@@ -26,6 +36,15 @@ class ConvNormAct(nn.Module):
         """Keep the map's size."""
         out: Tensor = self.act(self.bn(self.conv(x)))
         return out
+
+
+def pixel_classifier(channels: int, num_classes: int) -> nn.Conv2d:
+    """Return the 1×1 convolution that makes class logits of features, as mmsegmentation starts it."""
+    classify = nn.Conv2d(channels, num_classes, 1)
+    nn.init.normal_(classify.weight, std=0.01)
+    assert classify.bias is not None
+    nn.init.zeros_(classify.bias)
+    return classify
 
 
 class ConvGroupNorm(nn.Module):

@@ -1,0 +1,39 @@
+"""Polarised self-attention: one gate per channel and one per cell."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class PolarizedSelfAttention(nn.Module):
+    """Weigh the map's channels and its cells, side by side, and add both: the parallel form.
+
+    A channel's gate is made of features summed over the cells by a softmax, a cell's gate of its features' product
+    with the softmax of the map's mean features. Both work at half the width and end in a sigmoid.
+
+    Source: Polarized Self-Attention (arXiv:2107.00782) §3.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        half = max(1, channels // 2)
+        self.channel_query = nn.Conv2d(channels, 1, 1, bias=False)
+        self.channel_value = nn.Conv2d(channels, half, 1, bias=False)
+        self.channel_gate = nn.Conv2d(half, channels, 1, bias=False)
+        self.cell_query = nn.Conv2d(channels, half, 1, bias=False)
+        self.cell_value = nn.Conv2d(channels, half, 1, bias=False)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Return the gated map."""
+        return x * self._channels(x) + x * self._cells(x)
+
+    def _channels(self, x: Tensor) -> Float[Tensor, "b c 1 1"]:
+        share = self.channel_query(x).flatten(2).softmax(-1)  # b 1 n
+        summed = self.channel_value(x).flatten(2) @ share.transpose(1, 2)  # b c/2 1
+        return torch.sigmoid(self.channel_gate(summed[..., None]))
+
+    def _cells(self, x: Tensor) -> Float[Tensor, "b 1 h w"]:
+        mean = self.cell_query(x).mean((2, 3)).softmax(-1)  # b c/2
+        return torch.sigmoid(torch.einsum("bc,bchw->bhw", mean, self.cell_value(x)))[:, None]
