@@ -13,6 +13,7 @@ from semask.build.sizes import pyramid, single_scale, width_of
 from semask.decoders.mask2former import Mask2FormerPredictor
 from semask.decoders.mask_classifier import MaskClassifier
 from semask.decoders.maskformer import MaskFormerPredictor
+from semask.decoders.segformer import SegFormer
 from semask.decoders.segmenter import MaskTransformer, SegmenterLinear
 from semask.decoders.semantic_fpn import SemanticFPN
 from semask.recipes import DecoderRecipe
@@ -22,6 +23,17 @@ def build_semantic_fpn(spec: DecoderRecipe, encoder: Encoder, num_classes: int) 
     """Return SeMask's decoder over a pyramid."""
     return SemanticFPN(
         pyramid(encoder, spec), num_classes=num_classes, channels=width_of(spec, encoder), dropout=spec.dropout
+    )
+
+
+def build_segformer(spec: DecoderRecipe, encoder: Encoder, num_classes: int) -> SegFormer:
+    """Return SegFormer's head, in the authors' form or in mmsegmentation's."""
+    return SegFormer(
+        pyramid(encoder, spec),
+        num_classes=num_classes,
+        channels=width_of(spec, encoder),
+        dropout=spec.dropout,
+        form="mmsegmentation" if spec.name == "segformer_mmseg" else "authors",
     )
 
 
@@ -56,6 +68,8 @@ def build_mask2former(spec: DecoderRecipe, encoder: Encoder, num_classes: int) -
 
 DECODERS: dict[str, Callable[[DecoderRecipe, Encoder, int], nn.Module]] = {
     "semantic_fpn": build_semantic_fpn,
+    "segformer": build_segformer,
+    "segformer_mmseg": build_segformer,
     "segmenter_linear": build_segmenter_linear,
     "segmenter_mask": build_segmenter_mask,
     "maskformer": build_maskformer,

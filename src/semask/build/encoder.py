@@ -7,6 +7,7 @@ from torch import nn
 from semask.build.checks import refuse_fields
 from semask.encoders.chain import Chain, is_swin, timm_chain
 from semask.encoders.hierarchical import HierarchicalEncoder
+from semask.encoders.mix_transformer import is_mit, mix_transformer, size_of
 from semask.encoders.plain import PlainEncoder, is_plain, timm_vit
 from semask.layers.semantic import SemanticLayer
 from semask.recipes import EncoderRecipe
@@ -15,6 +16,7 @@ Encoder = HierarchicalEncoder | PlainEncoder
 
 _SWIN_FIELDS = ("embed_dim", "depths", "num_heads", "window_size")
 _VIT_FIELDS = ("image_size", "norm_eps", "position_resize")
+_MIT_FIELDS = ("semantic_place",)
 
 
 def build_encoder(spec: EncoderRecipe, num_classes: int, *, crop: tuple[int, int]) -> Encoder:
@@ -22,7 +24,22 @@ def build_encoder(spec: EncoderRecipe, num_classes: int, *, crop: tuple[int, int
 
     `crop` (height, width) [px] is what families of a fixed size are made for unless the recipe says another size.
     """
+    if is_mit(spec.name):
+        return build_mix_transformer(spec, num_classes)
+    refuse_fields(spec, _MIT_FIELDS, "Mix Transformers")
     return build_plain(spec) if is_plain(spec.name) else build_hierarchical(spec, num_classes)
+
+
+def build_mix_transformer(spec: EncoderRecipe, num_classes: int) -> HierarchicalEncoder:
+    """Return SegFormer's backbone, with a semantic layer after the blocks of each stage if the recipe has them."""
+    refuse_fields(spec, _SWIN_FIELDS, "Swin")
+    refuse_fields(spec, tuple(field for field in _VIT_FIELDS if field != "norm_eps"), "plain ViTs")
+    chain = mix_transformer(
+        size_of(spec.name), drop_path=spec.drop_path, norm_eps=spec.norm_eps, semantic_place=spec.semantic_place
+    )
+    return HierarchicalEncoder(
+        chain, semantic=build_semantic_layers(spec, chain, num_classes) if spec.semantic_layers else []
+    )
 
 
 def build_plain(spec: EncoderRecipe) -> PlainEncoder:

@@ -13,7 +13,7 @@ from torch import Tensor
 from semask.build import build_encoder, build_model, build_weightless, with_classes
 from semask.checkpoints.mismatch import differences, explain, file_classes
 from semask.checkpoints.record import WEIGHTS
-from semask.checkpoints.rules import detectron2, segmenter, semask_fpn, transformers
+from semask.checkpoints.rules import detectron2, segformer, segmenter, semask_fpn, transformers
 from semask.checkpoints.rules.translation import Rule, Translation
 from semask.checkpoints.transformers_config import (
     CONFIG,
@@ -32,6 +32,8 @@ from semask.weights import read_checkpoint, tensors_of
 
 RULES: dict[str, Rule] = {
     "semantic_fpn": semask_fpn,
+    "segformer": segformer,
+    "segformer_mmseg": segformer,
     "segmenter_linear": segmenter,
     "segmenter_mask": segmenter,
     "maskformer": detectron2,

@@ -185,7 +185,8 @@ class EfficientAttention(nn.Module):
         return out
 
     def _heads(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b heads n d"]:
-        return x.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        heads: Tensor = x.flatten(1, 2).unflatten(-1, (self.num_heads, -1))
+        return heads.transpose(1, 2)
 
 
 class Reduction(nn.Module):

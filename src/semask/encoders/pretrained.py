@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from semask.encoders.chain import family_of, is_swin
 from semask.encoders.hierarchical import HierarchicalEncoder
+from semask.encoders.mix_transformer import is_mit
+from semask.encoders.mix_transformer_layouts import chain_tensors
 from semask.encoders.plain import PlainEncoder, resize_positions
 from semask.weightless import weightless
 from semask.weights import read_checkpoint, tensors_of
@@ -54,7 +56,7 @@ def load_encoder(encoder: HierarchicalEncoder | PlainEncoder, name: str, weights
     else:
         backbone, found = encoder.chain, _for_chain(source, encoder.chain)
     wanted = backbone.state_dict()
-    if is_swin(name):
+    if not is_mit(name) and is_swin(name):
         found = _fit_bias_tables(found, wanted)
     usable = {key: found[key] for key, tensor in wanted.items() if key in found and found[key].shape == tensor.shape}
     missing = tuple(key for key in wanted if key not in usable)
@@ -88,6 +90,11 @@ def _level(ours: Sequence[float], theirs: Sequence[float]) -> bool:
 
 
 def _hub_tensors(name: str) -> dict[str, Tensor]:
+    if is_mit(name):
+        raise ValueError(
+            f"timm has no weights of {name!r}: give a local file with --model.encoder.weights PATH (the SegFormer "
+            "authors', transformers' or mmsegmentation's), or say --from-scratch to train without them."
+        )
     try:
         model = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:
@@ -100,6 +107,8 @@ def _hub_tensors(name: str) -> dict[str, Tensor]:
 
 def _file_tensors(name: str, path: str) -> dict[str, Tensor]:
     tensors = tensors_of(read_checkpoint(path))
+    if is_mit(name):
+        return {ours: piece for key, value in tensors.items() for ours, piece in chain_tensors(key, value)}
     if is_swin(name):
         return _merge_at_start(tensors)
     adapt = getattr(sys.modules[family_of(name)], "checkpoint_filter_fn", None)

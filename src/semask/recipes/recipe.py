@@ -21,7 +21,7 @@ class EncoderRecipe:
     """The backbone and its semantic layers."""
 
     name: str = "swin_tiny_patch4_window7_224.ms_in1k"
-    """A timm model name, with its weights' tag."""
+    """A timm model name, with its weights' tag, or a Mix Transformer: mit_b0 … mit_b5."""
     weights: str | None = "timm"
     """'timm': the tag's weights from the hub; a path: a local file; None: this recipe starts from random weights."""
     drop_path: float = 0.0
@@ -38,7 +38,7 @@ class EncoderRecipe:
     """(height, width) [px]. ViT: of images that fit the position table as it is; None keeps the named model's.
     Families of a fixed size: of every image or window; None takes the crop's."""
     norm_eps: float | None = None
-    """ViT only: epsilon of the LayerNorms; None keeps the named model's."""
+    """ViT and Mix Transformer only: epsilon of the LayerNorms; None keeps the named model's."""
     position_resize: Literal["bilinear", "bicubic"] | None = None
     """ViT only: how the position table takes another number of tokens, without antialiasing and by their number alone.
     None is timm's own way: bicubic, antialiased, by the shape of the grid."""
@@ -51,6 +51,8 @@ class EncoderRecipe:
     """ViT only: make a pyramid of four maps of the last one, for decoders and semantic layers that need it (ViTDet)."""
     output_stride: Literal[8, 16, 32] = 32
     """ResNet's kind only: stride of the coarsest map; stages beyond it are dilated instead."""
+    polarized_attention: bool = False
+    """ResNet's kind and HRNet only: polarised self-attention after the 3×3 convolution of every residual block."""
     semantic_layers: bool = False
     """Put a semantic layer after every stage (SeMask)."""
     semantic_windows: Windows = (7, 7, None, None)
@@ -61,6 +63,8 @@ class EncoderRecipe:
     """Dropout after the projection of semantic attention."""
     semantic_residual: Literal["norm", "input"] = "norm"
     """What the masked features are added to: the layer's normalised input (published) or its raw input."""
+    semantic_place: Literal["before_norm", "after_norm"] = "before_norm"
+    """Mix Transformer only: the side of a stage's LayerNorm on which its semantic layer stands."""
     semantic_dead_init: bool = False
     """Start λ and the projection both at zero, as three of the authors' ports do: semantic attention never learns."""
     semantic_attention: Literal["semantic", "self"] = "semantic"
@@ -88,6 +92,10 @@ class DecoderRecipe:
     """Mask Transformer only: largest stochastic-depth rate of its blocks."""
     single_scale: Literal["last", "fused"] | None = None
     """Segmenter's decoders over a pyramid: the map at stride 16 they read, from the last stage or from all stages."""
+    neck: int | None = None
+    """Semantic FPN only: width of a feature pyramid that it reads in place of the encoder's maps (Panoptic FPN)."""
+    window_size: int = 66
+    """PSANet only: side of the window of attention [cells of half the last map], see decoders/psanet.py."""
     auxiliary: bool = False
     """Per-pixel decoders that have such heads: supervise earlier maps too, with `loss.auxiliary_weight`."""
     pixel_decoder: Literal["fpn", "msdeform", "fapn", "msfapn"] | None = None

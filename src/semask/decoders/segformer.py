@@ -1,0 +1,56 @@
+"""SegFormer's head: every level is projected to one width, brought to the finest grid and fused, all by 1×1 layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import nn
+
+from semask.layers.blocks import ConvNormAct
+from semask.resample import resize
+from semask.structures import Features, PixelLogits
+
+Form = Literal["authors", "mmsegmentation"]
+
+
+class SegFormer(nn.Module):
+    """Turn a pyramid into logits at the grid of its finest level.
+
+    The authors' form projects a level by a linear layer and concatenates the coarsest level first; mmsegmentation's has
+    a BatchNorm and a ReLU after every projection and the finest level first. They are two functions: neither can hold
+    the other's weights.
+
+    Source: SegFormer (arXiv:2105.15203) §3.2, eq. 4; authors' code; mmsegmentation 1.2.2.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        *,
+        num_classes: int,
+        channels: int = 256,
+        dropout: float = 0.1,
+        form: Form = "authors",
+    ) -> None:
+        super().__init__()
+        self.coarse_first = form == "authors"
+        self.branches = nn.ModuleList(
+            nn.Conv2d(width, channels, 1) if form == "authors" else ConvNormAct(width, channels, kernel_size=1)
+            for width in in_channels
+        )
+        self.fuse = ConvNormAct(len(in_channels) * channels, channels, kernel_size=1)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classify = nn.Conv2d(channels, num_classes, 1)
+        nn.init.normal_(self.classify.weight, std=0.01)
+        if self.classify.bias is not None:
+            nn.init.zeros_(self.classify.bias)
+
+    def forward(self, features: Features) -> PixelLogits:
+        """Decode the maps; the priors are not looked at."""
+        size = (features.maps[0].shape[-2], features.maps[0].shape[-1])
+        pairs = zip(self.branches, features.maps, strict=True)
+        levels = [resize(branch(level), size) for branch, level in pairs]
+        fused = self.fuse(torch.cat(levels[::-1] if self.coarse_first else levels, dim=1))
+        return PixelLogits(self.classify(self.dropout(fused)))
