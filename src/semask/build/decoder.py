@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from semask.build.baselines import BASELINES, WITH_AUXILIARY_HEAD, build_baseline
 from semask.build.encoder import Encoder
 from semask.build.pixel_decoder import ALIGNED, build_pixel_decoder
 from semask.build.sizes import pyramid, single_scale, width_of
@@ -20,9 +21,13 @@ from semask.recipes import DecoderRecipe
 
 
 def build_semantic_fpn(spec: DecoderRecipe, encoder: Encoder, num_classes: int) -> SemanticFPN:
-    """Return SeMask's decoder over a pyramid."""
+    """Return SeMask's decoder over a pyramid, with a neck that of Panoptic FPN."""
     return SemanticFPN(
-        pyramid(encoder, spec), num_classes=num_classes, channels=width_of(spec, encoder), dropout=spec.dropout
+        pyramid(encoder, spec),
+        num_classes=num_classes,
+        channels=width_of(spec, encoder),
+        dropout=spec.dropout,
+        neck=spec.neck,
     )
 
 
@@ -70,6 +75,7 @@ DECODERS: dict[str, Callable[[DecoderRecipe, Encoder, int], nn.Module]] = {
     "semantic_fpn": build_semantic_fpn,
     "segformer": build_segformer,
     "segformer_mmseg": build_segformer,
+    **dict.fromkeys(BASELINES, build_baseline),
     "segmenter_linear": build_segmenter_linear,
     "segmenter_mask": build_segmenter_mask,
     "maskformer": build_maskformer,
@@ -78,7 +84,7 @@ DECODERS: dict[str, Callable[[DecoderRecipe, Encoder, int], nn.Module]] = {
 """Decoders by name."""
 MASK_CLASSIFIERS = ("maskformer", "mask2former")
 """Decoders that give masks, each with a class."""
-SUPERVISED: tuple[str, ...] = ()
+SUPERVISED: tuple[str, ...] = WITH_AUXILIARY_HEAD
 """Per-pixel decoders that can have auxiliary heads on earlier maps."""
 
 
@@ -104,6 +110,8 @@ def _query_options(spec: DecoderRecipe, encoder: Encoder) -> dict[str, Any]:
 def _check(spec: DecoderRecipe) -> None:
     """Refuse counts below 1 and fields that say nothing to this decoder."""
     idle = {"auxiliary": spec.auxiliary and spec.name not in SUPERVISED}
+    idle["neck"] = spec.neck is not None and spec.name != "semantic_fpn"
+    idle["window_size"] = spec.window_size != DecoderRecipe().window_size and spec.name != "psanet"
     if spec.name in MASK_CLASSIFIERS:
         for name in ("queries", "layers", "heads", "feedforward", "pixel_layers", "pixel_feedforward"):
             if getattr(spec, name) < 1:

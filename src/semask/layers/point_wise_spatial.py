@@ -45,8 +45,8 @@ class PointWiseSpatialAttention(nn.Module):
         scores = unfold_windows(self.scores(self.hidden(reduced)), self.window_size)
         if self.direction == "distribute":
             scores = scores.transpose(1, 2)
-        mixed: Tensor = reduced.flatten(2) @ scores.softmax(dim=1)
-        return mixed.unflatten(2, size)
+        mixed: Tensor = (reduced.flatten(2) @ scores.softmax(dim=1)).unflatten(2, size)
+        return mixed
 
 
 def unfold_windows(windows: Float[Tensor, "b p h w"], window_size: int) -> Float[Tensor, "b n n"]:

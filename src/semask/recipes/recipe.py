@@ -52,7 +52,7 @@ class EncoderRecipe:
     output_stride: Literal[8, 16, 32] = 32
     """ResNet's kind only: stride of the coarsest map; stages beyond it are dilated instead."""
     polarized_attention: bool = False
-    """ResNet's kind and HRNet only: polarised self-attention after the 3×3 convolution of every residual block."""
+    """HRNet only: polarised self-attention after the first convolution of every basic block."""
     semantic_layers: bool = False
     """Put a semantic layer after every stage (SeMask)."""
     semantic_windows: Windows = (7, 7, None, None)
