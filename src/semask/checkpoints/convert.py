@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from semask.build import build_encoder, build_model, build_weightless, with_classes
+from semask.build.baselines import BASELINES
 from semask.checkpoints.mismatch import differences, explain, file_classes
 from semask.checkpoints.record import WEIGHTS
-from semask.checkpoints.rules import detectron2, segformer, segmenter, semask_fpn, transformers
+from semask.checkpoints.rules import detectron2, mmsegmentation, segformer, segmenter, semask_fpn, transformers
 from semask.checkpoints.rules.translation import Rule, Translation
 from semask.checkpoints.transformers_config import (
     CONFIG,
@@ -34,12 +35,13 @@ RULES: dict[str, Rule] = {
     "semantic_fpn": semask_fpn,
     "segformer": segformer,
     "segformer_mmseg": segformer,
+    **dict.fromkeys(BASELINES, mmsegmentation),
     "segmenter_linear": segmenter,
     "segmenter_mask": segmenter,
     "maskformer": detectron2,
     "mask2former": detectron2,
 }
-"""Rule file by decoder; mask classifiers have a second one, see `_rule`."""
+"""Rule file by decoder; mask classifiers and Semantic FPN have a second one, see `_rule`."""
 _WEIGHTS_THERE = (WEIGHTS, "pytorch_model.bin")
 """Files of weights in a folder of transformers."""
 _SHARDS = tuple(f"{name}.index.json" for name in _WEIGHTS_THERE)
@@ -118,15 +120,16 @@ def convert(source: Source, recipe: str | Recipe, num_classes: int | None = None
 def fitting_recipe(tensors: Mapping[str, Tensor], recipe: Recipe) -> str | None:
     """Return the name of a recipe that a file fills, of the same dataset if its class count allows, else None."""
     dataset = recipe.name.partition("/")[0]
-    translations: dict[Rule, Translation] = {}
+    translations: dict[tuple[Rule, bool], Translation] = {}
     for name in sorted(names(), key=lambda name: name.partition("/")[0] != dataset):
         candidate = get(name)
         if candidate.model.decoder.name not in RULES:
             continue
         rule = _rule(candidate, tensors)
-        if rule not in translations:
-            translations[rule] = rule.translate(tensors, candidate)
-        translation = translations[rule]
+        kind = (rule, candidate.model.decoder.auxiliary)
+        if kind not in translations:
+            translations[kind] = rule.translate(tensors, candidate)
+        translation = translations[kind]
         if file_classes(translation.tensors, rule.CLASS_TENSORS) != candidate.model.num_classes:
             continue
         # The encoders are few; most candidates need not be built any further.
@@ -169,6 +172,8 @@ def _require_rule(recipe: Recipe) -> None:
 
 def _rule(recipe: Recipe, tensors: Mapping[str, Tensor]) -> Rule:
     rule = RULES[recipe.model.decoder.name]
+    if rule is semask_fpn and mmsegmentation.recognises(tensors):
+        return mmsegmentation
     return transformers if rule is detectron2 and transformers.recognises(tensors) else rule
 
 

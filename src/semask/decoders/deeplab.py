@@ -35,6 +35,7 @@ class DeepLabV3Plus(nn.Module):
         """`dilations` [cells of the last map] are 6, 12, 18 at stride 16 and 12, 24, 36 at stride 8."""
         super().__init__()
         self.aspp = ASPP(in_channels[-1], channels, dilations=dilations)
+        self.bottleneck = ConvNormAct(self.aspp.out_channels, channels)
         self.narrow = ConvNormAct(in_channels[0], FINE_CHANNELS, kernel_size=1)
         self.refine = nn.Sequential(
             SeparableConv(channels + FINE_CHANNELS, channels), SeparableConv(channels, channels)
@@ -45,5 +46,5 @@ class DeepLabV3Plus(nn.Module):
     def forward(self, features: Features) -> PixelLogits:
         """Decode the first and the last map at the first one's grid."""
         fine = self.narrow(features.maps[0])
-        coarse = resize(self.aspp(features.maps[-1]), (fine.shape[-2], fine.shape[-1]))
+        coarse = resize(self.bottleneck(self.aspp(features.maps[-1])), (fine.shape[-2], fine.shape[-1]))
         return PixelLogits(self.classify(self.dropout(self.refine(torch.cat([coarse, fine], dim=1)))))
