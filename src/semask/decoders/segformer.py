@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from semask.layers.blocks import ConvNormAct
+from semask.layers.blocks import ConvNormAct, pixel_classifier
 from semask.resample import resize
 from semask.structures import Features, PixelLogits
 
@@ -42,10 +42,7 @@ class SegFormer(nn.Module):
         )
         self.fuse = ConvNormAct(len(in_channels) * channels, channels, kernel_size=1)
         self.dropout = nn.Dropout2d(dropout)
-        self.classify = nn.Conv2d(channels, num_classes, 1)
-        nn.init.normal_(self.classify.weight, std=0.01)
-        if self.classify.bias is not None:
-            nn.init.zeros_(self.classify.bias)
+        self.classify = pixel_classifier(channels, num_classes)
 
     def forward(self, features: Features) -> PixelLogits:
         """Decode the maps; the priors are not looked at."""

@@ -12,6 +12,7 @@ from semask.callable_module import make_callable
 from semask.recipes import (
     ade20k,
     ade20k_masks,
+    ade20k_segformer,
     camvid,
     cityscapes,
     cityscapes_masks,
@@ -38,6 +39,7 @@ from semask.recipes.record import from_dict, to_dict
 _DATASETS = (
     ade20k,
     ade20k_masks,
+    ade20k_segformer,
     cityscapes,
     cityscapes_masks,
     pascal_context,

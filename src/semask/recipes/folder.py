@@ -9,6 +9,7 @@ from semask.recipes.lite import lite0_fpn, lite0_mask2former
 from semask.recipes.mask_classification import MASK2FORMER_OPTIM, mask2former
 from semask.recipes.recipe import DataRecipe, DecoderRecipe, LossRecipe, ModelRecipe, OptimRecipe, Recipe, TrainRecipe
 from semask.recipes.scenes import MICRO
+from semask.recipes.segformer import segformer_mmseg
 from semask.recipes.swin import semask_swin, semask_swin_fpn, swin_fpn
 
 PLACEHOLDER_CLASSES = 2
@@ -42,6 +43,13 @@ def semask_swin_t_fpn() -> Recipe:
 def swin_t_fpn() -> Recipe:
     """Swin-T, for an accelerator."""
     return _row("swin-t-fpn", swin_fpn("t", PLACEHOLDER_CLASSES), side=512, short=512, lr=1e-4, steps=20_000)
+
+
+def semask_segformer_b0() -> Recipe:
+    """SegFormer-B0 with semantic layers; give ImageNet weights with --model.encoder.weights FILE."""
+    model = segformer_mmseg("b0", PLACEHOLDER_CLASSES, semantic=True)
+    row = _row("semask-segformer-b0", model, side=512, short=512, lr=6e-4, steps=20_000)
+    return replace(row, optim=replace(row.optim, encoder_lr_scale=0.1))
 
 
 def semask_lite0_fpn() -> Recipe:
@@ -112,6 +120,7 @@ RECIPES = (
     semask_micro_fpn,
     semask_swin_t_fpn,
     swin_t_fpn,
+    semask_segformer_b0,
     semask_lite0_fpn,
     lite0_fpn_plain,
     semask_swin_t_mask2former,

@@ -1,7 +1,7 @@
 """The layouts of SegFormer checkpoints: the authors', that of `transformers`, and mmsegmentation's.
 
-`transformers` has LayerNorms of epsilon 1e-5 where the others have 1e-6; mmsegmentation's head is another function, with
-BatchNorm and ReLU per branch. The recipe takes both over.
+`transformers` has LayerNorms of epsilon 1e-5 where the others have 1e-6; mmsegmentation's head is another function,
+with BatchNorm and ReLU per branch. The recipe takes both over.
 
 Source: SegFormer (arXiv:2105.15203), authors' code; transformers 5.23; mmsegmentation 1.2.2.
 """
