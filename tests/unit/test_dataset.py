@@ -1,6 +1,8 @@
 import json
+import math
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +94,27 @@ def test_the_mean_fills_the_padding(folder: DataRecipe) -> None:
     data = replace(folder, crop=(100, 100))
     sample = training_set(data, seed=0, mean=(0.5, 0.25, 0.75))[0]
     assert sample.image[:, -1, -1].tolist() == [0.5, 0.25, 0.75]
+
+
+def test_smaller_shares_lie_within_larger_ones(folder: DataRecipe) -> None:
+    whole = training_set(folder, seed=0)
+
+    def share(fraction: float, seed: int = 0) -> set[str]:
+        return {pair.stem for pair in training_set(replace(folder, fraction=fraction), seed=seed).pairs}
+
+    shares = [share(fraction) for fraction in (1e-6, 0.3, 0.5, 0.8, 1.0)]
+    assert [len(names) for names in shares] == [max(1, math.ceil(f * len(whole))) for f in (0, 0.3, 0.5, 0.8, 1)]
+    assert all(small < large for small, large in pairwise(shares))
+    assert len({frozenset(share(0.5, seed)) for seed in range(8)}) > 1
+    assert len(validation_set(replace(folder, fraction=0.3))) == len(validation_set(folder))
+
+
+@pytest.mark.parametrize("fraction", [0, -0.5, 1.5, float("nan")])
+def test_impossible_shares_are_refused(folder: DataRecipe, fraction: float) -> None:
+    with pytest.raises(ValueError, match=r"lies in \(0, 1\], got"):
+        training_set(replace(folder, fraction=fraction), seed=0)
+    with pytest.raises(ValueError, match=r"scenes never repeat.*--data.fraction 1"):
+        training_set(DataRecipe(kind="scenes", fraction=0.5), seed=0)
 
 
 def test_negative_draws_are_refused(folder: DataRecipe) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semask.training.optim import poly_schedule
+from semask.recipes import OptimRecipe
+from semask.training.optim import cosine_schedule, poly_schedule, schedule
 
 ADE = {"steps": 80_000, "power": 1.0, "warmup_steps": 1500, "warmup_ratio": 1e-6}
 
@@ -56,3 +58,30 @@ def test_warm_up_only_lowers_and_then_falls(
     if step >= warmup:
         assert poly_schedule(step, **spec) == plain
         assert poly_schedule(step + 1, **spec) < plain
+
+
+def test_cosine_is_torchs() -> None:
+    """PyTorch's annealing, after a warm-up that it does not have."""
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=90, eta_min=0.01)
+    for step in range(10, 100):
+        ours = cosine_schedule(step, steps=100, warmup_steps=10, warmup_ratio=0.1, floor=0.01)
+        assert ours == pytest.approx(theirs.get_last_lr()[0], rel=1e-9)
+        optimiser.step()
+        theirs.step()
+    assert cosine_schedule(100, steps=100, warmup_steps=10, floor=0.01) == pytest.approx(0.01)
+    assert cosine_schedule(500, steps=100, warmup_steps=10, floor=0.01) == pytest.approx(0.01)
+
+
+def test_cosine_warms_up_linearly() -> None:
+    rates = [cosine_schedule(step, steps=100, warmup_steps=4, warmup_ratio=0.2) for step in range(5)]
+    assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_the_recipe_chooses() -> None:
+    options = {"steps": 50, "warmup_steps": 5, "warmup_ratio": 0.1, "floor": 0.5}
+    recipe = OptimRecipe(lr=2e-3, min_lr=1e-3, power=0.7, warmup_steps=5, warmup_ratio=0.1)
+    for step in (0, 3, 17, 49):
+        assert schedule(recipe, 50)(step) == poly_schedule(step, power=0.7, **options)
+        cosine = OptimRecipe(**{**vars(recipe), "schedule": "cosine"})
+        assert schedule(cosine, 50)(step) == cosine_schedule(step, **options)

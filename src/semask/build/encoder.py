@@ -5,12 +5,13 @@ from __future__ import annotations
 from torch import nn
 
 from semask.build.checks import refuse_fields
-from semask.encoders.chain import Chain, is_swin, timm_chain
+from semask.build.semantic import build_after_stages, check_after_stages
+from semask.encoders.chain import is_swin, timm_chain
 from semask.encoders.hierarchical import HierarchicalEncoder
 from semask.encoders.mix_transformer import is_mit, mix_transformer, size_of
 from semask.encoders.plain import PlainEncoder, is_plain, timm_vit
-from semask.layers.semantic import SemanticLayer
-from semask.recipes import EncoderRecipe
+from semask.encoders.swin import give_queries
+from semask.recipes import DataRecipe, EncoderRecipe
 
 Encoder = HierarchicalEncoder | PlainEncoder
 
@@ -19,11 +20,12 @@ _VIT_FIELDS = ("image_size", "norm_eps", "position_resize")
 _MIT_FIELDS = ("semantic_place",)
 
 
-def build_encoder(spec: EncoderRecipe, num_classes: int, *, crop: tuple[int, int]) -> Encoder:
+def build_encoder(spec: EncoderRecipe, num_classes: int, *, crop: tuple[int, int] = DataRecipe.crop) -> Encoder:
     """Return the backbone, with semantic layers for `num_classes` classes if the recipe has them.
 
     `crop` (height, width) [px] is what families of a fixed size are made for unless the recipe says another size.
     """
+    check_after_stages(spec, swin=not is_mit(spec.name) and is_swin(spec.name))
     if is_mit(spec.name):
         return build_mix_transformer(spec, num_classes)
     refuse_fields(spec, _MIT_FIELDS, "Mix Transformers")
@@ -37,9 +39,7 @@ def build_mix_transformer(spec: EncoderRecipe, num_classes: int) -> Hierarchical
     chain = mix_transformer(
         size_of(spec.name), drop_path=spec.drop_path, norm_eps=spec.norm_eps, semantic_place=spec.semantic_place
     )
-    return HierarchicalEncoder(
-        chain, semantic=build_semantic_layers(spec, chain, num_classes) if spec.semantic_layers else []
-    )
+    return HierarchicalEncoder(chain, semantic=build_after_stages(spec, chain.channels, num_classes))
 
 
 def build_plain(spec: EncoderRecipe) -> PlainEncoder:
@@ -62,22 +62,7 @@ def build_hierarchical(spec: EncoderRecipe, num_classes: int) -> HierarchicalEnc
         refuse_fields(spec, _SWIN_FIELDS, "Swin")
     given = {field: getattr(spec, field) for field in _SWIN_FIELDS if getattr(spec, field) is not None}
     chain = timm_chain(spec.name, drop_path=spec.drop_path, **given)
-    semantic = build_semantic_layers(spec, chain, num_classes) if spec.semantic_layers else []
+    if spec.probe == "queries":
+        give_queries(chain.modules)
     norms = [nn.LayerNorm(channels) for channels in chain.channels] if swin else []
-    return HierarchicalEncoder(chain, semantic=semantic, norms=norms)
-
-
-def build_semantic_layers(spec: EncoderRecipe, chain: Chain, num_classes: int) -> list[SemanticLayer]:
-    """Return one semantic layer per stage."""
-    return [
-        SemanticLayer(
-            channels,
-            num_classes,
-            window_size=window,
-            num_units=units,
-            dropout=spec.semantic_dropout,
-            residual=spec.semantic_residual,
-            dead_init=spec.semantic_dead_init,
-        )
-        for channels, window, units in zip(chain.channels, spec.semantic_windows, spec.semantic_units, strict=True)
-    ]
+    return HierarchicalEncoder(chain, semantic=build_after_stages(spec, chain.channels, num_classes), norms=norms)

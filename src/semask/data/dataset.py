@@ -5,6 +5,7 @@ Resuming at step t, or splitting a batch over devices, is a matter of asking for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -22,7 +23,7 @@ from semask.data.transforms import TrainTransform
 from semask.recipes.recipe import IMAGENET_MEAN, DataRecipe
 from semask.structures import Batch, Sample
 
-ORDER, AUGMENT, SCENE = range(3)
+ORDER, AUGMENT, SCENE, SHARE = range(4)
 """What a random stream is for; part of its seed."""
 
 
@@ -48,11 +49,28 @@ def classes_of(data: DataRecipe) -> Classes:
 def training_set(
     data: DataRecipe, *, seed: int, mean: tuple[float, float, float] = IMAGENET_MEAN
 ) -> TrainingFiles | TrainingScenes:
-    """Return the endless training set, indexed by draw numbers ≥ 0; `mean` fills the padding."""
+    """Return the endless training set, indexed by draw numbers ≥ 0; `mean` fills the padding.
+
+    A ValueError tells a share of the pictures that is none, or that is asked of scenes, which never repeat.
+    """
+    if not 0 < data.fraction <= 1:
+        raise ValueError(f"data.fraction is a share of the training pictures and lies in (0, 1], got {data.fraction:g}")
     transform = TrainTransform(data, mean=mean)
     if data.kind == "scenes":
+        if data.fraction != 1:
+            raise ValueError(f"scenes never repeat, so there is no {data.fraction:g} of them; say --data.fraction 1")
         return TrainingScenes(data.scene_size, transform, seed=seed)
-    return TrainingFiles(find_pairs(data, data.train_split), classes_of(data), transform, seed=seed)
+    pairs = share_of(find_pairs(data, data.train_split), data.fraction, seed=seed)
+    return TrainingFiles(pairs, classes_of(data), transform, seed=seed)
+
+
+def share_of(pairs: Sequence[Pair], fraction: float, *, seed: int) -> list[Pair]:
+    """Return that share of the pairs, rounded up, in their order; for one seed smaller shares lie within larger ones.
+
+    Source: Segmenter (arXiv:2105.05633) §4, the study of the training set's size.
+    """
+    order = _stream(SHARE, seed, 0).permutation(len(pairs))
+    return [pairs[index] for index in sorted(order[: math.ceil(fraction * len(pairs))])]
 
 
 def validation_set(data: DataRecipe) -> ValidationFiles | ValidationScenes:

@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from semask.encoders.chain import Chain
-from semask.layers.semantic import SemanticLayer
 from semask.structures import Features
 
 
@@ -18,9 +17,7 @@ class HierarchicalEncoder(nn.Module):
     Source: SeMask (arXiv:2112.12782) §3.1, figure 2.
     """
 
-    def __init__(
-        self, chain: Chain, *, semantic: Sequence[SemanticLayer] = (), norms: Sequence[nn.LayerNorm] = ()
-    ) -> None:
+    def __init__(self, chain: Chain, *, semantic: Sequence[nn.Module] = (), norms: Sequence[nn.LayerNorm] = ()) -> None:
         """`semantic` and `norms` hold one module per stage, or none; a norm acts on what leaves the encoder only."""
         super().__init__()
         stages = len(chain.outputs)
@@ -46,7 +43,8 @@ class HierarchicalEncoder(nn.Module):
             x = module(x)
             if self.semantic and name in self.masked_stage_of:
                 masked, prior = self.semantic[self.masked_stage_of[name]](self._tokens_last(x))
-                priors.append(prior.permute(0, 3, 1, 2))
+                if prior is not None:
+                    priors.append(prior.permute(0, 3, 1, 2))
                 x = masked if self.channels_last else masked.permute(0, 3, 1, 2)
             if name in self.stage_of:
                 maps.append(self._output(x, self.stage_of[name]))

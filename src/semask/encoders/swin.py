@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers import PatchEmbed
-from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention
+from timm.models.swin_transformer import SwinTransformerBlock, SwinTransformerStage, WindowAttention
 from torch import Tensor, nn
 
-from semask.layers.windows import join_windows, pad_to_windows, split_windows
+from semask.layers.windows import join_windows, neighbours, pad_to_windows, split_windows
 
 
 class ShiftedWindowAttention(nn.Module):
@@ -57,32 +57,28 @@ class ShiftedWindowAttention(nn.Module):
         bias = self._position_bias()[None]  # 1 heads n n
         if self.shift:
             # The windows of one image become heads, so that one mask serves every image of the batch.
-            apart = self._keep_apart(height, width).to(bias.dtype)  # windows n n
-            bias = (bias + apart[:, None]).flatten(0, 1)[None]  # 1 windows·heads n n
-            query, key, value = (t.unflatten(0, (-1, apart.shape[0])).flatten(1, 2) for t in (query, key, value))
+            near = neighbours(height, width, self.window_size, shift=self.shift, device=windows.device)  # windows n n
+            bias = (bias - 100.0 * ~near[:, None]).flatten(0, 1)[None]  # 1 windows·heads n n
+            query, key, value = (t.unflatten(0, (-1, near.shape[0])).flatten(1, 2) for t in (query, key, value))
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
         attended = attended.unflatten(1, (-1, self.num_heads)).flatten(0, 1) if self.shift else attended
         return attended.transpose(1, 2).flatten(2)
+
+    def queries(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        """Return the queries of all heads side by side, not scaled."""
+        channels = x.shape[-1]
+        return F.linear(x, self.qkv.weight[:channels], self.qkv.bias[:channels])
 
     def _position_bias(self) -> Float[Tensor, "heads n n"]:
         bias: Tensor = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
         return bias
 
-    def _keep_apart(self, height: int, width: int) -> Float[Tensor, "w n n"]:
-        device = self.relative_position_index.device
-        row, column = (self._strip(size, device) for size in (height, width))
-        region = (3 * row[:, None] + column[None, :]).to(torch.float32)  # the nine regions of the padded grid
-        region = split_windows(region[None, :, :, None], self.window_size)[..., 0]
-        return -100.0 * (region[:, :, None] != region[:, None, :])
-
-    def _strip(self, size: int, device: torch.device) -> Tensor:
-        """Number the tokens of one axis by what the shift did: 0 in place, 1 last window, 2 wrapped around."""
-        position = torch.arange(size, device=device)
-        return (position >= size - self.window_size).long() + (position >= size - self.shift).long()
-
 
 class DenseSwinBlock(nn.Module):
-    """A Swin block that takes maps of any size; the weights and their names are timm's."""
+    """A Swin block that takes maps of any size; the weights and their names are timm's.
+
+    gives_queries: whether the queries, before they are shared among heads, follow the channels of the map.
+    """
 
     def __init__(self, block: SwinTransformerBlock) -> None:
         super().__init__()
@@ -92,12 +88,15 @@ class DenseSwinBlock(nn.Module):
         self.norm2 = block.norm2
         self.mlp = block.mlp
         self.drop_path2 = block.drop_path2
+        self.gives_queries = False
 
-    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w o"]:
         """Attention, then MLP, each on normalised tokens and added to the map."""
-        x = x + self.drop_path1(self.attn(self.norm1(x)))
+        normalised = self.norm1(x)
+        queries = self.attn.queries(normalised) if self.gives_queries else None
+        x = x + self.drop_path1(self.attn(normalised))
         out: Tensor = x + self.drop_path2(self.mlp(self.norm2(x)))
-        return out
+        return out if queries is None else torch.cat((out, queries), dim=-1)
 
 
 def make_dense(network: nn.Module) -> None:
@@ -119,3 +118,10 @@ def relative_positions(window_size: int) -> Tensor:
     row_step = rows[:, None] - rows[None, :] + window_size - 1
     column_step = columns[:, None] - columns[None, :] + window_size - 1
     return row_step * span + column_step
+
+
+def give_queries(network: nn.Module) -> None:
+    """Let the last block of every stage of a dense Swin give out its queries too, behind the channels of its map."""
+    for module in network.modules():
+        if isinstance(module, SwinTransformerStage):
+            module.blocks[-1].gives_queries = True

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from semask.layers.windows import join_windows, pad_to_windows, split_windows
+from semask.layers.windows import join_windows, neighbours, pad_to_windows, split_windows
 
 
 class SemanticAttention(nn.Module):
@@ -22,15 +23,37 @@ class SemanticAttention(nn.Module):
     Differs: dropout 0.1 after the projection is in the authors' code only.
     """
 
-    def __init__(self, channels: int, num_classes: int, *, dropout: float = 0.1, dead_init: bool = False) -> None:
-        """`dead_init` starts as the authors' ports to detectron2 do: λ and the projection never get a gradient."""
+    gain: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int | None,
+        *,
+        dropout: float = 0.1,
+        learned_gain: bool = True,
+        dead_init: bool = False,
+    ) -> None:
+        """`num_classes` None makes it plain single-head self-attention: queries as wide as tokens, scores scaled.
+
+        Without `learned_gain` λ is 1. `dead_init` starts as the authors' ports to detectron2 do: λ and the projection
+        never get a gradient.
+
+        Source: SeMask tables 3 (self-attention) and 4 (λ), of which there is no public code.
+        """
         super().__init__()
-        self.query = nn.Linear(channels, num_classes)
-        self.key = nn.Linear(channels, num_classes)
+        width = channels if num_classes is None else num_classes
+        self.query = nn.Linear(channels, width)
+        self.key = nn.Linear(channels, width)
         self.value = nn.Linear(channels, channels)
         self.project = nn.Linear(channels, channels)
         self.dropout = nn.Dropout(dropout)
-        self.gain = nn.Parameter(torch.zeros(1))
+        self.semantic = num_classes is not None
+        self.scale = 1.0 if self.semantic else channels**-0.5
+        if learned_gain:
+            self.gain = nn.Parameter(torch.zeros(1))
+        else:
+            self.register_buffer("gain", torch.ones(1), persistent=False)
         for linear in (self.query, self.key, self.value, self.project):
             nn.init.trunc_normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
@@ -39,10 +62,14 @@ class SemanticAttention(nn.Module):
                 nn.init.kaiming_normal_(linear.weight)
             nn.init.zeros_(self.project.weight)
 
-    def forward(self, x: Float[Tensor, "b n c"]) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n k"]]:
-        """Return what is to be added to the tokens, λ included, and the semantic map."""
+    def forward(
+        self, x: Float[Tensor, "*b n c"], mask: Bool[Tensor, "*_w n n"] | None = None
+    ) -> tuple[Float[Tensor, "*b n c"], Float[Tensor, "*b n k"]]:
+        """Return what is to be added to the tokens, λ included, and the semantic map; `mask` is True where to look."""
         semantic = self.query(x)
-        attended = F.scaled_dot_product_attention(semantic, self.key(x), self.value(x), scale=1.0)
+        attended = F.scaled_dot_product_attention(
+            semantic, self.key(x), self.value(x), attn_mask=mask, scale=self.scale
+        )
         return self.gain * self.dropout(self.project(attended)), semantic
 
 
@@ -50,7 +77,7 @@ class SemanticLayer(nn.Module):
     """Normalise a stage's map, mask it with semantic attention, and give out the semantic map.
 
     With λ = 0 the layer is LayerNorm, not the identity: the residual starts at the normalised tokens.
-    Tokens that pad a window take part in attention unmasked, and windows are never shifted.
+    Tokens that pad a window take part in attention unmasked.
 
     Source: SeMask §3.1; the residual, the padding and the extents as in the authors' code.
     """
@@ -58,48 +85,55 @@ class SemanticLayer(nn.Module):
     def __init__(
         self,
         channels: int,
-        num_classes: int,
+        units: Sequence[SemanticAttention],
         *,
         window_size: int | None,
-        num_units: int = 1,
-        dropout: float = 0.1,
+        shifts: Sequence[bool] | None = None,
         residual: Literal["norm", "input"] = "norm",
-        dead_init: bool = False,
     ) -> None:
         """`window_size` [tokens] bounds attention to windows; None attends over the whole map.
 
-        `residual` "input" adds to the layer's raw input instead, so that λ = 0 leaves a pretrained backbone as it is.
+        `shifts` says of every unit whether its windows are moved by half their side, None that none is. `residual`
+        "input" adds to the layer's raw input instead, so that λ = 0 leaves a pretrained backbone as it is.
         """
         super().__init__()
-        if num_units < 1:
-            raise ValueError(f"a semantic layer needs at least one unit, got {num_units}")
+        if not units:
+            raise ValueError("a semantic layer needs at least one unit, got 0")
         if window_size is not None and window_size < 1:
             raise ValueError(f"window_size is a number of tokens ≥ 1 or None for global attention, got {window_size}")
         self.window_size = window_size
+        shifts = [False] * len(units) if shifts is None else shifts
+        self.shifts = tuple(window_size // 2 if shifted and window_size else 0 for shifted in shifts)
         self.residual = residual
         self.norm = nn.LayerNorm(channels)
-        self.units = nn.ModuleList(
-            SemanticAttention(channels, num_classes, dropout=dropout, dead_init=dead_init) for _ in range(num_units)
-        )
+        self.units = nn.ModuleList(units)
 
-    def forward(self, x: Float[Tensor, "b h w c"]) -> tuple[Float[Tensor, "b h w c"], Float[Tensor, "b h w k"]]:
-        """Return the masked map and the semantic map of the last unit, both at the map's size."""
+    def forward(self, x: Float[Tensor, "b h w c"]) -> tuple[Float[Tensor, "b h w c"], Float[Tensor, "b h w k"] | None]:
+        """Return the masked map and the last unit's semantic map, both at the map's size; self-attention has none."""
         _, height, width, _ = x.shape
         normalised = self.norm(x)
-        if self.window_size is None:
-            update, semantic = self._attend(normalised.flatten(1, 2))
-            update, semantic = (t.unflatten(1, (height, width)) for t in (update, semantic))
-        else:
-            padded = pad_to_windows(normalised, self.window_size)
-            update, semantic = (
-                join_windows(t, self.window_size, padded.shape[1], padded.shape[2])[:, :height, :width]
-                for t in self._attend(split_windows(padded, self.window_size))
-            )
-        return (x if self.residual == "input" else normalised) + update, semantic
-
-    def _attend(self, tokens: Float[Tensor, "b n c"]) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "b n k"]]:
-        total, semantic = self.units[0](tokens)
-        for unit in self.units[1:]:
-            update, semantic = unit(tokens + total)
+        tokens = normalised if self.window_size is None else pad_to_windows(normalised, self.window_size)
+        total, semantic = self._attend(tokens, 0)
+        for number in range(1, len(self.units)):
+            update, semantic = self._attend(tokens + total, number)
             total = total + update
-        return total, semantic
+        update, semantic = (t[:, :height, :width] for t in (total, semantic))
+        return (x if self.residual == "input" else normalised) + update, semantic if self.units[-1].semantic else None
+
+    def _attend(self, x: Float[Tensor, "b h w c"], number: int) -> tuple[Tensor, Tensor]:
+        """Run one unit in its windows over a map that they tile."""
+        unit, size, shift = self.units[number], self.window_size, self.shifts[number]
+        height, width = x.shape[1], x.shape[2]
+        if size is None:
+            update, semantic = (t.unflatten(1, (height, width)) for t in unit(x.flatten(1, 2)))
+        elif not shift:
+            windows = split_windows(x, size)
+            update, semantic = (join_windows(t, size, height, width) for t in unit(windows))
+        else:
+            windows = split_windows(x.roll((-shift, -shift), dims=(1, 2)), size)
+            near = neighbours(height, width, size, shift=shift, device=x.device)
+            out = unit(windows.unflatten(0, (-1, len(near))), near)
+            update, semantic = (
+                join_windows(t.flatten(0, 1), size, height, width).roll((shift, shift), dims=(1, 2)) for t in out
+            )
+        return update, semantic

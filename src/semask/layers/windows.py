@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from semask.geometry import padding_to_multiple
@@ -26,3 +27,22 @@ def join_windows(windows: Float[Tensor, "nb n c"], size: int, height: int, width
     rows, columns = height // size, width // size
     grid: Tensor = windows.unflatten(1, (size, size)).unflatten(0, (-1, rows, columns))  # b rows columns i j c
     return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def neighbours(height: int, width: int, size: int, *, shift: int, device: torch.device) -> Bool[Tensor, "w n n"]:
+    """Say which pairs of tokens in each window were neighbours before a map was rolled by −`shift` tokens.
+
+    The roll brings together the map's opposite borders in the last windows of each axis; `size` divides both sides.
+
+    Source: Swin (arXiv:2103.14030) §3.2, figure 4.
+    """
+    row, column = (_strip(side, size, shift, device) for side in (height, width))
+    region = (3 * row[:, None] + column[None, :]).to(torch.float32)  # the nine regions of the rolled map
+    region = split_windows(region[None, :, :, None], size)[..., 0]
+    return region[:, :, None] == region[:, None, :]
+
+
+def _strip(side: int, size: int, shift: int, device: torch.device) -> Tensor:
+    """Number the tokens of one axis by what the roll did: 0 in place, 1 last window, 2 wrapped around."""
+    position = torch.arange(side, device=device)
+    return (position >= side - size).long() + (position >= side - shift).long()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Integer
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from semask.evaluation import count_pixels
 from semask.inference import Predictor, build_predictor
@@ -19,7 +19,7 @@ from semask.model import SegmentationModel
 from semask.recipes import Recipe
 from semask.structures import Batch, EncodedBatch, Features, LossTerms, Sample, Segmentation
 from semask.training.frozen import freeze
-from semask.training.optim import build_optimizer, poly_schedule
+from semask.training.optim import build_optimizer, schedule
 
 Loss = Callable[[Segmentation, Integer[Tensor, "b H W"]], LossTerms]
 
@@ -90,27 +90,21 @@ class SegmentationModule(LightningModule):
         """Return the optimiser and its schedule, stepped once per optimiser step."""
         spec = self.recipe.optim
         optimizer = build_optimizer(self.model, spec)
-        factor = partial(
-            poly_schedule,
-            steps=self.recipe.train.steps,
-            power=spec.power,
-            warmup_steps=spec.warmup_steps,
-            warmup_ratio=spec.warmup_ratio,
-            floor=spec.min_lr / spec.lr,
-        )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(spec, self.recipe.train.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def gains(self) -> dict[str, Tensor]:
-        """Return λ of every semantic attention unit, by `stage1` … or, with several units, `stage1/unit2`.
+        """Return the learned λ of every semantic attention unit, by `stage1` … or, with several units, `stage1/unit2`.
 
         With FSDP it can be read inside a step only, where parameters are whole.
         """
         found: dict[str, Tensor] = {}
         for stage, layer in enumerate(self.model.encoder.semantic, start=1):  # type: ignore[arg-type]
-            for unit, attention in enumerate(layer.units, start=1):
-                name = f"stage{stage}" if len(layer.units) == 1 else f"stage{stage}/unit{unit}"
-                found[name] = attention.gain.detach().clone()
+            units = getattr(layer, "units", ())  # a probe has none
+            for unit, attention in enumerate(units, start=1):
+                if isinstance(attention.gain, nn.Parameter):
+                    name = f"stage{stage}" if len(units) == 1 else f"stage{stage}/unit{unit}"
+                    found[name] = attention.gain.detach().clone()
         return found
 
     def _log_step(self, terms: LossTerms, *, batch_size: int) -> None:

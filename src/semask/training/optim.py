@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -71,6 +75,35 @@ def poly_schedule(
     Source: SeMask's recipes (mmcv 1.3's poly policy with linear warm-up, f = 0); Segmenter's authors' code (W = 0).
     """
     factor = float((1 - floor) * max(1 - step / steps, 0.0) ** power + floor)
-    if step < warmup_steps:
-        factor *= 1 - (1 - step / warmup_steps) * (1 - warmup_ratio)
-    return factor
+    return factor * _warmth(step, warmup_steps, warmup_ratio)
+
+
+def cosine_schedule(
+    step: int, *, steps: int, warmup_steps: int = 0, warmup_ratio: float = 1.0, floor: float = 0.0
+) -> float:
+    """Return the factor on the learning rate at `step` (0-based): 1 after a linear warm-up, then half a cosine to f.
+
+    For t < W it is 1 - (1 - t/W)(1 - r), then (1 - f)(1 + cos π(t - W)/(T - W))/2 + f, and the `floor` f from T on.
+
+    Source: SGDR (arXiv:1608.03983) eq. 5; the warm-up of DeiT (arXiv:2012.12877).
+    """
+    progress = min(max(step - warmup_steps, 0) / max(steps - warmup_steps, 1), 1.0)
+    factor = (1 - floor) * (1 + math.cos(math.pi * progress)) / 2 + floor
+    return factor * _warmth(step, warmup_steps, warmup_ratio)
+
+
+def schedule(recipe: OptimRecipe, steps: int) -> Callable[[int], float]:
+    """Return the recipe's factor on the learning rate as a function of the step."""
+    options = {
+        "steps": steps,
+        "warmup_steps": recipe.warmup_steps,
+        "warmup_ratio": recipe.warmup_ratio,
+        "floor": recipe.min_lr / recipe.lr,
+    }
+    if recipe.schedule == "cosine":
+        return partial(cosine_schedule, **options)
+    return partial(poly_schedule, power=recipe.power, **options)
+
+
+def _warmth(step: int, warmup_steps: int, ratio: float) -> float:
+    return 1 - (1 - step / warmup_steps) * (1 - ratio) if step < warmup_steps else 1.0
