@@ -42,6 +42,10 @@ class EncoderRecipe:
     position_resize: Literal["bilinear", "bicubic"] | None = None
     """ViT only: how the position table takes another number of tokens, without antialiasing and by their number alone.
     None is timm's own way: bicubic, antialiased, by the shape of the grid."""
+    patch_size: int | None = None
+    """ViT only: side of the patches [px]; None keeps the named model's. Weights of another size do not fit."""
+    dropout: float = 0.0
+    """ViT only: dropout of tokens, of attention and in the MLPs."""
     out_layers: tuple[int, ...] | None = None
     """ViT only: layers, counted from 1, whose patch tokens are maps as they are; None gives the last layer's after the
     final norm."""
@@ -215,13 +219,14 @@ class OptimRecipe:
     """AdamW or SGD with linear warm-up and a falling schedule, stepped once per iteration."""
 
     algorithm: Literal["adamw", "sgd"] = "adamw"
-    """'sgd' has Nesterov momentum."""
     lr: float = 1e-4
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW only."""
     momentum: float = 0.9
     """SGD only."""
+    nesterov: bool = True
+    """SGD only: Nesterov's momentum (Segmenter) or the plain one (mmsegmentation)."""
     schedule: Literal["poly", "cosine"] = "poly"
     """'cosine' falls from the warm-up's end to min_lr along half a wave."""
     power: float = 1.0

@@ -18,7 +18,7 @@ NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d,
 def build_optimizer(model: nn.Module, recipe: OptimRecipe) -> torch.optim.Optimizer:
     """Return the recipe's optimiser over the parameters that are trained.
 
-    Source: AdamW, SeMask §4; SGD with Nesterov momentum, Segmenter's authors' code.
+    Source: AdamW, SeMask §4; SGD with Nesterov's momentum, Segmenter's authors' code.
     """
     if recipe.lr <= 0:
         raise ValueError(f"optim.lr must be more than 0, got {recipe.lr:g}; to train nothing, evaluate")
@@ -29,7 +29,8 @@ def build_optimizer(model: nn.Module, recipe: OptimRecipe) -> torch.optim.Optimi
         )
     groups = parameter_groups(model, recipe)
     if recipe.algorithm == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+        nesterov = recipe.nesterov and recipe.momentum > 0
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov)
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas)
 
 
