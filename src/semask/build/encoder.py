@@ -6,18 +6,28 @@ from torch import nn
 
 from semask.build.checks import refuse_fields
 from semask.build.semantic import build_after_stages, check_after_stages
-from semask.encoders.chain import is_swin, timm_chain
+from semask.encoders.chain import family_of, is_dilatable, is_swin, timm_chain
+from semask.encoders.fixed_size import is_sized
 from semask.encoders.hierarchical import HierarchicalEncoder
+from semask.encoders.hrnet import HRNetEncoder, is_hrnet, stage_channels, timm_hrnet
 from semask.encoders.mix_transformer import is_mit, mix_transformer, size_of
 from semask.encoders.plain import PlainEncoder, is_plain, timm_vit
 from semask.encoders.swin import give_queries
+from semask.layers.polarized import PolarizedSelfAttention
 from semask.recipes import DataRecipe, EncoderRecipe
 
-Encoder = HierarchicalEncoder | PlainEncoder
+Encoder = HierarchicalEncoder | HRNetEncoder | PlainEncoder
 
 _SWIN_FIELDS = ("embed_dim", "depths", "num_heads", "window_size")
-_VIT_FIELDS = ("image_size", "norm_eps", "position_resize")
-_MIT_FIELDS = ("semantic_place",)
+_FIELDS = {
+    "Swin": _SWIN_FIELDS,
+    "plain ViTs": ("norm_eps", "position_resize", "out_layers", "class_token", "simple_pyramid"),
+    "plain ViTs and families of a fixed size": ("image_size",),
+    "Mix Transformers": ("semantic_place",),
+    "ResNets, ResNeSts and aligned Xceptions": ("output_stride",),
+    "HRNets": ("polarized_attention",),
+}
+"""What only some backbones have, and which ones do."""
 
 
 def build_encoder(spec: EncoderRecipe, num_classes: int, *, crop: tuple[int, int] = DataRecipe.crop) -> Encoder:
@@ -28,23 +38,32 @@ def build_encoder(spec: EncoderRecipe, num_classes: int, *, crop: tuple[int, int
     check_after_stages(spec, swin=not is_mit(spec.name) and is_swin(spec.name))
     if is_mit(spec.name):
         return build_mix_transformer(spec, num_classes)
-    refuse_fields(spec, _MIT_FIELDS, "Mix Transformers")
-    return build_plain(spec) if is_plain(spec.name) else build_hierarchical(spec, num_classes)
+    if is_hrnet(spec.name):
+        return build_hrnet(spec, num_classes)
+    return build_plain(spec) if is_plain(spec.name) else build_hierarchical(spec, num_classes, crop=crop)
 
 
 def build_mix_transformer(spec: EncoderRecipe, num_classes: int) -> HierarchicalEncoder:
     """Return SegFormer's backbone, with a semantic layer after the blocks of each stage if the recipe has them."""
-    refuse_fields(spec, _SWIN_FIELDS, "Swin")
-    refuse_fields(spec, tuple(field for field in _VIT_FIELDS if field != "norm_eps"), "plain ViTs")
+    _refuse_all_but(spec, ("semantic_place", "norm_eps"))
     chain = mix_transformer(
         size_of(spec.name), drop_path=spec.drop_path, norm_eps=spec.norm_eps, semantic_place=spec.semantic_place
     )
     return HierarchicalEncoder(chain, semantic=build_after_stages(spec, chain.channels, num_classes))
 
 
+def build_hrnet(spec: EncoderRecipe, num_classes: int) -> HRNetEncoder:
+    """Return HRNet, with polarised self-attention in its blocks and semantic layers if the recipe has them."""
+    _refuse_all_but(spec, _FIELDS["HRNets"])
+    if spec.drop_path:
+        raise ValueError(f"{spec.name!r} has no stochastic depth; set drop_path to 0, not {spec.drop_path}")
+    backbone = timm_hrnet(spec.name, attention=PolarizedSelfAttention if spec.polarized_attention else None)
+    return HRNetEncoder(backbone, semantic=build_after_stages(spec, stage_channels(backbone), num_classes))
+
+
 def build_plain(spec: EncoderRecipe) -> PlainEncoder:
     """Return a plain ViT, which has one stage and no semantic layers."""
-    refuse_fields(spec, _SWIN_FIELDS, "Swin")
+    _refuse_all_but(spec, (*_FIELDS["plain ViTs"], "image_size"))
     if spec.semantic_layers:
         raise ValueError(
             f"{spec.name!r} is a plain ViT without stages to put semantic layers after; use a hierarchical backbone, "
@@ -54,15 +73,22 @@ def build_plain(spec: EncoderRecipe) -> PlainEncoder:
     return PlainEncoder(backbone, position_resize=spec.position_resize)
 
 
-def build_hierarchical(spec: EncoderRecipe, num_classes: int) -> HierarchicalEncoder:
+def build_hierarchical(spec: EncoderRecipe, num_classes: int, *, crop: tuple[int, int]) -> HierarchicalEncoder:
     """Return a backbone of stages, with a semantic layer after each if the recipe has them."""
     swin = is_swin(spec.name)
-    refuse_fields(spec, _VIT_FIELDS, "plain ViTs")
-    if not swin:
-        refuse_fields(spec, _SWIN_FIELDS, "Swin")
+    allowed = _SWIN_FIELDS if swin else ("image_size",) if is_sized(family_of(spec.name)) else ()
+    _refuse_all_but(spec, ("output_stride",) if is_dilatable(spec.name) else allowed)
     given = {field: getattr(spec, field) for field in _SWIN_FIELDS if getattr(spec, field) is not None}
-    chain = timm_chain(spec.name, drop_path=spec.drop_path, **given)
+    if is_dilatable(spec.name):
+        given["output_stride"] = spec.output_stride
+    chain = timm_chain(spec.name, size=spec.image_size or crop, drop_path=spec.drop_path, **given)
     if spec.probe == "queries":
         give_queries(chain.modules)
     norms = [nn.LayerNorm(channels) for channels in chain.channels] if swin else []
     return HierarchicalEncoder(chain, semantic=build_after_stages(spec, chain.channels, num_classes), norms=norms)
+
+
+def _refuse_all_but(spec: EncoderRecipe, allowed: tuple[str, ...]) -> None:
+    """Refuse what says nothing to this backbone."""
+    for whose, fields in _FIELDS.items():
+        refuse_fields(spec, tuple(field for field in fields if field not in allowed), whose)

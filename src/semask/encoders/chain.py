@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import timm
 from timm.layers import Format
 from timm.models import FeatureListNet
+from timm.models.xception_aligned import XceptionAligned
 from torch import nn
 
+from semask.encoders.fixed_size import check_size, size_of_images, size_options
+from semask.encoders.staged import STAGES, Staged, StagedHiera, StagedHieraDet, StagedMViT, StagedTwins
 from semask.encoders.swin import make_dense
 
 NUM_STAGES = 4
 _SWIN = "timm.models.swin_transformer"
+_XCEPTION = "timm.models.xception_aligned"
 # These families bring feature networks of their own, but are plain chains when timm is asked for one.
 _CHAINS_ON_REQUEST = ("timm.models.efficientnet", "timm.models.mobilenetv3")
+_STAGED: dict[str, Callable[[Any], Staged]] = {
+    "timm.models.twins": StagedTwins,
+    "timm.models.mvitv2": StagedMViT,
+    "timm.models.hiera": StagedHiera,
+    "timm.models.hieradet_sam2": StagedHieraDet,
+}
+"""Families that timm runs as one piece."""
+_DILATED = ("timm.models.resnet", "timm.models.resnest", _XCEPTION)
+"""Families that can be dilated; their maps are of ⌈side / stride⌉ for images of any size."""
 
 
 class Chain(NamedTuple):
@@ -23,21 +37,28 @@ class Chain(NamedTuple):
 
     modules: in the order of execution. outputs: the names whose results are the stages. channels, strides: per stage.
     channels_last: the modules exchange b h w c, not b c h w. size_multiple: the model must pad images to this [px].
-    semantic_after: the names whose results semantic layers mask, where these are not the outputs.
+    semantic_after: the names whose results semantic layers mask, where these are not the outputs. fixed_size: the one
+    (height, width) [px] of images that can be encoded, None for any.
     """
 
-    modules: nn.ModuleDict
+    modules: nn.ModuleDict | Staged
     outputs: tuple[str, ...]
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     channels_last: bool
     size_multiple: int
     semantic_after: tuple[str, ...] = ()
+    fixed_size: tuple[int, int] | None = None
 
 
 def is_swin(name: str) -> bool:
     """Say whether a timm name is a first-generation Swin Transformer."""
     return family_of(name) == _SWIN
+
+
+def is_dilatable(name: str) -> bool:
+    """Say whether a timm name is a backbone that can dilate its last stages: ResNet, ResNeSt or aligned Xception."""
+    return family_of(name) in _DILATED
 
 
 def family_of(name: str) -> str:
@@ -50,43 +71,83 @@ def family_of(name: str) -> str:
     return str(timm.model_entrypoint(bare).__module__)
 
 
-def timm_chain(name: str, *, drop_path: float = 0.0, **options: Any) -> Chain:
+def timm_chain(name: str, *, size: tuple[int, int] | None = None, drop_path: float = 0.0, **options: Any) -> Chain:
     """Build a timm backbone with random weights and return it as a chain of four stages.
 
-    Swin becomes the dense-prediction Swin. `options` go to timm's constructor (widths and depths of Swin).
-    A family that timm does not run as an ordered chain raises a ValueError.
+    Swin becomes the dense-prediction Swin. `size` (height, width) [px] is what families of a fixed size are built for,
+    None the named model's own. `options` go to timm's constructor: widths and depths of Swin, `output_stride` of
+    ResNet's kind. A family without four stages to run one by one, and one that does not take the size, raises a
+    ValueError.
     """
     family = family_of(name)
+    check_size(name, family, size)
+    options |= size_options(family, size)
+    only = size_of_images(name, family, size)
+    if family in _STAGED:
+        return _staged_chain(_STAGED[family], _create(name, drop_path, {"num_classes": 0, **options}), only)
+    if family == _XCEPTION:
+        return _xception_chain(_create(name, drop_path, {"num_classes": 0, **options}))
     if family == _SWIN:
         options |= {"strict_img_size": False, "always_partition": True}
     if family in _CHAINS_ON_REQUEST:
         options["feature_cfg"] = {"feature_cls": "list", "flatten_sequential": True}
-    network = _create(name.split(".", 1)[0], drop_path, options)
+    network = _create(name, drop_path, {"features_only": True, **options})
     if not isinstance(network, FeatureListNet) or len(network.return_layers) < NUM_STAGES:
         raise ValueError(
             f"{name!r} (family {family.rsplit('.', 1)[-1]}) is no ordered chain of four stages in timm, so semantic "
-            "layers cannot be put between its stages. Use a backbone that is one, such as swin, convnext, pvt_v2, "
-            "davit, nextvit, caformer, poolformer, resnet, efficientnet or mobilenetv3."
+            "layers cannot be put between its stages. Use a backbone that is one, such as swin, swinv2, convnext, "
+            "pvt_v2, twins, mvitv2, hiera, davit, nextvit, maxvit, caformer, poolformerv2, resnet or efficientnet."
         )
     if family == _SWIN:
         make_dense(network)
+    strides = tuple(network.feature_info.reduction()[-NUM_STAGES:])
     return Chain(
         modules=nn.ModuleDict(network.items()),
         outputs=tuple(network.return_layers)[-NUM_STAGES:],
         channels=tuple(network.feature_info.channels()[-NUM_STAGES:]),
-        strides=tuple(network.feature_info.reduction()[-NUM_STAGES:]),
+        strides=strides,
         channels_last=network.output_fmt == Format.NHWC,
-        size_multiple=1 if family == _SWIN else int(network.feature_info.reduction()[-1]),
+        size_multiple=1 if family == _SWIN or family in _DILATED else int(strides[-1]),
+        fixed_size=only,
     )
 
 
-def _create(name: str, drop_path: float, options: dict[str, Any]) -> nn.Module:
-    """Build timm's feature network; the rate is always said, since some families have a default that is not 0."""
+def _staged_chain(staged: Callable[[Any], Staged], network: Any, fixed_size: tuple[int, int] | None) -> Chain:
+    modules = staged(network)
+    strides = tuple(int(stage["reduction"]) for stage in network.feature_info)
+    return Chain(
+        modules=modules,
+        outputs=STAGES,
+        channels=tuple(int(stage["num_chs"]) for stage in network.feature_info),
+        strides=strides,
+        channels_last=modules.channels_last,
+        size_multiple=strides[-1],
+        fixed_size=fixed_size,
+    )
+
+
+def _xception_chain(network: XceptionAligned) -> Chain:
+    """Return Xception's blocks as a chain; a stage ends before the block that halves the map, or would, undilated."""
+    blocks = {f"blocks_{index}": block for index, block in enumerate(network.blocks)}
+    ends = [f"blocks_{end - 1}" for end in network.feature_ends[1:-1]] + [f"blocks_{network.feature_ends[-1]}"]
+    return Chain(
+        modules=nn.ModuleDict({"stem": network.stem, **blocks}),
+        outputs=tuple(ends),
+        channels=tuple(int(blocks[end].out_channels) for end in ends),
+        strides=tuple(int(tap["reduction"]) for tap in network.feature_info[1:]),
+        channels_last=False,
+        size_multiple=1,
+    )
+
+
+def _create(name: str, drop_path: float, options: dict[str, Any]) -> Any:
+    """Build timm's network; the rate is always said, since some families have a default that is not 0."""
+    bare = name.split(".", 1)[0]
     try:
-        return timm.create_model(name, features_only=True, drop_path_rate=drop_path, **options)  # type: ignore[no-any-return]
+        return timm.create_model(bare, drop_path_rate=drop_path, **options)
     except TypeError as error:
         if "drop_path_rate" not in str(error):
             raise
     if drop_path:
         raise ValueError(f"{name!r} has no stochastic depth; set drop_path to 0, not {drop_path}")
-    return timm.create_model(name, features_only=True, **options)  # type: ignore[no-any-return]
+    return timm.create_model(bare, **options)

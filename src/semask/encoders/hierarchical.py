@@ -27,6 +27,7 @@ class HierarchicalEncoder(nn.Module):
         self.channels = chain.channels
         self.strides = chain.strides
         self.size_multiple = chain.size_multiple
+        self.fixed_size = chain.fixed_size
         self.channels_last = chain.channels_last
         self.stage_of = {name: stage for stage, name in enumerate(chain.outputs)}
         self.masked_stage_of = {name: stage for stage, name in enumerate(chain.semantic_after or chain.outputs)}

@@ -11,11 +11,12 @@ from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
 from semask.encoders.chain import family_of
-from semask.layers.semantic import SemanticLayer
 from semask.resample import resize
 from semask.structures import Features
 
 STRIDES = (4, 8, 16, 32)
+ATTENTION = ".aa."
+"""In the names of what `attention` makes, which no weights of timm's hold."""
 
 
 def is_hrnet(name: str) -> bool:
@@ -48,7 +49,7 @@ class HRNetEncoder(nn.Module):
     here, as in segmentation, maps grow bilinearly, and a second time to the exact size where sides are odd.
     """
 
-    def __init__(self, backbone: HighResolutionNet, *, semantic: Sequence[SemanticLayer] = ()) -> None:
+    def __init__(self, backbone: HighResolutionNet, *, semantic: Sequence[nn.Module] = ()) -> None:
         """`backbone` comes from `timm_hrnet`; `semantic` holds one layer per stage, of `stage_channels`, or none."""
         super().__init__()
         if len(semantic) not in {0, len(STRIDES)}:
@@ -59,6 +60,7 @@ class HRNetEncoder(nn.Module):
         self.channels = branch_channels(backbone)
         self.strides = STRIDES
         self.size_multiple = 1
+        self.fixed_size = None
         self.channels_last = False
         self.backbone = backbone
         self.semantic = nn.ModuleList(semantic)
@@ -68,24 +70,22 @@ class HRNetEncoder(nn.Module):
         net = self.backbone
         x = net.act2(net.bn2(net.conv2(net.act1(net.bn1(net.conv1(images))))))
         priors: list[Tensor] = []
-        branches = [self._mask(net.layer1(x), priors)]
-        for transition, stage in (
-            (net.transition1, net.stage2),
-            (net.transition2, net.stage3),
-            (net.transition3, net.stage4),
-        ):
+        branches = [self._mask(0, net.layer1(x), priors)]
+        transitions, stages = (net.transition1, net.transition2, net.transition3), (net.stage2, net.stage3, net.stage4)
+        for stage, (transition, modules) in enumerate(zip(transitions, stages, strict=True), start=1):
             branches = _widen(transition, branches)
-            for module in stage:
+            for module in modules:
                 branches = _exchange(module, branches)
-            branches[-1] = self._mask(branches[-1], priors)
+            branches[-1] = self._mask(stage, branches[-1], priors)
         return Features(tuple(branches), tuple(priors))
 
-    def _mask(self, x: Tensor, priors: list[Tensor]) -> Tensor:
+    def _mask(self, stage: int, x: Tensor, priors: list[Tensor]) -> Tensor:
         """Send a stage's coarsest branch through its semantic layer, whose map joins the priors."""
         if not self.semantic:
             return x
-        masked, prior = self.semantic[len(priors)](x.permute(0, 2, 3, 1))
-        priors.append(prior.permute(0, 3, 1, 2))
+        masked, prior = self.semantic[stage](x.permute(0, 2, 3, 1))
+        if prior is not None:
+            priors.append(prior.permute(0, 3, 1, 2))
         out: Tensor = masked.permute(0, 3, 1, 2)
         return out
 

@@ -9,19 +9,22 @@ from typing import NamedTuple
 
 import timm
 import torch.nn.functional as F
-from timm.layers import resample_abs_pos_embed
+from timm.layers import resample_abs_pos_embed, to_2tuple
 from torch import Tensor, nn
 
 from semask.encoders.chain import family_of, is_swin
 from semask.encoders.hierarchical import HierarchicalEncoder
+from semask.encoders.hrnet import ATTENTION, HRNetEncoder
 from semask.encoders.mix_transformer import is_mit
 from semask.encoders.mix_transformer_layouts import chain_tensors
 from semask.encoders.plain import PlainEncoder, resize_positions
+from semask.encoders.staged import StagedHiera
 from semask.weightless import weightless
 from semask.weights import read_checkpoint, tensors_of
 
 MIN_SHARE = 0.95
 FROM_HUB = "timm"
+_BIAS_TABLE = "relative_position_bias_table"
 
 
 class MatchReport(NamedTuple):
@@ -42,7 +45,7 @@ class MatchReport(NamedTuple):
         return f"{self.source}: {self.matched} of {self.total} encoder tensors matched ({self.share:.1%})"
 
 
-def load_encoder(encoder: HierarchicalEncoder | PlainEncoder, name: str, weights: str) -> MatchReport:
+def load_encoder(encoder: HierarchicalEncoder | HRNetEncoder | PlainEncoder, name: str, weights: str) -> MatchReport:
     """Fill an encoder's backbone, in place, from timm's hub ("timm") or from a local file.
 
     Semantic layers and output norms are not part of the backbone and start fresh; tables of positions take the
@@ -50,14 +53,13 @@ def load_encoder(encoder: HierarchicalEncoder | PlainEncoder, name: str, weights
     shape.
     """
     source = _hub_tensors(name) if weights == FROM_HUB else _file_tensors(name, weights)
-    backbone: nn.Module
+    backbone = encoder.chain if isinstance(encoder, HierarchicalEncoder) else encoder.backbone
     if isinstance(encoder, PlainEncoder):
-        backbone, found = encoder.backbone, _fit_positions(source, encoder)
+        found = _fit_positions(source, encoder)
     else:
-        backbone, found = encoder.chain, _for_chain(source, encoder.chain)
-    wanted = backbone.state_dict()
-    if not is_mit(name) and is_swin(name):
-        found = _fit_bias_tables(found, wanted)
+        found = _fit_tables(_for_chain(source, backbone), backbone)
+    fresh = ATTENTION if isinstance(encoder, HRNetEncoder) else None
+    wanted = {key: tensor for key, tensor in backbone.state_dict().items() if fresh is None or fresh not in key}
     usable = {key: found[key] for key, tensor in wanted.items() if key in found and found[key].shape == tensor.shape}
     missing = tuple(key for key in wanted if key not in usable)
     label = name if weights == FROM_HUB else weights
@@ -120,8 +122,10 @@ def _file_tensors(name: str, path: str) -> dict[str, Tensor]:
     return adapted
 
 
-def _for_chain(source: dict[str, Tensor], chain: nn.ModuleDict) -> dict[str, Tensor]:
-    """Rename timm's keys to the chain's, whose children are called `layers_0` where timm says `layers.0`."""
+def _for_chain(source: dict[str, Tensor], chain: nn.Module) -> dict[str, Tensor]:
+    """Rename timm's keys to a chain's, whose children are called `layers_0` where timm says `layers.0`."""
+    if not isinstance(chain, nn.ModuleDict):
+        return source
     renamed: dict[str, Tensor] = {}
     for child in chain:
         nested = re.sub(r"_(\d+)$", r".\1", child)
@@ -142,17 +146,20 @@ def _merge_at_start(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {re.sub(r"^layers\.(\d+)\.downsample\.", moved, key): value for key, value in tensors.items()}
 
 
-def _fit_bias_tables(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Resize relative-position tables of another window, bicubic per head.
+def _fit_tables(found: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
+    """Resize tables of positions of another window or image size: relative ones bicubic per head, Hiera's as ViT's.
 
     Source: SeMask's authors' code, loading of ImageNet Swin weights.
     """
-    return {
-        key: resize_bias_table(value, wanted[key].shape[0])
-        if key in wanted and key.endswith("relative_position_bias_table") and len(value) != len(wanted[key])
-        else value
-        for key, value in found.items()
-    }
+    fitted = dict(found)
+    for name, module in backbone.named_modules():
+        key, table = f"{name}.{_BIAS_TABLE}", getattr(module, _BIAS_TABLE, None)
+        if table is not None and key in found and found[key].shape != table.shape:
+            fitted[key] = resize_bias_table(found[key], to_2tuple(module.window_size))
+    table = found.get("pos_embed")
+    if isinstance(backbone, StagedHiera) and table is not None and table.ndim == 3:
+        fitted["pos_embed"] = resample_abs_pos_embed(table, list(backbone.grid), num_prefix_tokens=0)
+    return fitted
 
 
 def _fit_positions(found: dict[str, Tensor], encoder: PlainEncoder) -> dict[str, Tensor]:
@@ -169,9 +176,10 @@ def _fit_positions(found: dict[str, Tensor], encoder: PlainEncoder) -> dict[str,
     return {**found, "pos_embed": resized}
 
 
-def resize_bias_table(table: Tensor, length: int) -> Tensor:
-    """Resize a table ((2M-1)², heads) to `length` rows, a square number."""
-    old, new = round(table.shape[0] ** 0.5), round(length**0.5)
-    grid = table.T.reshape(1, -1, old, old)
-    resized = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
-    return resized.reshape(-1, new * new).T.contiguous()
+def resize_bias_table(table: Tensor, window: tuple[int, int]) -> Tensor:
+    """Resize a table of relative positions, ((2M-1)², heads) or heads (2M-1) (2M-1), to that of a window h × w."""
+    size = (2 * window[0] - 1, 2 * window[1] - 1)
+    old = round(table.shape[0] ** 0.5)
+    grid = table if table.ndim == 3 else table.T.unflatten(1, (old, old))
+    resized = F.interpolate(grid[None], size=size, mode="bicubic", align_corners=False)[0]
+    return resized if table.ndim == 3 else resized.flatten(1).T.contiguous()

@@ -1,0 +1,158 @@
+"""Backbones that timm runs as one piece, run stage by stage, so that a semantic layer can stand between two stages.
+
+Each class takes over the modules of one of timm's networks under timm's own names, and leaves its head behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.models.hiera import Hiera, Unroll
+from timm.models.hieradet_sam2 import HieraDet
+from timm.models.mvitv2 import MultiScaleVit
+from timm.models.twins import Twins
+from torch import Tensor, nn
+
+STAGES = ("stage1", "stage2", "stage3", "stage4")
+
+
+class Staged(nn.Module):
+    """A backbone of four stages; `channels_last` says whether the maps between them are b h w c or b c h w."""
+
+    channels_last = False
+
+    def items(self) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+        """Name the stages, in order, each with what runs it, as a ModuleDict does."""
+        for stage, name in enumerate(STAGES):
+            yield name, partial(self.run, stage)
+
+    def run(self, stage: int, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """Return the map of a stage (0 … 3), made of images (b 3 H W) for the first, else of the map before it."""
+        raise NotImplementedError
+
+
+class StagedTwins(Staged):
+    """Twins (arXiv:2104.13840): patches, blocks, and a positional convolution behind each stage's first block."""
+
+    def __init__(self, network: Twins) -> None:
+        super().__init__()
+        self.patch_embeds = network.patch_embeds
+        self.pos_drops = network.pos_drops
+        self.blocks = network.blocks
+        self.pos_block = network.pos_block
+
+    def run(self, stage: int, x: Float[Tensor, "b i H W"]) -> Float[Tensor, "b c h w"]:
+        """Cut a map into patches and run the blocks of a stage."""
+        tokens, size = self.patch_embeds[stage](x)
+        tokens = self.pos_drops[stage](tokens)
+        for index, block in enumerate(self.blocks[stage]):
+            tokens = block(tokens, size)
+            if index == 0:
+                tokens = self.pos_block[stage](tokens, size)
+        return _map_of(tokens, size)
+
+
+class StagedMViT(Staged):
+    """MViTv2 (arXiv:2112.01526): the first block of a stage pools its queries."""
+
+    def __init__(self, network: MultiScaleVit) -> None:
+        """A class token would have to pass the semantic layers by: a ValueError refuses networks that have one."""
+        super().__init__()
+        if network.cls_token is not None or network.pos_embed is not None:
+            raise ValueError(
+                "an MViTv2 with a class token hands on more than maps; use one without, such as mvitv2_tiny, "
+                "mvitv2_small, mvitv2_base or mvitv2_large"
+            )
+        self.patch_embed = network.patch_embed
+        self.stages = network.stages
+
+    def run(self, stage: int, x: Float[Tensor, "b i H W"]) -> Float[Tensor, "b c h w"]:
+        """Cut images into patches, for the first stage, and run the blocks of a stage."""
+        tokens, size = self.patch_embed(x) if stage == 0 else (x.flatten(2).transpose(1, 2), (x.shape[-2], x.shape[-1]))
+        tokens, size = self.stages[stage](tokens, size)
+        return _map_of(tokens, (size[0], size[1]))
+
+
+class StagedHiera(Staged):
+    """Hiera (arXiv:2306.00989): blocks read tokens window by window; between stages they are put in rows and back.
+
+    Positions and the order of tokens are made for images of one size.
+    """
+
+    channels_last = True
+
+    def __init__(self, network: Hiera) -> None:
+        super().__init__()
+        self.spans = _spans(network.stage_ends)
+        self.patch_embed = network.patch_embed
+        self.pos_embed = network.pos_embed
+        self.pos_embed_win = network.pos_embed_win
+        self.grid = tuple(network.tokens_spatial_shape)
+        self.units = tuple(network.mask_spatial_shape)
+        self.blocks = network.blocks
+        self.reroll = network.reroll
+        # In windows as the blocks before a stage left them; the first stage's as its own blocks want them.
+        orders = [network.reroll.schedule[max(span.start - 1, 0)] for span in self.spans]
+        self.unrolls = nn.ModuleList(Unroll(size, (1, 1), steps) for steps, size in orders)
+
+    def run(self, stage: int, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b h w c"]:
+        """Cut images into patches that know their place, for the first stage, and run the blocks of a stage."""
+        tokens = self.patch_embed(x) + self._positions() if stage == 0 else x.flatten(1, 2)
+        tokens = self.unrolls[stage](tokens)
+        for index in self.spans[stage]:
+            tokens = self.blocks[index](tokens)
+        out: Tensor = self.reroll(tokens, self.spans[stage][-1])
+        return out
+
+    def _positions(self) -> Float[Tensor, "1 n c"]:
+        """Return the table of all places or make it of a coarse one, stretched, and that of one window, repeated."""
+        if self.pos_embed_win is None:
+            flat: Tensor = self.pos_embed
+            return flat
+        coarse = F.interpolate(self.pos_embed, size=self.grid, mode="bicubic", antialias=True)
+        table: Tensor = coarse + self.pos_embed_win.tile(self.units)
+        return table.flatten(2).transpose(1, 2)
+
+
+class StagedHieraDet(Staged):
+    """SAM 2's Hiera (arXiv:2408.00714), whose maps stay maps and whose images may be of any size."""
+
+    channels_last = True
+
+    def __init__(self, network: HieraDet) -> None:
+        super().__init__()
+        self.spans = _spans(network.stage_ends)
+        self.patch_embed = network.patch_embed
+        self.pos_embed = network.pos_embed
+        self.pos_embed_window = network.pos_embed_window
+        self.blocks = network.blocks
+
+    def run(self, stage: int, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b h w c"]:
+        """Cut images into patches that know their place, for the first stage, and run the blocks of a stage."""
+        if stage == 0:
+            x = self.patch_embed(x)
+            x = x + self._positions(x.shape[1], x.shape[2])
+        for index in self.spans[stage]:
+            x = self.blocks[index](x)
+        return x
+
+    def _positions(self, height: int, width: int) -> Float[Tensor, "1 h w c"]:
+        """Stretch the coarse table over the map and repeat that of one window all over it."""
+        coarse = F.interpolate(self.pos_embed, size=(height, width), mode="bicubic")
+        side = self.pos_embed_window.shape[-1]
+        table = coarse + self.pos_embed_window.tile((height // side, width // side))
+        out: Tensor = table.permute(0, 2, 3, 1)
+        return out
+
+
+def _map_of(tokens: Float[Tensor, "b n c"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
+    out: Tensor = tokens.transpose(1, 2).unflatten(-1, size)
+    return out
+
+
+def _spans(ends: Sequence[int]) -> list[range]:
+    """Return the numbers of the blocks of every stage; `ends` are those of the last ones."""
+    return [range(before + 1, end + 1) for before, end in zip((-1, *ends), ends, strict=False)]
