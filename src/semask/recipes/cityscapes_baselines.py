@@ -1,6 +1,6 @@
-"""Cityscapes, 19 classes: the convolutional rows of SeMask's Table 7, trained by mmsegmentation's schedule of 80 k steps.
+"""Cityscapes, 19 classes: the convolutional rows of SeMask's Table 7, by mmsegmentation's schedule of 80 k steps.
 
-Source of every figure: SeMask (arXiv:2112.12782) Table 7, which took them from each system's paper.
+Source of every figure: SeMask (arXiv:2112.12782) Table 7.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ CROP = (512, 1024)
 """(height, width) [px]."""
 SCHEDULE = Schedule(steps=80_000, batch_size=8)
 PSA_WINDOW = 97
-"""PSANet's window [cells]: halved maps of 49 × 49, images of 769², are covered; wider crops are not to the last cell."""
+"""PSANet's window [cells]: it covers halved maps of 49 × 49, of images of 769²; wider ones it covers in part."""
 
 
 def _row(name: str, model: ModelRecipe, *, miou: float | None, miou_ms: float) -> Recipe:
