@@ -11,6 +11,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "demo": "Train on drawn scenes, measure and segment: the whole way in a few minutes",
     "train": "Train a model by a recipe",
+    "ablate": "Train all rows of an ablation table alike and compare them, seed by seed",
     "evaluate": "Score a checkpoint: mIoU, accuracies, every class",
     "predict": "Segment a picture or a folder of pictures",
     "convert": "Turn published weights into a checkpoint, or a checkpoint into one of transformers",

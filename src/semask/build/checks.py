@@ -20,6 +20,7 @@ def check_numbers(spec: ModelRecipe) -> None:
         raise ValueError(f"a decoder is at least 1 channel wide, got {width}; None takes the encoder's width")
     rates = {
         "encoder.drop_path": spec.encoder.drop_path,
+        "encoder.dropout": spec.encoder.dropout,
         "encoder.semantic_dropout": spec.encoder.semantic_dropout,
         "decoder.dropout": spec.decoder.dropout,
         "decoder.drop_path": spec.decoder.drop_path,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import tyro
 
 from semask.commands.flags import parse
-from semask.recipes import Published, get, names
+from semask.recipes import Published, Recipe, get, names
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -63,16 +63,18 @@ def measure(chosen: Sequence[str]) -> list[Row]:
     from rich.console import Console
     from rich.progress import track
 
+    watched = track(chosen, description="Counting", console=Console(stderr=True), transient=True)
+    return [measure_recipe(get(name)) for name in watched]
+
+
+def measure_recipe(recipe: Recipe) -> Row:
+    """Build a recipe without memory and count what it costs."""
     from semask.build import build_weightless
     from semask.complexity import multiply_adds, parameters
 
-    rows = []
-    for name in track(chosen, description="Counting", console=Console(stderr=True), transient=True):
-        recipe = get(name)
-        model = build_weightless(recipe)
-        cost = multiply_adds(model, *recipe.data.crop)
-        rows.append(Row(name, recipe.data.crop, parameters(model), cost, recipe.published))
-    return rows
+    model = build_weightless(recipe)
+    cost = multiply_adds(model, *recipe.data.crop)
+    return Row(recipe.name, recipe.data.crop, parameters(model), cost, recipe.published)
 
 
 def table(rows: Sequence[Row]) -> Table:

@@ -66,6 +66,27 @@ def micro_seg_mask() -> Recipe:
     return _mask(micro_fpn(), "micro-seg-mask")
 
 
+def micro_seg() -> Recipe:
+    """Segmenter with the linear decoder over ViT-Ti and patches of 8 pixels."""
+    recipe = semask_micro_fpn()
+    encoder = EncoderRecipe(
+        name="vit_tiny_patch16_224",
+        weights=None,
+        image_size=recipe.data.crop,
+        patch_size=8,
+        norm_eps=1e-5,
+        position_resize="bilinear",
+        drop_path=0.1,
+    )
+    decoder = DecoderRecipe(name="segmenter_linear", channels=None)
+    return replace(
+        recipe,
+        name="scenes/micro-seg",
+        model=replace(recipe.model, encoder=encoder, decoder=decoder),
+        optim=replace(recipe.optim, lr=1e-3),
+    )
+
+
 def _mask2former(recipe: Recipe, name: str) -> Recipe:
     decoder = replace(SMALL_MASK2FORMER, channels=64, heads=4, queries=24, layers=3, feedforward=256, pixel_layers=2)
     return replace(
@@ -90,6 +111,7 @@ def micro_mask2former() -> Recipe:
 RECIPES = (
     semask_micro_fpn,
     micro_fpn,
+    micro_seg,
     semask_micro_seg_mask,
     micro_seg_mask,
     semask_micro_mask2former,

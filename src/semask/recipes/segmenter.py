@@ -36,6 +36,12 @@ SEGMENTER: dict[Variant, str] = {
     "l-32": "vit_large_patch32_384.orig_in21k_ft_in1k",
 }
 """timm's name of every encoder with its ImageNet weights."""
+PATCH_SIZES: tuple[dict[int, str], ...] = (
+    {16: SEGMENTER["s-16"], 32: SEGMENTER["s-32"]},
+    {16: SEGMENTER["b-16"], 8: SEGMENTER["b-8"], 32: SEGMENTER["b-32"]},
+    {16: SEGMENTER["l-16"], 32: SEGMENTER["l-32"]},
+)
+"""The same ViTs by their patches [px], from the paper's usual size on."""
 VIT_COLOURS: tuple[Colour, Colour] = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 """Mean and deviation of images for ViTs."""
 DEIT_COLOURS: tuple[Colour, Colour] = (

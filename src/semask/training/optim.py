@@ -95,15 +95,16 @@ def cosine_schedule(
 
 def schedule(recipe: OptimRecipe, steps: int) -> Callable[[int], float]:
     """Return the recipe's factor on the learning rate as a function of the step."""
-    options = {
-        "steps": steps,
-        "warmup_steps": recipe.warmup_steps,
-        "warmup_ratio": recipe.warmup_ratio,
-        "floor": recipe.min_lr / recipe.lr,
-    }
-    if recipe.schedule == "cosine":
-        return partial(cosine_schedule, **options)
-    return partial(poly_schedule, power=recipe.power, **options)
+    fall: Callable[..., float] = cosine_schedule
+    if recipe.schedule == "poly":
+        fall = partial(poly_schedule, power=recipe.power)
+    return partial(
+        fall,
+        steps=steps,
+        warmup_steps=recipe.warmup_steps,
+        warmup_ratio=recipe.warmup_ratio,
+        floor=recipe.min_lr / recipe.lr,
+    )
 
 
 def _warmth(step: int, warmup_steps: int, ratio: float) -> float:

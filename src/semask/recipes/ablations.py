@@ -1,0 +1,271 @@
+"""The ablation tables of both papers: what is changed from row to row, starting from one recipe.
+
+Every row is the same model with other options, so that a table can be made of any recipe that fits, on any data.
+Figures beside the rows are the papers', on ADE20K; SeMask's authors published no code for them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from semask.recipes.recipe import EncoderRecipe, Recipe
+from semask.recipes.segmenter import PATCH_SIZES
+from semask.recipes.swin import SWIN
+
+SEMANTIC_BASES = {
+    "scenes": "scenes/semask-micro-fpn",
+    "camvid": "camvid/semask-swin-t-fpn",
+    "ade20k": "ade20k/semask-swin-t-fpn",
+    "cityscapes": "cityscapes/semask-swin-t-fpn",
+    "coco-stuff10k": "coco-stuff10k/semask-swin-t-fpn",
+    "folder": "folder/semask-swin-t-fpn",
+}
+"""The recipe that a table of SeMask starts from, by data."""
+SEGMENTER_BASES = {
+    "scenes": "scenes/micro-seg",
+    "camvid": "camvid/dinov2-s-linear",
+    "ade20k": "ade20k/seg-s-16",
+    "pascal-context": "pascal-context/seg-l-mask-16",
+    "cityscapes": "cityscapes/seg-l-mask-16",
+}
+"""The same for tables of Segmenter."""
+
+
+class Row(NamedTuple):
+    """One line of a table: what it is called, its recipe, and the mIoU [%] that the paper has for it on ADE20K."""
+
+    label: str
+    recipe: Recipe
+    published: float | None = None
+
+
+class Table(NamedTuple):
+    """Rows to be trained alike; differences are taken to the row number `reference`."""
+
+    title: str
+    rows: tuple[Row, ...]
+    reference: int = 0
+
+
+class Study(NamedTuple):
+    """How a table is made of a recipe, and which recipes it starts from."""
+
+    make: Callable[[Recipe], Table]
+    bases: dict[str, str]
+
+
+def table3(base: Recipe) -> Table:
+    """SeMask Table 3: semantic attention against plain single-head self-attention in its place."""
+    rows = (
+        Row("Swin FPN", _encoder(base, semantic_layers=False), 41.48),
+        Row("Trans Swin FPN: self-attention", _encoder(base, semantic_attention="self"), 41.42),
+        Row("SeMask FPN: semantic attention", base, 42.06),
+    )
+    return Table("Semantic attention (SeMask Table 3)", rows)
+
+
+def table4(base: Recipe) -> Table:
+    """SeMask Table 4: with λ, and with a factor of 1 in its place; for Swin-T also with Swin-S."""
+    rows = [
+        Row("λ learned", base, 42.06),
+        Row("without λ", _encoder(base, semantic_gain="one"), 41.11),
+    ]
+    if base.model.encoder.name == SWIN["t"].timm_name and base.model.encoder.depths is None:
+        small = _encoder(base, name=SWIN["s"].timm_name)
+        rows += [
+            Row("Swin-S, λ learned", small, 45.92),
+            Row("Swin-S, without λ", _encoder(small, semantic_gain="one"), 45.00),
+        ]
+    return Table("The learned scalar λ (SeMask Table 4)", tuple(rows))
+
+
+def table5(base: Recipe) -> Table:
+    """SeMask Table 5: supervision of what the backbone has, of its queries, and of semantic maps, or none."""
+    plain = _encoder(base, semantic_layers=False)
+    rows = (
+        Row("Swin FPN", plain, 41.48),
+        Row("Swin FPN, auxiliary loss on features", _encoder(plain, probe="features"), 41.52),
+        Row("Query Swin FPN, auxiliary loss on queries", _encoder(plain, probe="queries"), 40.81),
+        Row("SeMask FPN without auxiliary loss", _prior_weight(base, 0.0), 41.72),
+        Row("SeMask FPN", base, 42.06),
+    )
+    return Table("The auxiliary loss (SeMask Table 5)", rows)
+
+
+def alpha(base: Recipe) -> Table:
+    """SeMask's appendix: the weight α of the loss of the semantic prior; the paper chooses 0.4."""
+    weights = (0.4, 0.0, 0.1, 0.2, 0.6, 0.8, 1.0)
+    rows = tuple(Row(f"α = {weight:g}", _prior_weight(base, weight)) for weight in weights)
+    return Table("Weight α of the prior's loss (SeMask, appendix)", rows)
+
+
+def units(base: Recipe) -> Table:
+    """The number N_S of semantic attention units per stage, which is 1 in every published model."""
+    counts = ((1, 1, 1, 1), (2, 2, 2, 2), (1, 1, 2, 2), (2, 2, 1, 1))
+    rows = tuple(Row(f"N_S = {list(count)}", _encoder(base, semantic_units=count)) for count in counts)
+    return Table("Units per stage, N_S", rows)
+
+
+def residual(base: Recipe) -> Table:
+    """What the masked features are added to: the normalised input, as in the authors' code, or the raw one."""
+    rows = (
+        Row("added to LN(x)", _encoder(base, semantic_residual="norm")),
+        Row("added to x", _encoder(base, semantic_residual="input")),
+    )
+    return Table("The residual of the semantic layer", rows)
+
+
+def initialisation(base: Recipe) -> Table:
+    """λ and the projection both at zero, as in three of the authors' ports, or λ alone."""
+    rows = (
+        Row("alive", _encoder(base, semantic_dead_init=False)),
+        Row("dead", _encoder(base, semantic_dead_init=True)),
+    )
+    return Table("The start of the semantic layer", rows)
+
+
+def extent(base: Recipe) -> Table:
+    """How far semantic attention reaches: the authors' choice by stage, windows, shifted windows, the whole map."""
+    window = next((size for size in base.model.encoder.semantic_windows if size is not None), 7)
+    windowed = _encoder(base, semantic_windows=(window,) * 4)
+    rows = (
+        Row("as in the recipe", base),
+        Row(f"windows of {window}", windowed),
+        Row(f"windows of {window}, every second shifted", _encoder(windowed, semantic_shift=True)),
+        Row("the whole map", _encoder(base, semantic_windows=(None,) * 4)),
+    )
+    return Table("The extent of semantic attention", rows)
+
+
+def regularisation(base: Recipe) -> Table:
+    """Segmenter Table 2: dropout and stochastic depth; the paper's text has two of its figures."""
+    published = {(0.0, 0.0): 45.01, (0.0, 0.1): 45.37}
+    rows = tuple(
+        Row(
+            f"dropout {dropout:g}, stochastic depth {depth:g}",
+            _encoder(base, dropout=dropout, drop_path=depth),
+            published.get((dropout, depth)),
+        )
+        for dropout in (0.0, 0.1)
+        for depth in (0.0, 0.1, 0.2)
+    )
+    return Table("Regularisation (Segmenter Table 2)", rows)
+
+
+def patch_size(base: Recipe) -> Table:
+    """Segmenter Table 3, its parts on patches: the same ViT with coarser and finer ones.
+
+    Pretrained ViTs are taken with weights of that patch size where there are any; without weights the size alone
+    changes.
+    """
+    encoder = base.model.encoder
+    if encoder.weights is None:
+        sizes = (8, 16, 32)
+        rows = tuple(Row(f"patches of {size}", _encoder(base, patch_size=size)) for size in sizes)
+    else:
+        named = next((names for names in PATCH_SIZES if encoder.name in names.values()), None)
+        if named is None:
+            raise ValueError(
+                f"there are no weights of other patch sizes for {encoder.name!r}; start from ade20k/seg-s-16 or "
+                "ade20k/seg-b-16, or train from random weights with --model.encoder.weights None"
+            )
+        rows = tuple(Row(f"patches of {size}", _encoder(base, name=name)) for size, name in named.items())
+    return Table("Patch size (Segmenter Table 3)", rows)
+
+
+def decoder(base: Recipe) -> Table:
+    """Segmenter's decoders: linear, and Mask Transformers of one, two and three layers."""
+    linear = _decoder(base, name="segmenter_linear")
+    mask = _decoder(base, name="segmenter_mask", dropout=0.1)
+    rows = (Row("linear", linear), *(Row(f"mask, {n} layers", _decoder(mask, layers=n)) for n in (1, 2, 3)))
+    return Table("Decoder (Segmenter §4.3)", rows)
+
+
+def data_share(base: Recipe) -> Table:
+    """Segmenter Table 5: shares of the training set, each within the larger ones; published for 4k, 8k and 20k."""
+    if base.data.kind == "scenes":
+        raise ValueError("scenes never repeat, so there are no shares of them; give --data camvid or ade20k, for example")
+    published = {1.0: 45.37, 0.4: 41.87, 0.2: 38.31}
+    rows = tuple(
+        Row(
+            f"{share:.0%} of the pictures", replace(base, data=replace(base.data, fraction=share)), published.get(share)
+        )
+        for share in (1.0, 0.8, 0.6, 0.4, 0.2, 0.1)
+    )
+    return Table("Size of the training set (Segmenter Table 5)", rows)
+
+
+def scratch(base: Recipe) -> Table:
+    """Segmenter Table 9: pretrained, and from random weights by SGD with poly or AdamW with cosine and warm-up."""
+    random = _encoder(base, weights=None)
+    sgd = replace(random.optim, algorithm="sgd", schedule="poly", power=0.9, warmup_steps=0, weight_decay=0.0)
+    adamw = replace(
+        random.optim,
+        algorithm="adamw",
+        schedule="cosine",
+        warmup_steps=base.train.steps // 10,
+        warmup_ratio=1e-3,
+        weight_decay=0.05,
+    )
+    rows = (
+        Row("from scratch, SGD, poly", replace(random, optim=sgd), 12.51),
+        Row("from scratch, AdamW, cosine, 10 % warm-up", replace(random, optim=adamw), 4.42),
+    )
+    pretrained = (Row("pretrained", base, 45.37),) if base.model.encoder.weights is not None else ()
+    return Table("From scratch (Segmenter Table 9)", (*pretrained, *rows))
+
+
+STUDIES: dict[str, Study] = {
+    "table3": Study(table3, SEMANTIC_BASES),
+    "table4": Study(table4, SEMANTIC_BASES),
+    "table5": Study(table5, SEMANTIC_BASES),
+    "alpha": Study(alpha, SEMANTIC_BASES),
+    "units": Study(units, SEMANTIC_BASES),
+    "residual": Study(residual, SEMANTIC_BASES),
+    "initialisation": Study(initialisation, SEMANTIC_BASES),
+    "extent": Study(extent, SEMANTIC_BASES),
+    "regularisation": Study(regularisation, SEGMENTER_BASES),
+    "patch-size": Study(patch_size, SEGMENTER_BASES),
+    "decoder": Study(decoder, SEGMENTER_BASES),
+    "data-share": Study(data_share, SEGMENTER_BASES),
+    "scratch": Study(scratch, SEGMENTER_BASES),
+}
+"""Tables by name."""
+
+
+def study(name: str) -> Study:
+    """Return the study of that name; a ValueError names them all."""
+    if name in STUDIES:
+        return STUDIES[name]
+    near = difflib.get_close_matches(name, STUDIES, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"no ablation table called {name!r}{hint} There are: {', '.join(STUDIES)}.")
+
+
+def make_table(name: str, base: Recipe) -> Table:
+    """Return a study's table over a recipe; a ValueError says where the recipe does not fit."""
+    chosen = study(name)
+    if chosen.bases is SEMANTIC_BASES and not base.model.encoder.semantic_layers:
+        raise ValueError(f"{name} varies semantic layers, and {base.name} has none; start from a semask recipe")
+    if chosen.bases is SEGMENTER_BASES and not base.model.decoder.name.startswith("segmenter_"):
+        raise ValueError(
+            f"{name} is a study of Segmenter, and {base.name} has the decoder {base.model.decoder.name}; start from a "
+            "recipe with a plain ViT under segmenter_linear, such as scenes/micro-seg or ade20k/seg-s-16"
+        )
+    return chosen.make(base)
+
+
+def _encoder(recipe: Recipe, **changes: Any) -> Recipe:
+    encoder: EncoderRecipe = replace(recipe.model.encoder, **changes)
+    return replace(recipe, model=replace(recipe.model, encoder=encoder))
+
+
+def _decoder(recipe: Recipe, **changes: Any) -> Recipe:
+    return replace(recipe, model=replace(recipe.model, decoder=replace(recipe.model.decoder, **changes)))
+
+
+def _prior_weight(recipe: Recipe, weight: float) -> Recipe:
+    return replace(recipe, loss=replace(recipe.loss, prior_weight=weight))

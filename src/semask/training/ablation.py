@@ -1,0 +1,101 @@
+"""Training all rows of an ablation table with the same seeds and the same budget."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from semask.checkpoints.record import RECORD, read_record
+from semask.recipes import Published, Recipe, from_dict
+from semask.recipes.ablations import Table
+from semask.training.callbacks import LAST_CHECKPOINT
+from semask.training.options import RunOptions
+from semask.training.prepare import fit_classes
+from semask.training.run import train
+from semask.whole_file import whole_file
+
+SCORE = "score.json"
+"""What a finished run of a table leaves in its folder."""
+
+
+class Run(NamedTuple):
+    """One training of a table: the row, its seed, its recipe and its folder."""
+
+    row: int
+    label: str
+    seed: int
+    recipe: Recipe
+    folder: Path
+
+
+def plan(table: Table, seeds: Sequence[int], out: Path) -> list[Run]:
+    """Return all runs, seed by seed, so that a table that is cut short holds whole pairs.
+
+    Models are evaluated once, at the end: every row is judged by its last weights, none by its luckiest.
+    """
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise ValueError(f"seeds are different numbers from 0 on, got {list(seeds)}; say --seeds 0 1 2, for example")
+    runs = []
+    for seed in seeds:
+        for number, row in enumerate(table.rows):
+            length = replace(row.recipe.train, seed=seed, eval_every=row.recipe.train.steps)
+            folder = out / f"{number + 1}-{slug(row.label)}" / f"seed-{seed}"
+            recipe = replace(row.recipe, train=length, published=Published())
+            runs.append(Run(number, row.label, seed, recipe, folder))
+    return runs
+
+
+def run_table(
+    table: Table, seeds: Sequence[int], options: RunOptions, *, out: Path, tell: Callable[[str], None]
+) -> list[list[float]]:
+    """Train what is not finished yet and return mIoU by row and seed; `tell` hears which run begins.
+
+    Runs lie in `out`, one folder each. Finished ones are taken as they are if their recipes agree, one that was cut
+    short goes on, unless `options.overwrite` asks to begin anew.
+    """
+    runs = plan(table, seeds, out)
+    scores: list[list[float]] = [[] for _ in table.rows]
+    for number, run in enumerate(runs, start=1):
+        score = None if options.overwrite else finished_score(run)
+        tell(f"run {number} of {len(runs)}: {run.label}, seed {run.seed}" + (", finished" if score is not None else ""))
+        scores[run.row].append(train_run(run, options) if score is None else score)
+    return scores
+
+
+def train_run(run: Run, options: RunOptions) -> float:
+    """Train one run, or go on with it, leave its score behind and return it."""
+    goes_on = (run.folder / LAST_CHECKPOINT).is_file() and not options.overwrite
+    result = train(run.recipe, replace(options, out=run.folder, resume="latest" if goes_on else None))
+    record = {"label": run.label, "seed": run.seed, "step": result.step, "miou": result.miou}
+    with whole_file(run.folder / SCORE) as part:
+        part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    # There was one evaluation, so best/ holds the last weights already; a table has many runs.
+    (run.folder / LAST_CHECKPOINT).unlink(missing_ok=True)
+    shutil.rmtree(result.last, ignore_errors=True)
+    return result.miou
+
+
+def finished_score(run: Run) -> float | None:
+    """Return the mIoU of a run that was finished before, None if it was not; another recipe there is a ValueError."""
+    path = run.folder / SCORE
+    if not path.is_file():
+        return None
+    before = from_dict(read_record(run.folder / RECORD)["recipe"])
+    wanted, _ = fit_classes(run.recipe)
+    if before != wanted:
+        raise ValueError(
+            f"{str(run.folder)!r} holds a finished run of another recipe (another budget, for instance); give another "
+            "--out, or replace all runs there with --overwrite"
+        )
+    return float(json.loads(path.read_text(encoding="utf-8"))["miou"])
+
+
+def slug(label: str) -> str:
+    """Return a label as a folder's name: lower case, words joined by -."""
+    words = re.findall(r"[a-z0-9.]+", label.lower().replace("λ", "lambda").replace("α", "alpha"))
+    return "-".join(words)
