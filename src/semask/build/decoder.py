@@ -10,6 +10,7 @@ from torch import nn
 from semask.build.baselines import BASELINES, WITH_AUXILIARY_HEAD, build_baseline
 from semask.build.encoder import Encoder
 from semask.build.pixel_decoder import ALIGNED, build_pixel_decoder
+from semask.build.setr import SETR_DECODERS, build_setr
 from semask.build.sizes import pyramid, single_scale, width_of
 from semask.decoders.mask2former import Mask2FormerPredictor
 from semask.decoders.mask_classifier import MaskClassifier
@@ -76,6 +77,7 @@ DECODERS: dict[str, Callable[[DecoderRecipe, Encoder, int], nn.Module]] = {
     "segformer": build_segformer,
     "segformer_mmseg": build_segformer,
     **dict.fromkeys(BASELINES, build_baseline),
+    **dict.fromkeys(SETR_DECODERS, build_setr),
     "segmenter_linear": build_segmenter_linear,
     "segmenter_mask": build_segmenter_mask,
     "maskformer": build_maskformer,
@@ -84,7 +86,7 @@ DECODERS: dict[str, Callable[[DecoderRecipe, Encoder, int], nn.Module]] = {
 """Decoders by name."""
 MASK_CLASSIFIERS = ("maskformer", "mask2former")
 """Decoders that give masks, each with a class."""
-SUPERVISED: tuple[str, ...] = WITH_AUXILIARY_HEAD
+SUPERVISED: tuple[str, ...] = (*WITH_AUXILIARY_HEAD, *SETR_DECODERS)
 """Per-pixel decoders that can have auxiliary heads on earlier maps."""
 
 

@@ -21,7 +21,7 @@ Encoder = HierarchicalEncoder | HRNetEncoder | PlainEncoder
 _SWIN_FIELDS = ("embed_dim", "depths", "num_heads", "window_size")
 _FIELDS = {
     "Swin": _SWIN_FIELDS,
-    "plain ViTs": ("norm_eps", "position_resize", "out_layers", "class_token", "simple_pyramid"),
+    "plain ViTs": ("patch_size", "dropout", "norm_eps", "position_resize", "out_layers", "class_token", "simple_pyramid"),
     "plain ViTs and families of a fixed size": ("image_size",),
     "Mix Transformers": ("semantic_place",),
     "ResNets, ResNeSts and aligned Xceptions": ("output_stride",),
@@ -69,8 +69,17 @@ def build_plain(spec: EncoderRecipe) -> PlainEncoder:
             f"{spec.name!r} is a plain ViT without stages to put semantic layers after; use a hierarchical backbone, "
             "such as Swin, or say --model.encoder.semantic-layers false"
         )
-    backbone = timm_vit(spec.name, drop_path=spec.drop_path, image_size=spec.image_size, norm_eps=spec.norm_eps)
-    return PlainEncoder(backbone, position_resize=spec.position_resize)
+    backbone = timm_vit(
+        spec.name,
+        drop_path=spec.drop_path,
+        dropout=spec.dropout,
+        image_size=spec.image_size,
+        patch_size=spec.patch_size,
+        norm_eps=spec.norm_eps,
+    )
+    return PlainEncoder(
+        backbone, position_resize=spec.position_resize, out_layers=spec.out_layers, class_token=spec.class_token
+    )
 
 
 def build_hierarchical(spec: EncoderRecipe, num_classes: int, *, crop: tuple[int, int]) -> HierarchicalEncoder:

@@ -14,10 +14,10 @@ def width_of(spec: DecoderRecipe, encoder: Encoder) -> int:
 
 def pyramid(encoder: Encoder, spec: DecoderRecipe) -> tuple[int, ...]:
     """Return the channels of an encoder's maps; a ValueError says so when there is no pyramid of them."""
-    if len(encoder.channels) == 1:
+    if len({*encoder.strides}) == 1:
         raise ValueError(
-            f"{spec.name} reads a pyramid of maps, and a plain ViT gives one; use segmenter_linear or segmenter_mask "
-            "(--model.decoder.name), or a hierarchical backbone"
+            f"{spec.name} reads a pyramid of maps, and a plain ViT's are of one stride; use segmenter_linear or "
+            "segmenter_mask (--model.decoder.name), or a hierarchical backbone"
         )
     return encoder.channels
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from semask.build import build_encoder, build_model, build_weightless, with_classes
 from semask.build.baselines import BASELINES
+from semask.build.setr import SETR_DECODERS
 from semask.checkpoints.mismatch import differences, explain, file_classes
 from semask.checkpoints.record import WEIGHTS
-from semask.checkpoints.rules import detectron2, mmsegmentation, segformer, segmenter, semask_fpn, transformers
+from semask.checkpoints.rules import detectron2, mmsegmentation, segformer, segmenter, semask_fpn, setr, transformers
 from semask.checkpoints.rules.translation import Rule, Translation
 from semask.checkpoints.transformers_config import (
     CONFIG,
@@ -36,6 +37,7 @@ RULES: dict[str, Rule] = {
     "segformer": segformer,
     "segformer_mmseg": segformer,
     **dict.fromkeys(BASELINES, mmsegmentation),
+    **dict.fromkeys(SETR_DECODERS, setr),
     "segmenter_linear": segmenter,
     "segmenter_mask": segmenter,
     "maskformer": detectron2,

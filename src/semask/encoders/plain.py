@@ -33,18 +33,25 @@ def timm_vit(
     name: str,
     *,
     drop_path: float = 0.0,
+    dropout: float = 0.0,
     image_size: tuple[int, int] | None = None,
+    patch_size: int | None = None,
     norm_eps: float | None = None,
 ) -> VisionTransformer | Eva:
     """Build a timm ViT with random weights, without a head, for images of any size.
 
-    `image_size` (height, width) [px] decides the length of the position table and `norm_eps` the epsilon of all
-    LayerNorms; None keeps what the named model has.
+    `image_size` (height, width) [px] decides the length of the position table, `patch_size` [px] the side of patches
+    and `norm_eps` the epsilon of all LayerNorms; None keeps what the named model has. `dropout` acts on tokens, on
+    attention and in the MLPs.
     """
     # Without pooling no head is left; DeiT's has no weights of its own and will not be asked to go.
     options: dict[str, Any] = {} if family_of(name) == _DEIT else {"global_pool": ""}
     if image_size is not None:
         options["img_size"] = image_size
+    if patch_size is not None:
+        options["patch_size"] = patch_size
+    if dropout:
+        options |= dict.fromkeys(("pos_drop_rate", "attn_drop_rate", "proj_drop_rate"), dropout)
     if norm_eps is not None:
         options["norm_layer"] = partial(nn.LayerNorm, eps=norm_eps)
     network: VisionTransformer | Eva = timm.create_model(
@@ -61,15 +68,35 @@ def timm_vit(
 class PlainEncoder(nn.Module):
     """Run a ViT and lay its patch tokens out as a map; class, distillation and register tokens take part, then go.
 
+    With `out_layers` there is a map of each of these layers, all of one stride, and no final norm: for SETR.
+
     `position_resize` None leaves the position table to timm, for backbones that were trained so. Otherwise its grid
     is resized without antialiasing where the number of tokens, not the shape of the grid, differs from the table's.
 
     Source: Segmenter (arXiv:2105.05633) §3.1; the rule on the number of tokens from the authors' code.
     """
 
-    def __init__(self, backbone: VisionTransformer | Eva, *, position_resize: Resizing | None = None) -> None:
-        """`backbone` comes from `timm_vit`; resizing is for tables that hold rows for the class token."""
+    def __init__(
+        self,
+        backbone: VisionTransformer | Eva,
+        *,
+        position_resize: Resizing | None = None,
+        out_layers: Sequence[int] | None = None,
+        class_token: bool = True,
+    ) -> None:
+        """`backbone` comes from `timm_vit`, and loses what stands behind the last of the `out_layers`, counted from 1.
+
+        Resizing is for tables that hold rows for the class token. Without `class_token` it gets its position and goes
+        before the first layer, for which this class must make the tokens: with `position_resize` alone.
+        """
         super().__init__()
+        if not class_token and position_resize is None:
+            raise ValueError(
+                "the class token can be left out only where position_resize is set; say "
+                "--model.encoder.position-resize bilinear or bicubic, or --model.encoder.class-token true"
+            )
+        if out_layers is not None:
+            _cut_behind(backbone, out_layers)
         if position_resize is not None and not _has_full_table(backbone):
             raise ValueError(
                 f"{type(backbone).__name__} here has no position table with a row for every token, so position_resize "
@@ -86,8 +113,11 @@ class PlainEncoder(nn.Module):
             raise ValueError(f"patches must be square, got {height}×{width}")
         self.backbone = backbone
         self.position_resize = position_resize
-        self.channels: tuple[int, ...] = (backbone.embed_dim,)
-        self.strides: tuple[int, ...] = (height,)
+        self.out_layers = None if out_layers is None else tuple(out_layers)
+        self.class_token = class_token
+        maps = 1 if out_layers is None else len(out_layers)
+        self.channels: tuple[int, ...] = (backbone.embed_dim,) * maps
+        self.strides: tuple[int, ...] = (height,) * maps
         self.size_multiple: int = height
         self.channels_last = True
         self.semantic = nn.ModuleList()
@@ -100,13 +130,33 @@ class PlainEncoder(nn.Module):
     @property
     def num_extra(self) -> int:
         """The number of tokens before the patches: class, distillation and register tokens."""
-        return int(self.backbone.num_prefix_tokens)
+        return int(self.backbone.num_prefix_tokens) if self.class_token else 0
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
-        """Encode normalised images whose sides are multiples of the patch; the one map is b d H/P W/P."""
+        """Encode normalised images whose sides are multiples of the patch; every map is b d H/P W/P."""
+        if self.out_layers is not None:
+            return Features(tuple(self._layers(images, self.out_layers)))
+        return Features((self._map(self.tokens(images), images),))
+
+    def _layers(self, images: Tensor, numbers: Sequence[int]) -> list[Tensor]:
+        """Return the maps of these layers."""
+        if self.position_resize is None:
+            indices = [number - 1 for number in numbers]
+            return self.backbone.forward_intermediates(  # type: ignore[no-any-return]
+                images, indices=indices, norm=False, intermediates_only=True
+            )
+        maps: list[Tensor] = []
+        tokens = self.embed(images)
+        for number, block in enumerate(self.backbone.blocks, start=1):
+            tokens = block(tokens)
+            if number in numbers:
+                maps.append(self._map(tokens, images))
+        return maps
+
+    def _map(self, tokens: Tensor, images: Tensor) -> Tensor:
         grid = (images.shape[-2] // self.size_multiple, images.shape[-1] // self.size_multiple)
-        patches = self.tokens(images)[:, self.num_extra :]
-        return Features((patches.transpose(1, 2).unflatten(-1, grid),))
+        out: Tensor = tokens[:, self.num_extra :].transpose(1, 2).unflatten(-1, grid)
+        return out
 
     def tokens(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b n d"]:
         """Return all tokens after the last norm: class and others first, patches row by row."""
@@ -127,7 +177,7 @@ class PlainEncoder(nn.Module):
         if table.shape[1] != tokens.shape[1]:
             table = resize_positions(table, grid, num_extra=len(extra), mode=self.position_resize)
         out: Tensor = vit.norm_pre(vit.pos_drop(tokens + table))
-        return out
+        return out if self.class_token else out[:, len(extra) :]
 
     def attention(
         self, images: Float[Tensor, "b 3 H W"], keep: Callable[[Tensor], Tensor], *, layers: Sequence[int]
@@ -164,6 +214,18 @@ def resize_positions(
     square = patches.transpose(1, 2).unflatten(-1, (side, side))
     resized = F.interpolate(square.float(), size=grid, mode=mode, align_corners=False).to(table.dtype)
     return torch.cat((extra, resized.flatten(2).transpose(1, 2)), dim=1)
+
+
+def _cut_behind(backbone: VisionTransformer | Eva, out_layers: Sequence[int]) -> None:
+    """Take away what nobody reads: the layers behind the last of `out_layers`, and the final norm."""
+    depth = len(backbone.blocks)
+    if not out_layers or list(out_layers) != sorted({*out_layers}) or not 1 <= out_layers[0] <= out_layers[-1] <= depth:
+        raise ValueError(
+            f"out_layers are rising numbers of layers, 1 … {depth} here, got {tuple(out_layers)}; say "
+            f"--model.encoder.out-layers {depth // 2} {depth}, for example"
+        )
+    backbone.blocks = backbone.blocks[: out_layers[-1]]
+    backbone.norm = nn.Identity()
 
 
 def _extra_tokens(vit: VisionTransformer) -> list[Tensor]:

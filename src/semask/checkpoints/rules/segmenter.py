@@ -74,10 +74,15 @@ def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
     found = {ours: _shaped(ours, tensors[key], transpose=theirs) for ours, key in names.items()}
     if not theirs:
         return Translation(found, tensors, names, recipe, AUTHORS)
-    if _PATCH_BIAS not in found and _PATCH_WEIGHT in found and found[_PATCH_WEIGHT].ndim:
-        # Its releases since 1.0 build the patch convolution without one.
-        found[_PATCH_BIAS] = torch.zeros(len(found[_PATCH_WEIGHT]))
+    found = with_patch_bias(found)
     return Translation(found, tensors, names, with_mmsegmentation_numerics(recipe), MMSEGMENTATION)
+
+
+def with_patch_bias(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors in our names with a bias of the patch convolution; mmsegmentation has none since release 1.0."""
+    if _PATCH_BIAS in found or _PATCH_WEIGHT not in found or not found[_PATCH_WEIGHT].ndim:
+        return dict(found)
+    return {**found, _PATCH_BIAS: torch.zeros(len(found[_PATCH_WEIGHT]))}
 
 
 def is_mmsegmentation(tensors: Mapping[str, Tensor]) -> bool:
