@@ -17,7 +17,7 @@ from semask.data.folder import find_pairs
 from semask.encoders.swin import DenseSwinBlock
 from semask.layers.single_scale import STRIDE
 from semask.model import SegmentationModel
-from semask.recipes import Recipe
+from semask.recipes import Recipe, ade20k_baselines, cityscapes_baselines
 
 
 class Row(NamedTuple):
@@ -325,11 +325,16 @@ def pass_over_later_blocks(model: SegmentationModel, monkeypatch: pytest.MonkeyP
                 monkeypatch.setattr(block, "forward", lambda tokens, *_, **__: tokens)
 
 
-# Mask classification takes longest; wider and deeper encoders than these are built in test_mask_recipes.
+# Mask classification takes longest; wider and deeper encoders than these are built in test_mask_recipes, and
+# baselines in test_baseline_recipes.
+BASELINES = {make().name for dataset in (ade20k_baselines, cityscapes_baselines) for make in dataset.RECIPES}
 TAKEN = [
     name
     for name in recipes.names()
-    if "former" not in name or not any(f"/{deeper}-" in name for deeper in ("resnet101", "swin-s", "swin-b", "swin-l"))
+    if name not in BASELINES
+    and (
+        "former" not in name or not any(f"/{deeper}-" in name for deeper in ("resnet101", "swin-s", "swin-b", "swin-l"))
+    )
 ]
 
 

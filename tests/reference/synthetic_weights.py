@@ -48,7 +48,7 @@ def layout(name: str) -> dict[str, Any]:
 
 
 def checkpoint(name: str, made: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The tensors of a fixture's layout; groups that are shared hold one value, and `_spread` fixtures are rescaled.
+    """The tensors of a fixture's layout; groups that are shared hold one value, and some fixtures are rescaled.
 
     `made` keeps the tensors of the backbone, which several large fixtures share, from one call to the next.
     """
@@ -60,10 +60,17 @@ def checkpoint(name: str, made: dict[str, Tensor] | None = None) -> dict[str, Te
             tensors[key] = synthetic_tensor(source.get(key, key), tuple(v["shape"]), v["dtype"])
     if made is not None:
         made |= {key: value for key, value in tensors.items() if key.startswith("backbone.")}
-    for word, factor in spec.get("post_scale") or ():
-        scaled = [key for key in tensors if key.startswith("sem_seg_head.predictor.") and word in key]
+    for word, *form, factor in spec.get("post_scale") or ():
+        scaled = [key for key, value in tensors.items() if word in key and _is_scaled(key, value, *form)]
         tensors |= {key: tensors[key] * factor for key in scaled}
     return tensors
+
+
+def _is_scaled(key: str, value: Tensor, ending: str | None = None, ndim: int | None = None) -> bool:
+    """Rules without a form are for predictors of masks alone."""
+    if ending is None:
+        return key.startswith("sem_seg_head.predictor.")
+    return key.endswith(ending) and value.ndim == ndim
 
 
 def hollow_checkpoint(name: str) -> dict[str, Tensor]:
