@@ -28,6 +28,7 @@ PYRAMIDS = {
     "resnet": EncoderRecipe(name="resnet18", weights=None),
     "convnext": EncoderRecipe(name="convnext_atto", weights=None),
     "pvt": EncoderRecipe(name="pvt_v2_b0", weights=None),
+    "mit": EncoderRecipe(name="mit_b0", weights=None, drop_path=0.1),
 }
 PLAIN = {
     "vit": EncoderRecipe(name="vit_tiny_patch16_224", weights=None, image_size=(64, 64), drop_path=0.1),
@@ -41,7 +42,17 @@ PLAIN = {
     "dinov2": EncoderRecipe(name="vit_small_patch14_reg4_dinov2", weights=None, image_size=(56, 56)),
     "dinov3": EncoderRecipe(name="vit_small_patch16_dinov3", weights=None),
 }
-ENCODERS = PYRAMIDS | PLAIN
+LEVELS = {
+    "vit_layers": EncoderRecipe(
+        name="vit_tiny_patch16_224",
+        weights=None,
+        image_size=(64, 64),
+        position_resize="bilinear",
+        out_layers=(1, 2),
+    ),
+}
+"""Plain encoders that give several maps of one stride."""
+ENCODERS = PYRAMIDS | PLAIN | LEVELS
 
 
 def mask_head(decoder: str, pixel_decoder: str) -> DecoderRecipe:
@@ -60,6 +71,12 @@ def mask_head(decoder: str, pixel_decoder: str) -> DecoderRecipe:
 
 HEADS = {
     "semantic_fpn": DecoderRecipe(channels=16),
+    "segformer": DecoderRecipe(name="segformer", channels=16),
+    "segformer_mmseg": DecoderRecipe(name="segformer_mmseg", channels=16),
+    **{
+        f"setr_{form}": DecoderRecipe(name=f"setr_{form}", channels=16, auxiliary=True)
+        for form in ("naive", "pup", "mla")
+    },
     "segmenter_linear": DecoderRecipe(name="segmenter_linear", channels=16, drop_path=0.1),
     "segmenter_mask": DecoderRecipe(name="segmenter_mask", channels=16, drop_path=0.1),
     "maskformer": mask_head("maskformer", "fpn"),
@@ -69,9 +86,14 @@ HEADS = {
 }
 SINGLE_SCALE = {name for name in HEADS if name.startswith("segmenter")}
 """Decoders that read one map; a plain encoder has no other."""
-SAMPLED = {("swin", True, decoder) for decoder in HEADS} | {
-    ("pvt", False, decoder) for decoder in (*SINGLE_SCALE, "mask2former")
-}
+ONE_STRIDE = {name for name in HEADS if name.startswith("setr")}
+"""Decoders that read several maps of one stride."""
+OF_MIT = {("mit", False, "segformer"), ("mit", True, "segformer_mmseg")}
+SAMPLED = (
+    OF_MIT
+    | {("swin", True, decoder) for decoder in HEADS if decoder not in ONE_STRIDE | {d for *_, d in OF_MIT}}
+    | {("pvt", False, decoder) for decoder in (*SINGLE_SCALE, "mask2former")}
+)
 # Plain encoders under the decoders for them, all pyramids under the first decoder, and every other over one or two.
 CASES = [
     (encoder, decoder, semantic)
@@ -79,9 +101,9 @@ CASES = [
     for decoder in HEADS
     for semantic in (True, False)
     if (
-        (decoder in SINGLE_SCALE and not semantic)
-        if encoder in PLAIN
-        else (decoder == "semantic_fpn" or (encoder, semantic, decoder) in SAMPLED)
+        (decoder in (ONE_STRIDE if encoder in LEVELS else SINGLE_SCALE) and not semantic)
+        if encoder not in PYRAMIDS
+        else ((decoder == "semantic_fpn" and encoder != "mit") or (encoder, semantic, decoder) in SAMPLED)
     )
 ]
 
@@ -123,7 +145,7 @@ def test_any_size(model: SegmentationModel, size: tuple[int, int]) -> None:
 def test_maps_lie_on_the_padded_image(model: SegmentationModel) -> None:
     features = model.encode(torch.rand(1, 3, 64, 96))
     strides = model.encoder.strides
-    assert strides == (4, 8, 16, 32) or len(strides) == 1
+    assert strides == (4, 8, 16, 32) or len({*strides}) == 1
     for stride, channels, level in zip(strides, model.encoder.channels, features.maps, strict=True):
         assert level.shape == (1, channels, math.ceil(64 / stride), math.ceil(96 / stride))
     for level, prior in zip(features.maps, features.priors, strict=False):
@@ -200,6 +222,7 @@ def test_export_equals_eager(model: SegmentationModel) -> None:
     ("decoder", "semantic"),
     [
         ("semantic_fpn", False),
+        ("segformer", False),
         ("maskformer", False),
         ("mask2former", False),
         # tracing these for any size takes most of a minute
@@ -256,7 +279,7 @@ def test_unknown_names_suggest_near_ones() -> None:
         build_model(Recipe(name="test/x", model=ModelRecipe(encoder=EncoderRecipe(name="swin_tny"))))
     with pytest.raises(ValueError, match=r"no model called 'vit_base_dinov3'.*vit_base_patch16_dinov3"):
         build_model(Recipe(name="test/x", model=ModelRecipe(encoder=EncoderRecipe(name="vit_base_dinov3"))))
-    with pytest.raises(ValueError, match=r"no decoder called 'fpn'; there are: semantic_fpn, segmenter_linear"):
+    with pytest.raises(ValueError, match=r"no decoder called 'fpn'; there are: semantic_fpn, segformer"):
         build_model(Recipe(name="test/x", model=ModelRecipe(decoder=DecoderRecipe(name="fpn"))))
     with pytest.raises(ValueError, match="can be set for Swin only"):
         build_model(Recipe(name="test/x", model=ModelRecipe(encoder=EncoderRecipe(name="resnet18", embed_dim=8))))
