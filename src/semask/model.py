@@ -21,7 +21,8 @@ class SegmentationModel(nn.Module):
 
     Images are RGB floats in [0, 1] of any size ≥ 1×1. They are normalised with the buffers `mean` and `std`, then
     padded with zeros at the right and bottom to a multiple of what encoder and decoder need (1 for Swin, which pads
-    itself, under a per-pixel decoder; 32 under a mask classifier).
+    itself, under a per-pixel decoder; 32 under a mask classifier). Under an encoder of a fixed size they are padded up
+    to that, and larger ones are refused: those are read through sliding windows.
     """
 
     mean: Tensor
@@ -52,6 +53,11 @@ class SegmentationModel(nn.Module):
     def size_multiple(self) -> int:
         """What the sides of images are padded to [px]: 1, or a ViT's patch, or a pyramid's stride."""
         return math.lcm(self.encoder.size_multiple, getattr(self.decoder, "size_multiple", 1))  # type: ignore[arg-type]
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """The (height, width) [px] that every image is padded up to, the only one the encoder takes; None if any is."""
+        return getattr(self.encoder, "fixed_size", None)
 
     @property
     def scores_are_logits(self) -> bool:
@@ -107,10 +113,12 @@ class SegmentationModel(nn.Module):
         return F.pad(labels, (0, right, 0, bottom), value=IGNORE)
 
     def _padding(self, height: int, width: int) -> tuple[int, int]:
+        if self.fixed_size is not None:
+            return self.fixed_size[0] - height, self.fixed_size[1] - width
         return padding_to_multiple(height, width, self.size_multiple)
 
     def _prior(self, features: Features) -> Tensor:
-        strides: tuple[int, ...] = self.encoder.strides  # type: ignore[assignment]
+        strides: tuple[float, ...] = self.encoder.strides  # type: ignore[assignment]
         return semantic_prior(features.priors, stride=strides[0] if self.classifies_masks else None)
 
     def _at_image(self, prediction: PixelLogits | MaskLogits, images: Tensor) -> Tensor:
@@ -125,4 +133,12 @@ class SegmentationModel(nn.Module):
             raise ValueError(
                 f"images must be floats (b, {channels}, H, W), RGB in [0, 1]; got {images.dtype} of shape "
                 f"{tuple(images.shape)}. Divide uint8 images by 255 and put the channels first."
+            )
+        height, width = images.shape[-2:]
+        if self.fixed_size is not None and (height > self.fixed_size[0] or width > self.fixed_size[1]):
+            tall, wide = self.fixed_size
+            raise ValueError(
+                f"this encoder takes images of up to {tall}×{wide} px, not {height}×{width}; use sliding windows "
+                f"(--test.mode sliding --test.window {tall} {wide}) and, in training, a smaller --data.crop, or build "
+                "it for larger ones (--model.encoder.image-size HEIGHT WIDTH)"
             )

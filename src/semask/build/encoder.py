@@ -12,16 +12,25 @@ from semask.encoders.hierarchical import HierarchicalEncoder
 from semask.encoders.hrnet import HRNetEncoder, is_hrnet, stage_channels, timm_hrnet
 from semask.encoders.mix_transformer import is_mit, mix_transformer, size_of
 from semask.encoders.plain import PlainEncoder, is_plain, timm_vit
+from semask.encoders.simple_pyramid import DOUBLINGS, WIDTH, SimplePyramidEncoder
 from semask.encoders.swin import give_queries
 from semask.layers.polarized import PolarizedSelfAttention
 from semask.recipes import DataRecipe, EncoderRecipe
 
-Encoder = HierarchicalEncoder | HRNetEncoder | PlainEncoder
+Encoder = HierarchicalEncoder | HRNetEncoder | PlainEncoder | SimplePyramidEncoder
 
 _SWIN_FIELDS = ("embed_dim", "depths", "num_heads", "window_size")
 _FIELDS = {
     "Swin": _SWIN_FIELDS,
-    "plain ViTs": ("patch_size", "dropout", "norm_eps", "position_resize", "out_layers", "class_token", "simple_pyramid"),
+    "plain ViTs": (
+        "patch_size",
+        "dropout",
+        "norm_eps",
+        "position_resize",
+        "out_layers",
+        "class_token",
+        "simple_pyramid",
+    ),
     "plain ViTs and families of a fixed size": ("image_size",),
     "Mix Transformers": ("semantic_place",),
     "ResNets, ResNeSts and aligned Xceptions": ("output_stride",),
@@ -40,7 +49,9 @@ def build_encoder(spec: EncoderRecipe, num_classes: int, *, crop: tuple[int, int
         return build_mix_transformer(spec, num_classes)
     if is_hrnet(spec.name):
         return build_hrnet(spec, num_classes)
-    return build_plain(spec) if is_plain(spec.name) else build_hierarchical(spec, num_classes, crop=crop)
+    if is_plain(spec.name):
+        return build_plain(spec, num_classes)
+    return build_hierarchical(spec, num_classes, crop=crop)
 
 
 def build_mix_transformer(spec: EncoderRecipe, num_classes: int) -> HierarchicalEncoder:
@@ -61,13 +72,19 @@ def build_hrnet(spec: EncoderRecipe, num_classes: int) -> HRNetEncoder:
     return HRNetEncoder(backbone, semantic=build_after_stages(spec, stage_channels(backbone), num_classes))
 
 
-def build_plain(spec: EncoderRecipe) -> PlainEncoder:
-    """Return a plain ViT, which has one stage and no semantic layers."""
+def build_plain(spec: EncoderRecipe, num_classes: int) -> PlainEncoder | SimplePyramidEncoder:
+    """Return a plain ViT, which has one stage or, with a simple pyramid, four levels that take semantic layers."""
     _refuse_all_but(spec, (*_FIELDS["plain ViTs"], "image_size"))
-    if spec.semantic_layers:
+    if not spec.simple_pyramid and (spec.semantic_layers or spec.probe is not None):
         raise ValueError(
-            f"{spec.name!r} is a plain ViT without stages to put semantic layers after; use a hierarchical backbone, "
-            "such as Swin, or say --model.encoder.semantic-layers false"
+            f"{spec.name!r} is a plain ViT without stages to put semantic layers or probes after; make a pyramid of "
+            "its map with --model.encoder.simple-pyramid true, use a hierarchical backbone, such as Swin, or say "
+            "--model.encoder.semantic-layers false --model.encoder.probe None"
+        )
+    if spec.simple_pyramid and spec.out_layers is not None:
+        raise ValueError(
+            "a simple pyramid is made of the last map alone; say --model.encoder.out-layers None, or "
+            "--model.encoder.simple-pyramid false"
         )
     backbone = timm_vit(
         spec.name,
@@ -77,9 +94,12 @@ def build_plain(spec: EncoderRecipe) -> PlainEncoder:
         patch_size=spec.patch_size,
         norm_eps=spec.norm_eps,
     )
-    return PlainEncoder(
+    plain = PlainEncoder(
         backbone, position_resize=spec.position_resize, out_layers=spec.out_layers, class_token=spec.class_token
     )
+    if not spec.simple_pyramid:
+        return plain
+    return SimplePyramidEncoder(plain, semantic=build_after_stages(spec, (WIDTH,) * len(DOUBLINGS), num_classes))
 
 
 def build_hierarchical(spec: EncoderRecipe, num_classes: int, *, crop: tuple[int, int]) -> HierarchicalEncoder:

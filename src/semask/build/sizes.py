@@ -16,8 +16,9 @@ def pyramid(encoder: Encoder, spec: DecoderRecipe) -> tuple[int, ...]:
     """Return the channels of an encoder's maps; a ValueError says so when there is no pyramid of them."""
     if len({*encoder.strides}) == 1:
         raise ValueError(
-            f"{spec.name} reads a pyramid of maps, and a plain ViT's are of one stride; use segmenter_linear or "
-            "segmenter_mask (--model.decoder.name), or a hierarchical backbone"
+            f"{spec.name} reads a pyramid of maps, and a plain ViT's are of one stride; make a pyramid of them "
+            "(--model.encoder.simple-pyramid true), use segmenter_linear or segmenter_mask (--model.decoder.name), or "
+            "a hierarchical backbone"
         )
     return encoder.channels
 

@@ -18,6 +18,7 @@ from semask.encoders.hrnet import ATTENTION, HRNetEncoder
 from semask.encoders.mix_transformer import is_mit
 from semask.encoders.mix_transformer_layouts import chain_tensors
 from semask.encoders.plain import PlainEncoder, resize_positions
+from semask.encoders.simple_pyramid import SimplePyramidEncoder
 from semask.encoders.staged import StagedHiera
 from semask.weightless import weightless
 from semask.weights import read_checkpoint, tensors_of
@@ -45,13 +46,17 @@ class MatchReport(NamedTuple):
         return f"{self.source}: {self.matched} of {self.total} encoder tensors matched ({self.share:.1%})"
 
 
-def load_encoder(encoder: HierarchicalEncoder | HRNetEncoder | PlainEncoder, name: str, weights: str) -> MatchReport:
+def load_encoder(
+    encoder: HierarchicalEncoder | HRNetEncoder | PlainEncoder | SimplePyramidEncoder, name: str, weights: str
+) -> MatchReport:
     """Fill an encoder's backbone, in place, from timm's hub ("timm") or from a local file.
 
-    Semantic layers and output norms are not part of the backbone and start fresh; tables of positions take the
-    encoder's size. A ValueError is raised, and nothing loaded, when fewer than 95 % of the tensors match by name and
-    shape.
+    Semantic layers, output norms and the levels of a simple pyramid are not part of the backbone and start fresh;
+    tables of positions take the encoder's size. A ValueError is raised, and nothing loaded, when fewer than 95 % of the
+    tensors match by name and shape.
     """
+    if isinstance(encoder, SimplePyramidEncoder):
+        return load_encoder(encoder.plain, name, weights)
     source = _hub_tensors(name) if weights == FROM_HUB else _file_tensors(name, weights)
     backbone = encoder.chain if isinstance(encoder, HierarchicalEncoder) else encoder.backbone
     if isinstance(encoder, PlainEncoder):

@@ -30,15 +30,18 @@ def sum_semantic_maps(
 
 
 def semantic_prior(
-    maps: Sequence[Float[Tensor, "b k _h _w"]], *, stride: int | None = None
+    maps: Sequence[Float[Tensor, "b k _h _w"]], *, stride: float | None = None
 ) -> Float[Tensor, "b k H W"]:
     """Return the semantic prior: at the grid of the first map or, with its `stride` [px], at the padded image's size.
 
-    The two differ in more than size: at full size every resize aligns the corners.
+    The two differ in more than size: at full size every resize aligns the corners. A stride may have quarters of a
+    pixel, as that of patches cut in four.
 
     Source: SeMask-FPN (mmsegmentation) and the authors' ports to detectron2.
     """
     if stride is None:
         return sum_semantic_maps(maps)
     total = sum_semantic_maps(maps, align_corners=True)
-    return resize(total, (total.shape[-2] * stride, total.shape[-1] * stride), align_corners=True)
+    quarters = round(4 * stride)
+    size = (total.shape[-2] * quarters // 4, total.shape[-1] * quarters // 4)
+    return resize(total, size, align_corners=True)

@@ -48,6 +48,11 @@ def check_frozen(recipe: Recipe, world_size: int) -> None:
             "a frozen encoder cannot teach its semantic layers anything; say --train.freeze-encoder false, or "
             "--model.encoder.semantic-layers false"
         )
+    if train.freeze_encoder and recipe.model.encoder.simple_pyramid:
+        raise ValueError(
+            "the levels of a simple pyramid are part of the encoder and start from random weights, so it cannot be "
+            "frozen; say --train.freeze-encoder false, or --model.encoder.simple-pyramid false"
+        )
     if train.cached_views is None:
         return
     if train.cached_views < 1:
