@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from semask.build import DECODERS, PIXEL_DECODERS, build_loss, build_model
+from semask.build.baselines import BASELINES
 from semask.decoders.mask_classifier import MaskClassifier
 from semask.decoders.maskformer import MaskFormerPredictor
 from semask.model import SegmentationModel
@@ -52,7 +53,9 @@ LEVELS = {
     ),
 }
 """Plain encoders that give several maps of one stride."""
-ENCODERS = PYRAMIDS | PLAIN | LEVELS
+DILATED = {"resnet_8": EncoderRecipe(name="resnet18", weights=None, output_stride=8)}
+"""Pyramids whose last maps are of one stride."""
+ENCODERS = PYRAMIDS | PLAIN | LEVELS | DILATED
 
 
 def mask_head(decoder: str, pixel_decoder: str) -> DecoderRecipe:
@@ -77,6 +80,10 @@ HEADS = {
         f"setr_{form}": DecoderRecipe(name=f"setr_{form}", channels=16, auxiliary=True)
         for form in ("naive", "pup", "mla")
     },
+    **{
+        name: DecoderRecipe(name=name, channels=16, window_size=9 if name == "psanet" else 66, auxiliary=name != "ocr")
+        for name in BASELINES
+    },
     "segmenter_linear": DecoderRecipe(name="segmenter_linear", channels=16, drop_path=0.1),
     "segmenter_mask": DecoderRecipe(name="segmenter_mask", channels=16, drop_path=0.1),
     "maskformer": mask_head("maskformer", "fpn"),
@@ -89,9 +96,10 @@ SINGLE_SCALE = {name for name in HEADS if name.startswith("segmenter")}
 ONE_STRIDE = {name for name in HEADS if name.startswith("setr")}
 """Decoders that read several maps of one stride."""
 OF_MIT = {("mit", False, "segformer"), ("mit", True, "segformer_mmseg")}
+OF_RESNET = set(BASELINES) - {"upernet"}
 SAMPLED = (
     OF_MIT
-    | {("swin", True, decoder) for decoder in HEADS if decoder not in ONE_STRIDE | {d for *_, d in OF_MIT}}
+    | {("swin", True, decoder) for decoder in HEADS if decoder not in ONE_STRIDE | OF_RESNET | {d for *_, d in OF_MIT}}
     | {("pvt", False, decoder) for decoder in (*SINGLE_SCALE, "mask2former")}
 )
 # Plain encoders under the decoders for them, all pyramids under the first decoder, and every other over one or two.
@@ -101,7 +109,10 @@ CASES = [
     for decoder in HEADS
     for semantic in (True, False)
     if (
-        (decoder in (ONE_STRIDE if encoder in LEVELS else SINGLE_SCALE) and not semantic)
+        (
+            decoder in (ONE_STRIDE if encoder in LEVELS else OF_RESNET if encoder in DILATED else SINGLE_SCALE)
+            and not semantic
+        )
         if encoder not in PYRAMIDS
         else ((decoder == "semantic_fpn" and encoder != "mit") or (encoder, semantic, decoder) in SAMPLED)
     )
@@ -145,7 +156,7 @@ def test_any_size(model: SegmentationModel, size: tuple[int, int]) -> None:
 def test_maps_lie_on_the_padded_image(model: SegmentationModel) -> None:
     features = model.encode(torch.rand(1, 3, 64, 96))
     strides = model.encoder.strides
-    assert strides == (4, 8, 16, 32) or len({*strides}) == 1
+    assert strides in {(4, 8, 16, 32), (4, 8, 8, 8)} or len({*strides}) == 1
     for stride, channels, level in zip(strides, model.encoder.channels, features.maps, strict=True):
         assert level.shape == (1, channels, math.ceil(64 / stride), math.ceil(96 / stride))
     for level, prior in zip(features.maps, features.priors, strict=False):
@@ -223,6 +234,12 @@ def test_export_equals_eager(model: SegmentationModel) -> None:
     [
         ("semantic_fpn", False),
         ("segformer", False),
+        ("pspnet", False),
+        pytest.param("deeplabv3plus", False, marks=pytest.mark.slow),
+        pytest.param("upernet", False, marks=pytest.mark.slow),
+        pytest.param("ocr", False, marks=pytest.mark.slow),
+        pytest.param("fcn", False, marks=pytest.mark.slow),
+        pytest.param("ccnet", False, marks=pytest.mark.slow),
         ("maskformer", False),
         ("mask2former", False),
         # tracing these for any size takes most of a minute

@@ -57,7 +57,7 @@ def unfold_windows(windows: Float[Tensor, "b p h w"], window_size: int) -> Float
     inside = inside[:, None, :, None] & ((column >= 0) & (column < window_size))[None, :, None, :]
     place = window_size * row.clamp(0, window_size - 1)[:, None, :, None]
     place = place + column.clamp(0, window_size - 1)[None, :, None, :]  # other row, other column, row, column
-    scores = windows.gather(1, place.flatten(0, 1).expand(len(windows), -1, -1, -1))
+    scores = windows.gather(1, place.flatten(0, 1).expand(windows.shape[0], -1, -1, -1))
     return (scores * inside.flatten(0, 1)).flatten(2)
 
 
