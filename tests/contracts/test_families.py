@@ -1,0 +1,136 @@
+"""What every family of backbones must do with semantic layers between its stages, each at its smallest size."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+
+from semask.build import build_loss, build_model
+from semask.encoders.simple_pyramid import SimplePyramidEncoder
+from semask.model import SegmentationModel
+from semask.recipes import DataRecipe, DecoderRecipe, EncoderRecipe, ModelRecipe, Recipe
+
+NUM_CLASSES = 5
+CROP = (64, 96)
+FAMILIES = {
+    "swinv2": EncoderRecipe(name="swinv2_tiny_window8_256"),
+    "swinv2_cr": EncoderRecipe(name="swinv2_cr_tiny_ns_224"),
+    "twins": EncoderRecipe(name="twins_svt_small"),
+    "twins_pcpvt": EncoderRecipe(name="twins_pcpvt_small"),
+    "convnextv2": EncoderRecipe(name="convnextv2_atto"),
+    "davit": EncoderRecipe(name="davit_tiny"),
+    "nextvit": EncoderRecipe(name="nextvit_small"),
+    "focalnet": EncoderRecipe(name="focalnet_tiny_srf"),
+    "efficientvit": EncoderRecipe(name="efficientvit_b0"),
+    "hiera": EncoderRecipe(name="hiera_tiny_224"),
+    "hiera_sam2": EncoderRecipe(name="sam2_hiera_tiny"),
+    "mvitv2": EncoderRecipe(name="mvitv2_tiny"),
+    "maxvit": EncoderRecipe(name="maxvit_rmlp_pico_rw_256"),
+    "coatnet": EncoderRecipe(name="coatnet_pico_rw_224"),
+    "gcvit": EncoderRecipe(name="gcvit_xxtiny"),
+    "caformer": EncoderRecipe(name="caformer_s18"),
+    "poolformerv2": EncoderRecipe(name="poolformerv2_s12"),
+    "edgenext": EncoderRecipe(name="edgenext_xx_small"),
+    "inception_next": EncoderRecipe(name="inception_next_atto"),
+    "fastvit": EncoderRecipe(name="fastvit_t8"),
+    "mambaout": EncoderRecipe(name="mambaout_femto"),
+    "tiny_vit": EncoderRecipe(name="tiny_vit_5m_224"),
+    "mobilevit": EncoderRecipe(name="mobilevit_xxs"),
+    "hrnet": EncoderRecipe(name="hrnet_w18_small"),
+    "hrnet_polarized": EncoderRecipe(name="hrnet_w18_small", polarized_attention=True),
+    "resnest": EncoderRecipe(name="resnest14d", output_stride=8),
+    "xception": EncoderRecipe(name="xception41", output_stride=16),
+    "vit_pyramid": EncoderRecipe(name="vit_tiny_patch16_224", simple_pyramid=True),
+    "dinov2_pyramid": EncoderRecipe(name="vit_small_patch14_dinov2", simple_pyramid=True, image_size=(56, 56)),
+}
+"""Beside those of test_models.py: Swin, MiT, PVT, ConvNeXt, ResNet, EfficientNet and MobileNetV3."""
+FIXED = {"swinv2_cr", "hiera", "maxvit", "coatnet", "gcvit"}
+STRIDES = {"resnest": (4, 8, 8, 8), "xception": (4, 8, 16, 16), "dinov2_pyramid": (3.5, 7, 14, 28)}
+
+
+def recipe_of(family: str) -> Recipe:
+    windows = {"semantic_layers": True, "semantic_windows": (4, 4, None, None)}
+    encoder = EncoderRecipe(**{**vars(FAMILIES[family]), "weights": None, **windows})
+    model = ModelRecipe(encoder=encoder, decoder=DecoderRecipe(channels=16), num_classes=NUM_CLASSES)
+    return Recipe(name="test/family", model=model, data=DataRecipe(crop=CROP))
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def case(request: pytest.FixtureRequest) -> tuple[str, SegmentationModel]:
+    torch.manual_seed(0)
+    return request.param, build_model(recipe_of(request.param))
+
+
+@pytest.fixture
+def model(case: tuple[str, SegmentationModel]) -> SegmentationModel:
+    return case[1]
+
+
+def test_images_of_any_size(case: tuple[str, SegmentationModel]) -> None:
+    family, model = case
+    sizes = [(1, 1), (40, 57)] if family in FIXED else [(1, 1), (72, 101)]
+    assert (model.encoder.fixed_size == CROP) == (family in FIXED)
+    for size in sizes:
+        with torch.inference_mode():
+            scores = model.scores(torch.rand(1, 3, *size))
+        assert scores.shape == (1, NUM_CLASSES, *size)
+        assert torch.isfinite(scores).all()
+
+
+def test_maps_and_priors_lie_on_the_padded_image(case: tuple[str, SegmentationModel]) -> None:
+    family, model = case
+    assert model.encoder.strides == STRIDES.get(family, (4, 8, 16, 32))
+    images = torch.rand(1, 3, 40, 57)
+    height, width = model.prepare(images).shape[-2:]
+    with torch.inference_mode():
+        features = model.encode(images)
+    assert len(features.maps) == len(features.priors) == 4
+    for stride, channels, level, prior in zip(
+        model.encoder.strides, model.encoder.channels, features.maps, features.priors, strict=True
+    ):
+        size = (math.ceil(height / stride), math.ceil(width / stride))
+        assert level.shape == (1, channels, *size)
+        assert prior.shape == (1, NUM_CLASSES, *size)
+
+
+def test_images_of_a_batch_do_not_see_each_other(model: SegmentationModel) -> None:
+    images = torch.rand(2, 3, 40, 57)
+    with torch.inference_mode():
+        together = model.scores(images)
+        alone = model.scores(images[1:])
+    torch.testing.assert_close(together[1:], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_semantic_layer_returns_flows_on(model: SegmentationModel) -> None:
+    """Of all but a plain ViT's pyramid, whose levels are no stages: there it stays at its level."""
+    images = torch.rand(1, 3, 32, 48)
+    bias = model.encoder.semantic[0].norm.bias
+    with torch.inference_mode():
+        before = model.encode(images)
+        bias += torch.randn_like(bias)
+        after = model.encode(images)
+    changed = [not torch.equal(a, b) for a, b in zip(before.maps, after.maps, strict=True)]
+    assert changed == [True, *[not isinstance(model.encoder, SimplePyramidEncoder)] * 3]
+
+
+def test_every_parameter_gets_a_gradient(case: tuple[str, SegmentationModel]) -> None:
+    """Within two steps: λ starts at 0, so what stands behind it moves only after λ has."""
+    family, model = case
+    model = copy.deepcopy(model).train()
+    for module in model.modules():
+        if hasattr(module, "drop_prob"):
+            module.drop_prob = 0.0
+    loss = build_loss(recipe_of(family))
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
+    images, labels = torch.rand(2, 3, 64, 64), torch.randint(0, NUM_CLASSES, (2, 64, 64))
+    alive: set[str] = set()
+    for _ in range(2):
+        optimiser.zero_grad()
+        loss(model(images), model.pad_labels(labels)).total.backward()
+        optimiser.step()
+        alive |= {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    # A softmax over keys does not see their bias: its gradient is 0 but for rounding.
+    assert alive >= {name for name, _ in model.named_parameters() if not name.endswith(".key.bias")}
