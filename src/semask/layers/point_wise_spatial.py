@@ -76,8 +76,12 @@ def double(x: Float[Tensor, "b c H W"], like: Float[Tensor, "b i h w"]) -> Float
 
 
 def aligns_corners(x: Float[Tensor, "b c h w"]) -> bool:
-    """Say whether the corners stay in place when a map is halved and doubled: if both of its sides are odd."""
-    return x.shape[-2] % 2 == 1 and x.shape[-1] % 2 == 1
+    """Say whether the corners stay in place when a map is halved and doubled: if both of its sides are odd.
+
+    An exported model with dynamic sizes must know that from their multiples: an image of multiples of 16 px has even
+    maps at stride 8.
+    """
+    return bool(x.shape[-2] % 2 == 1 and x.shape[-1] % 2 == 1)
 
 
 def _steps(size: int, window_size: int, device: torch.device) -> Tensor:
