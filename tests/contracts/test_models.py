@@ -355,6 +355,16 @@ def test_unknown_names_suggest_near_ones() -> None:
             dataclasses.replace(mask_head("maskformer", "fpn"), drop_path=0.1, feature_selection=True),
             "maskformer over fpn has no drop_path, feature_selection",
         ),
+        (
+            PYRAMIDS["resnet"],
+            DecoderRecipe(name="ocr", auxiliary=True),
+            "ocr has no auxiliary; leave --model.decoder.aux",
+        ),
+        (PYRAMIDS["resnet"], DecoderRecipe(name="fcn", neck=8), "fcn has no neck; leave --model.decoder.neck out"),
+        (PYRAMIDS["resnet"], DecoderRecipe(neck=0), "at least 1 channel wide, got 0; model.decoder.neck None"),
+        (PYRAMIDS["resnet"], DecoderRecipe(name="ccnet", window_size=7), "ccnet has no window_size"),
+        (PYRAMIDS["resnet"], DecoderRecipe(name="psanet", window_size=0), "number of cells ≥ 1, got 0"),
+        (PLAIN["vit"], DecoderRecipe(name="upernet"), "upernet reads a pyramid of maps"),
         (PYRAMIDS["resnet"], DecoderRecipe(pixel_decoder="fapn"), "semantic_fpn has no pixel_decoder"),
         (
             PYRAMIDS["resnet"],

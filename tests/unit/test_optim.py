@@ -146,8 +146,13 @@ def test_sgd_has_nesterov_momentum() -> None:
     assert isinstance(optimizer, torch.optim.SGD)
     for group in optimizer.param_groups:
         assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (1e-3, 0.9, True, 0.0)
-    plain = build_optimizer(nn.Linear(2, 2), replace(recipe, momentum=0.0))
-    assert not plain.param_groups[0]["nesterov"]
+    without = build_optimizer(nn.Linear(2, 2), replace(recipe, momentum=0.0))
+    assert not without.param_groups[0]["nesterov"]
+
+
+def test_sgd_of_mmsegmentation_has_plain_momentum() -> None:
+    (group,) = build_optimizer(nn.Linear(2, 2), recipes.get("ade20k/fcn-r101").optim).param_groups
+    assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (1e-2, 0.9, False, 5e-4)
 
 
 def test_adamw_is_the_recipes() -> None:

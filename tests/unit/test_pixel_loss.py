@@ -78,3 +78,23 @@ def test_the_prior_carries_its_weight_and_escapes_ohem() -> None:
     torch.testing.assert_close(terms.main, pixel_cross_entropy(logits, labels, keep_hardest=5))
     torch.testing.assert_close(terms.total, terms.main + terms.prior)
     assert SegmentationLoss()(Segmentation(PixelLogits(logits)), labels).prior == 0
+
+
+def test_earlier_predictions_carry_their_weight_and_escape_ohem() -> None:
+    (logits, labels), *others = (example(seed) for seed in (5, 6, 7))
+    earlier = tuple(PixelLogits(other) for other, _ in others)
+    out = Segmentation(PixelLogits(logits, earlier))
+    terms = SegmentationLoss(ohem_pixels=5, auxiliary_weight=0.3)(out, labels)
+    expected = sum(0.3 * pixel_cross_entropy(head.logits, labels) for head in earlier)
+    torch.testing.assert_close(terms.auxiliary, expected)
+    torch.testing.assert_close(terms.total, pixel_cross_entropy(logits, labels, keep_hardest=5) + expected)
+
+
+def test_values_of_mmsegmentation() -> None:
+    """Computed by mmsegmentation 1.2.2, in both ways to average; 0.4 is the weight of an auxiliary head."""
+    logits = 2 * torch.arange(24.0).sin().reshape(2, 3, 2, 2)
+    labels = torch.tensor([[[0, 1], [IGNORE, 2]], [[IGNORE, IGNORE], [1, 1]]])
+    assert pixel_cross_entropy(logits, labels).item() == pytest.approx(1.8424603, abs=1e-6)
+    assert pixel_cross_entropy(logits, labels, denominator="valid").item() == pytest.approx(2.9479365, abs=1e-6)
+    out = Segmentation(PixelLogits(logits, (PixelLogits(logits),)))
+    assert SegmentationLoss()(out, labels).auxiliary.item() == pytest.approx(0.7369841, abs=1e-6)

@@ -112,6 +112,8 @@ def _query_options(spec: DecoderRecipe, encoder: Encoder) -> dict[str, Any]:
 def _check(spec: DecoderRecipe) -> None:
     """Refuse counts below 1 and fields that say nothing to this decoder."""
     idle = {"auxiliary": spec.auxiliary and spec.name not in SUPERVISED}
+    if spec.neck is not None and spec.neck < 1:
+        raise ValueError(f"a neck is at least 1 channel wide, got {spec.neck}; model.decoder.neck None has none")
     idle["neck"] = spec.neck is not None and spec.name != "semantic_fpn"
     idle["window_size"] = spec.window_size != DecoderRecipe().window_size and spec.name != "psanet"
     if spec.name in MASK_CLASSIFIERS:
