@@ -26,7 +26,7 @@ class SingleScale(nn.Module):
     def __init__(
         self,
         in_channels: Sequence[int],
-        strides: Sequence[float],
+        strides: Sequence[int | float],
         *,
         source: Literal["last", "fused"] | None,
         width: int | None = None,
