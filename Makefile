@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-slow check models format clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); sys.exit(0 if ok else "semask needs Python 3.11 to 3.13; this is " + sys.version.split()[0] + ". Say PYTHON=/path/to/python3.12 make …")'
@@ -27,6 +27,9 @@ check: $(READY)  ## Lint, format, types, the direction of imports, spelling.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+
+models: $(READY)  ## Count what every recipe costs, anew: the package's catalogue and docs/models.md.
+	$(BIN)/python tools/write_models.py
 
 format: $(READY)  ## Mend what can be mended without thinking.
 	$(BIN)/ruff check --fix .

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,14 +29,43 @@ def multiply_adds(model: nn.Module, height: int, width: int) -> int:
 
     Source: SeMask Table 2 and Segmenter, both by mmcv 1.3's hooks.
     """
-    total = 0
+    with _counting(model) as counts:
+        _run(model, height, width)
+    return sum(counts)
+
+
+def all_multiply_adds(model: nn.Module, height: int, width: int) -> int:
+    """Return the multiply-adds of all matrix products and convolutions for one image, attention's included.
+
+    Interpolation is not counted, be it of whole maps or at the points that deformable layers look at.
+    """
+    with _flop_counter() as counter:
+        _run(model, height, width)
+    return int(counter.get_total_flops()) // 2
+
+
+class Cost(NamedTuple):
+    """What `parameters`, `multiply_adds` and `all_multiply_adds` return."""
+
+    parameters: int
+    multiply_adds: int
+    all_multiply_adds: int
+
+
+def measure(model: nn.Module, height: int, width: int) -> Cost:
+    """Return all three counts, for one image of that size [px], after running the model once."""
+    with _counting(model) as counts, _flop_counter() as counter:
+        _run(model, height, width)
+    return Cost(parameters(model), sum(counts), int(counter.get_total_flops()) // 2)
+
+
+@contextmanager
+def _counting(model: nn.Module) -> Iterator[list[int]]:
+    """Collect the cost of every module that runs inside."""
+    counts: list[int] = []
 
     def count(cost: Callable[[Any, Tensor, Tensor], int]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            nonlocal total
-            total += cost(module, inputs[0], output)
-
-        return hook
+        return lambda module, inputs, output: counts.append(cost(module, inputs[0], output))
 
     handles = [
         module.register_forward_hook(count(cost))
@@ -44,30 +74,28 @@ def multiply_adds(model: nn.Module, height: int, width: int) -> int:
         if isinstance(module, kind)
     ]
     try:
-        _run(model, height, width)
+        yield counts
     finally:
         for handle in handles:
             handle.remove()
-    return total
 
 
-def all_multiply_adds(model: nn.Module, height: int, width: int) -> int:
-    """Return the multiply-adds of all matrix products and convolutions for one image, attention's included.
-
-    Interpolation is not counted, be it of whole maps or at the points that deformable layers look at.
-    """
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deformed})
-    with counter:
-        _run(model, height, width)
-    return int(counter.get_total_flops()) // 2
+def _flop_counter() -> FlopCounterMode:
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deformed})
 
 
 def _run(model: nn.Module, height: int, width: int) -> None:
     device = next(model.parameters()).device
     # What only training needs is not part of the cost.
     predict = model.predict if isinstance(model, SegmentationModel) else model
-    with torch.no_grad():
-        predict(torch.zeros(1, 3, height, width, device=device))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.requires_grad_(False)  # FlopCounterMode hooks into the graph of parameters that are a module's input
+    try:
+        with torch.no_grad():
+            predict(torch.zeros(1, 3, height, width, device=device))
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def _convolution(module: nn.Conv2d, _: Tensor, output: Tensor) -> int:

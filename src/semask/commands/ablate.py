@@ -125,15 +125,15 @@ def show_rows(table: Table, settings: Settings) -> None:
     from rich.console import Console
     from rich.table import Table as Grid
 
-    from semask.commands.models import measure_recipe
+    from semask.build import build_weightless
+    from semask.complexity import multiply_adds, parameters
 
     grid = Grid("row", "params, M", "mult-adds, G", "paper, %", title=table.title)
     for number, row in enumerate(table.rows, start=1):
-        cost = measure_recipe(row.recipe)
+        model = build_weightless(row.recipe)
+        cost = multiply_adds(model, *row.recipe.data.crop)
         published = "" if row.published is None else f"{row.published:.2f}"
-        grid.add_row(
-            f"{number}. {row.label}", f"{cost.parameters / 1e6:.2f}", f"{cost.multiply_adds / 1e9:.2f}", published
-        )
+        grid.add_row(f"{number}. {row.label}", f"{parameters(model) / 1e6:.2f}", f"{cost / 1e9:.2f}", published)
     console = Console(soft_wrap=True, highlight=False)
     console.print(grid)
     train = table.rows[0].recipe.train

@@ -299,6 +299,8 @@ class Published:
     """[millions]"""
     flops: float | None = None
     """[10^9 multiply-adds] in the paper's convention, one image of the crop's size."""
+    all_flops: float | None = None
+    """The same with the products of attention, which SegFormer's paper counts."""
     miou: float | None = None
     """Single-scale mIoU [%]."""
     miou_ms: float | None = None
