@@ -133,8 +133,8 @@ def _for_chain(source: dict[str, Tensor], chain: nn.Module) -> dict[str, Tensor]
         return source
     renamed: dict[str, Tensor] = {}
     for child in chain:
-        nested = re.sub(r"_(\d+)$", r".\1", child)
-        prefix = nested if any(key.startswith(f"{nested}.") for key in source) else child
+        nested = [f"{child[:place]}.{child[place + 1 :]}" for place, letter in enumerate(child) if letter == "_"]
+        prefix = next((name for name in nested if any(key.startswith(f"{name}.") for key in source)), child)
         start = len(prefix) + 1
         renamed |= {f"{child}.{key[start:]}": value for key, value in source.items() if key.startswith(f"{prefix}.")}
     return renamed
@@ -162,7 +162,7 @@ def _fit_tables(found: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tens
         if table is not None and key in found and found[key].shape != table.shape:
             fitted[key] = resize_bias_table(found[key], to_2tuple(module.window_size))
     table = found.get("pos_embed")
-    if isinstance(backbone, StagedHiera) and table is not None and table.ndim == 3:
+    if isinstance(backbone, StagedHiera) and table is not None and table.shape != backbone.pos_embed.shape:
         fitted["pos_embed"] = resample_abs_pos_embed(table, list(backbone.grid), num_prefix_tokens=0)
     return fitted
 
