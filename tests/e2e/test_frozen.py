@@ -273,3 +273,7 @@ def test_impossible_wishes(recipe: Recipe, tiny_recipe: Callable[..., Recipe]) -
     semantic = tiny_recipe(TrainRecipe(freeze_encoder=True))
     with pytest.raises(ValueError, match="cannot teach its semantic layers anything"):
         check_frozen(semantic, 1)
+    for what, field in (("probes", {"probe": "features"}), ("levels of a simple pyramid", {"simple_pyramid": True})):
+        encoder = replace(recipe.model.encoder, **field)
+        with pytest.raises(ValueError, match=f"cannot teach its {what} anything"):
+            check_frozen(replace(recipe, model=replace(recipe.model, encoder=encoder)), 1)

@@ -43,16 +43,18 @@ def freeze(encoder: nn.Module) -> None:
 def check_frozen(recipe: Recipe, world_size: int) -> None:
     """Raise a ValueError where an encoder cannot be frozen, or its features cannot be kept."""
     train = recipe.train
-    if train.freeze_encoder and recipe.model.encoder.semantic_layers:
-        raise ValueError(
-            "a frozen encoder cannot teach its semantic layers anything; say --train.freeze-encoder false, or "
-            "--model.encoder.semantic-layers false"
-        )
-    if train.freeze_encoder and recipe.model.encoder.simple_pyramid:
-        raise ValueError(
-            "the levels of a simple pyramid are part of the encoder and start from random weights, so it cannot be "
-            "frozen; say --train.freeze-encoder false, or --model.encoder.simple-pyramid false"
-        )
+    spec = recipe.model.encoder
+    fresh = {
+        "semantic layers": (spec.semantic_layers, "semantic-layers false"),
+        "probes": (spec.probe is not None, "probe None"),
+        "levels of a simple pyramid": (spec.simple_pyramid, "simple-pyramid false"),
+    }
+    for what, (there, flag) in fresh.items():
+        if train.freeze_encoder and there:
+            raise ValueError(
+                f"a frozen encoder cannot teach its {what} anything, and they start from random weights; say "
+                f"--train.freeze-encoder false, or --model.encoder.{flag}"
+            )
     if train.cached_views is None:
         return
     if train.cached_views < 1:
