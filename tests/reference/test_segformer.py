@@ -200,13 +200,13 @@ def test_weights_of_the_encoder_alone(library: SimpleNamespace, tmp_path: Path) 
 
 def test_semantic_layers_start_fresh_over_the_weights(tmp_path: Path) -> None:
     recipe = recipes.get("folder/semask-segformer-b0")
-    torch.save({f"backbone.{k}": v for k, v in published_b0().items()}, tmp_path / "mit_b0.pth")
+    torch.save(backbone_of_the_port(), tmp_path / "mit_b0.pth")
     report = load_encoder(build_model(recipe).encoder, "mit_b0", str(tmp_path / "mit_b0.pth"))
     assert (report.matched, report.share) == (192, 1)
 
 
-def published_b0() -> dict[str, Tensor]:
-    """mmsegmentation's names of a whole segmenter."""
+def backbone_of_the_port() -> dict[str, Tensor]:
+    """As mmsegmentation's conversion of the ImageNet weights names them."""
     tensors = checkpoint(f"mmsegmentation/{PORTS[0]}")
     return {key.removeprefix("backbone."): value for key, value in tensors.items() if key.startswith("backbone.")}
 
