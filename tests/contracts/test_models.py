@@ -18,6 +18,7 @@ from semask.decoders.maskformer import MaskFormerPredictor
 from semask.model import SegmentationModel
 from semask.recipes import DecoderRecipe, EncoderRecipe, LossRecipe, MaskLossRecipe, ModelRecipe, Recipe
 from semask.structures import LossTerms, Segmentation
+from semask.weightless import weightless
 
 NUM_CLASSES = 5
 PYRAMIDS = {
@@ -287,9 +288,22 @@ def test_odd_images_are_refused(images: torch.Tensor) -> None:
         tiny("swin", "semantic_fpn", semantic=False)(images)
 
 
-@pytest.mark.parametrize("name", ["twins_svt_small", "mvitv2_tiny", "hrnet_w18_small", "vit_relpos_small_patch16_224"])
-def test_no_chain_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"'{name}'.*no ordered chain.*Use a backbone"):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "vit_relpos_small_patch16_224",
+            "'vit_relpos_small_patch16_224'.*224×224 px alone.*Use a backbone that is one",
+        ),
+        ("levit_128s", "'levit_128s'.*family levit.*224×224 px alone.*Use a backbone that is one"),
+        ("efficientvit_m0", "'efficientvit_m0'.*Use a backbone that is one, such as swin"),
+        ("nest_tiny", "'nest_tiny'.*Use a backbone that is one, such as swin"),
+        ("shvit_s1", "'shvit_s1' .family shvit. is no ordered chain of four stages.*Use a backbone that is one"),
+        ("mvitv2_base_cls", "class token hands on more than maps; use one without, such as mvitv2_tiny"),
+    ],
+)
+def test_backbones_without_a_pyramid_are_refused(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message), weightless():
         build_model(Recipe(name="test/x", model=ModelRecipe(encoder=EncoderRecipe(name=name))))
 
 
@@ -307,7 +321,7 @@ def test_unknown_names_suggest_near_ones() -> None:
 @pytest.mark.parametrize(
     ("encoder", "decoder", "message"),
     [
-        (PLAIN["vit"], DecoderRecipe(), "semantic_fpn reads a pyramid.*use segmenter_linear or segmenter_mask"),
+        (PLAIN["vit"], DecoderRecipe(), "semantic_fpn reads a pyramid.*--model.encoder.simple-pyramid true"),
         (
             PYRAMIDS["swin"],
             DecoderRecipe(name="segmenter_mask"),
@@ -316,7 +330,7 @@ def test_unknown_names_suggest_near_ones() -> None:
         (
             dataclasses.replace(PLAIN["vit"], semantic_layers=True),
             DecoderRecipe(name="segmenter_linear"),
-            "plain ViT without stages.*hierarchical backbone",
+            "plain ViT without stages.*--model.encoder.simple-pyramid true.*hierarchical backbone",
         ),
         (
             dataclasses.replace(PYRAMIDS["resnet"], norm_eps=1e-5),

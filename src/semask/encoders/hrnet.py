@@ -75,7 +75,7 @@ class HRNetEncoder(nn.Module):
         for stage, (transition, modules) in enumerate(zip(transitions, stages, strict=True), start=1):
             branches = _widen(transition, branches)
             for module in modules:
-                branches = _exchange(module, branches)
+                branches = exchange(module, branches)
             branches[-1] = self._mask(stage, branches[-1], priors)
         return Features(tuple(branches), tuple(priors))
 
@@ -106,7 +106,7 @@ def _widen(transition: nn.ModuleList, branches: list[Tensor]) -> list[Tensor]:
     return [branches[i] if isinstance(step, nn.Identity) else step(branches[-1]) for i, step in enumerate(transition)]
 
 
-def _exchange(module: HighResolutionModule, branches: list[Tensor]) -> list[Tensor]:
+def exchange(module: HighResolutionModule, branches: list[Tensor]) -> list[Tensor]:
     """Run the branches side by side, then give each the sum of all at its own size."""
     ran = [branch(x) for branch, x in zip(module.branches, branches, strict=True)]
     out: list[Tensor] = []
