@@ -183,20 +183,16 @@ def build_predictor(model: Model, test: TestRecipe, data: DataRecipe) -> Predict
 
     One scale without flip gives the model's scores; several scales, or flip, give mean probabilities or, of a mask
     classifier, mean scores, which are no probabilities: divide by their sum over the classes for that. `test.enlarge`
-    acts with sliding windows only and enlarges to the larger side of the window, so that every window is full.
+    acts with sliding windows only and enlarges to the larger side of the window, so that every window is full. A model
+    of a fixed size sees images through windows of that size in whole mode too.
     """
     source: Model | Predictor = model
     enlarge_to = None
     if test.mode == "sliding":
-        source = sliding(
-            model,
-            window=test.window,
-            stride=test.stride,
-            batch_size=test.batch_size,
-            blend=test.blend,
-            memory_budget=test.memory_budget,
-        )
+        source = _windowed(model, test, window=test.window, stride=test.stride)
         enlarge_to = max(test.window) if test.enlarge else None
+    elif (size := _fixed_size(model)) is not None:
+        source = _windowed(model, test, window=size, stride=_two_thirds(size))
     ratios = tuple(_base_ratio(data) * scale for scale in test.scales)
     box, budget = data.base_scale, test.memory_budget
     if len(ratios) == 1 and not test.flip:
@@ -213,8 +209,35 @@ def build_predictor(model: Model, test: TestRecipe, data: DataRecipe) -> Predict
 
 
 def build_prior(model: Model, test: TestRecipe, data: DataRecipe) -> Predictor:
-    """Return the predictor of the semantic prior, in one pass at the recipe's base scale, whatever the test's mode."""
-    return rescaled(model.prior_scores, box=data.base_scale, ratio=_base_ratio(data), memory_budget=test.memory_budget)
+    """Return the predictor of the semantic prior at the recipe's base scale, whatever the test's mode.
+
+    It is made in one pass, by a model of a fixed size in windows.
+    """
+    source: Predictor = model.prior_scores
+    if (size := _fixed_size(model)) is not None:
+        source = _windowed(source, test, window=size, stride=_two_thirds(size))
+    return rescaled(source, box=data.base_scale, ratio=_base_ratio(data), memory_budget=test.memory_budget)
+
+
+def _windowed(
+    source: Model | Predictor, test: TestRecipe, *, window: tuple[int, int], stride: tuple[int, int]
+) -> Predictor:
+    return sliding(
+        source,
+        window=window,
+        stride=stride,
+        batch_size=test.batch_size,
+        blend=test.blend,
+        memory_budget=test.memory_budget,
+    )
+
+
+def _fixed_size(model: Model) -> tuple[int, int] | None:
+    return getattr(model, "fixed_size", None)
+
+
+def _two_thirds(size: tuple[int, int]) -> tuple[int, int]:
+    return size[0] * 2 // 3, size[1] * 2 // 3
 
 
 def _base_ratio(data: DataRecipe) -> float:

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semask.inference import Blend, sliding, tta
+from semask.build import build_model
+from semask.inference import Blend, build_predictor, build_prior, sliding, tta
+from semask.recipes import DataRecipe, DecoderRecipe, EncoderRecipe, ModelRecipe, Recipe, TestRecipe
 from tests.unit.toy_predictors import Toy, gradient, patch_model, pointwise, positional, watched
 
 
@@ -123,3 +125,23 @@ def test_a_window_smaller_than_the_patch_is_refused() -> None:
         with pytest.raises(ValueError, match=r"window of .* smaller .* 4×4 px .* at least that"):
             sliding(model, window=window, stride=(1, 1))
     assert sliding(model, window=(4, 4), stride=(4, 4))(torch.rand(1, 3, 2, 9)).shape == (1, 3, 2, 9)
+
+
+def test_a_model_of_a_fixed_size_sees_any_image_through_windows() -> None:
+    """Whole mode included: what it cannot take at once it is never given."""
+    encoder = EncoderRecipe(name="hiera_tiny_224", weights=None, semantic_layers=True)
+    data = DataRecipe(crop=(64, 96))
+    recipe = Recipe(
+        name="test/fixed",
+        data=data,
+        model=ModelRecipe(encoder=encoder, decoder=DecoderRecipe(channels=8), num_classes=3),
+    )
+    model = build_model(recipe)
+    images = torch.rand(1, 3, 100, 130)
+    with pytest.raises(ValueError, match=r"images of up to 64×96 px, not 100×130; use sliding windows"):
+        model.scores(images)
+    explicit = TestRecipe(mode="sliding", window=(64, 96), stride=(42, 64))
+    with torch.inference_mode():
+        whole = build_predictor(model, TestRecipe(), data)(images)
+        torch.testing.assert_close(whole, build_predictor(model, explicit, data)(images))
+        assert build_prior(model, TestRecipe(), data)(images).shape == (1, 3, 100, 130)
