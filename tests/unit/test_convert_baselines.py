@@ -58,6 +58,17 @@ def test_every_tensor_finds_its_place(name: str) -> None:
     assert of_classes == {key for key, shape in wanted.items() if shape[:1] == (150,)}
 
 
+def test_files_of_the_authors_of_swin_are_read_too() -> None:
+    """Their UPerNet is mmsegmentation's, their names of the backbone are those that SeMask took over."""
+    backbone = {key: value for key, value in hollow_checkpoint("swin_t_fpn_150_64x96").items() if "backbone" in key}
+    heads = {key: value for key, value in file_of("upernet_swin_t").items() if "backbone" not in key}
+    recipe = recipes.get("ade20k/upernet-swin-t")
+    found = mmsegmentation.translate(backbone | heads, recipe).tensors
+    assert {key: value.shape for key, value in found.items()} == {
+        key: value.shape for key, value in build_weightless(recipe).state_dict().items()
+    }
+
+
 @pytest.mark.parametrize("name", ["fcn_r101_d8", "upernet_swin_t"])
 def test_a_recipe_without_an_auxiliary_head_leaves_it_out(name: str) -> None:
     recipe = recipes.get(ROWS[name])

@@ -15,6 +15,8 @@ from semask.layers.separable import SeparableConv
 class ASPP(nn.Module):
     """Lay side by side the map's mean, a 1×1 convolution of it and separable 3×3 ones of growing dilation.
 
+    In training, the BatchNorm of the mean needs two images or more.
+
     Source: DeepLabV3 (arXiv:1706.05587) §3.3; separable as in DeepLabV3+ (arXiv:1802.02611) §3.1; the mean comes first
     as in mmsegmentation.
     """

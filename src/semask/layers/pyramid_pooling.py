@@ -18,6 +18,8 @@ BINS = (1, 2, 3, 6)
 class PyramidPooling(nn.Module):
     """Average the map over grids of `bins`² cells, project each and lay them, resized, behind the map.
 
+    In training, the BatchNorm of the grid of one cell needs two images or more.
+
     Source: PSPNet (arXiv:1612.01105) §3.2; UPerNet (arXiv:1807.10221) §3.1.
     """
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from semask.checkpoints.rules import mmsegmentation_backbones as backbones
-from semask.checkpoints.rules.swin import is_derived
+from semask.checkpoints.rules import swin
 from semask.checkpoints.rules.translation import Translation, names_in_file, replace_beginning
 from semask.recipes import Recipe
 
@@ -84,7 +84,7 @@ def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
 
 def rename(key: str, rename_backbone: Callable[[str], str], *, supervised: bool) -> str | None:
     """Return our name of a published tensor, None for one that is not needed, the key itself when unknown."""
-    if is_derived(key) or (key.startswith(_AUXILIARY) and not supervised):
+    if swin.is_derived(key) or (key.startswith(_AUXILIARY) and not supervised):
         return None
     if key.startswith(backbones.PREFIX):
         return rename_backbone(key)
@@ -98,4 +98,6 @@ def rename(key: str, rename_backbone: Callable[[str], str], *, supervised: bool)
 def _backbone_of(tensors: Mapping[str, Tensor]) -> Callable[[str], str]:
     if backbones.is_swin(tensors):
         return backbones.rename_swin
+    if any(key.startswith("backbone.layers.") for key in tensors):
+        return lambda key: swin.rename(key) or key  # the original Swin, whose authors published UPerNets
     return backbones.rename_hrnet if backbones.is_hrnet(tensors) else backbones.rename_resnet
