@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from semask import recipes
 from semask.build import build_model
 from semask.inference import Blend, build_predictor, build_prior, sliding, tta
 from semask.recipes import DataRecipe, DecoderRecipe, EncoderRecipe, ModelRecipe, Recipe
-from semask.recipes import TestRecipe as Testing
 from tests.unit.toy_predictors import Toy, gradient, patch_model, pointwise, positional, watched
 
 
@@ -141,8 +141,8 @@ def test_a_model_of_a_fixed_size_sees_any_image_through_windows() -> None:
     images = torch.rand(1, 3, 100, 130)
     with pytest.raises(ValueError, match=r"images of up to 64×96 px, not 100×130; use sliding windows"):
         model.scores(images)
-    explicit = Testing(mode="sliding", window=(64, 96), stride=(42, 64))
+    explicit = recipes.TestRecipe(mode="sliding", window=(64, 96), stride=(42, 64))
     with torch.inference_mode():
-        whole = build_predictor(model, Testing(), data)(images)
+        whole = build_predictor(model, recipes.TestRecipe(), data)(images)
         torch.testing.assert_close(whole, build_predictor(model, explicit, data)(images))
-        assert build_prior(model, Testing(), data)(images).shape == (1, 3, 100, 130)
+        assert build_prior(model, recipes.TestRecipe(), data)(images).shape == (1, 3, 100, 130)
