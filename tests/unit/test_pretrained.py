@@ -11,9 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from semask import recipes
 from semask.build import build_encoder
+from semask.encoders.hrnet import HRNetEncoder
 from semask.encoders.pretrained import check_normalisation, load_encoder
 from semask.recipes import EncoderRecipe
 from semask.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD
+from semask.weightless import weightless
 
 SWIN = EncoderRecipe(weights=None, embed_dim=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4), semantic_layers=True)
 LITE = EncoderRecipe(name="tf_efficientnet_lite0.in1k", weights=None, semantic_layers=True, semantic_residual="input")
@@ -70,6 +72,26 @@ def test_real_weights_give_timms_features(lite0_weights: Path) -> None:
     with torch.inference_mode():
         for ours, expected in zip(encoder(images).maps, theirs(images)[1:], strict=True):
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["efficientvit_b0", "hrnet_w18_small", "mvitv2_tiny", "maxvit_rmlp_pico_rw_256", "tiny_vit_5m_224", "gcvit_xxtiny"],
+)
+def test_files_of_other_families(tmp_path: Path, name: str) -> None:
+    """With a classifier's head, which is left out; of a chain, of branches, of one piece and of a fixed size."""
+    with weightless():
+        model = timm.create_model(name)
+    tensors = {key: torch.rand(value.shape).to(value.dtype) for key, value in model.state_dict().items()}
+    save_file(tensors, tmp_path / "weights.safetensors")
+    crop = timm.get_pretrained_cfg(name).input_size[1:]
+    encoder = build_encoder(EncoderRecipe(name=name, semantic_layers=True), 3, crop=crop)
+    assert load_encoder(encoder, name, str(tmp_path / "weights.safetensors")).share == 1.0
+    backbone = encoder.backbone if isinstance(encoder, HRNetEncoder) else encoder.chain
+    # Every name is timm's but for the dots of the names of a chain's children.
+    timms = {key.replace(".", "_"): value for key, value in tensors.items()}
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, timms[key.replace(".", "_")]), key
 
 
 def test_image_statistics_of_the_weights() -> None:
