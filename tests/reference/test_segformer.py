@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import warnings
 from pathlib import Path
@@ -126,6 +127,21 @@ def test_layouts_and_what_they_change(published: SimpleNamespace) -> None:
     same_weights(conversion.model, published.ours)
 
 
+def test_what_lies_beside_is_compared(published: SimpleNamespace, tmp_path: Path) -> None:
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / name).write_bytes((published.folder / name).read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["id2label"] = {str(number): f"thing {number}" for number in range(CLASSES)}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    conversion = convert(tmp_path, published.recipe)
+    assert conversion.beside == "The config.json beside it agrees on heads, activations and strides."
+    assert conversion.classes is not None
+    assert conversion.classes.names == tuple(config["id2label"].values())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_attention_heads": [1, 2, 4, 8]}))
+    with pytest.raises(ValueError, match=r"num_attention_heads is \[1, 2, 4, 8\], the recipe's \[1, 2, 5, 8\]"):
+        convert(tmp_path, published.recipe)
+
+
 def same_weights(one: SegmentationModel, other: SegmentationModel) -> None:
     found = other.state_dict()
     for key, value in one.state_dict().items():
@@ -217,9 +233,11 @@ def test_the_hub_of_timm_has_none() -> None:
         load_encoder(encoder, "mit_b0", "timm")
 
 
-def test_files_of_another_size_and_of_another_class_count() -> None:
+def test_files_of_another_size_and_of_another_class_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("semask.checkpoints.convert.names", lambda: ["ade20k/swin-t-fpn", "ade20k/segformer-b0"])
     tensors = checkpoint(f"mmsegmentation/{PORTS[0]}")
-    with pytest.raises(ValueError, match=r"does not fit the recipe 'ade20k/segformer-b1'"):
+    with pytest.raises(ValueError, match=r"does not fit the recipe 'ade20k/segformer-b1'") as error:
         load_published(tensors, "ade20k/segformer-b1")
+    assert str(error.value).endswith("It fits the recipe 'ade20k/segformer-b0'."), "whose head will be changed"
     conversion = convert(tensors, "ade20k/segformer-b0", num_classes=3)
     assert set(conversion.fresh) == {"decoder.classify.weight", "decoder.classify.bias"}

@@ -143,8 +143,8 @@ def test_only_encoders_that_fit_are_built_further(monkeypatch: pytest.MonkeyPatc
     from semask.checkpoints import convert as module
 
     built = []
-    original = module._tensors_named
-    monkeypatch.setattr(module, "_tensors_named", lambda name: built.append(name) or original(name))
+    original = module._tensors_of
+    monkeypatch.setattr(module, "_tensors_of", lambda recipe: built.append(recipe.name) or original(recipe))
     tensors = hollow_checkpoint(fixture_of("msfapn-mask2former"))
     assert module.fitting_recipe(tensors, recipes.get("ade20k/swin-t-fpn")) == "ade20k/semask-swin-l-msfapn-mask2former"
     assert set(built) <= {f"ade20k/semask-swin-l-{name}" for name in (*NAMES, "fpn")}

@@ -110,8 +110,8 @@ def convert(source: Source, recipe: str | Recipe, num_classes: int | None = None
         raise ValueError(problem)
     _require_equal_copies(hollow, translation)
     class_names, colours = _classes_in_meta(checkpoint)
-    if translation.layout == transformers.LAYOUT and file is not None:
-        beside, class_names = _compare_config(file, recipe)
+    if translation.layout in (transformers.LAYOUT, segformer.TRANSFORMERS) and file is not None:
+        beside, class_names = _compare_config(file, translation.recipe)
     kept = {key: value for key, value in translation.tensors.items() if key not in fresh}
     model = build_model(translation.recipe)
     model.load_state_dict(kept, strict=False)
@@ -137,14 +137,15 @@ def fitting_recipe(tensors: Mapping[str, Tensor], recipe: Recipe) -> str | None:
         # The encoders are few; most candidates need not be built any further.
         if _shapes(translation.tensors) != _encoder_shapes(candidate):
             continue
-        if not any(differences(translation, _tensors_named(name))):
+        fitted = rule.translate(tensors, candidate)
+        if not any(differences(fitted, _tensors_of(fitted.recipe))):
             return name
     return None
 
 
 @cache
-def _tensors_named(name: str) -> dict[str, Tensor]:
-    return build_weightless(get(name)).state_dict()
+def _tensors_of(recipe: Recipe) -> dict[str, Tensor]:
+    return build_weightless(recipe).state_dict()
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -226,7 +227,8 @@ def _compare_config(file: Path, recipe: Recipe) -> tuple[str, list[str]]:
     if (processor := file.with_name(PROCESSOR)).is_file():
         check_processor(read_config(processor), recipe)
         also = f", the {PROCESSOR} on normalisation"
-    return f"The {CONFIG} beside it agrees on heads, activations and norms{also}.", config_names(said)
+    third = "strides" if recipe.model.decoder.name == "segformer" else "norms"
+    return f"The {CONFIG} beside it agrees on heads, activations and {third}{also}.", config_names(said)
 
 
 def _compare_variant(source: Path, recipe: Recipe, *, any_classes: bool) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from semask.build import build_weightless
 from semask.data.classes import Classes
 from semask.encoders.chain import is_swin
+from semask.encoders.mix_transformer import HEADS, STEPS
 from semask.encoders.swin import ShiftedWindowAttention
 from semask.model import SegmentationModel
 from semask.recipes import Recipe
@@ -29,6 +30,8 @@ _MOST_BYTES = 1_000_000
 _LARGEST = 1e6
 """Above any mean or spread of channels."""
 _STAGES = [f"stage{number}" for number in range(1, 5)]
+_SEGFORMER: dict[str, Any] = {"num_attention_heads": list(HEADS), "strides": list(STEPS), "hidden_act": "gelu"}
+"""What every SegFormer of ours has."""
 _BACKBONE_DEFAULTS = {"hidden_act": "gelu", "layer_norm_eps": 1e-5}
 _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "mask2former": {
@@ -39,6 +42,7 @@ _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
         "decoder_config": {"decoder_attention_heads": 8, "activation_function": "relu"},
         "backbone_config": _BACKBONE_DEFAULTS,
     },
+    "segformer": {"": _SEGFORMER},
 }
 """Fields that no tensor's shape tells, by section, with what a config.json that lacks them means."""
 
@@ -121,7 +125,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def check_config(config: Mapping[str, Any], recipe: Recipe) -> None:
     """Raise a ValueError unless a config.json says of what tensors do not tell what the recipe says."""
-    ours = model_config(recipe)
+    ours = _SEGFORMER if recipe.model.decoder.name == "segformer" else model_config(recipe)
     differ = []
     for section, defaults in _DEFAULTS[recipe.model.decoder.name].items():
         said = config.get(section) if section else config
