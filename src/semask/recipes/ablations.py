@@ -187,7 +187,9 @@ def decoder(base: Recipe) -> Table:
 def data_share(base: Recipe) -> Table:
     """Segmenter Table 5: shares of the training set, each within the larger ones; published for 4k, 8k and 20k."""
     if base.data.kind == "scenes":
-        raise ValueError("scenes never repeat, so there are no shares of them; give --data camvid or ade20k, for example")
+        raise ValueError(
+            "scenes never repeat, so there are no shares of them; give --data camvid or ade20k, for example"
+        )
     published = {1.0: 45.37, 0.4: 41.87, 0.2: 38.31}
     rows = tuple(
         Row(
