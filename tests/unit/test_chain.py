@@ -77,4 +77,4 @@ def test_swinv2_large_of_the_papers_row() -> None:
     theirs = timm.create_model("swinv2_large_window12to24_192to384", num_classes=0, device="meta")
     assert backbone == sum(p.numel() for name, p in theirs.named_parameters() if not name.startswith("norm."))
     assert encoder.channels == (192, 384, 768, 1536)
-    assert [stage.blocks[0].window_size for stage in list(encoder.chain.values())[1:]] == [(24, 24)] * 3 + [(20, 20)]
+    assert [stage.blocks[0].window_size for stage in list(encoder.chain.values())[1:]] == [24, 24, 24, 20]

@@ -15,9 +15,13 @@ from torch import nn
 from semask.encoders.fixed_size import check_size, size_of_images, size_options
 from semask.encoders.staged import STAGES, Staged, StagedHiera, StagedHieraDet, StagedMViT, StagedTwins
 from semask.encoders.swin import make_dense
+from semask.encoders.swin_v2 import make_dense as make_dense_v2
 
 NUM_STAGES = 4
 _SWIN = "timm.models.swin_transformer"
+_SWIN_V2 = "timm.models.swin_transformer_v2"
+_DENSE = {_SWIN: make_dense, _SWIN_V2: make_dense_v2}
+"""Families whose blocks are replaced by such as take maps of any size."""
 _XCEPTION = "timm.models.xception_aligned"
 # These families bring feature networks of their own, but are plain chains when timm is asked for one.
 _CHAINS_ON_REQUEST = ("timm.models.efficientnet", "timm.models.mobilenetv3")
@@ -74,10 +78,10 @@ def family_of(name: str) -> str:
 def timm_chain(name: str, *, size: tuple[int, int] | None = None, drop_path: float = 0.0, **options: Any) -> Chain:
     """Build a timm backbone with random weights and return it as a chain of four stages.
 
-    Swin becomes the dense-prediction Swin. `size` (height, width) [px] is what families of a fixed size are built for,
-    None the named model's own. `options` go to timm's constructor: widths and depths of Swin, `output_stride` of
-    ResNet's kind. A family without four stages to run one by one, and one that does not take the size, raises a
-    ValueError.
+    Swin and Swin V2 become those of dense prediction. `size` (height, width) [px] is what families of a fixed size are
+    built for, None the named model's own. `options` go to timm's constructor: widths and depths of Swin,
+    `output_stride` of ResNet's kind. A family without four stages to run one by one, and one that does not take the
+    size, raises a ValueError.
     """
     family = family_of(name)
     check_size(name, family, size)
@@ -98,8 +102,8 @@ def timm_chain(name: str, *, size: tuple[int, int] | None = None, drop_path: flo
             "layers cannot be put between its stages. Use a backbone that is one, such as swin, swinv2, convnext, "
             "pvt_v2, twins, mvitv2, hiera, davit, nextvit, maxvit, caformer, poolformerv2, resnet or efficientnet."
         )
-    if family == _SWIN:
-        make_dense(network)
+    if family in _DENSE:
+        _DENSE[family](network)
     strides = tuple(network.feature_info.reduction()[-NUM_STAGES:])
     return Chain(
         modules=nn.ModuleDict(network.items()),
@@ -107,7 +111,7 @@ def timm_chain(name: str, *, size: tuple[int, int] | None = None, drop_path: flo
         channels=tuple(network.feature_info.channels()[-NUM_STAGES:]),
         strides=strides,
         channels_last=network.output_fmt == Format.NHWC,
-        size_multiple=1 if family == _SWIN or family in _DILATED else int(strides[-1]),
+        size_multiple=1 if family in _DENSE or family in _DILATED else int(strides[-1]),
         fixed_size=only,
     )
 

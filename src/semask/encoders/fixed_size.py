@@ -36,9 +36,10 @@ def size_of_images(name: str, family: str, size: tuple[int, int] | None) -> tupl
 
 
 def size_options(family: str, size: tuple[int, int] | None) -> dict[str, Any]:
-    """Return what tells timm's constructor the size (height, width) [px]."""
-    options: dict[str, Any] = {} if size is None or not is_sized(family) else {"img_size": size}
-    return options | ({"dynamic_img_size": True} if family == _SWIN_V2 else {})
+    """Return what tells timm's constructor the size (height, width) [px]; Swin V2's windows are to be squares."""
+    if size is None or not is_sized(family):
+        return {}
+    return {"img_size": max(size) if family == _SWIN_V2 else size}
 
 
 def check_size(name: str, family: str, size: tuple[int, int] | None) -> None:

@@ -1,0 +1,61 @@
+"""timm's Swin V2 made the Swin V2 of dense prediction: maps of any size, padded before they are shifted."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from timm.layers import PatchEmbed
+from timm.models.swin_transformer_v2 import SwinTransformerV2Block
+from torch import Tensor, nn
+
+from semask.layers.windows import join_windows, neighbours, pad_to_windows, split_windows
+
+
+class DenseSwinV2Block(nn.Module):
+    """A block of Swin V2 over windows of a map that is padded, then shifted; weights and their names are timm's.
+
+    timm shifts a map and then pads it, and its mask, made for the padded map, no longer fits: opposite borders see each
+    other. Without padding both are the same.
+
+    Source: Swin V2 (arXiv:2111.09883) §3.2, residual post-norm; the order of padding as in Swin's segmentation code.
+    """
+
+    def __init__(self, block: SwinTransformerV2Block) -> None:
+        """Take over a block whose windows are squares."""
+        super().__init__()
+        self.window_size = int(block.window_size[0])
+        self.shift = int(block.shift_size[0])
+        self.attn = block.attn
+        self.norm1 = block.norm1
+        self.drop_path1 = block.drop_path1
+        self.mlp = block.mlp
+        self.norm2 = block.norm2
+        self.drop_path2 = block.drop_path2
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        """Attention, then MLP, each normalised behind and added to the map."""
+        x = x + self.drop_path1(self.norm1(self._attend(x)))
+        out: Tensor = x + self.drop_path2(self.norm2(self.mlp(x)))
+        return out
+
+    def _attend(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        _, height, width, _ = x.shape
+        size, shift = self.window_size, self.shift
+        padded = pad_to_windows(x, size)
+        tall, wide = padded.shape[1], padded.shape[2]
+        if not shift:
+            return join_windows(self.attn(split_windows(padded, size)), size, tall, wide)[:, :height, :width]
+        rolled = padded.roll((-shift, -shift), dims=(1, 2))
+        apart = -100.0 * ~neighbours(tall, wide, size, shift=shift, device=x.device)
+        attended = self.attn(split_windows(rolled, size), mask=apart)
+        return join_windows(attended, size, tall, wide).roll((shift, shift), dims=(1, 2))[:, :height, :width]
+
+
+def make_dense(network: nn.Module) -> None:
+    """Replace the blocks of timm's Swin V2 by `DenseSwinV2Block` in place and let its patch embedding pad any image."""
+    for module in network.modules():
+        if isinstance(module, PatchEmbed):
+            module.dynamic_img_pad = True
+            module.strict_img_size = False
+        for name, child in list(module.named_children()):
+            if isinstance(child, SwinTransformerV2Block):
+                setattr(module, name, DenseSwinV2Block(child))
