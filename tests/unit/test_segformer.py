@@ -93,7 +93,7 @@ def test_published_training(name: str) -> None:
     assert (data.crop, data.scale_range, data.category_cap) == ((side, side), (0.5, 2.0), 0.75)
     assert recipe.model.encoder.drop_path == 0.1
     assert recipe.test.mode == "whole"
-    assert recipe.model.encoder.weights is None, "timm has none"
+    assert recipe.model.encoder.weights == "timm", "a run without weights must be wanted"
 
 
 def test_norms_of_the_encoder_alone_do_not_decay() -> None:

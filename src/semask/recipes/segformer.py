@@ -1,8 +1,8 @@
 """The SegFormer models and their training, which the dataset recipes share.
 
-timm has no weights of Mix Transformers, so these recipes name none. Give a file of ImageNet weights with
-`--model.encoder.weights FILE`: the authors' mit_b0.pth … mit_b5.pth, transformers' model.safetensors of nvidia/mit-b0 …
-b5, or mmsegmentation's conversion of them. NVIDIA's licence allows them for research and evaluation, not for commerce.
+timm has no weights of Mix Transformers, so training starts from a file, `--model.encoder.weights FILE`, or from scratch
+if told so: the authors' mit_b0.pth … mit_b5.pth, transformers' model.safetensors of nvidia/mit-b0 … b5, or
+mmsegmentation's conversion of them. NVIDIA's licence allows them for research and evaluation, not for commerce.
 
 Source: SegFormer (arXiv:2105.15203) §4.1; mmsegmentation 1.2.2, whose configurations have the same training.
 """
@@ -25,9 +25,7 @@ TRAIN = TrainRecipe(steps=160_000, batch_size=16, eval_every=16_000)
 def mit(size: Size, *, semantic: bool = False) -> EncoderRecipe:
     """Return a Mix Transformer, with semantic layers or without."""
     windows = SEMANTIC_WINDOWS
-    return EncoderRecipe(
-        name=f"mit_{size}", weights=None, drop_path=0.1, semantic_layers=semantic, semantic_windows=windows
-    )
+    return EncoderRecipe(name=f"mit_{size}", drop_path=0.1, semantic_layers=semantic, semantic_windows=windows)
 
 
 def segformer(size: Size, num_classes: int) -> ModelRecipe:
