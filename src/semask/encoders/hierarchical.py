@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from semask.encoders.chain import Chain
+from semask.encoders.masking import mask
 from semask.structures import Features
 
 
@@ -43,19 +44,17 @@ class HierarchicalEncoder(nn.Module):
         for name, module in self.chain.items():
             x = module(x)
             if self.semantic and name in self.masked_stage_of:
-                masked, prior = self.semantic[self.masked_stage_of[name]](self._tokens_last(x))
-                if prior is not None:
-                    priors.append(prior.permute(0, 3, 1, 2))
-                x = masked if self.channels_last else masked.permute(0, 3, 1, 2)
+                masked = mask(self.semantic[self.masked_stage_of[name]], self._channels_first(x), priors)
+                x = masked.permute(0, 2, 3, 1) if self.channels_last else masked
             if name in self.stage_of:
                 maps.append(self._output(x, self.stage_of[name]))
         return Features(tuple(maps), tuple(priors))
 
-    def _tokens_last(self, x: Tensor) -> Tensor:
-        return x if self.channels_last else x.permute(0, 2, 3, 1)
+    def _channels_first(self, x: Tensor) -> Tensor:
+        return x.permute(0, 3, 1, 2) if self.channels_last else x
 
     def _output(self, x: Tensor, stage: int) -> Tensor:
+        level = self._channels_first(x)
         if self.norms:
-            out: Tensor = self.norms[stage](self._tokens_last(x)).permute(0, 3, 1, 2)
-            return out
-        return x.permute(0, 3, 1, 2) if self.channels_last else x
+            level = self.norms[stage](level.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return level

@@ -11,6 +11,7 @@ from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
 from semask.encoders.chain import family_of
+from semask.encoders.masking import mask
 from semask.resample import resize
 from semask.structures import Features
 
@@ -80,14 +81,8 @@ class HRNetEncoder(nn.Module):
         return Features(tuple(branches), tuple(priors))
 
     def _mask(self, stage: int, x: Tensor, priors: list[Tensor]) -> Tensor:
-        """Send a stage's coarsest branch through its semantic layer, whose map joins the priors."""
-        if not self.semantic:
-            return x
-        masked, prior = self.semantic[stage](x.permute(0, 2, 3, 1))
-        if prior is not None:
-            priors.append(prior.permute(0, 3, 1, 2))
-        out: Tensor = masked.permute(0, 3, 1, 2)
-        return out
+        """Send a stage's coarsest branch through its semantic layer, if there is one."""
+        return mask(self.semantic[stage], x, priors) if self.semantic else x
 
 
 def stage_channels(backbone: HighResolutionNet) -> tuple[int, ...]:

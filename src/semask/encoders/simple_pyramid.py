@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from semask.encoders.masking import mask
 from semask.encoders.plain import PlainEncoder
 from semask.structures import Features
 
@@ -47,12 +48,7 @@ class SimplePyramidEncoder(nn.Module):
         priors: list[Tensor] = []
         for stage, level in enumerate(self.levels):
             x = level(last)
-            if self.semantic:
-                masked, prior = self.semantic[stage](x.permute(0, 2, 3, 1))
-                x = masked.permute(0, 3, 1, 2)
-                if prior is not None:
-                    priors.append(prior.permute(0, 3, 1, 2))
-            maps.append(x)
+            maps.append(mask(self.semantic[stage], x, priors) if self.semantic else x)
         return Features(tuple(maps), tuple(priors))
 
 
