@@ -173,3 +173,17 @@ def test_every_parameter_gets_a_gradient(case: tuple[str, SegmentationModel]) ->
     alive = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     # A softmax over keys does not see their bias: its gradient is 0 but for rounding.
     assert alive >= {name for name, _ in model.named_parameters() if not name.endswith(".key.bias")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["swinv2", "hiera", "mvitv2", "hrnet", "maxvit", "vit_pyramid_of_14"])
+def test_export_equals_eager(family: str) -> None:
+    model = build_model(recipe_of(family))
+    wake(model)
+    shapes = ({0: torch.export.Dim("batch", min=1, max=16)},)
+    program = torch.export.export(model, (torch.rand(2, 3, *CROP),), dynamic_shapes=shapes)
+    images = torch.rand(3, 3, *CROP)
+    with torch.inference_mode():
+        exported, eager = program.module()(images), model(images)
+    torch.testing.assert_close(exported.main.logits, eager.main.logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(exported.prior.logits, eager.prior.logits, rtol=1e-4, atol=1e-4)
