@@ -25,6 +25,10 @@ _DENSE = {_SWIN: make_dense, _SWIN_V2: make_dense_v2}
 _XCEPTION = "timm.models.xception_aligned"
 # These families bring feature networks of their own, but are plain chains when timm is asked for one.
 _CHAINS_ON_REQUEST = ("timm.models.efficientnet", "timm.models.mobilenetv3")
+# Maps that unpadded convolutions made smaller than their stride says, or lists of maps between modules.
+_NO_CHAINS = tuple(
+    f"timm.models.{name}" for name in ("inception_v3", "inception_v4", "inception_resnet_v2", "selecsls")
+)
 _STAGED: dict[str, Callable[[Any], Staged]] = {
     "timm.models.twins": StagedTwins,
     "timm.models.mvitv2": StagedMViT,
@@ -96,7 +100,8 @@ def timm_chain(name: str, *, size: tuple[int, int] | None = None, drop_path: flo
     if family in _CHAINS_ON_REQUEST:
         options["feature_cfg"] = {"feature_cls": "list", "flatten_sequential": True}
     network = _create(name, drop_path, {"features_only": True, **options})
-    if not isinstance(network, FeatureListNet) or len(network.return_layers) < NUM_STAGES:
+    ordered = isinstance(network, FeatureListNet) and family not in _NO_CHAINS
+    if not ordered or len(network.return_layers) < NUM_STAGES:
         raise ValueError(
             f"{name!r} (family {family.rsplit('.', 1)[-1]}) is no ordered chain of four stages in timm, so semantic "
             "layers cannot be put between its stages. Use a backbone that is one, such as swin, swinv2, convnext, "
