@@ -1,4 +1,4 @@
-"""Comparing two systems run by run: each pair shares its seed, so what the seed does cancels out."""
+"""Comparing two systems run by run: each pair shares its seed and so its pictures, and that much cancels out."""
 
 from __future__ import annotations
 

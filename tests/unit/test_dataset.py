@@ -12,7 +12,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from semask.data.classes import Classes
-from semask.data.dataset import TrainingFiles, classes_of, collate, training_set, validation_set
+from semask.data.dataset import TrainingFiles, classes_of, collate, share_of, training_set, validation_set
+from semask.data.folder import Pair
 from semask.data.synthetic import SCENE_CLASSES, draw_scene
 from semask.recipes.recipe import DataRecipe
 from semask.structures import IGNORE, Sample
@@ -105,6 +106,8 @@ def test_smaller_shares_lie_within_larger_ones(folder: DataRecipe) -> None:
     shares = [share(fraction) for fraction in (1e-6, 0.3, 0.5, 0.8, 1.0)]
     assert [len(names) for names in shares] == [max(1, math.ceil(f * len(whole))) for f in (0, 0.3, 0.5, 0.8, 1)]
     assert all(small < large for small, large in pairwise(shares))
+    hundred = [Pair(f"{i:03}", Path(), Path()) for i in range(100)]
+    assert [len(share_of(hundred, count / 100, seed=0)) for count in range(1, 101)] == list(range(1, 101))
     assert len({frozenset(share(0.5, seed)) for seed in range(8)}) > 1
     assert len(validation_set(replace(folder, fraction=0.3))) == len(validation_set(folder))
 

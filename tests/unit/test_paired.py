@@ -34,7 +34,7 @@ def test_turned_round_it_changes_its_sign(pairs: list[tuple[float, float]]) -> N
     assert one.decided == other.decided
 
 
-def test_what_the_seed_does_cancels_out() -> None:
+def test_what_both_share_cancels_out() -> None:
     """Runs that differ by much from seed to seed, and by the same from row to row."""
     found = paired_difference([0.42, 0.52, 0.61], [0.40, 0.50, 0.59])
     assert found.mean == pytest.approx(0.02)

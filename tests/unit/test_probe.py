@@ -65,7 +65,9 @@ def test_queries_are_those_that_attend() -> None:
         ({"probe": "features", "semantic_layers": True}, "say --model.encoder.semantic-layers false"),
         ({"name": "resnet18", "probe": "queries", "embed_dim": None, "depths": None, "num_heads": None, "window_size": None}, "'resnet18' is no Swin"),
         ({"semantic_layers": True, "semantic_gain": "one", "semantic_dead_init": True}, "is that of a learned λ"),
-        ({"semantic_layers": True, "semantic_shift": True, "semantic_windows": (None,) * 4}, "no stage has any"),
+        ({"semantic_layers": True, "semantic_shift": True, "semantic_windows": (None,) * 4}, "none of these has windows"),
+        ({"semantic_layers": True, "semantic_shift": True, "semantic_windows": (4, None, None, None)}, "none of these has windows"),
+        ({"semantic_gain": "one", "semantic_shift": True}, "semantic_gain, semantic_shift speak of semantic layers"),
     ],
 )  # fmt: skip
 def test_contradictions_are_refused(changes: dict[str, object], message: str) -> None:

@@ -82,6 +82,14 @@ def test_the_recipe_chooses() -> None:
     options = {"steps": 50, "warmup_steps": 5, "warmup_ratio": 0.1, "floor": 0.5}
     recipe = OptimRecipe(lr=2e-3, min_lr=1e-3, power=0.7, warmup_steps=5, warmup_ratio=0.1)
     for step in (0, 3, 17, 49):
-        assert schedule(recipe, 50)(step) == poly_schedule(step, power=0.7, **options)
+        assert schedule(recipe, 50, 2e-3)(step) == poly_schedule(step, power=0.7, **options)
         cosine = OptimRecipe(**{**vars(recipe), "schedule": "cosine"})
-        assert schedule(cosine, 50)(step) == cosine_schedule(step, **options)
+        assert schedule(cosine, 50, 2e-3)(step) == cosine_schedule(step, **options)
+
+
+def test_every_group_falls_to_the_same_rate() -> None:
+    recipe = OptimRecipe(lr=1e-2, min_lr=1e-4, power=0.9, warmup_steps=0)
+    for lr in (1e-2, 1e-3):
+        assert lr * schedule(recipe, 50, lr)(0) == pytest.approx(lr)
+        assert lr * schedule(recipe, 50, lr)(50) == pytest.approx(1e-4)
+    assert schedule(recipe, 50, 1e-5)(50) == 1.0

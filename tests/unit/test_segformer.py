@@ -91,6 +91,7 @@ def test_published_training(name: str) -> None:
     assert (train.steps, train.batch_size) == (160_000, 16)
     side = 640 if name.endswith("b5") else 512
     assert (data.crop, data.scale_range, data.category_cap) == ((side, side), (0.5, 2.0), 0.75)
+    assert data.base_scale == (2048, side)
     assert recipe.model.encoder.drop_path == 0.1
     assert recipe.test.mode == "whole"
     assert recipe.model.encoder.weights == "timm", "a run without weights must be wanted"

@@ -175,7 +175,8 @@ def test_published_training(form: str) -> None:
     recipe = recipes.get(f"ade20k/setr-{form}-vit-l")
     optim, encoder, test = recipe.optim, recipe.model.encoder, recipe.test
     assert (optim.algorithm, optim.momentum, optim.nesterov, optim.weight_decay) == ("sgd", 0.9, False, 0.0)
-    assert (optim.lr * optim.encoder_lr_scale, optim.lr) == pytest.approx((0.01, 0.1))
+    base = 0.01 if form == "naive" else 0.001
+    assert (optim.lr * optim.encoder_lr_scale, optim.lr) == pytest.approx((base, 10 * base))
     assert (optim.power, optim.min_lr, optim.warmup_steps) == (0.9, 1e-4, 0)
     assert (recipe.train.steps, recipe.train.batch_size, recipe.data.crop) == (160_000, 16, (512, 512))
     assert (test.mode, test.window, test.stride) == ("sliding", (512, 512), (341, 341))

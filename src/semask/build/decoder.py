@@ -88,6 +88,17 @@ MASK_CLASSIFIERS = ("maskformer", "mask2former")
 """Decoders that give masks, each with a class."""
 SUPERVISED: tuple[str, ...] = (*WITH_AUXILIARY_HEAD, *SETR_DECODERS)
 """Per-pixel decoders that can have auxiliary heads on earlier maps."""
+_SEGMENTERS = ("segmenter_linear", "segmenter_mask")
+_READERS: dict[str, tuple[str, ...]] = {
+    "auxiliary": SUPERVISED,
+    "neck": ("semantic_fpn",),
+    "window_size": ("psanet",),
+    "single_scale": _SEGMENTERS,
+    "drop_path": _SEGMENTERS,
+    "pixel_decoder": MASK_CLASSIFIERS,
+    "feature_selection": MASK_CLASSIFIERS,
+}
+"""Fields that only some decoders have, and which ones do."""
 
 
 def build_decoder(spec: DecoderRecipe, encoder: Encoder, num_classes: int) -> nn.Module:
@@ -111,23 +122,23 @@ def _query_options(spec: DecoderRecipe, encoder: Encoder) -> dict[str, Any]:
 
 def _check(spec: DecoderRecipe) -> None:
     """Refuse counts below 1 and fields that say nothing to this decoder."""
-    idle = {"auxiliary": spec.auxiliary and spec.name not in SUPERVISED}
     if spec.neck is not None and spec.neck < 1:
         raise ValueError(f"a neck is at least 1 channel wide, got {spec.neck}; model.decoder.neck None has none")
-    idle["neck"] = spec.neck is not None and spec.name != "semantic_fpn"
-    idle["window_size"] = spec.window_size != DecoderRecipe().window_size and spec.name != "psanet"
-    if spec.name in MASK_CLASSIFIERS:
-        for name in ("queries", "layers", "heads", "feedforward", "pixel_layers", "pixel_feedforward"):
-            if getattr(spec, name) < 1:
-                raise ValueError(f"model.decoder.{name} must be at least 1, got {getattr(spec, name)}")
-        idle |= {"drop_path": spec.drop_path != 0, "single_scale": spec.single_scale is not None}
-        idle["feature_selection"] = spec.feature_selection and spec.pixel_decoder not in ALIGNED
-    else:
-        idle |= {"pixel_decoder": spec.pixel_decoder is not None, "feature_selection": spec.feature_selection}
-    given = [name for name, said in idle.items() if said]
-    if given:
-        under = f" over {spec.pixel_decoder}" if spec.name in MASK_CLASSIFIERS else ""
+    masks = spec.name in MASK_CLASSIFIERS
+    for name in ("queries", "layers", "heads", "feedforward", "pixel_layers", "pixel_feedforward"):
+        if masks and getattr(spec, name) < 1:
+            raise ValueError(f"model.decoder.{name} must be at least 1, got {getattr(spec, name)}")
+    default = DecoderRecipe()
+    idle = [
+        field
+        for field, readers in _READERS.items()
+        if getattr(spec, field) != getattr(default, field) and spec.name not in readers
+    ]
+    if masks and spec.feature_selection and spec.pixel_decoder not in ALIGNED:
+        idle.append("feature_selection")
+    if idle:
+        under = f" over {spec.pixel_decoder}" if masks else ""
         raise ValueError(
-            f"{spec.name}{under} has no {', '.join(given)}; leave --model.decoder.{given[0].replace('_', '-')} out, or "
+            f"{spec.name}{under} has no {', '.join(idle)}; leave --model.decoder.{idle[0].replace('_', '-')} out, or "
             "choose a recipe that has it"
         )

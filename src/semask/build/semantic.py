@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from torch import nn
@@ -9,6 +10,15 @@ from torch import nn
 from semask.layers.probe import Probe
 from semask.layers.semantic import SemanticAttention, SemanticLayer
 from semask.recipes import EncoderRecipe
+
+_OF_LAYERS = (
+    "semantic_attention",
+    "semantic_gain",
+    "semantic_shift",
+    "semantic_residual",
+    "semantic_dead_init",
+)
+"""Fields that say something of semantic layers alone; windows and units may be said beforehand."""
 
 
 def build_after_stages(spec: EncoderRecipe, channels: Sequence[int], num_classes: int) -> list[nn.Module]:
@@ -20,16 +30,25 @@ def build_after_stages(spec: EncoderRecipe, channels: Sequence[int], num_classes
 
 def build_semantic_layers(spec: EncoderRecipe, channels: Sequence[int], num_classes: int) -> list[nn.Module]:
     """Return one semantic layer per stage; every second unit of them all has its windows shifted, if they are."""
-    layers: list[nn.Module] = []
-    count = 0
-    for width, window, units in zip(channels, spec.semantic_windows, spec.semantic_units, strict=True):
-        shifts = [spec.semantic_shift and (count + unit) % 2 == 1 for unit in range(units)]
-        attention = [build_attention(spec, width, num_classes) for _ in range(units)]
-        layers.append(
-            SemanticLayer(width, attention, window_size=window, shifts=shifts, residual=spec.semantic_residual)
+    return [
+        SemanticLayer(
+            width,
+            [build_attention(spec, width, num_classes) for _ in shifts],
+            window_size=window,
+            shifts=shifts,
+            residual=spec.semantic_residual,
         )
-        count += units
-    return layers
+        for width, window, shifts in zip(channels, spec.semantic_windows, _shifts(spec), strict=True)
+    ]
+
+
+def _shifts(spec: EncoderRecipe) -> list[list[bool]]:
+    """Return of every unit of every stage whether its windows are shifted."""
+    count = itertools.count()
+    return [
+        [next(count) % 2 == 1 and spec.semantic_shift and window is not None and window > 1 for _ in range(units)]
+        for window, units in zip(spec.semantic_windows, spec.semantic_units, strict=True)
+    ]
 
 
 def build_attention(spec: EncoderRecipe, channels: int, num_classes: int) -> SemanticAttention:
@@ -54,12 +73,20 @@ def check_after_stages(spec: EncoderRecipe, *, swin: bool) -> None:
         raise ValueError(
             f"queries are read from Swin's blocks, and {spec.name!r} is no Swin; say --model.encoder.probe features"
         )
+    idle = [field for field in _OF_LAYERS if getattr(spec, field) != getattr(EncoderRecipe(), field)]
+    if idle and not spec.semantic_layers:
+        flag = idle[0].replace("_", "-")
+        raise ValueError(
+            f"{', '.join(idle)} speak of semantic layers, and there are none; say "
+            f"--model.encoder.semantic-layers true, or --model.encoder.{flag} {getattr(EncoderRecipe(), idle[0])}"
+        )
     if spec.semantic_gain == "one" and spec.semantic_dead_init:
         raise ValueError(
             "the dead initialisation is that of a learned λ; say --model.encoder.semantic-gain learned or "
             "--model.encoder.semantic-dead-init false"
         )
-    if spec.semantic_shift and all(window is None for window in spec.semantic_windows):
+    if spec.semantic_shift and not any(any(shifts) for shifts in _shifts(spec)):
         raise ValueError(
-            "semantic_shift moves windows, and no stage has any; give --model.encoder.semantic-windows or leave it out"
+            "semantic_shift moves the windows of every second unit, and none of these has windows of 2 tokens or more: "
+            f"--model.encoder.semantic-windows is {spec.semantic_windows}; give some to stages 2 and 4, or leave it out"
         )

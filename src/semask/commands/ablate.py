@@ -162,6 +162,15 @@ def parse(arguments: Sequence[str]) -> tuple[str, Settings, Recipe]:
         raise ValueError("a table trains every row with several seeds; say --seeds 0 1 2, not --train.seed")
     if settings.run.resume is not None:
         raise ValueError("tables go on by themselves where they were cut short; leave --resume out")
+    if settings.train.eval_every != recipe.train.eval_every:
+        raise ValueError("the runs of a table are evaluated once, at their end; leave --train.eval-every out")
+    if settings.run.from_scratch:  # said in the recipe, so that runs with and without weights are never mixed
+        scratch = dataclasses.replace(settings.model.encoder, weights=None)
+        settings = dataclasses.replace(
+            settings,
+            model=dataclasses.replace(settings.model, encoder=scratch),
+            run=dataclasses.replace(settings.run, from_scratch=False),
+        )
     return name, settings, dataclasses.replace(recipe, **{key: getattr(settings, key) for key in fields})
 
 

@@ -11,10 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from semask.layers.blocks import ConvNormAct, pixel_classifier
+from semask.layers.map_norm import MapNorm
 from semask.structures import Features, PixelLogits
 
-NORM_EPS = 1e-6
-"""Of the LayerNorms that maps go through first."""
 WIDTH = 256
 """Of a head's maps, in every form."""
 MLA_WIDTH = 128
@@ -99,17 +98,6 @@ class SETRMLA(nn.Module):
             return PixelLogits(logits)
         pairs = zip(self.heads, refined, strict=False)
         return PixelLogits(logits, tuple(PixelLogits(head(level)) for head, level in pairs))
-
-
-class MapNorm(nn.LayerNorm):
-    """LayerNorm over the channels of a map."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=NORM_EPS)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Normalise every pixel."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def _enlarge(factor: int) -> nn.Upsample:

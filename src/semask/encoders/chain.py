@@ -116,9 +116,15 @@ def timm_chain(name: str, *, size: tuple[int, int] | None = None, drop_path: flo
         channels=tuple(network.feature_info.channels()[-NUM_STAGES:]),
         strides=strides,
         channels_last=network.output_fmt == Format.NHWC,
-        size_multiple=1 if family in _DENSE or family in _DILATED else int(strides[-1]),
+        size_multiple=1 if family in _DENSE or _rounds_up(family, network) else int(strides[-1]),
         fixed_size=only,
     )
+
+
+def _rounds_up(family: str, network: nn.Module) -> bool:
+    """Say whether maps are of ⌈side / stride⌉; means taken for anti-aliasing leave the last row of an odd side out."""
+    blurred = any(isinstance(getattr(module, "aa", None), nn.AvgPool2d) for module in network.modules())
+    return family in _DILATED and not blurred
 
 
 def _staged_chain(staged: Callable[[Any], Staged], network: Any, fixed_size: tuple[int, int] | None) -> Chain:

@@ -12,10 +12,10 @@ MIT_LICENCE = "NVIDIA Source Code License, non-commercial"
 
 def licence_of(name: str, weights: str | None) -> str | None:
     """Return the licence that timm states of an encoder's weights; None where a recipe starts from none."""
-    if is_mit(name):
-        return MIT_LICENCE
     if weights is None:
         return None
+    if is_mit(name):
+        return MIT_LICENCE
     known = timm.get_pretrained_cfg(name)
     stated = None if known is None else known.license
     return str(stated) if stated else "not stated by timm"

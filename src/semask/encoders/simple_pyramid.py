@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from semask.encoders.masking import mask
 from semask.encoders.plain import PlainEncoder
+from semask.layers.map_norm import MapNorm
 from semask.structures import Features
 
 WIDTH = 256
@@ -60,33 +61,25 @@ class PyramidLevel(nn.Module):
         super().__init__()
         widths = [channels // 2**step for step in range(max(doublings, 0) + 1)]
         self.resize = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, stride=2) for a, b in itertools.pairwise(widths))
-        self.between_norm = _norm(widths[1]) if doublings > 1 else None
+        self.between_norm = MapNorm(widths[1]) if doublings > 1 else None
         self.halve = nn.MaxPool2d(2) if doublings < 0 else nn.Identity()
         self.reduce = nn.Conv2d(widths[-1], WIDTH, 1, bias=False)
-        self.reduce_norm = _norm(WIDTH)
+        self.reduce_norm = MapNorm(WIDTH)
         self.smooth = nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False)
-        self.smooth_norm = _norm(WIDTH)
+        self.smooth_norm = MapNorm(WIDTH)
 
     def forward(self, x: Float[Tensor, "b i H W"]) -> Float[Tensor, "b c h w"]:
         """Return the level's map."""
         x = self.halve(x)
         for step, double in enumerate(self.resize):
             if step and self.between_norm is not None:
-                x = F.gelu(_over_channels(self.between_norm, x))
+                x = F.gelu(self.between_norm(x))
             x = double(x)
-        x = _over_channels(self.reduce_norm, self.reduce(x))
-        return _over_channels(self.smooth_norm, self.smooth(x))
+        x = self.reduce_norm(self.reduce(x))
+        out: Tensor = self.smooth_norm(self.smooth(x))
+        return out
 
 
 def _stride(patch: int, doublings: int) -> int | float:
     stride = patch / 2.0**doublings
     return int(stride) if stride.is_integer() else stride
-
-
-def _norm(channels: int) -> nn.LayerNorm:
-    return nn.LayerNorm(channels, eps=1e-6)
-
-
-def _over_channels(norm: nn.LayerNorm, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    out: Tensor = norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    return out

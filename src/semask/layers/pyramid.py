@@ -30,7 +30,7 @@ def sum_semantic_maps(
 
 
 def semantic_prior(
-    maps: Sequence[Float[Tensor, "b k _h _w"]], *, stride: float | None = None
+    maps: Sequence[Float[Tensor, "b k _h _w"]], *, stride: int | float | None = None
 ) -> Float[Tensor, "b k H W"]:
     """Return the semantic prior: at the grid of the first map or, with its `stride` [px], at the padded image's size.
 

@@ -39,7 +39,8 @@ def _row(
 def _table6(
     miou: float | None, miou_ms: float, *, parameters: float | None = None, flops: float | None = None
 ) -> Published:
-    return Published(parameters=parameters, flops=flops, miou=miou, miou_ms=miou_ms, source="SeMask Table 6, ADE20K")
+    source = "SeMask Table 6" + ("; costs: mmsegmentation" if flops is not None else "")
+    return Published(parameters=parameters, flops=flops, miou=miou, miou_ms=miou_ms, source=source)
 
 
 def fcn_r101() -> Recipe:

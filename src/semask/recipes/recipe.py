@@ -232,7 +232,7 @@ class OptimRecipe:
     power: float = 1.0
     """poly only: exponent of the poly schedule, (lr - min_lr)·(1 - t/steps)^power + min_lr."""
     min_lr: float = 0.0
-    """What the learning rate falls to at the end."""
+    """What the learning rate falls to at the end, the encoder's too."""
     warmup_steps: int = 1500
     warmup_ratio: float = 1e-6
     """Factor on the learning rate at the first step of the warm-up."""

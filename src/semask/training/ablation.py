@@ -10,12 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from semask.build import build_loss, build_weightless
 from semask.checkpoints.record import RECORD, read_record
+from semask.encoders.pretrained import FROM_HUB
 from semask.recipes import Published, Recipe, from_dict
 from semask.recipes.ablations import Table
 from semask.training.callbacks import LAST_CHECKPOINT
+from semask.training.frozen import check_frozen
 from semask.training.options import RunOptions
-from semask.training.prepare import fit_classes
+from semask.training.prepare import differences, fit_classes
 from semask.training.run import train
 from semask.whole_file import whole_file
 
@@ -55,10 +58,11 @@ def run_table(
 ) -> list[list[float]]:
     """Train what is not finished yet and return mIoU by row and seed; `tell` hears which run begins.
 
-    Runs lie in `out`, one folder each. Finished ones are taken as they are if their recipes agree, one that was cut
-    short goes on, unless `options.overwrite` asks to begin anew.
+    Runs lie in `out`, one folder each. Finished ones are taken as they are if their recipes agree, unless
+    `options.overwrite` asks to begin anew. A ValueError tells a row that cannot be trained before any is.
     """
     runs = plan(table, seeds, out)
+    check_rows(table)
     scores: list[list[float]] = [[] for _ in table.rows]
     for number, run in enumerate(runs, start=1):
         score = None if options.overwrite else finished_score(run)
@@ -67,10 +71,32 @@ def run_table(
     return scores
 
 
+def check_rows(table: Table) -> None:
+    """Build every row's model without memory, and its loss; a ValueError names the row that says no."""
+    named = {row.recipe.model.encoder.name for row in table.rows}
+    files = {row.recipe.model.encoder.weights for row in table.rows} - {None, FROM_HUB}
+    if len(named) > 1 and files:
+        raise ValueError(
+            f"the rows of this table have backbones of their own ({', '.join(sorted(named))}), which one file of "
+            "weights cannot fill; leave --model.encoder.weights out, or say --from-scratch"
+        )
+    for row in table.rows:
+        try:
+            build_weightless(row.recipe)
+            build_loss(row.recipe)
+            check_frozen(row.recipe, 1)
+        except ValueError as error:
+            raise ValueError(f"row {row.label!r}: {error}") from error
+
+
 def train_run(run: Run, options: RunOptions) -> float:
     """Train one run, or go on with it, leave its score behind and return it."""
     goes_on = (run.folder / LAST_CHECKPOINT).is_file() and not options.overwrite
-    result = train(run.recipe, replace(options, out=run.folder, resume="latest" if goes_on else None))
+    # A run is evaluated, and so written, at its end alone: one that was cut short before has nothing to go on from.
+    result = train(
+        run.recipe,
+        replace(options, out=run.folder, resume="latest" if goes_on else None, overwrite=not goes_on),
+    )
     record = {"label": run.label, "seed": run.seed, "step": result.step, "miou": result.miou}
     with whole_file(run.folder / SCORE) as part:
         part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -87,9 +113,9 @@ def finished_score(run: Run) -> float | None:
         return None
     before = from_dict(read_record(run.folder / RECORD)["recipe"])
     wanted, _ = fit_classes(run.recipe)
-    if before != wanted:
+    if differing := differences(before, wanted):
         raise ValueError(
-            f"{str(run.folder)!r} holds a finished run of another recipe (another budget, for instance); give another "
+            f"{str(run.folder)!r} holds a finished run of another recipe: {', '.join(differing[:5])}; give another "
             "--out, or replace all runs there with --overwrite"
         )
     return float(json.loads(path.read_text(encoding="utf-8"))["miou"])

@@ -90,7 +90,9 @@ class SegmentationModule(LightningModule):
         """Return the optimiser and its schedule, stepped once per optimiser step."""
         spec = self.recipe.optim
         optimizer = build_optimizer(self.model, spec)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(spec, self.recipe.train.steps))
+        steps = self.recipe.train.steps
+        factors = [schedule(spec, steps, group["lr"]) for group in optimizer.param_groups]
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def gains(self) -> dict[str, Tensor]:

@@ -93,8 +93,11 @@ def cosine_schedule(
     return factor * _warmth(step, warmup_steps, warmup_ratio)
 
 
-def schedule(recipe: OptimRecipe, steps: int) -> Callable[[int], float]:
-    """Return the recipe's factor on the learning rate as a function of the step."""
+def schedule(recipe: OptimRecipe, steps: int, lr: float) -> Callable[[int], float]:
+    """Return the recipe's factor on the learning rate `lr` of a group, as a function of the step.
+
+    Every group falls to the same `min_lr`, and none below: one that begins lower than that stays where it is.
+    """
     fall: Callable[..., float] = cosine_schedule
     if recipe.schedule == "poly":
         fall = partial(poly_schedule, power=recipe.power)
@@ -103,7 +106,7 @@ def schedule(recipe: OptimRecipe, steps: int) -> Callable[[int], float]:
         steps=steps,
         warmup_steps=recipe.warmup_steps,
         warmup_ratio=recipe.warmup_ratio,
-        floor=recipe.min_lr / recipe.lr,
+        floor=min(recipe.min_lr / lr, 1.0),
     )
 
 

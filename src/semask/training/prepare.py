@@ -118,12 +118,16 @@ def open_folder(out: Path, recipe: Recipe, classes: Classes, *, resume: Path | N
 def _check_same_recipe(record: Path, recipe: Recipe) -> None:
     if not record.is_file():
         return
-    before = _flatten(to_dict(from_dict(read_record(record)["recipe"])))
-    now = _flatten(to_dict(recipe))
-    differing = [key for key in now if before[key] != now[key] and key not in MOVABLE]
+    differing = differences(from_dict(read_record(record)["recipe"]), recipe)
     if differing:
-        listed = ", ".join(f"{key} was {before[key]!r}, is {now[key]!r}" for key in differing[:5])
+        listed = ", ".join(differing[:5])
         raise ValueError(f"a resumed run needs the recipe that it began with: {listed}. It is in {str(record)!r}.")
+
+
+def differences(before: Recipe, recipe: Recipe) -> list[str]:
+    """Return in words what makes a recipe another one than before, where files lie left aside."""
+    then, now = _flatten(to_dict(before)), _flatten(to_dict(recipe))
+    return [f"{key} was {then[key]!r}, is {now[key]!r}" for key in now if then[key] != now[key] and key not in MOVABLE]
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
