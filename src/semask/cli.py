@@ -24,8 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sub-command and return the exit status.
 
     0 is well; 1 a loss that left the numbers, a file that could not be read or written, or too little memory; 2 wrong
-    input; 130 an interruption; 141 a reader of the output that left early. With SEMASK_DEBUG=1 in the environment,
-    tracebacks are shown.
+    input; 130 an interruption; 141 a reader of the output that left early; 143 a run ended by SIGTERM. With
+    SEMASK_DEBUG=1 in the environment, tracebacks are shown.
     """
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:

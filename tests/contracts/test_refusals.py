@@ -103,7 +103,7 @@ def test_unknown_names_suggest_near_ones() -> None:
         (
             PYRAMIDS["resnet"],
             DecoderRecipe(name="ocr", auxiliary=True),
-            "ocr has no auxiliary; leave --model.decoder.aux",
+            "ocr has no auxiliary heads, which .*fcn.* have; leave --model.decoder.aux",
         ),
         (PYRAMIDS["resnet"], DecoderRecipe(name="fcn", neck=8), "fcn has no neck; leave --model.decoder.neck out"),
         (PYRAMIDS["resnet"], DecoderRecipe(neck=0), "at least 1 channel wide, got 0; model.decoder.neck None"),

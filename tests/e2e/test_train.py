@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +16,7 @@ import semask
 from semask.data.dataset import validation_set
 from semask.metrics import Confusion
 from semask.recipes import Recipe, TrainRecipe
+from semask.recipes.folder import PLACEHOLDER_CLASSES
 from semask.training import run
 from semask.training.history import read_history
 from semask.training.options import RunOptions
@@ -110,7 +114,28 @@ def test_accumulated_passes_equal_one_large_one(
 def test_the_class_table_must_fit(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
     recipe = tiny_recipe(TrainRecipe(steps=1, batch_size=2))
     wrong = replace(recipe, model=replace(recipe.model, num_classes=5))
-    with pytest.raises(ValueError, match=r"has 5 classes, its class table 12"):
+    with pytest.raises(ValueError, match=r"is for 5 class.es., its class table has 12"):
         run.train(wrong, RunOptions(out=tmp_path))
-    followed, classes = run.fit_classes(replace(wrong, data=replace(wrong.data, classes_from_data=True)))
-    assert followed.model.num_classes == len(classes.names) == 12
+    for said in (PLACEHOLDER_CLASSES, 12):
+        follows = replace(recipe, model=replace(recipe.model, num_classes=said))
+        followed, classes = run.fit_classes(replace(follows, data=replace(recipe.data, classes_from_data=True)))
+        assert followed.model.num_classes == len(classes.names) == 12
+    with pytest.raises(ValueError, match=r"class table has 12 classes, --model.num-classes says 5; leave the flag out"):
+        run.fit_classes(replace(wrong, data=replace(wrong.data, classes_from_data=True)))
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_ended_from_outside_says_so(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    """By the exit status that shells and schedulers know, not by Lightning's 1 and 0."""
+    flags = ["--train.steps", "100000", "--train.batch-size", "2", "--workers", "0", "--out", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "semask.cli", "train", "scenes/micro-fpn", *flags]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where it is ignored, children ignore it too
+    try:
+        ended = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended.stdout is not None
+    assert any(line.startswith("step") for line in ended.stdout)
+    ended.send_signal(number)
+    ended.communicate(timeout=120)
+    assert ended.returncode == status

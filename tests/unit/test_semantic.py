@@ -110,9 +110,11 @@ def test_dropout_follows_the_projection() -> None:
 
 
 def test_bad_sizes() -> None:
-    with pytest.raises(ValueError, match="at least one unit, got 0"):
+    with pytest.raises(ValueError, match=r"at least one unit .--model.encoder.semantic-units., got 0"):
         layer_of(7, units=0)
-    with pytest.raises(ValueError, match="tokens ≥ 1 or None for global attention, got 0"):
+    with pytest.raises(
+        ValueError, match=r"semantic-windows. are numbers of tokens ≥ 1, or None for global attention, got 0"
+    ):
         layer_of(0)
 
 

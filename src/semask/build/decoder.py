@@ -88,6 +88,7 @@ MASK_CLASSIFIERS = ("maskformer", "mask2former")
 """Decoders that give masks, each with a class."""
 SUPERVISED: tuple[str, ...] = (*WITH_AUXILIARY_HEAD, *SETR_DECODERS)
 """Per-pixel decoders that can have auxiliary heads on earlier maps."""
+_WORDS = {"auxiliary": f"auxiliary heads, which {', '.join(SUPERVISED)} have"}
 _SEGMENTERS = ("segmenter_linear", "segmenter_mask")
 _READERS: dict[str, tuple[str, ...]] = {
     "auxiliary": SUPERVISED,
@@ -138,7 +139,8 @@ def _check(spec: DecoderRecipe) -> None:
         idle.append("feature_selection")
     if idle:
         under = f" over {spec.pixel_decoder}" if masks else ""
+        words = ", ".join(_WORDS.get(field, field) for field in idle)
         raise ValueError(
-            f"{spec.name}{under} has no {', '.join(idle)}; leave --model.decoder.{idle[0].replace('_', '-')} out, or "
+            f"{spec.name}{under} has no {words}; leave --model.decoder.{idle[0].replace('_', '-')} out, or "
             "choose a recipe that has it"
         )

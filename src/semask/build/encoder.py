@@ -67,7 +67,9 @@ def build_hrnet(spec: EncoderRecipe, num_classes: int) -> HRNetEncoder:
     """Return HRNet, with polarised self-attention in its blocks and semantic layers if the recipe has them."""
     _refuse_all_but(spec, _FIELDS["HRNets"])
     if spec.drop_path:
-        raise ValueError(f"{spec.name!r} has no stochastic depth; set drop_path to 0, not {spec.drop_path}")
+        raise ValueError(
+            f"{spec.name!r} has no stochastic depth, not {spec.drop_path}; say --model.encoder.drop-path 0"
+        )
     backbone = timm_hrnet(spec.name, attention=PolarizedSelfAttention if spec.polarized_attention else None)
     return HRNetEncoder(backbone, semantic=build_after_stages(spec, stage_channels(backbone), num_classes))
 

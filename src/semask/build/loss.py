@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from semask.build.decoder import MASK_CLASSIFIERS
 from semask.losses.masks import MaskClassificationLoss
 from semask.losses.pixel import SegmentationLoss
@@ -12,8 +14,8 @@ def build_loss(recipe: Recipe) -> SegmentationLoss | MaskClassificationLoss:
     """Return the loss of a recipe, which depends on what its decoder gives."""
     spec = recipe.loss
     for name in ("prior_weight", "auxiliary_weight"):
-        if getattr(spec, name) < 0:
-            raise ValueError(f"loss.{name} is at least 0, got {getattr(spec, name):g}; 0 leaves that loss out")
+        if not 0 <= getattr(spec, name) < math.inf:
+            raise ValueError(f"loss.{name} is a number from 0 on, got {getattr(spec, name):g}; 0 leaves that loss out")
     if recipe.model.decoder.name in MASK_CLASSIFIERS:
         if spec.ohem_pixels is not None:
             raise ValueError(

@@ -13,7 +13,7 @@ import tyro
 from semask.commands.flags import parse as parse_flags
 from semask.commands.train import Settings as TrainSettings
 from semask.recipes import Recipe, get
-from semask.recipes.ablations import STUDIES, Table, make_table, study
+from semask.recipes.ablations import STUDIES, Table, check_seeds, make_table, study
 from semask.training.options import RunOptions
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def markdown(table: Table, results: Sequence[Result], seeds: Sequence[int]) -> s
         f"### {table.title}",
         "",
         "| | parameters, M | mIoU, % | difference to row "
-        f"{table.reference + 1} | 95 % interval | paper (ADE20K), % | by seed, % |",
+        f"{table.reference + 1}, points | 95 % interval | paper (ADE20K), % | by seed, % |",
         "|---|---|---|---|---|---|---|",
     ]
     for number, row in enumerate(results, start=1):
@@ -158,6 +158,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Settings, Recipe]:
         description=f"Train all rows of {name} alike, from {recipe.name}: every field of that recipe is a flag.",
         default=Settings(run=RunOptions(), **fields),
     )
+    check_seeds(settings.seeds)
     if settings.train.seed != recipe.train.seed:
         raise ValueError("a table trains every row with several seeds; say --seeds 0 1 2, not --train.seed")
     if settings.run.resume is not None:
@@ -201,7 +202,10 @@ def find_base(name: str, data: str) -> Recipe:
         return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, root=data))
     if "/" in data:
         return get(data)
-    raise ValueError(f"no data called {data!r} for {name}; there are: {', '.join(bases)}, or give any recipe's name")
+    raise ValueError(
+        f"no data called {data!r} for {name}; there are: {', '.join(bases)}; or give a recipe's "
+        "name, or the path of a folder of your own, which must exist"
+    )
 
 
 def usage() -> str:

@@ -164,5 +164,5 @@ def _create(name: str, drop_path: float, options: dict[str, Any]) -> Any:
         if "drop_path_rate" not in str(error):
             raise
     if drop_path:
-        raise ValueError(f"{name!r} has no stochastic depth; set drop_path to 0, not {drop_path}")
+        raise ValueError(f"{name!r} has no stochastic depth, not {drop_path}; say --model.encoder.drop-path 0")
     return timm.create_model(bare, **options)

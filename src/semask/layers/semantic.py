@@ -98,9 +98,12 @@ class SemanticLayer(nn.Module):
         """
         super().__init__()
         if not units:
-            raise ValueError("a semantic layer needs at least one unit, got 0")
+            raise ValueError("a semantic layer needs at least one unit (--model.encoder.semantic-units), got 0")
         if window_size is not None and window_size < 1:
-            raise ValueError(f"window_size is a number of tokens ≥ 1 or None for global attention, got {window_size}")
+            raise ValueError(
+                "the windows of semantic attention (--model.encoder.semantic-windows) are numbers of tokens ≥ 1, or "
+                f"None for global attention, got {window_size}"
+            )
         self.window_size = window_size
         shifts = [False] * len(units) if shifts is None else shifts
         self.shifts = tuple(window_size // 2 if shifted and window_size else 0 for shifted in shifts)

@@ -7,7 +7,7 @@ Figures beside the rows are the papers', on ADE20K; SeMask's authors published n
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -255,6 +255,12 @@ def study(name: str) -> Study:
     near = difflib.get_close_matches(name, STUDIES, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"no ablation table called {name!r}{hint} There are: {', '.join(STUDIES)}.")
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raise a ValueError unless seeds are different numbers from 0 on, at least one."""
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise ValueError(f"seeds are different numbers from 0 on, got {list(seeds)}; say --seeds 0 1 2, for example")
 
 
 def make_table(name: str, base: Recipe) -> Table:

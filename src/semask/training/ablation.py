@@ -14,7 +14,7 @@ from semask.build import build_loss, build_weightless
 from semask.checkpoints.record import RECORD, read_record
 from semask.encoders.pretrained import FROM_HUB
 from semask.recipes import Published, Recipe, from_dict
-from semask.recipes.ablations import Table
+from semask.recipes.ablations import Table, check_seeds
 from semask.training.callbacks import LAST_CHECKPOINT
 from semask.training.frozen import check_frozen
 from semask.training.options import RunOptions
@@ -41,8 +41,7 @@ def plan(table: Table, seeds: Sequence[int], out: Path) -> list[Run]:
 
     Models are evaluated once, at the end: every row is judged by its last weights, none by its luckiest.
     """
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise ValueError(f"seeds are different numbers from 0 on, got {list(seeds)}; say --seeds 0 1 2, for example")
+    check_seeds(seeds)
     runs = []
     for seed in seeds:
         for number, row in enumerate(table.rows):

@@ -16,6 +16,7 @@ from semask.data.dataset import classes_of
 from semask.encoders.pretrained import FROM_HUB, check_normalisation, load_encoder
 from semask.model import SegmentationModel
 from semask.recipes import Recipe, from_dict, to_dict
+from semask.recipes.folder import PLACEHOLDER_CLASSES
 from semask.training.callbacks import LAST_CHECKPOINT
 from semask.training.history import FOLDER
 from semask.training.options import RunOptions
@@ -31,11 +32,16 @@ def fit_classes(recipe: Recipe) -> tuple[Recipe, Classes]:
     classes = classes_of(recipe.data)
     found, wanted = len(classes.names), recipe.model.num_classes
     if recipe.data.classes_from_data:
+        if wanted not in (PLACEHOLDER_CLASSES, found):
+            raise ValueError(
+                f"the class table has {found} classes, --model.num-classes says {wanted}; leave the flag out, or give "
+                "another table with --data.classes"
+            )
         return with_classes(recipe, found), classes
     if found != wanted:
         raise ValueError(
-            f"{recipe.name} has {wanted} classes, its class table {found}; say --model.num-classes {found} or give "
-            "another table with --data.classes"
+            f"{recipe.name} is for {wanted} class(es), its class table has {found}; say --model.num-classes {found} or "
+            "give another table with --data.classes"
         )
     return recipe, classes
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 from semask.build import build_loss, build_model
@@ -27,6 +28,9 @@ from semask.training.module import SegmentationModule
 from semask.training.options import RunOptions
 from semask.training.prepare import find_checkpoint, fit_classes, load_pretrained, open_folder, warn_of_warm_up
 from semask.training.progress import ProgressReport
+
+TERMINATED = 143
+"""Exit status of a run that was ended by SIGTERM."""
 
 
 class TrainResult(NamedTuple):
@@ -73,7 +77,7 @@ def train(recipe: Recipe, options: RunOptions | None = None) -> TrainResult:
         module = SegmentationModule(model, build_loss(recipe), recipe)
         data = SegmentationData(recipe, workers=options.workers)
         console.print(_summary(recipe, module, trainer, size), highlight=False)
-        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        _fit(trainer, module, data, resume)
     result = TrainResult(out, out / "best", out / "last", checkpoints.best, checkpoints.best_step, module.confusion)
     console.print(
         f"best mIoU {result.miou:.2%} at step {result.step}; weights in {result.best}, curves in {out / FOLDER}",
@@ -81,6 +85,18 @@ def train(recipe: Recipe, options: RunOptions | None = None) -> TrainResult:
         soft_wrap=True,
     )
     return result
+
+
+def _fit(trainer: Trainer, module: SegmentationModule, data: SegmentationData, resume: Path | None) -> None:
+    """Fit; what ended the run from outside keeps its meaning, which Lightning's exit statuses 0 and 1 do not tell."""
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    except SIGTERMException as ending:
+        raise SystemExit(TERMINATED) from ending
+    except SystemExit as leaving:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from leaving
+        raise
 
 
 def build_trainer(recipe: TrainRecipe, options: RunOptions, *, callbacks: Sequence[Callback]) -> Trainer:
