@@ -16,7 +16,7 @@ demo: $(READY)  ## Train a small SeMask-FPN on drawn scenes, measure it, segment
 	$(BIN)/semask demo --out runs/demo
 
 test: $(READY)  ## The whole test suite.
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)  ## The few tests that take minutes.
 	$(BIN)/python -m pytest -m slow

@@ -48,7 +48,7 @@ def run(command: list[str], place: Path) -> str:
 
 
 def test_commands_and_python_as_written(newcomer: Path) -> None:
-    (shell,), (python, inside) = blocks("bash"), blocks("python")
+    (shell, _), (python, inside) = blocks("bash"), blocks("python")
     commands = shell.strip().splitlines()
     assert len(commands) == 5
     printed = [run(command.split(), newcomer) for command in commands]
@@ -62,6 +62,14 @@ def test_commands_and_python_as_written(newcomer: Path) -> None:
     assert 0 < metrics["scores"]["miou"] < 1
     for folder, suffix in (("predictions", "png"), ("overlays", "jpg"), ("priors", "png")):
         assert len(list((newcomer / "segmented" / folder).glob(f"*.{suffix}"))) == 12
+
+
+def test_the_ablations_as_written(newcomer: Path) -> None:
+    _, shell = blocks("bash")
+    listed, trained = [run(command.split(), newcomer) for command in shell.strip().splitlines()]
+    assert "9 runs of 650 steps" in listed
+    assert "### The learned scalar" in trained
+    assert (newcomer / "runs/table4/table.json").is_file()
 
 
 def test_the_table_of_models_is_from_the_catalogue() -> None:
