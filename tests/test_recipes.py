@@ -339,7 +339,10 @@ TAKEN = [
 ]
 
 
-@pytest.mark.parametrize("name", TAKEN)
+# Every recipe is built by tests/test_catalogue.py; that it also takes its crop is seen of every fourth, the rest is slow.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if i % 4 == 0 else [pytest.mark.slow]) for i, name in enumerate(TAKEN)]
+)
 def test_every_recipe_builds_and_takes_its_crop(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = recipes.get(name)
     dataset, model_name = name.split("/")

@@ -64,7 +64,10 @@ def test_what_a_backbone_does_not_have_is_refused() -> None:
         (EncoderRecipe(name="resnet18", simple_pyramid=True), "simple_pyramid can be set for plain ViTs only"),
         (EncoderRecipe(name="inception_v3"), "family inception_v3. is no ordered chain of four stages"),
         (EncoderRecipe(name="selecsls42"), "family selecsls. is no ordered chain of four stages"),
-        (EncoderRecipe(name="hrnet_w18_small", drop_path=0.1), "no stochastic depth; set drop_path to 0"),
+        (
+            EncoderRecipe(name="hrnet_w18_small", drop_path=0.1),
+            "no stochastic depth, not 0.1; say --model.encoder.drop-path 0",
+        ),
         (EncoderRecipe(name="hrnet_w18_small", window_size=7), "window_size can be set for Swin only"),
     ):
         with pytest.raises(ValueError, match=message), weightless():

@@ -84,6 +84,7 @@ def test_protocol_flags_reach_the_predictor(checkpoint: Path, tmp_path: Path) ->
     assert record["protocol"]["test"]["scales"] == [0.5, 1.0]
 
 
+@pytest.mark.slow
 def test_two_processes_score_as_one(checkpoint: Path, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*launcher, "-m", "semask.cli", "evaluate", str(checkpoint), *SMALL, "--out", str(tmp_path / "a.json")]
