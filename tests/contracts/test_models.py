@@ -266,8 +266,8 @@ def test_export_equals_eager(model: SegmentationModel) -> None:
         pytest.param("ccnet", False, marks=pytest.mark.slow),
         pytest.param("psanet", False, marks=pytest.mark.slow),
         ("maskformer", False),
-        ("mask2former", False),
         # tracing these for any size takes most of a minute
+        pytest.param("mask2former", False, marks=pytest.mark.slow),
         pytest.param("fapn", False, marks=pytest.mark.slow),
         pytest.param("msfapn", False, marks=pytest.mark.slow),
         pytest.param("mask2former", True, marks=pytest.mark.slow),

@@ -88,6 +88,7 @@ def test_two_processes_train_and_count_like_one(tmp_path: Path) -> None:
     assert done.stdout.count("best mIoU") == 1
 
 
+@pytest.mark.slow
 def test_a_process_without_any_label_keeps_up(tmp_path: Path) -> None:
     """One picture per process and step, some unlabelled: whoever has nothing to match still joins every sum."""
     root = tmp_path / "data"
