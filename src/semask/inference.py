@@ -186,13 +186,12 @@ def build_predictor(model: Model, test: TestRecipe, data: DataRecipe) -> Predict
     acts with sliding windows only and enlarges to the larger side of the window, so that every window is full. A model
     of a fixed size sees images through windows of that size in whole mode too.
     """
-    source: Model | Predictor = model
     enlarge_to = None
     if test.mode == "sliding":
-        source = _windowed(model, test, window=test.window, stride=test.stride)
+        source: Model | Predictor = _windowed(model, test, window=test.window, stride=test.stride)
         enlarge_to = max(test.window) if test.enlarge else None
-    elif (size := _fixed_size(model)) is not None:
-        source = _windowed(model, test, window=size, stride=_two_thirds(size))
+    else:
+        source = _whole(model, model, test)
     ratios = tuple(_base_ratio(data) * scale for scale in test.scales)
     box, budget = data.base_scale, test.memory_budget
     if len(ratios) == 1 and not test.flip:
@@ -213,9 +212,7 @@ def build_prior(model: Model, test: TestRecipe, data: DataRecipe) -> Predictor:
 
     It is made in one pass, by a model of a fixed size in windows.
     """
-    source: Predictor = model.prior_scores
-    if (size := _fixed_size(model)) is not None:
-        source = _windowed(source, test, window=size, stride=_two_thirds(size))
+    source = _whole(model.prior_scores, model, test)
     return rescaled(source, box=data.base_scale, ratio=_base_ratio(data), memory_budget=test.memory_budget)
 
 
@@ -232,12 +229,12 @@ def _windowed(
     )
 
 
-def _fixed_size(model: Model) -> tuple[int, int] | None:
-    return getattr(model, "fixed_size", None)
-
-
-def _two_thirds(size: tuple[int, int]) -> tuple[int, int]:
-    return size[0] * 2 // 3, size[1] * 2 // 3
+def _whole(source: Model | Predictor, model: Model, test: TestRecipe) -> Model | Predictor:
+    """Return what takes images of any size: the source itself or, of a model of a fixed size, windows of that size."""
+    size: tuple[int, int] | None = getattr(model, "fixed_size", None)
+    if size is None:
+        return source
+    return _windowed(source, test, window=size, stride=(size[0] * 2 // 3, size[1] * 2 // 3))
 
 
 def _base_ratio(data: DataRecipe) -> float:

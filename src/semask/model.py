@@ -60,6 +60,11 @@ class SegmentationModel(nn.Module):
         return getattr(self.encoder, "fixed_size", None)
 
     @property
+    def has_auxiliary(self) -> bool:
+        """Whether the decoder predicts from earlier layers or maps too."""
+        return getattr(self.decoder, "has_auxiliary", False)
+
+    @property
     def scores_are_logits(self) -> bool:
         """Whether `scores` are logits, whose softmax is the probability; those of a mask classifier are not."""
         return not self.classifies_masks
@@ -91,7 +96,7 @@ class SegmentationModel(nn.Module):
     def predict(self, images: Float[Tensor, "b 3 H W"]) -> PixelLogits | MaskLogits:
         """Return the main prediction alone: neither the prior nor predictions of earlier layers are computed."""
         features = self.encode(images)
-        if getattr(self.decoder, "has_auxiliary", False):
+        if self.has_auxiliary:
             return self.decoder(features, auxiliary=False)  # type: ignore[no-any-return]
         return self.decoder(features)  # type: ignore[no-any-return]
 

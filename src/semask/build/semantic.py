@@ -10,15 +10,7 @@ from torch import nn
 from semask.layers.probe import Probe
 from semask.layers.semantic import SemanticAttention, SemanticLayer
 from semask.recipes import EncoderRecipe
-
-_OF_LAYERS = (
-    "semantic_attention",
-    "semantic_gain",
-    "semantic_shift",
-    "semantic_residual",
-    "semantic_dead_init",
-)
-"""Fields that say something of semantic layers alone; windows and units may be said beforehand."""
+from semask.recipes.recipe import SEMANTIC_OPTIONS
 
 
 def build_after_stages(spec: EncoderRecipe, channels: Sequence[int], num_classes: int) -> list[nn.Module]:
@@ -73,7 +65,7 @@ def check_after_stages(spec: EncoderRecipe, *, swin: bool) -> None:
         raise ValueError(
             f"queries are read from Swin's blocks, and {spec.name!r} is no Swin; say --model.encoder.probe features"
         )
-    idle = [field for field in _OF_LAYERS if getattr(spec, field) != getattr(EncoderRecipe(), field)]
+    idle = [field for field in SEMANTIC_OPTIONS if getattr(spec, field) != getattr(EncoderRecipe(), field)]
     if idle and not spec.semantic_layers:
         flag = idle[0].replace("_", "-")
         raise ValueError(

@@ -12,6 +12,7 @@ import tyro
 
 from semask.commands.flags import parse as parse_flags
 from semask.commands.train import Settings as TrainSettings
+from semask.commands.train import sections
 from semask.recipes import Recipe, get
 from semask.recipes.ablations import STUDIES, Table, check_seeds, make_table, study
 from semask.training.options import RunOptions
@@ -61,25 +62,24 @@ def ablate(name: str, table: Table, seeds: Sequence[int], options: RunOptions) -
     """Train the rows, write table.md and table.json beside the runs, and return the rows' results."""
     from rich.console import Console
 
-    from semask.build import build_weightless
-    from semask.complexity import parameters
     from semask.paired import paired_difference, spread
-    from semask.training.ablation import run_table
+    from semask.training.ablation import check_rows, run_table
     from semask.whole_file import whole_file
 
     out = options.out or Path("runs") / f"ablate-{name}-{table.rows[0].recipe.name.replace('/', '-')}"
     console = Console(soft_wrap=True, highlight=False)
+    counts = check_rows(table)
     scores = run_table(table, seeds, options, out=out, tell=lambda text: console.print(text, style="bold"))
     results = [
         Result(
             row.label,
-            parameters(build_weightless(row.recipe)),
+            count,
             row.published,
             tuple(found),
             spread(found),
             None if number == table.reference else paired_difference(found, scores[table.reference]),
         )
-        for number, (row, found) in enumerate(zip(table.rows, scores, strict=True))
+        for number, (row, count, found) in enumerate(zip(table.rows, counts, scores, strict=True))
     ]
     text = markdown(table, results, seeds)
     with whole_file(out / "table.md") as part:
@@ -148,15 +148,12 @@ def parse(arguments: Sequence[str]) -> tuple[str, Settings, Recipe]:
         raise ValueError(f"the table comes first: {NAME} [flags]; got {name!r}. There are: {', '.join(STUDIES)}.")
     data, flags = take_data(flags)
     recipe = find_base(name, data)
-    fields = {
-        field.name: getattr(recipe, field.name) for field in dataclasses.fields(TrainSettings) if field.name != "run"
-    }
     settings = parse_flags(
         Settings,
         flags,
         prog=f"semask ablate {name}",
         description=f"Train all rows of {name} alike, from {recipe.name}: every field of that recipe is a flag.",
-        default=Settings(run=RunOptions(), **fields),
+        default=Settings(run=RunOptions(), **sections(recipe)),
     )
     check_seeds(settings.seeds)
     if settings.train.seed != recipe.train.seed:
@@ -172,7 +169,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Settings, Recipe]:
             model=dataclasses.replace(settings.model, encoder=scratch),
             run=dataclasses.replace(settings.run, from_scratch=False),
         )
-    return name, settings, dataclasses.replace(recipe, **{key: getattr(settings, key) for key in fields})
+    return name, settings, dataclasses.replace(recipe, **sections(settings))
 
 
 def take_data(flags: Sequence[str]) -> tuple[str, list[str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -53,15 +53,19 @@ def parse(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
             f"the recipe comes first: {NAME} [flags]; got {arguments[0]!r}. `semask models` lists recipes."
         )
     recipe = Recipe(name="RECIPE") if asks_help else get(arguments[0])
-    fields = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(Settings) if field.name != "run"}
     settings = parse_flags(
         Settings,
         ["--help"] if asks_help else _complete(arguments[1:]),
         prog=f"semask train {recipe.name}",
         description=f"Train by the recipe {recipe.name}: every field of the recipe is a flag.",
-        default=Settings(run=RunOptions(), **fields),
+        default=Settings(run=RunOptions(), **sections(recipe)),
     )
-    return dataclasses.replace(recipe, **{name: getattr(settings, name) for name in fields}), settings.run
+    return dataclasses.replace(recipe, **sections(settings)), settings.run
+
+
+def sections(source: Recipe | Settings) -> dict[str, Any]:
+    """Return the parts of a recipe that are flags by name, of the recipe or of settings parsed for it."""
+    return {field.name: getattr(source, field.name) for field in dataclasses.fields(Settings) if field.name != "run"}
 
 
 def _complete(flags: Sequence[str]) -> list[str]:

@@ -12,15 +12,14 @@ from timm.models import FeatureListNet
 from timm.models.xception_aligned import XceptionAligned
 from torch import nn
 
+from semask.encoders.dense import make_dense
 from semask.encoders.fixed_size import check_size, size_of_images, size_options
 from semask.encoders.staged import STAGES, Staged, StagedHiera, StagedHieraDet, StagedMViT, StagedTwins
-from semask.encoders.swin import make_dense
-from semask.encoders.swin_v2 import make_dense as make_dense_v2
 
 NUM_STAGES = 4
 _SWIN = "timm.models.swin_transformer"
 _SWIN_V2 = "timm.models.swin_transformer_v2"
-_DENSE = {_SWIN: make_dense, _SWIN_V2: make_dense_v2}
+_DENSE = (_SWIN, _SWIN_V2)
 """Families whose blocks are replaced by such as take maps of any size."""
 _XCEPTION = "timm.models.xception_aligned"
 # These families bring feature networks of their own, but are plain chains when timm is asked for one.
@@ -108,7 +107,7 @@ def timm_chain(name: str, *, size: tuple[int, int] | None = None, drop_path: flo
             "pvt_v2, twins, mvitv2, hiera, davit, nextvit, maxvit, caformer, poolformerv2, resnet or efficientnet."
         )
     if family in _DENSE:
-        _DENSE[family](network)
+        make_dense(network)
     strides = tuple(network.feature_info.reduction()[-NUM_STAGES:])
     return Chain(
         modules=nn.ModuleDict(network.items()),

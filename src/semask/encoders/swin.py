@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from timm.layers import PatchEmbed
+from jaxtyping import Bool, Float
 from timm.models.swin_transformer import SwinTransformerBlock, SwinTransformerStage, WindowAttention
 from torch import Tensor, nn
 
-from semask.layers.windows import join_windows, neighbours, pad_to_windows, split_windows
+from semask.layers.windows import run_in_windows
 
 
 class ShiftedWindowAttention(nn.Module):
@@ -40,29 +39,19 @@ class ShiftedWindowAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         """Return the attended map at the same size."""
-        _, height, width, _ = x.shape
-        padded = pad_to_windows(x, self.window_size)
-        padded_height, padded_width = padded.shape[1], padded.shape[2]
-        if self.shift:
-            padded = padded.roll((-self.shift, -self.shift), dims=(1, 2))
-        windows = split_windows(padded, self.window_size)
-        attended = self._attend(windows, padded_height, padded_width)
-        out = join_windows(self.proj(attended), self.window_size, padded_height, padded_width)
-        if self.shift:
-            out = out.roll((self.shift, self.shift), dims=(1, 2))
-        return out[:, :height, :width]
+        return run_in_windows(x, self.window_size, shift=self.shift, attend=self._attend)
 
-    def _attend(self, windows: Float[Tensor, "nb n c"], height: int, width: int) -> Float[Tensor, "nb n c"]:
+    def _attend(self, windows: Float[Tensor, "nb n c"], near: Bool[Tensor, "w n n"] | None) -> Float[Tensor, "nb n c"]:
         query, key, value = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         bias = self._position_bias()[None]  # 1 heads n n
-        if self.shift:
+        if near is not None:
             # The windows of one image become heads, so that one mask serves every image of the batch.
-            near = neighbours(height, width, self.window_size, shift=self.shift, device=windows.device)  # windows n n
             bias = (bias - 100.0 * ~near[:, None]).flatten(0, 1)[None]  # 1 windows·heads n n
             query, key, value = (t.unflatten(0, (-1, near.shape[0])).flatten(1, 2) for t in (query, key, value))
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
-        attended = attended.unflatten(1, (-1, self.num_heads)).flatten(0, 1) if self.shift else attended
-        return attended.transpose(1, 2).flatten(2)
+        attended = attended if near is None else attended.unflatten(1, (-1, self.num_heads)).flatten(0, 1)
+        out: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
+        return out
 
     def queries(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         """Return the queries of all heads side by side, not scaled."""
@@ -97,17 +86,6 @@ class DenseSwinBlock(nn.Module):
         x = x + self.drop_path1(self.attn(normalised))
         out: Tensor = x + self.drop_path2(self.mlp(self.norm2(x)))
         return out if queries is None else torch.cat((out, queries), dim=-1)
-
-
-def make_dense(network: nn.Module) -> None:
-    """Replace the blocks of timm's Swin by `DenseSwinBlock` in place and let its patch embedding pad any image."""
-    for module in network.modules():
-        if isinstance(module, PatchEmbed):
-            module.dynamic_img_pad = True
-            module.strict_img_size = False
-        for name, child in list(module.named_children()):
-            if isinstance(child, SwinTransformerBlock):
-                setattr(module, name, DenseSwinBlock(child))
 
 
 def relative_positions(window_size: int) -> Tensor:

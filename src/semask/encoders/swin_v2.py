@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from jaxtyping import Float
-from timm.layers import PatchEmbed
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from torch import Tensor, nn
 
-from semask.layers.windows import join_windows, neighbours, pad_to_windows, split_windows
+from semask.layers.windows import run_in_windows
 
 
 class DenseSwinV2Block(nn.Module):
@@ -38,24 +37,9 @@ class DenseSwinV2Block(nn.Module):
         return out
 
     def _attend(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        _, height, width, _ = x.shape
-        size, shift = self.window_size, self.shift
-        padded = pad_to_windows(x, size)
-        tall, wide = padded.shape[1], padded.shape[2]
-        if not shift:
-            return join_windows(self.attn(split_windows(padded, size)), size, tall, wide)[:, :height, :width]
-        rolled = padded.roll((-shift, -shift), dims=(1, 2))
-        apart = -100.0 * ~neighbours(tall, wide, size, shift=shift, device=x.device)
-        attended = self.attn(split_windows(rolled, size), mask=apart)
-        return join_windows(attended, size, tall, wide).roll((shift, shift), dims=(1, 2))[:, :height, :width]
-
-
-def make_dense(network: nn.Module) -> None:
-    """Replace the blocks of timm's Swin V2 by `DenseSwinV2Block` in place and let its patch embedding pad any image."""
-    for module in network.modules():
-        if isinstance(module, PatchEmbed):
-            module.dynamic_img_pad = True
-            module.strict_img_size = False
-        for name, child in list(module.named_children()):
-            if isinstance(child, SwinTransformerV2Block):
-                setattr(module, name, DenseSwinV2Block(child))
+        return run_in_windows(
+            x,
+            self.window_size,
+            shift=self.shift,
+            attend=lambda windows, near: self.attn(windows, mask=None if near is None else -100.0 * ~near),
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -27,6 +29,26 @@ def join_windows(windows: Float[Tensor, "nb n c"], size: int, height: int, width
     rows, columns = height // size, width // size
     grid: Tensor = windows.unflatten(1, (size, size)).unflatten(0, (-1, rows, columns))  # b rows columns i j c
     return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def run_in_windows(
+    x: Float[Tensor, "b h w c"], size: int, *, shift: int, attend: Callable[[Tensor, Tensor | None], Tensor]
+) -> Float[Tensor, "b h w c"]:
+    """Pad a map, roll it by −`shift` tokens, let `attend` act on its windows, and undo it all.
+
+    `attend` gets the windows, nb n c, and with a shift which of their tokens were neighbours (w n n), else None.
+    """
+    _, height, width, _ = x.shape
+    padded = pad_to_windows(x, size)
+    tall, wide = padded.shape[1], padded.shape[2]
+    near = None
+    if shift:
+        padded = padded.roll((-shift, -shift), dims=(1, 2))
+        near = neighbours(tall, wide, size, shift=shift, device=x.device)
+    out = join_windows(attend(split_windows(padded, size), near), size, tall, wide)
+    if shift:
+        out = out.roll((shift, shift), dims=(1, 2))
+    return out[:, :height, :width]
 
 
 def neighbours(height: int, width: int, size: int, *, shift: int, device: torch.device) -> Bool[Tensor, "w n n"]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from semask.recipes.recipe import EncoderRecipe, Recipe, Windows
+from semask.recipes.recipe import SEMANTIC_OPTIONS, EncoderRecipe, Recipe, Windows
 from semask.recipes.segmenter import PATCH_SIZES
 from semask.recipes.swin import SWIN
 
@@ -281,15 +281,8 @@ def make_table(name: str, base: Recipe) -> Table:
 
 def _plain(recipe: Recipe) -> Recipe:
     """Return the recipe without semantic layers, and without what is said of them alone."""
-    return _encoder(
-        recipe,
-        semantic_layers=False,
-        semantic_attention="semantic",
-        semantic_gain="learned",
-        semantic_shift=False,
-        semantic_residual="norm",
-        semantic_dead_init=False,
-    )
+    default = EncoderRecipe()
+    return _encoder(recipe, semantic_layers=False, **{name: getattr(default, name) for name in SEMANTIC_OPTIONS})
 
 
 def _extent(recipe: Recipe, windows: Windows) -> Recipe:

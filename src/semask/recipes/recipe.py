@@ -82,6 +82,16 @@ class EncoderRecipe:
     block, by one linear layer each; what they give is supervised as semantic maps are."""
 
 
+SEMANTIC_OPTIONS = (
+    "semantic_attention",
+    "semantic_gain",
+    "semantic_shift",
+    "semantic_residual",
+    "semantic_dead_init",
+)
+"""Fields of EncoderRecipe that say how semantic layers work; where and how large may be said of layers to come."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DecoderRecipe:
     """The decoder and its width."""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from semask.build import build_loss, build_weightless
 from semask.checkpoints.record import RECORD, read_record
+from semask.complexity import parameters
 from semask.encoders.pretrained import FROM_HUB
 from semask.recipes import Published, Recipe, from_dict
 from semask.recipes.ablations import Table, check_seeds
@@ -58,10 +59,9 @@ def run_table(
     """Train what is not finished yet and return mIoU by row and seed; `tell` hears which run begins.
 
     Runs lie in `out`, one folder each. Finished ones are taken as they are if their recipes agree, unless
-    `options.overwrite` asks to begin anew. A ValueError tells a row that cannot be trained before any is.
+    `options.overwrite` asks to begin anew. `check_rows` comes first.
     """
     runs = plan(table, seeds, out)
-    check_rows(table)
     scores: list[list[float]] = [[] for _ in table.rows]
     for number, run in enumerate(runs, start=1):
         score = None if options.overwrite else finished_score(run)
@@ -70,8 +70,11 @@ def run_table(
     return scores
 
 
-def check_rows(table: Table) -> None:
-    """Build every row's model without memory, and its loss; a ValueError names the row that says no."""
+def check_rows(table: Table) -> list[int]:
+    """Build every row's model without memory, and its loss, and return how many parameters the models have.
+
+    A ValueError names the row that cannot be trained, before any is.
+    """
     named = {row.recipe.model.encoder.name for row in table.rows}
     files = {row.recipe.model.encoder.weights for row in table.rows} - {None, FROM_HUB}
     if len(named) > 1 and files:
@@ -79,13 +82,15 @@ def check_rows(table: Table) -> None:
             f"the rows of this table have backbones of their own ({', '.join(sorted(named))}), which one file of "
             "weights cannot fill; leave --model.encoder.weights out, or say --from-scratch"
         )
+    counts: list[int] = []
     for row in table.rows:
         try:
-            build_weightless(row.recipe)
+            counts.append(parameters(build_weightless(row.recipe)))
             build_loss(row.recipe)
             check_frozen(row.recipe, 1)
         except ValueError as error:
             raise ValueError(f"row {row.label!r}: {error}") from error
+    return counts
 
 
 def train_run(run: Run, options: RunOptions) -> float:

@@ -114,7 +114,7 @@ class SegmentationModule(LightningModule):
         log({"train/loss": terms.total.detach(), "train/main": terms.main.detach()})
         if self.model.encoder.semantic:
             log({"train/prior": terms.prior.detach(), **{f"lambda/{k}": v for k, v in self.gains().items()}})
-        if getattr(self.model.decoder, "has_auxiliary", False) and not self.model.classifies_masks:
+        if self.model.has_auxiliary and not self.model.classifies_masks:
             log({"train/auxiliary": terms.auxiliary.detach()})
         # The rate that this step is made with; the last group is the decoder's, which no scale touches.
         log({"train/lr": self.optimizers().param_groups[-1]["lr"]})  # type: ignore[union-attr]
