@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from semask.data.classes import UNKNOWN, Classes
 from semask.data.dataset import classes_of
 from semask.data.folder import Pair, find_pairs
 from semask.data.image import is_palette, probe_image, read_label
+from semask.data.source import Source
 from semask.recipes.recipe import DataRecipe
 from semask.structures import IGNORE
 
@@ -32,11 +32,11 @@ BINARY_HINT = 'if 255 marks the second class, say so in the class table: "labels
 class Problem(NamedTuple):
     """What is wrong with a file."""
 
-    path: Path
+    source: Source
     message: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.message}"
+        return f"{self.source}: {self.message}"
 
 
 class Finding(NamedTuple):
@@ -133,7 +133,7 @@ def inspect_pair(pair: Pair, classes: Classes) -> Finding:
     return Finding(tuple(errors), warnings, counts, binary=_is_binary(source, classes) and pixels[IGNORE] > 0)
 
 
-def _outside(label: Path, unknown: np.ndarray, source: np.ndarray, classes: Classes) -> Problem:
+def _outside(label: Source, unknown: np.ndarray, source: np.ndarray, classes: Classes) -> Problem:
     """Tell the values that the label map does not list, and how to mend it."""
     values, counts = np.unique(unknown, return_counts=True)
     shown = list(zip(values.tolist(), counts.tolist(), strict=True))[:SHOWN_VALUES]
@@ -166,8 +166,8 @@ def _binary_errors(pairs: Sequence[Pair], findings: Sequence[Finding], pixels: n
     return (Problem(suspects[0], f"this{more} only 0 and 255, and 255 is ignored; {BINARY_HINT}"),)
 
 
-def _problem(path: Path, error: ValueError) -> Problem:
-    return Problem(path, str(error).removeprefix(f"{path}: "))
+def _problem(source: Source, error: ValueError) -> Problem:
+    return Problem(source, str(error).removeprefix(f"{source}: "))
 
 
 def _told(size: tuple[int, ...]) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from semask.data.image import SUFFIXES
+from semask.data.source import Source
 from semask.recipes.recipe import DataRecipe
 
 logger = logging.getLogger(__name__)
@@ -30,8 +31,8 @@ class Pair(NamedTuple):
     """A picture and its label; `stem` is the path below the image folder without suffix."""
 
     stem: str
-    image: Path
-    label: Path
+    image: Source
+    label: Source
 
 
 def find_pairs(data: DataRecipe, split: str) -> list[Pair]:

@@ -12,6 +12,8 @@ from jaxtyping import Integer, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from semask.data.source import Source, Unreadable
+
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 """The decoders that may run; Pillow has dozens more, seldom used and seldom attacked in tests."""
 LOSSY = ("JPEG", "MPO")
@@ -33,7 +35,7 @@ class Refused(ValueError):
     """A file is whole, but not of a kind that is read; the message has no file name yet."""
 
 
-def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "3 H W"]:
+def read_image(source: str | Source, *, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "3 H W"]:
     """Read a picture as RGB, upright.
 
     The EXIF orientation is applied, grey is repeated, 16 bit becomes 8 by division by 257, transparent pixels show
@@ -43,14 +45,14 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> UInt8[Tenso
         ValueError: the file is missing, no image of an allowed format, broken, larger than `max_pixels`, or of 32-bit
             pixels.
     """
-    with _opened(Path(path), max_pixels) as image:
+    with _opened(source, max_pixels) as image:
         _refuse_depth(image)
         image.load()
         pixels = np.array(_rgb(ImageOps.exif_transpose(image)))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
-def read_label(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Integer[Tensor, "H W"]:
+def read_label(source: str | Source, *, max_pixels: int = MAX_PIXELS) -> Integer[Tensor, "H W"]:
     """Read the values stored in a label file, uint8 or (files of 16 or 32 bit) int32, upright.
 
     Palette files give their indices: that is how VOC and many tools store ids.
@@ -58,13 +60,13 @@ def read_label(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Integer[Ten
     Raises:
         ValueError: as for `read_image`, or the file cannot hold ids (colours, JPEG).
     """
-    with _opened(Path(path), max_pixels) as image:
+    with _opened(source, max_pixels) as image:
         _refuse_colours(image)
         values = np.array(ImageOps.exif_transpose(image))
     return torch.from_numpy(values.astype(np.uint8 if values.dtype in (bool, np.uint8) else np.int32))
 
 
-def probe_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def probe_image(source: str | Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Return (height, width) [px] of a picture, upright, having made sure that its data is whole.
 
     Several times faster than `read_image`: a PNG's checksums are verified, a JPEG is decoded at an eighth of its size.
@@ -72,7 +74,7 @@ def probe_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int,
     Raises:
         ValueError: as for `read_image`.
     """
-    with _opened(Path(path), max_pixels) as image:
+    with _opened(source, max_pixels) as image:
         _refuse_depth(image)
         if image.format not in ("PNG", *LOSSY):
             image.load()  # first: it turns a TIFF upright itself
@@ -88,33 +90,36 @@ def probe_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> tuple[int,
     return (width, height) if turned else (height, width)
 
 
-def is_palette(path: str | Path) -> bool:
+def is_palette(source: str | Source) -> bool:
     """Whether a readable image file stores indices into a colour palette."""
-    with _opened(Path(path), MAX_PIXELS) as image:
+    with _opened(source, MAX_PIXELS) as image:
         return image.mode == "P"
 
 
 @contextmanager
-def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+def _opened(given: str | Source, max_pixels: int) -> Iterator[Image.Image]:
     """Open an image of an allowed format and size; whatever goes wrong in the block is told with the file's name."""
+    source = Path(given) if isinstance(given, str) else given
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with source.open("rb") as file, Image.open(file, formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise Image.DecompressionBombError(f"{width}×{height} pixels")
             yield image
+    except Unreadable:
+        raise
     except FileNotFoundError as error:
-        raise ValueError(f"{path}: no such file") from error
+        raise ValueError(f"{source}: no such file") from error
     except Image.DecompressionBombError as error:
         raise ValueError(
-            f"{path}: too large ({error}); at most {max_pixels} pixels are read; shrink it or raise max_pixels"
+            f"{source}: too large ({error}); at most {max_pixels} pixels are read; shrink it or raise max_pixels"
         ) from error
     except UnidentifiedImageError as error:
-        raise ValueError(f"{path}: no readable image; allowed formats are {', '.join(FORMATS)}") from error
+        raise ValueError(f"{source}: no readable image; allowed formats are {', '.join(FORMATS)}") from error
     except Refused as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{source}: {error}") from None
     except DECODER_ERRORS as error:
-        raise ValueError(f"{path}: unreadable or truncated image ({error}); restore or remove the file") from error
+        raise ValueError(f"{source}: unreadable or truncated image ({error}); restore or remove the file") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:
