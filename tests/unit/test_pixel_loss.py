@@ -1,12 +1,16 @@
 """The pixel loss against loops and properties."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from semask.build import build_loss
 from semask.losses.pixel import SegmentationLoss, pixel_cross_entropy
+from semask.recipes import get
 from semask.structures import IGNORE, PixelLogits, Segmentation
 
 
@@ -98,3 +102,79 @@ def test_values_of_mmsegmentation() -> None:
     assert pixel_cross_entropy(logits, labels, denominator="valid").item() == pytest.approx(2.9479365, abs=1e-6)
     out = Segmentation(PixelLogits(logits, (PixelLogits(logits),)))
     assert SegmentationLoss()(out, labels).auxiliary.item() == pytest.approx(0.7369841, abs=1e-6)
+
+
+# --- class weights -----------------------------------------------------------------------------------------------
+
+WEIGHTS = torch.tensor([0.2, 1.0, 3.0, 0.0])
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_weights_among_labelled_pixels_are_those_of_torch(dtype: torch.dtype) -> None:
+    logits, labels = example(8)
+    full = F.interpolate(logits, size=(12, 8), mode="bilinear").requires_grad_()
+    ours = pixel_cross_entropy(full, labels.to(dtype), denominator="valid", class_weights=WEIGHTS)
+    theirs = F.cross_entropy(full, labels.long(), weight=WEIGHTS, ignore_index=IGNORE)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(torch.autograd.grad(ours, full), torch.autograd.grad(theirs, full))
+
+
+def test_weights_over_all_pixels_shrink_by_the_labelled_share() -> None:
+    logits, labels = example(9)
+    full = F.interpolate(logits, size=(12, 8), mode="bilinear")
+    theirs = F.cross_entropy(full, labels.long(), weight=WEIGHTS, ignore_index=IGNORE)
+    share = (labels != IGNORE).float().mean()
+    torch.testing.assert_close(pixel_cross_entropy(full, labels, class_weights=WEIGHTS), theirs * share)
+
+
+@pytest.mark.parametrize("denominator", ["all", "valid"])
+@pytest.mark.parametrize("keep", [None, 9])
+def test_equal_weights_and_their_scale_change_nothing(denominator: str, keep: int | None) -> None:
+    logits, labels = example(10)
+    plain = pixel_cross_entropy(logits, labels, denominator=denominator, keep_hardest=keep)
+    alike = [
+        pixel_cross_entropy(logits, labels, denominator=denominator, keep_hardest=keep, class_weights=weights)
+        for weights in (torch.ones(4), torch.full((4,), 7.0))
+    ]
+    torch.testing.assert_close(alike, [plain, plain])
+
+
+@pytest.mark.parametrize("labels", [torch.full((2, 12, 8), IGNORE), torch.full((2, 12, 8), 3)])
+def test_pixels_without_weight_add_nothing(labels: torch.Tensor) -> None:
+    logits = example(11)[0].requires_grad_()
+    loss = pixel_cross_entropy(logits, labels, denominator="valid", class_weights=WEIGHTS)
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad.abs().max() == 0
+
+
+def test_weights_act_on_the_main_loss_alone() -> None:
+    (logits, labels), (other, _), (early, _) = example(12), example(13), example(14)
+    out = Segmentation(PixelLogits(logits, (PixelLogits(early),)), PixelLogits(other))
+    plain = SegmentationLoss()(out, labels)
+    terms = SegmentationLoss(class_weights=tuple(WEIGHTS.tolist()))(out, labels)
+    torch.testing.assert_close(terms.main, pixel_cross_entropy(logits, labels, class_weights=WEIGHTS))
+    assert abs(terms.main - plain.main) > 0.01
+    torch.testing.assert_close((terms.prior, terms.auxiliary), (plain.prior, plain.auxiliary))
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        ((1.0, 2.0), "2 weights for 11 classes; give one per class"),
+        ((-1.0,) + (1.0,) * 10, "numbers from 0 on"),
+        ((float("nan"),) + (1.0,) * 10, "numbers from 0 on"),
+        ((0.0,) * 11, "at least one above 0"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused(weights: tuple[float, ...], told: str) -> None:
+    recipe = get("scenes/micro-fpn")
+    recipe = replace(recipe, model=replace(recipe.model, num_classes=11))
+    with pytest.raises(ValueError, match=told):
+        build_loss(replace(recipe, loss=replace(recipe.loss, class_weights=weights)))
+
+
+def test_mask_classifiers_refuse_weights_of_pixels() -> None:
+    recipe = get("folder/semask-lite0-mask2former")
+    with pytest.raises(ValueError, match=r"class_weights are for pixels; say --loss\.class-weights None"):
+        build_loss(replace(recipe, loss=replace(recipe.loss, class_weights=(1.0, 2.0))))

@@ -21,12 +21,14 @@ def pixel_cross_entropy(
     *,
     denominator: Literal["all", "valid"] = "all",
     keep_hardest: int | None = None,
+    class_weights: Float[Tensor, " k"] | None = None,
 ) -> Float[Tensor, ""]:
     """Resize the logits to the labels and return their cross-entropy; pixels labelled `IGNORE` add nothing.
 
     The sum is divided by all pixels, ignored ones included ("all"), or by the labelled ones ("valid"; 0 when there are
     none). `keep_hardest` keeps that many labelled pixels per image of the batch, those of the largest loss over the
-    whole batch (OHEM); the denominator stays.
+    whole batch (OHEM); the denominator stays. `class_weights` weigh pixels by their true class, over their mean on the
+    labelled pixels: what they do does not depend on their scale, and with "valid" it is torch's weighted mean.
 
     Source: SeMask (arXiv:2112.12782) eq. 3-4; denominator and OHEM as in the authors' code (mmsegmentation).
     """
@@ -35,9 +37,18 @@ def pixel_cross_entropy(
     losses = F.cross_entropy(resize(logits.float(), size), labels.long(), ignore_index=IGNORE, reduction="none")
     valid = labels != IGNORE
     count = losses.numel() if denominator == "all" else valid.sum().clamp(min=1)
+    if class_weights is not None:
+        losses = losses * relative_weights(labels, class_weights)
     if keep_hardest is not None:
         losses = losses * hardest(losses.detach(), valid, keep_hardest * labels.shape[0])
     return losses.sum() / count
+
+
+def relative_weights(labels: Integer[Tensor, "b H W"], class_weights: Float[Tensor, " k"]) -> Float[Tensor, "b H W"]:
+    """Return the weight of every pixel's class over the mean of the labelled pixels; 0 where there is no label."""
+    table = F.pad(class_weights, (0, IGNORE + 1 - len(class_weights)))
+    weights = table[labels.long()]
+    return weights / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny) * (labels != IGNORE).sum()
 
 
 def hardest(losses: Float[Tensor, "b H W"], valid: Tensor, keep: int) -> Float[Tensor, "b H W"]:
@@ -60,11 +71,19 @@ class SegmentationLoss:
     denominator: Literal["all", "valid"] = "all"
     ohem_pixels: int | None = None
     auxiliary_weight: float = 0.4
+    class_weights: tuple[float, ...] | None = None
 
     def __call__(self, out: Segmentation, labels: Integer[Tensor, "b H W"]) -> LossTerms:
         """Return the terms for logits at the decoder's grid and labels of the (padded) image."""
         assert isinstance(out.main, PixelLogits)
-        main = pixel_cross_entropy(out.main.logits, labels, denominator=self.denominator, keep_hardest=self.ohem_pixels)
+        weights = None if self.class_weights is None else torch.tensor(self.class_weights, device=labels.device)
+        main = pixel_cross_entropy(
+            out.main.logits,
+            labels,
+            denominator=self.denominator,
+            keep_hardest=self.ohem_pixels,
+            class_weights=weights,
+        )
         prior = self._weighed(self.prior_weight, () if out.prior is None else (out.prior,), labels)
         auxiliary = self._weighed(self.auxiliary_weight, out.main.auxiliary, labels)
         return LossTerms(main + prior + auxiliary, main, prior, auxiliary)

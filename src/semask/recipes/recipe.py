@@ -133,9 +133,9 @@ class ModelRecipe:
     encoder: EncoderRecipe = field(default_factory=EncoderRecipe)
     decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
     num_classes: int = 150
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    """Channel means, RGB, images in [0, 1]."""
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    """Means of the channels (RGB, or those of data.channels), images in [0, 1]; `semask doctor` finds a data set's."""
+    std: tuple[float, ...] = IMAGENET_STD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +175,9 @@ class LossRecipe:
     """Of each prediction of an earlier map, where a per-pixel decoder makes some."""
     ohem_pixels: int | None = None
     """Keep this many of the hardest pixels per image in the main loss; None keeps all."""
+    class_weights: tuple[float, ...] | None = None
+    """Weight of each class in the main cross-entropy of pixels, in the class table's order; only their ratios matter.
+    `semask doctor` suggests some. None weighs all alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +198,12 @@ class DataRecipe:
     image_suffix: str = ""
     """What follows the stem in image names; empty takes any image extension."""
     label_suffix: str = ".png"
+    channels: int = 3
+    """Channels of a picture. Other than 3 are read as they are stored (TIFF, PNG), such as the bands of satellites, and
+    model.mean and model.std must have a value for each."""
+    value_range: tuple[float, float] | None = None
+    """Stored values that become 0 and 1; what lies beyond is cut off. None takes those of the file's type: 0 and 255,
+    or 65535. Types without a largest value, such as floats, need it."""
     train_split: str = "train"
     val_split: str = "val"
     base_scale: tuple[int, int] | None = None
@@ -210,6 +219,9 @@ class DataRecipe:
     """Scale jitter as a draw of the short side [px], in place of scale_choices and scale_range (detectron2)."""
     long_edge: int = 4096
     """With short_edges: the long side stays within this [px], even if the short one must be shorter."""
+    antialias: bool = False
+    """Average over all pixels that fall into one where pictures are made smaller (Pillow, and so detectron2), rather
+    than over the nearest four."""
     crop: tuple[int, int] = (512, 512)
     """(height, width) of the training crop [px]."""
     padding: float | None = None
@@ -218,6 +230,23 @@ class DataRecipe:
     """Redraw a crop, up to ten times, while one class covers this share of its labelled pixels; 1 accepts any."""
     flip: float = 0.5
     photometric: bool = True
+    """Distort brightness, contrast, saturation and hue; of pictures that are not of three 8-bit channels, the first
+    two."""
+    hue: tuple[int, int] = (-18, 17)
+    """Least and greatest turn of the hue, both drawn [steps of two degrees]; detectron2 draws 18 as well."""
+    rare_crops: float = 0.0
+    """Share of crops that are laid around a pixel of a class of the picture, a rare one most likely (DAFormer)."""
+    rare_temperature: float = 0.01
+    """With rare_crops: classes are drawn by exp((1 - share of the labelled pixels) / this); large makes all alike."""
+    repeat_threshold: float | None = None
+    """Show pictures of classes that fewer than this share of the pictures hold more often, √(this / share) times an
+    epoch (LVIS); None shows each once."""
+    copy_paste: float = 0.0
+    """Share of draws that get a region of another training picture, in its own random size and place, pasted over."""
+    copy_paste_classes: tuple[str, ...] | None = None
+    """With copy_paste: names of the classes whose regions are pasted; None pastes any."""
+    copy_paste_whole: bool = False
+    """With copy_paste: paste all that the other picture shows of a class, not one connected region."""
     scene_size: tuple[int, int] = (128, 128)
     """Scenes only: (height, width) [px]."""
     scene_count: int = 200
