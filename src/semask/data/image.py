@@ -45,7 +45,7 @@ def read_image(source: str | Source, *, max_pixels: int = MAX_PIXELS) -> UInt8[T
         ValueError: the file is missing, no image of an allowed format, broken, larger than `max_pixels`, or of 32-bit
             pixels.
     """
-    with _opened(source, max_pixels) as image:
+    with opened(source, max_pixels) as image:
         _refuse_depth(image)
         image.load()
         pixels = np.array(_rgb(ImageOps.exif_transpose(image)))
@@ -60,7 +60,7 @@ def read_label(source: str | Source, *, max_pixels: int = MAX_PIXELS) -> Integer
     Raises:
         ValueError: as for `read_image`, or the file cannot hold ids (colours, JPEG).
     """
-    with _opened(source, max_pixels) as image:
+    with opened(source, max_pixels) as image:
         _refuse_colours(image)
         values = np.array(ImageOps.exif_transpose(image))
     return torch.from_numpy(values.astype(np.uint8 if values.dtype in (bool, np.uint8) else np.int32))
@@ -74,7 +74,7 @@ def probe_image(source: str | Source, *, max_pixels: int = MAX_PIXELS) -> tuple[
     Raises:
         ValueError: as for `read_image`.
     """
-    with _opened(source, max_pixels) as image:
+    with opened(source, max_pixels) as image:
         _refuse_depth(image)
         if image.format not in ("PNG", *LOSSY):
             image.load()  # first: it turns a TIFF upright itself
@@ -90,14 +90,23 @@ def probe_image(source: str | Source, *, max_pixels: int = MAX_PIXELS) -> tuple[
     return (width, height) if turned else (height, width)
 
 
+def read_orientation(source: str | Source) -> int:
+    """Return how a readable image file says it is to be turned, 1 … 8, as in EXIF; 1, or no word, is upright."""
+    with _opened(source, MAX_PIXELS) as image:
+        # As in probe_image: asking a PNG without EXIF would decode it.
+        exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
+        orientation = exif.get(ORIENTATION, 1)
+    return orientation if orientation in range(1, 9) else 1
+
+
 def is_palette(source: str | Source) -> bool:
     """Whether a readable image file stores indices into a colour palette."""
-    with _opened(source, MAX_PIXELS) as image:
+    with opened(source, MAX_PIXELS) as image:
         return image.mode == "P"
 
 
 @contextmanager
-def _opened(given: str | Source, max_pixels: int) -> Iterator[Image.Image]:
+def opened(given: str | Source, max_pixels: int) -> Iterator[Image.Image]:
     """Open an image of an allowed format and size; whatever goes wrong in the block is told with the file's name."""
     source = Path(given) if isinstance(given, str) else given
     try:
