@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 BRIGHTNESS = 32.0
 CONTRAST = SATURATION = (0.5, 1.5)
-HUE = 18
+HUE = (-18, 17)
 HUES = 180
 """Hue is counted in steps of two degrees."""
 
 
-def distort(image: UInt8[Tensor, "3 H W"], random: np.random.Generator) -> UInt8[Tensor, "3 H W"]:
+def distort(
+    image: UInt8[Tensor, "3 H W"], random: np.random.Generator, *, hue: tuple[int, int] = HUE
+) -> UInt8[Tensor, "3 H W"]:
     """Change brightness, contrast, saturation and hue, each with probability ½, in 8 bit after every step.
 
-    Contrast comes before or after saturation and hue, by a coin.
+    Contrast comes before or after saturation and hue, by a coin; `hue` are the least and the greatest turn, both drawn.
 
     Source: SeMask recipes (mmsegmentation's PhotoMetricDistortion): ±32, ×[0.5, 1.5], ×[0.5, 1.5], [-18, 17] mod 180.
+    Segmenter's is that one; detectron2's ColorAugSSDTransform differs in a hue of [-18, 18] alone.
     """
     if _coin(random):
         image = _truncated(image.float() + random.uniform(-BRIGHTNESS, BRIGHTNESS))
@@ -29,8 +32,18 @@ def distort(image: UInt8[Tensor, "3 H W"], random: np.random.Generator) -> UInt8
     if _coin(random):
         image = scale_saturation(image, random.uniform(*SATURATION))
     if _coin(random):
-        image = shift_hue(image, int(random.integers(-HUE, HUE)))
+        image = shift_hue(image, int(random.integers(hue[0], hue[1] + 1)))
     return image if contrast_first else _contrast(image, random)
+
+
+def distort_bands(image: Float[Tensor, "c H W"], random: np.random.Generator) -> Float[Tensor, "c H W"]:
+    """Change brightness and contrast of any channels in [0, 1], as `distort` does but without rounding.
+
+    Saturation and hue are of the three colours that an eye sees, and no more.
+    """
+    if _coin(random):
+        image = (image + random.uniform(-BRIGHTNESS, BRIGHTNESS) / 255.0).clamp_(0.0, 1.0)
+    return (image * random.uniform(*CONTRAST)).clamp_(0.0, 1.0) if _coin(random) else image
 
 
 def scale_saturation(image: UInt8[Tensor, "3 H W"], factor: float) -> UInt8[Tensor, "3 H W"]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from semask.data.photometric import distort
+from semask.data.photometric import distort, distort_bands
+from semask.data.raster import Picture, as_unit, check_channels
 from semask.geometry import fit_size
 from semask.recipes.recipe import IMAGENET_MEAN, DataRecipe
 from semask.structures import IGNORE
@@ -19,18 +20,29 @@ CROP_ATTEMPTS = 10
 
 
 class TrainTransform:
-    """The recipe's augmentation of one picture.
+    """The recipe's augmentation of one picture: `view` decides what is seen of it, `finish` how it looks.
 
-    In this order: resize to base scale × ratio, or to a drawn short side; random crop, flip, photometric distortion, to
+    In this order: resize to base scale × ratio, or to a drawn short side; random crop, flip; photometric distortion, to
     [0, 1], pad right and bottom where the picture is smaller than the crop, with the recipe's `padding` or `mean` (0
     once the model normalises), and with `IGNORE`.
 
-    Source: SeMask recipes (mmsegmentation), with the paper's scales; short sides and padding of mask classification
-    (detectron2's ResizeShortestEdge).
+    Source: SeMask recipes (mmsegmentation), with the paper's scales; Segmenter's are the same, with its own boxes;
+    short sides, antialiasing and padding of mask classification (detectron2).
+    Differs: detectron2 distorts colours before it flips, which are two sides of one thing. The rare crops are those of
+    DAFormer (arXiv:2111.14887) §3.2, with the class drawn among those of the picture.
     """
 
-    def __init__(self, data: DataRecipe, *, mean: tuple[float, float, float] = IMAGENET_MEAN) -> None:
+    def __init__(
+        self,
+        data: DataRecipe,
+        *,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        rarity: Float64[np.ndarray, " k"] | None = None,
+    ) -> None:
+        """`rarity` is how likely a crop is laid around each class, for recipes with `rare_crops`."""
         _check_scales(data)
+        check_channels(data)
+        _check_shares(data)
         if min(data.crop) < 1:
             raise ValueError(f"crop must be positive, (height, width) [px], got {data.crop}")
         if data.padding is not None and not 0 <= data.padding <= 1:
@@ -40,19 +52,33 @@ class TrainTransform:
             )
         self.data = data
         self.mean = mean
+        self.rarity = rarity
 
     def __call__(
-        self, image: UInt8[Tensor, "3 H W"], label: UInt8[Tensor, "H W"], random: np.random.Generator
-    ) -> tuple[Float[Tensor, "3 h w"], UInt8[Tensor, "h w"]]:
+        self, image: Picture, label: UInt8[Tensor, "H W"], random: np.random.Generator
+    ) -> tuple[Float[Tensor, "c h w"], UInt8[Tensor, "h w"]]:
         """Return a picture in [0, 1] and its label, both of the recipe's crop size."""
+        return self.finish(*self.view(image, label, random), random)
+
+    def view(
+        self, image: Picture, label: UInt8[Tensor, "H W"], random: np.random.Generator
+    ) -> tuple[Picture, UInt8[Tensor, "h w"]]:
+        """Resize, crop and flip; the outcome is smaller than the crop where the picture is."""
         image, label = self._resize(image, label, random)
         rows, columns = self._crop(label, random)
         image, label = image[:, rows, columns], label[rows, columns]
         if random.random() < self.data.flip:
             image, label = image.flip(-1), label.flip(-1)
-        if self.data.photometric:
-            image = distort(image, random)
-        return self._pad(image.float().div_(255.0), label)
+        return image, label
+
+    def finish(
+        self, image: Picture, label: UInt8[Tensor, "h w"], random: np.random.Generator
+    ) -> tuple[Float[Tensor, "c h w"], UInt8[Tensor, "h w"]]:
+        """Distort colours, go to [0, 1] and pad."""
+        if self.data.photometric and image.shape[0] == 3 and image.dtype == torch.uint8:
+            return self._pad(as_unit(distort(image, random, hue=self.data.hue)), label)
+        unit = as_unit(image)
+        return self._pad(distort_bands(unit, random) if self.data.photometric else unit, label)
 
     def _resize(self, image: Tensor, label: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
         height, width = label.shape
@@ -61,7 +87,7 @@ class TrainTransform:
             return image, label
         # torch's bilinear kernel for 8 bits fails where one pixel is left.
         smooth = InterpolationMode.BILINEAR if size != (1, 1) else InterpolationMode.NEAREST
-        resized = tv.resize(image, list(size), interpolation=smooth, antialias=False)
+        resized = tv.resize(image, list(size), interpolation=smooth, antialias=self.data.antialias)
         return resized, tv.resize(label[None], list(size), interpolation=InterpolationMode.NEAREST)[0]
 
     def _size(self, height: int, width: int, random: np.random.Generator) -> tuple[int, int]:
@@ -81,7 +107,14 @@ class TrainTransform:
         return 1.0
 
     def _crop(self, label: Tensor, random: np.random.Generator) -> tuple[slice, slice]:
-        """Draw a window; redraw while one class fills it, and take the last draw as it is."""
+        """Draw a window; redraw while one class fills it, and take the last draw as it is.
+
+        Some are laid around a pixel of a rare class instead, and taken as they are.
+        """
+        if self.rarity is not None and random.random() < self.data.rare_crops:
+            around = rare_window(label, self.data.crop, self.rarity, random)
+            if around is not None:
+                return around
         window = self._draw_window(label, random)
         if self.data.category_cap >= 1.0:
             return window
@@ -106,10 +139,40 @@ class TrainTransform:
         bottom, right = self.data.crop[0] - label.shape[0], self.data.crop[1] - label.shape[1]
         if bottom == 0 and right == 0:
             return image.contiguous(), label.contiguous()
-        colour = self.mean if self.data.padding is None else (self.data.padding,) * 3
+        colour = self.mean if self.data.padding is None else (self.data.padding,) * len(self.mean)
         padded = torch.tensor(colour)[:, None, None].repeat(1, *self.data.crop)
         padded[:, : label.shape[0], : label.shape[1]] = image
         return padded, F.pad(label, (0, right, 0, bottom), value=IGNORE)
+
+
+def rare_window(
+    label: UInt8[Tensor, "H W"], crop: tuple[int, int], rarity: Float64[np.ndarray, " k"], random: np.random.Generator
+) -> tuple[slice, slice] | None:
+    """Return the window, within the picture, whose middle is nearest to a random pixel of a class drawn by `rarity`.
+
+    Only classes that the label holds are drawn; None if there are none.
+    """
+    ids = label.numpy()
+    weights = np.where(np.bincount(ids.ravel(), minlength=IGNORE + 1)[: len(rarity)] > 0, rarity, 0.0)
+    if not weights.any():
+        return None
+    places = np.flatnonzero(ids == random.choice(len(weights), p=weights / weights.sum()))
+    row, column = divmod(int(places[random.integers(len(places))]), ids.shape[1])
+    (height, width), (high, wide) = ids.shape, crop
+    top = min(max(row - high // 2, 0), max(height - high, 0))
+    left = min(max(column - wide // 2, 0), max(width - wide, 0))
+    return slice(top, top + high), slice(left, left + wide)
+
+
+def _check_shares(data: DataRecipe) -> None:
+    """Refuse probabilities that are none and a hue that turns nowhere."""
+    for name in ("flip", "rare_crops", "copy_paste"):
+        if not 0 <= getattr(data, name) <= 1:
+            raise ValueError(f"data.{name} is a probability and lies in [0, 1], got {getattr(data, name):g}")
+    if data.rare_temperature <= 0:
+        raise ValueError(f"data.rare_temperature must be positive, got {data.rare_temperature:g}; DAFormer's is 0.01")
+    if data.hue[0] > data.hue[1]:
+        raise ValueError(f"data.hue goes from the least turn to the greatest, got {data.hue[0]} {data.hue[1]}")
 
 
 def _check_scales(data: DataRecipe) -> None:
