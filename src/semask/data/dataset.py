@@ -7,24 +7,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from semask.data.classes import UNKNOWN, Classes, packaged
+from semask.data.copy_paste import CopyPaste
 from semask.data.folder import Pair, find_pairs, find_root
-from semask.data.image import read_image, read_label
+from semask.data.image import read_label
+from semask.data.raster import Picture, as_unit, check_channels, read_picture
+from semask.data.sampling import (
+    AUGMENT,
+    PASTE,
+    SCENE,
+    SHARE,
+    PictureOrder,
+    class_pixels,
+    rarity,
+    repeat_factors,
+    stream,
+)
 from semask.data.synthetic import SCENE_CLASSES, draw_scene
 from semask.data.transforms import TrainTransform
+from semask.data.tree import Tree
 from semask.recipes.recipe import IMAGENET_MEAN, DataRecipe
 from semask.structures import Batch, Sample
-
-ORDER, AUGMENT, SCENE, SHARE = range(4)
-"""What a random stream is for; part of its seed."""
 
 
 def classes_of(data: DataRecipe) -> Classes:
@@ -37,17 +47,18 @@ def classes_of(data: DataRecipe) -> Classes:
         return SCENE_CLASSES
     if data.classes is not None:
         return Classes.load(data.classes)
-    table = find_root(data) / "classes.json"
-    if not table.is_file():
+    root = find_root(data)
+    table, text = root / "classes.json", Tree(root).read_text("classes.json")
+    if text is None:
         raise ValueError(
             f"no class table; name a packaged one ({', '.join(packaged())}) or a file by --data.classes, or write "
             f'{table}: {{"classes": ["background", "thing"]}}'
         )
-    return Classes.load(table)
+    return Classes.from_text(text, source=str(table))
 
 
 def training_set(
-    data: DataRecipe, *, seed: int, mean: tuple[float, float, float] = IMAGENET_MEAN
+    data: DataRecipe, *, seed: int, mean: tuple[float, ...] = IMAGENET_MEAN
 ) -> TrainingFiles | TrainingScenes:
     """Return the endless training set, indexed by draw numbers ≥ 0; `mean` fills the padding.
 
@@ -55,13 +66,32 @@ def training_set(
     """
     if not 0 < data.fraction <= 1:
         raise ValueError(f"data.fraction is a share of the training pictures and lies in (0, 1], got {data.fraction:g}")
-    transform = TrainTransform(data, mean=mean)
     if data.kind == "scenes":
-        if data.fraction != 1:
-            raise ValueError(f"scenes never repeat, so there is no {data.fraction:g} of them; say --data.fraction 1")
-        return TrainingScenes(data.scene_size, transform, seed=seed)
+        _refuse_for_scenes(data)
+        return TrainingScenes(data.scene_size, TrainTransform(data, mean=mean), seed=seed)
     pairs = share_of(find_pairs(data, data.train_split), data.fraction, seed=seed)
-    return TrainingFiles(pairs, classes_of(data), transform, seed=seed)
+    classes = classes_of(data)
+    counted = bool(data.rare_crops) or data.repeat_threshold is not None
+    pixels = class_pixels(pairs, classes) if counted else None
+    transform = TrainTransform(
+        data,
+        mean=mean,
+        rarity=rarity(pixels, data.rare_temperature) if data.rare_crops and pixels is not None else None,
+    )
+    threshold = data.repeat_threshold
+    factors = repeat_factors(pixels, threshold) if threshold is not None and pixels is not None else None
+    return TrainingFiles(pairs, classes, transform, seed=seed, factors=factors)
+
+
+def _refuse_for_scenes(data: DataRecipe) -> None:
+    """Refuse what needs a set of pictures that is always the same."""
+    if data.fraction != 1:
+        raise ValueError(f"scenes never repeat, so there is no {data.fraction:g} of them; say --data.fraction 1")
+    if data.rare_crops or data.repeat_threshold is not None or data.copy_paste:
+        raise ValueError(
+            "scenes are drawn anew, so none is rare or pasted; say --data.rare-crops 0 --data.repeat-threshold None "
+            "--data.copy-paste 0"
+        )
 
 
 def share_of(pairs: Sequence[Pair], fraction: float, *, seed: int) -> list[Pair]:
@@ -69,7 +99,7 @@ def share_of(pairs: Sequence[Pair], fraction: float, *, seed: int) -> list[Pair]
 
     Source: Segmenter (arXiv:2105.05633) §4, the study of the training set's size.
     """
-    order = _stream(SHARE, seed, 0).permutation(len(pairs))
+    order = stream(SHARE, seed, 0).permutation(len(pairs))
     count = math.ceil(fraction * len(pairs) - 1e-9)  # 0.55 of 100 is 55, and a little more to a computer
     return [pairs[index] for index in sorted(order[: max(count, 1)])]
 
@@ -78,24 +108,51 @@ def validation_set(data: DataRecipe) -> ValidationFiles | ValidationScenes:
     """Return the validation pictures at their own size, unaugmented."""
     if data.kind == "scenes":
         return ValidationScenes(data.scene_count, data.scene_size)
-    return ValidationFiles(find_pairs(data, data.val_split), classes_of(data))
+    check_channels(data)
+    return ValidationFiles(find_pairs(data, data.val_split), classes_of(data), data)
 
 
 class TrainingFiles(Dataset[Sample]):
-    """Pairs of files in a new order every epoch; draw n is picture n mod len(pairs) of that epoch's order."""
+    """Pairs of files in a new order every epoch; the draw decides the picture, its augmentation and what is pasted."""
 
-    def __init__(self, pairs: Sequence[Pair], classes: Classes, transform: TrainTransform, *, seed: int) -> None:
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        classes: Classes,
+        transform: TrainTransform,
+        *,
+        seed: int,
+        factors: Float64[np.ndarray, " n"] | None = None,
+    ) -> None:
+        """`factors` are those of `repeat_factors`; None shows every picture once an epoch."""
         self.pairs, self.classes, self.transform, self.seed = tuple(pairs), classes, transform, seed
+        self.order = PictureOrder(len(self.pairs), seed=seed, factors=factors)
+        self.pasting = CopyPaste(transform.data, classes) if transform.data.copy_paste else None
 
     def __len__(self) -> int:
         """Return the number of pictures; draw numbers go beyond it."""
         return len(self.pairs)
 
     def __getitem__(self, draw: int) -> Sample:
-        epoch, position = divmod(_counted(draw), len(self.pairs))
-        pair = self.pairs[shuffled(self.seed, epoch, len(self.pairs))[position]]
-        image, label = read_pair(pair, self.classes)
-        return Sample(*self.transform(image, label, _stream(AUGMENT, self.seed, draw)), pair.stem)
+        pair = self.pairs[self.order.picture(_counted(draw))]
+        random = stream(AUGMENT, self.seed, draw)
+        seen = self._view(pair, random)
+        if self.pasting is not None:
+            seen = self._pasted(self.pasting, seen, draw)
+        return Sample(*self.transform.finish(*seen, random), pair.stem)
+
+    def _view(self, pair: Pair, random: np.random.Generator) -> tuple[Picture, UInt8[Tensor, "h w"]]:
+        return self.transform.view(*read_pair(pair, self.classes, self.transform.data), random)
+
+    def _pasted(
+        self, pasting: CopyPaste, seen: tuple[Picture, Tensor], draw: int
+    ) -> tuple[Picture, UInt8[Tensor, "h w"]]:
+        # A stream of its own: with and without pasting, pictures are cropped and distorted alike.
+        random = stream(PASTE, self.seed, draw)
+        if random.random() >= pasting.share:
+            return seen
+        other = self.pairs[int(random.integers(len(self.pairs)))]
+        return pasting.paste(seen, self._view(other, random), random)
 
 
 class TrainingScenes(Dataset[Sample]):
@@ -105,24 +162,24 @@ class TrainingScenes(Dataset[Sample]):
         self.size, self.transform, self.seed = size, transform, seed
 
     def __getitem__(self, draw: int) -> Sample:
-        number = int(_stream(SCENE, self.seed, _counted(draw)).integers(2**62)) * 2 + 1
+        number = int(stream(SCENE, self.seed, _counted(draw)).integers(2**62)) * 2 + 1
         image, label = _scene(number, self.size)
-        return Sample(*self.transform(image, label, _stream(AUGMENT, self.seed, draw)), f"scene {number}")
+        return Sample(*self.transform(image, label, stream(AUGMENT, self.seed, draw)), f"scene {number}")
 
 
 class ValidationFiles(Dataset[Sample]):
     """Pairs of files, in order of their stems."""
 
-    def __init__(self, pairs: Sequence[Pair], classes: Classes) -> None:
-        self.pairs, self.classes = tuple(pairs), classes
+    def __init__(self, pairs: Sequence[Pair], classes: Classes, data: DataRecipe) -> None:
+        self.pairs, self.classes, self.data = tuple(pairs), classes, data
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
-        image, label = read_pair(pair, self.classes)
-        return Sample(image.float() / 255.0, label, pair.stem)
+        image, label = read_pair(pair, self.classes, self.data)
+        return Sample(as_unit(image), label, pair.stem)
 
 
 class ValidationScenes(Dataset[Sample]):
@@ -160,13 +217,13 @@ def collate(samples: list[Sample]) -> Batch:
     )
 
 
-def read_pair(pair: Pair, classes: Classes) -> tuple[UInt8[Tensor, "3 H W"], UInt8[Tensor, "H W"]]:
-    """Read a picture and its label as class numbers.
+def read_pair(pair: Pair, classes: Classes, data: DataRecipe) -> tuple[Picture, UInt8[Tensor, "H W"]]:
+    """Read a picture, as the recipe wants it, and its label as class numbers.
 
     Raises:
         ValueError: a file cannot be read, the sizes differ, or a label value is not in the label map.
     """
-    image, source = read_image(pair.image), read_label(pair.label)
+    image, source = read_picture(pair.image, data), read_label(pair.label)
     if image.shape[1:] != source.shape:
         raise ValueError(
             f"{pair.label}: label of {source.shape[0]}×{source.shape[1]} for an image of "
@@ -188,14 +245,3 @@ def _counted(draw: int) -> int:
     if draw < 0:
         raise IndexError(f"draw {draw}: draws are counted from 0")
     return draw
-
-
-def _stream(purpose: int, seed: int, number: int) -> np.random.Generator:
-    return np.random.default_rng((purpose, seed, number))
-
-
-@lru_cache(maxsize=2)
-def shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
-    """Return the order of `count` pictures in an epoch."""
-    order: np.ndarray = _stream(ORDER, seed, epoch).permutation(count)
-    return order

@@ -92,7 +92,7 @@ def probe_image(source: str | Source, *, max_pixels: int = MAX_PIXELS) -> tuple[
 
 def read_orientation(source: str | Source) -> int:
     """Return how a readable image file says it is to be turned, 1 … 8, as in EXIF; 1, or no word, is upright."""
-    with _opened(source, MAX_PIXELS) as image:
+    with opened(source, MAX_PIXELS) as image:
         # As in probe_image: asking a PNG without EXIF would decode it.
         exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
         orientation = exif.get(ORIENTATION, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,16 @@ def as_rgb(picture: Float[Tensor, "c H W"]) -> Float[Tensor, "3 H W"]:
     return picture[:3] if picture.shape[0] >= 3 else picture[:1].expand(3, -1, -1)
 
 
-def check_channels(data: DataRecipe) -> None:
-    """Refuse a count of channels and a range of values that mean nothing."""
+def check_channels(data: DataRecipe, *statistics: Sequence[float]) -> None:
+    """Refuse a count of channels that means nothing or is not that of the statistics, and a range from high to low."""
     if data.channels < 1:
         raise ValueError(f"data.channels must be at least 1, got {data.channels}; pictures in colour have 3")
+    for values in statistics:
+        if len(values) != data.channels:
+            raise ValueError(
+                f"{data.channels} channels need as many values of --model.mean and --model.std, got {len(values)}; "
+                f"`semask doctor` with --data.channels {data.channels} prints those of your pictures"
+            )
     if data.value_range is not None and not data.value_range[0] < data.value_range[1]:
         low, high = data.value_range
         raise ValueError(

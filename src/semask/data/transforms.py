@@ -41,7 +41,7 @@ class TrainTransform:
     ) -> None:
         """`rarity` is how likely a crop is laid around each class, for recipes with `rare_crops`."""
         _check_scales(data)
-        check_channels(data)
+        check_channels(data, mean)
         _check_shares(data)
         if min(data.crop) < 1:
             raise ValueError(f"crop must be positive, (height, width) [px], got {data.crop}")

@@ -17,7 +17,8 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from semask.data.dataset import TrainingFiles, collate, shuffled
+from semask.data.dataset import TrainingFiles, collate
+from semask.data.sampling import shuffled
 from semask.model import SegmentationModel
 from semask.recipes import Recipe
 from semask.structures import Batch, EncodedBatch, Sample
@@ -66,7 +67,7 @@ def check_frozen(recipe: Recipe, world_size: int) -> None:
             "features can be kept only while the encoder does not change; add --train.freeze-encoder true, or say "
             "--train.cached-views None"
         )
-    if recipe.data.kind != "files" or world_size > 1:
+    if recipe.data.kind == "scenes" or world_size > 1:
         raise ValueError(
             "features are kept for pictures from files and in one process; say --train.cached-views None, or "
             "--devices 1"
