@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
 
+from semask.data.class_counts import count_classes
 from semask.data.classes import UNKNOWN, Classes
 from semask.data.dataset import classes_of
+from semask.data.facts import ImageFacts, LabelFacts, PairFacts, Unread
 from semask.data.folder import Pair, find_pairs
-from semask.data.image import is_palette, probe_image, read_label
+from semask.data.problem import Problem
 from semask.data.source import Source
+from semask.data.survey import survey
+from semask.data.suspicions import BINARY_HINT, is_binary, suspicions
 from semask.recipes.recipe import DataRecipe
 from semask.structures import IGNORE
 
@@ -26,27 +27,8 @@ SHOWN = 20
 """Problems in a message."""
 SHOWN_VALUES = 5
 """Unknown label values told per file."""
-BINARY_HINT = 'if 255 marks the second class, say so in the class table: "labels": {"0": 0, "255": 1}'
-
-
-class Problem(NamedTuple):
-    """What is wrong with a file."""
-
-    source: Source
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.source}: {self.message}"
-
-
-class Finding(NamedTuple):
-    """What one pair holds."""
-
-    errors: tuple[Problem, ...] = ()
-    warnings: tuple[Problem, ...] = ()
-    pixels: Int64[np.ndarray, " k_and_ignored"] | None = None
-    binary: bool = False
-    """The label file holds 255 and nothing else but 0."""
+MIRRORED = 2
+"""EXIF orientations from here on change a picture; those from 5 on swap its sides."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +55,8 @@ class Report:
 def check_pairs(data: DataRecipe, *, splits: Sequence[str] | None = None, progress: bool = True) -> Report:
     """Look through the recipe's splits (both, unless `splits` names them) and refuse them if anything is wrong.
 
+    Files that an earlier check saw, by path, size and time of change, are not read again.
+
     Raises:
         ValueError: told by `find_pairs`, `classes_of` or `Report.raise_if_bad`.
     """
@@ -90,93 +74,78 @@ def inspect_pairs(
     pairs: Sequence[Pair], classes: Classes, *, workers: int | None = None, progress: bool = False
 ) -> Report:
     """Read every label and probe every picture in threads; `workers` None takes one per processor, at most eight."""
-    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda pair: inspect_pair(pair, classes), pairs)
-        findings = list(_shown(found, len(pairs)) if progress else found)
-    pixels = np.zeros(len(classes) + 1, np.int64)
-    for finding in findings:
-        if finding.pixels is not None:
-            pixels += finding.pixels
+    return judge(pairs, survey(pairs, thorough=False, workers=workers, progress=progress), classes)
+
+
+def judge(pairs: Sequence[Pair], facts: Sequence[PairFacts], classes: Classes) -> Report:
+    """Say what the facts of the pairs mean under a class table; what concerns the whole set comes first."""
+    problems = [*suspicions(pairs, facts, classes)]
+    for pair, known in zip(pairs, facts, strict=True):
+        problems += pair_problems(pair, known, classes)
+    counts = count_classes([known.label for known in facts if isinstance(known.label, LabelFacts)], classes)
     return Report(
         pairs=len(pairs),
-        errors=tuple(problem for f in findings for problem in f.errors) + _binary_errors(pairs, findings, pixels),
-        warnings=tuple(problem for f in findings for problem in f.warnings),
-        pixels=pixels[:-1],
-        ignored=int(pixels[-1]),
+        errors=tuple(problem for problem in problems if problem.grave),
+        warnings=tuple(problem for problem in problems if not problem.grave),
+        pixels=counts.pixels,
+        ignored=counts.ignored,
     )
 
 
-def inspect_pair(pair: Pair, classes: Classes) -> Finding:
-    """Return what one pair holds and what is wrong with it."""
-    errors: list[Problem] = []
-    size = None
-    try:
-        size = probe_image(pair.image)
-    except ValueError as error:
-        errors.append(_problem(pair.image, error))
-    try:
-        source = read_label(pair.label).numpy()
-    except ValueError as error:
-        return Finding((*errors, _problem(pair.label, error)))
-    if size is not None and size != source.shape:
-        what = f"label of {_told(source.shape)} pixels for an image of {_told(size)} ({pair.image.name})"
-        errors.append(Problem(pair.label, f"{what}; make them one size"))
-    encoded = classes.encode(source)
-    unknown = source[encoded == UNKNOWN]
-    if unknown.size:
-        return Finding((*errors, _outside(pair.label, unknown, source, classes)))
-    pixels = np.bincount(encoded.ravel(), minlength=IGNORE + 1)
-    warnings: tuple[Problem, ...] = ()
-    if pixels[IGNORE] == source.size:
-        warnings = (Problem(pair.label, "every pixel is ignored: nothing can be learnt from it; label or remove it"),)
-    counts = np.append(pixels[: len(classes)], pixels[IGNORE])
-    return Finding(tuple(errors), warnings, counts, binary=_is_binary(source, classes) and pixels[IGNORE] > 0)
+def pair_problems(pair: Pair, facts: PairFacts, classes: Classes) -> Iterator[Problem]:
+    """Yield what is wrong with one pair."""
+    if isinstance(facts.image, Unread):
+        yield Problem("unreadable", facts.image.message, pair.image)
+    if isinstance(facts.label, Unread):
+        yield Problem("unreadable", facts.label.message, pair.label)
+        return
+    if isinstance(facts.image, ImageFacts):
+        yield from _fit_problems(pair, facts.image, facts.label)
+    values = np.array([value for value, _ in facts.label.values])
+    encoded = classes.encode(values)
+    if (encoded == UNKNOWN).any():
+        yield _outside(pair.label, facts.label, encoded == UNKNOWN, classes)
+    elif (encoded == IGNORE).all():
+        message = "every pixel is ignored: nothing can be learnt from it; label or remove it"
+        yield Problem("ignored", message, pair.label, grave=False)
 
 
-def _outside(label: Source, unknown: np.ndarray, source: np.ndarray, classes: Classes) -> Problem:
+def _fit_problems(pair: Pair, image: ImageFacts, label: LabelFacts) -> Iterator[Problem]:
+    """Yield how an image and its label differ in size, or are turned apart."""
+    size, own = (image.height, image.width), (label.height, label.width)
+    turned = image.orientation >= MIRRORED and image.orientation != label.orientation
+    if size != own:
+        what = f"label of {_told(own)} pixels for an image of {_told(size)} ({pair.image.name})"
+        if turned and size == own[::-1]:
+            mend = "the image's EXIF tag turns it, and the label was drawn as if there were none: turn the label too"
+        else:
+            mend = "make them one size"
+        yield Problem("size", f"{what}; {mend}", pair.label)
+    elif turned:
+        message = (
+            f"its EXIF tag (orientation {image.orientation}) turns or mirrors it, and the label has no such tag; see "
+            "whether they lie on each other, or save the image upright"
+        )
+        yield Problem("orientation", message, pair.image, grave=False)
+
+
+def _outside(source: Source, label: LabelFacts, unknown: np.ndarray, classes: Classes) -> Problem:
     """Tell the values that the label map does not list, and how to mend it."""
-    values, counts = np.unique(unknown, return_counts=True)
-    shown = list(zip(values.tolist(), counts.tolist(), strict=True))[:SHOWN_VALUES]
-    told = ", ".join(f"{value} ({count} pixels)" for value, count in shown)
-    if len(values) > SHOWN_VALUES:
-        told += f" … {len(values)} values in all"
-    if _is_binary(source, classes):
+    outside = [entry for entry, is_unknown in zip(label.values, unknown.tolist(), strict=True) if is_unknown]
+    told = ", ".join(f"{value} ({count} pixels)" for value, count in outside[:SHOWN_VALUES])
+    if len(outside) > SHOWN_VALUES:
+        told += f" … {len(outside)} values in all"
+    if is_binary(label, classes):
         mend = BINARY_HINT
-    elif is_palette(label):
+    elif label.palette:
         mend = (
             "the file is a palette image and these are indices into its palette; "
             'map them in "labels" of the class table, or save class numbers as 8-bit greyscale PNG'
         )
     else:
         mend = 'add them to "labels" of the class table as a class or "ignore", or correct the file'
-    return Problem(label, f"label values outside the map: {told}; {mend}")
-
-
-def _is_binary(source: np.ndarray, classes: Classes) -> bool:
-    """Whether a mask for two classes holds 255 and nothing else but 0."""
-    return len(classes) == 2 and bool((source == 255).any()) and bool(((source == 0) | (source == 255)).all())
-
-
-def _binary_errors(pairs: Sequence[Pair], findings: Sequence[Finding], pixels: np.ndarray) -> tuple[Problem, ...]:
-    """Tell masks of 0 and 255 whose 255 is ignored, where the second class is nowhere: 255 was meant to be it."""
-    suspects = [pair.label for pair, finding in zip(pairs, findings, strict=True) if finding.binary]
-    if not suspects or pixels[1] > 0:
-        return ()
-    more = f" and {len(suspects) - 1} more masks hold" if len(suspects) > 1 else " holds"
-    return (Problem(suspects[0], f"this{more} only 0 and 255, and 255 is ignored; {BINARY_HINT}"),)
-
-
-def _problem(source: Source, error: ValueError) -> Problem:
-    return Problem(source, str(error).removeprefix(f"{source}: "))
+    return Problem("values", f"label values outside the map: {told}; {mend}", source)
 
 
 def _told(size: tuple[int, ...]) -> str:
     return "×".join(str(side) for side in size)
-
-
-def _shown(findings: Iterable[Finding], total: int) -> Iterator[Finding]:
-    """Pass findings on behind a progress bar that vanishes when done."""
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(findings, "checking files", total=total, console=Console(stderr=True), transient=True)
