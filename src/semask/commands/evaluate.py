@@ -101,7 +101,7 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
     device = pick_device(options.device)
     with processes(device) as rank:
         console = Console(quiet=rank > 0, soft_wrap=True, highlight=False)
-        if rank == 0 and recipe.data.kind == "files" and not options.skip_check:
+        if rank == 0 and recipe.data.kind != "scenes" and not options.skip_check:
             check_pairs(recipe.data, splits=(recipe.data.val_split,))
         warning = scale_warning(read_recipe(checkpoint).data, recipe.data, recipe.test)
         if rank == 0 and warning:

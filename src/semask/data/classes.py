@@ -65,17 +65,18 @@ class Classes:
         """Read a packaged table by its name, or a JSON file."""
         path = Path(name_or_path)
         if path.suffix != ".json" and not path.is_file():
-            return cls._from_text(_packaged(str(name_or_path)), source=f"{name_or_path} (packaged)")
+            return cls.from_text(_packaged(str(name_or_path)), source=f"{name_or_path} (packaged)")
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(
                 f"{path}: cannot read the class table ({error}); give a JSON file or one of {', '.join(packaged())}"
             ) from error
-        return cls._from_text(text, source=str(path))
+        return cls.from_text(text, source=str(path))
 
     @classmethod
-    def _from_text(cls, text: str, *, source: str) -> Classes:
+    def from_text(cls, text: str, *, source: str) -> Classes:
+        """Build a table from the text of a JSON file; a ValueError names its `source`."""
         try:
             return cls.from_dict(json.loads(text, object_pairs_hook=_unique))
         except (ValueError, RecursionError) as error:

@@ -1,9 +1,9 @@
-"""Pairing pictures with labels in a folder.
+"""Pairing pictures with labels, in whatever they are stored.
 
-The patterns of the recipe (`images/{split}`, `labels/{split}`) name the folders. Three layouts are understood:
-a folder per split (sub-folders below it are searched); one folder for all with `train.txt` and `val.txt` (a stem a
-line) at the root; and one folder for all without such files, of which a tenth, chosen by the names, is for validation.
-Where a folder per split and a split file are both there, the file selects from the folder.
+In a folder, or a zip file, the patterns of the recipe (`images/{split}`, `labels/{split}`) name the folders. Three
+layouts are understood: a folder per split (sub-folders below it are searched); one folder for all with `train.txt` and
+`val.txt` (a stem a line) at the root; and one folder for all without such files, of which a tenth, chosen by the names,
+is for validation. Where a folder per split and a split file are both there, the file selects from the folder.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import hashlib
 import logging
 from collections.abc import Iterable
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from semask.data.hugging_face import dataset_rows
 from semask.data.image import SUFFIXES
+from semask.data.shards import shard_samples
 from semask.data.source import Source
+from semask.data.tree import Tree
 from semask.recipes.recipe import DataRecipe
 
 logger = logging.getLogger(__name__)
@@ -28,7 +31,7 @@ SHOWN = 5
 
 
 class Pair(NamedTuple):
-    """A picture and its label; `stem` is the path below the image folder without suffix."""
+    """A picture and its label; `stem` is the path below the image folder without suffix, or the key of a sample."""
 
     stem: str
     image: Source
@@ -42,79 +45,80 @@ def find_pairs(data: DataRecipe, split: str) -> list[Pair]:
         ValueError: the root or a folder is missing, the split is empty, an image has no label, two images share a
             stem, or a split file names what is not there.
     """
-    root = find_root(data)
-    image_folder, placed = _folder(root, data.images, data, split)
-    label_folder, _ = _folder(root, data.labels, data, split)
-    images = _images(image_folder, data.image_suffix)
-    labels = _labels(label_folder, data.label_suffix)
-    stems = _stems(images, root, data, split=split, placed=placed)
-    if not stems:
-        raise ValueError(f"the {split!r} split is empty: no image in {image_folder}{_expected(data)}")
-    _refuse_missing_labels([s for s in stems if s not in labels], images, label_folder, data.label_suffix)
-    if unused := sorted(labels.keys() - images.keys()):
-        logger.warning("%d labels in %s have no image and are not used: %s", len(unused), label_folder, _some(unused))
-    return [Pair(stem, images[stem], labels[stem]) for stem in stems]
+    find = {"shards": shard_samples, "hugging_face": dataset_rows}.get(data.kind, _in_folders)
+    return [Pair(stem, image, label) for stem, (image, label) in sorted(find(data, find_root(data), split).items())]
 
 
 def find_root(data: DataRecipe) -> Path:
-    """Return the folder of the dataset; a ValueError draws what is expected there when it is missing."""
+    """Return the folder or zip file of the dataset; a ValueError draws what is expected there when it is missing."""
     if data.root is None:
-        raise ValueError(f"this recipe reads files: give their folder with --data.root{_expected(data)}")
+        raise ValueError(f"this recipe reads files: give their folder or zip file with --data.root{_expected(data)}")
     root = Path(data.root).expanduser()
-    if not root.is_dir():
-        raise ValueError(f"data.root {data.root!r} is no folder{_expected(data)}")
+    if not Tree(root).has_folder(""):
+        raise ValueError(f"data.root {data.root!r} is no folder or zip file{_expected(data)}")
     return root
 
 
-def _folder(root: Path, pattern: str, data: DataRecipe, split: str) -> tuple[Path, bool]:
-    """Return the folder of a split, and whether it holds that split alone."""
+def _in_folders(data: DataRecipe, root: Path, split: str) -> dict[str, tuple[Source, Source]]:
+    tree = Tree(root)
+    image_folder, placed = _folder(tree, data.images, data, split)
+    label_folder, _ = _folder(tree, data.labels, data, split)
+    images = _images(tree.files(image_folder), data.image_suffix)
+    stems = _stems(images, tree, data, split=split, placed=placed)
+    if not stems:
+        raise ValueError(f"the {split!r} split is empty: no image in {root / image_folder}{_expected(data)}")
+    files = tree.files(label_folder)
+    labels = {
+        path.removesuffix(data.label_suffix): file for path, file in files.items() if path.endswith(data.label_suffix)
+    }
+    _refuse_missing_labels([s for s in stems if s not in labels], images, root / label_folder, files, data.label_suffix)
+    if unused := sorted(labels.keys() - images.keys()):
+        folder = root / label_folder
+        logger.warning("%d labels in %s have no image and are not used: %s", len(unused), folder, _some(unused))
+    return {stem: (images[stem], labels[stem]) for stem in stems}
+
+
+def _folder(tree: Tree, pattern: str, data: DataRecipe, split: str) -> tuple[str, bool]:
+    """Return the folder of a split below the root, and whether it holds that split alone."""
     by_split = pattern if "{split}" in pattern else f"{pattern}/{{split}}"
-    shared = root / pattern.replace("{split}", "").rstrip("/")
-    present = [name for name in (data.train_split, data.val_split) if (root / by_split.format(split=name)).is_dir()]
+    shared = pattern.replace("{split}", "").rstrip("/")
+    splits = (data.train_split, data.val_split)
+    present = [name for name in splits if tree.has_folder(by_split.replace("{split}", name))]
     if split in present:
-        return root / by_split.format(split=split), True
-    if present or not shared.is_dir():
-        missing = root / by_split.format(split=split) if present or "{split}" in pattern else shared
-        raise ValueError(f"no folder {missing}{_expected(data)}")
+        return by_split.replace("{split}", split), True
+    if present or not tree.has_folder(shared):
+        missing = by_split.replace("{split}", split) if present or "{split}" in pattern else shared
+        raise ValueError(f"no folder {tree.root / missing}{_expected(data)}")
     return shared, False
 
 
-def _files(folder: Path) -> Iterable[Path]:
-    """Return the files below a folder in order of their names; hidden ones (".DS_Store", "._a.jpg") are no data."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-
-
-def _images(folder: Path, suffix: str) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in _files(folder):
-        ending = suffix or path.suffix
-        if not path.name.endswith(ending) or not (suffix or ending.lower() in SUFFIXES):
+def _images(files: dict[str, Source], suffix: str) -> dict[str, Source]:
+    found: dict[str, Source] = {}
+    for path, file in files.items():
+        ending = suffix or PurePosixPath(path).suffix
+        if not file.name.endswith(ending) or not (suffix or ending.lower() in SUFFIXES):
             continue
-        stem = path.relative_to(folder).as_posix().removesuffix(ending)
+        stem = path.removesuffix(ending)
         if stem in found:
-            raise ValueError(f"two images share one stem: {found[stem]} and {path}; rename or remove one")
-        found[stem] = path
+            raise ValueError(f"two images share one stem: {found[stem]} and {file}; rename or remove one")
+        found[stem] = file
     return found
 
 
-def _labels(folder: Path, suffix: str) -> dict[str, Path]:
-    files = (path for path in _files(folder) if path.name.endswith(suffix))
-    return {path.relative_to(folder).as_posix().removesuffix(suffix): path for path in files}
-
-
-def _stems(images: dict[str, Path], root: Path, data: DataRecipe, *, split: str, placed: bool) -> list[str]:
-    listing = root / f"{split}.txt"
-    if listing.is_file():
-        return _listed(listing, images)
+def _stems(images: dict[str, Source], tree: Tree, data: DataRecipe, *, split: str, placed: bool) -> list[str]:
+    listing = tree.read_text(f"{split}.txt")
+    if listing is not None:
+        return _listed(listing, tree.root / f"{split}.txt", images)
     if placed:
         return sorted(images)
-    others = [root / f"{name}.txt" for name in (data.train_split, data.val_split)]
-    if any(path.is_file() for path in others):
+    files = [tree.root / f"{name}.txt" for name in (data.train_split, data.val_split)]
+    if any(tree.read_text(f"{name}.txt") is not None for name in (data.train_split, data.val_split)):
         raise ValueError(
-            f"no {listing}, although the other split has its file; write the split's stems there, one a line"
+            f"no {tree.root / split}.txt, although the other split has its file; write the split's stems there, one a "
+            "line"
         )
     validation = _held_out(images)
-    _tell_held_out(root, len(validation), len(images), " and ".join(path.name for path in others))
+    _tell_held_out(tree.root, len(validation), len(images), " and ".join(path.name for path in files))
     return sorted(validation if split == data.val_split else images.keys() - validation)
 
 
@@ -134,12 +138,12 @@ def _held_out(stems: Iterable[str]) -> set[str]:
     return set(ranked[: max(1, round(len(ranked) * VALIDATION_SHARE))])
 
 
-def _listed(listing: Path, images: dict[str, Path]) -> list[str]:
+def _listed(text: str, listing: Path, images: dict[str, Source]) -> list[str]:
     """Return the stems of a split file; a line may be a stem, a path below the image folder, or end in the suffix."""
-    lines = [line.strip() for line in listing.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     by_name: dict[str, list[str]] = {}
-    for stem, path in images.items():
-        for name in {stem, path.name, Path(stem).name, stem + path.suffix}:
+    for stem, image in images.items():
+        for name in {stem, image.name, PurePosixPath(stem).name, stem + PurePosixPath(image.name).suffix}:
             by_name.setdefault(name, []).append(stem)
     unknown = [line for line in lines if line not in by_name]
     if unknown:
@@ -155,14 +159,16 @@ def _listed(listing: Path, images: dict[str, Path]) -> list[str]:
     return sorted(set(stems))
 
 
-def _refuse_missing_labels(missing: list[str], images: dict[str, Path], folder: Path, suffix: str) -> None:
+def _refuse_missing_labels(
+    missing: list[str], images: dict[str, Source], folder: Path, files: dict[str, Source], suffix: str
+) -> None:
     if not missing:
         return
-    lossy = [folder / f"{stem}{ending}" for stem in missing for ending in (".jpg", ".jpeg", ".JPG", ".JPEG")]
-    lossy = [path for path in lossy if path.is_file()]
+    lossy = [f"{stem}{ending}" for stem in missing for ending in (".jpg", ".jpeg", ".JPG", ".JPEG")]
+    lossy = [PurePosixPath(path).name for path in lossy if path in files]
     if lossy:
         raise ValueError(
-            f"{len(lossy)} labels are JPEG: {_some([path.name for path in lossy])} in {folder}; "
+            f"{len(lossy)} labels are JPEG: {_some(lossy)} in {folder}; "
             "JPEG compression changes ids near edges: make them again as 8-bit greyscale PNG"
         )
     names = _some([images[stem].name for stem in missing])

@@ -184,11 +184,13 @@ class LossRecipe:
 class DataRecipe:
     """Where pictures come from and what is done to them before the model sees them."""
 
-    kind: Literal["scenes", "files"] = "files"
+    kind: Literal["scenes", "files", "shards", "hugging_face"] = "files"
+    """Drawn scenes; files in a folder or zip file; WebDataset's tar shards, named by `images`; a dataset that
+    `datasets` saved to disk."""
     fraction: float = 1.0
     """Share of the training pictures, (0, 1]; of one seed, the smaller share lies within the larger."""
     root: str | None = None
-    """Folder of the dataset; scenes need none."""
+    """Folder or zip file of the dataset; scenes need none."""
     classes: str | None = None
     """A packaged class table (ade20k, cityscapes, …) or the path of a classes.json; None takes ROOT/classes.json."""
     classes_from_data: bool = False
@@ -198,6 +200,10 @@ class DataRecipe:
     image_suffix: str = ""
     """What follows the stem in image names; empty takes any image extension."""
     label_suffix: str = ".png"
+    image_column: str | None = None
+    """hugging_face only: the column of pictures; None finds it by its name."""
+    label_column: str | None = None
+    """hugging_face only: the column of label pictures; None finds it by its name."""
     channels: int = 3
     """Channels of a picture. Other than 3 are read as they are stored (TIFF, PNG), such as the bands of satellites, and
     model.mean and model.std must have a value for each."""

@@ -63,7 +63,7 @@ def train(recipe: Recipe, options: RunOptions | None = None) -> TrainResult:
         size = micro_batch(recipe.train, trainer.world_size)
         check_frozen(recipe, trainer.world_size)
         resume = find_checkpoint(out, recipe, options, first=first)
-        if first and recipe.data.kind == "files" and not options.skip_check:
+        if first and recipe.data.kind != "scenes" and not options.skip_check:
             check_pairs(recipe.data)
         if first:
             warn_of_warm_up(recipe)
