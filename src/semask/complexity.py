@@ -92,7 +92,8 @@ def _run(model: nn.Module, height: int, width: int) -> None:
     model.requires_grad_(False)  # FlopCounterMode hooks into the graph of parameters that are a module's input
     try:
         with torch.no_grad():
-            predict(torch.zeros(1, 3, height, width, device=device))
+            channels = len(model.mean) if isinstance(model, SegmentationModel) else 3
+            predict(torch.zeros(1, channels, height, width, device=device))
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)

@@ -14,6 +14,7 @@ from semask.build.encoder import Encoder, build_encoder
 from semask.build.loss import build_loss
 from semask.build.pixel_decoder import PIXEL_DECODERS
 from semask.callable_module import make_callable
+from semask.data.raster import check_channels
 from semask.model import SegmentationModel
 from semask.recipes import Recipe, get
 from semask.weightless import weightless
@@ -36,7 +37,8 @@ def build_model(recipe: Recipe) -> SegmentationModel:
     """Return the model of a recipe with random weights, in evaluation mode."""
     spec = recipe.model
     check_numbers(spec)
-    encoder = build_encoder(spec.encoder, spec.num_classes, crop=recipe.data.crop)
+    check_channels(recipe.data, spec.mean, spec.std)
+    encoder = build_encoder(spec.encoder, spec.num_classes, crop=recipe.data.crop, channels=recipe.data.channels)
     decoder = build_decoder(spec.decoder, encoder, spec.num_classes)
     return SegmentationModel(encoder, decoder, num_classes=spec.num_classes, mean=spec.mean, std=spec.std).eval()
 

@@ -39,42 +39,50 @@ _FIELDS = {
 """What only some backbones have, and which ones do."""
 
 
-def build_encoder(spec: EncoderRecipe, num_classes: int, *, crop: tuple[int, int] = DataRecipe.crop) -> Encoder:
-    """Return the backbone, with semantic layers for `num_classes` classes if the recipe has them.
+def build_encoder(
+    spec: EncoderRecipe, num_classes: int, *, crop: tuple[int, int] = DataRecipe.crop, channels: int = 3
+) -> Encoder:
+    """Return the backbone for images of `channels`, with semantic layers for `num_classes` if the recipe has them.
 
     `crop` (height, width) [px] is what families of a fixed size are made for unless the recipe says another size.
     """
     check_after_stages(spec, swin=not is_mit(spec.name) and is_swin(spec.name))
     if is_mit(spec.name):
-        return build_mix_transformer(spec, num_classes)
+        return build_mix_transformer(spec, num_classes, channels=channels)
     if is_hrnet(spec.name):
-        return build_hrnet(spec, num_classes)
+        return build_hrnet(spec, num_classes, channels=channels)
     if is_plain(spec.name):
-        return build_plain(spec, num_classes)
-    return build_hierarchical(spec, num_classes, crop=crop)
+        return build_plain(spec, num_classes, channels=channels)
+    return build_hierarchical(spec, num_classes, crop=crop, channels=channels)
 
 
-def build_mix_transformer(spec: EncoderRecipe, num_classes: int) -> HierarchicalEncoder:
+def build_mix_transformer(spec: EncoderRecipe, num_classes: int, *, channels: int) -> HierarchicalEncoder:
     """Return SegFormer's backbone, with a semantic layer after the blocks of each stage if the recipe has them."""
     _refuse_all_but(spec, ("semantic_place", "norm_eps"))
     chain = mix_transformer(
-        size_of(spec.name), drop_path=spec.drop_path, norm_eps=spec.norm_eps, semantic_place=spec.semantic_place
+        size_of(spec.name),
+        drop_path=spec.drop_path,
+        norm_eps=spec.norm_eps,
+        semantic_place=spec.semantic_place,
+        in_channels=channels,
     )
     return HierarchicalEncoder(chain, semantic=build_after_stages(spec, chain.channels, num_classes))
 
 
-def build_hrnet(spec: EncoderRecipe, num_classes: int) -> HRNetEncoder:
+def build_hrnet(spec: EncoderRecipe, num_classes: int, *, channels: int) -> HRNetEncoder:
     """Return HRNet, with polarised self-attention in its blocks and semantic layers if the recipe has them."""
     _refuse_all_but(spec, _FIELDS["HRNets"])
     if spec.drop_path:
         raise ValueError(
             f"{spec.name!r} has no stochastic depth, not {spec.drop_path}; say --model.encoder.drop-path 0"
         )
-    backbone = timm_hrnet(spec.name, attention=PolarizedSelfAttention if spec.polarized_attention else None)
+    backbone = timm_hrnet(
+        spec.name, attention=PolarizedSelfAttention if spec.polarized_attention else None, in_channels=channels
+    )
     return HRNetEncoder(backbone, semantic=build_after_stages(spec, stage_channels(backbone), num_classes))
 
 
-def build_plain(spec: EncoderRecipe, num_classes: int) -> PlainEncoder | SimplePyramidEncoder:
+def build_plain(spec: EncoderRecipe, num_classes: int, *, channels: int) -> PlainEncoder | SimplePyramidEncoder:
     """Return a plain ViT, which has one stage or, with a simple pyramid, four levels that take semantic layers."""
     _refuse_all_but(spec, (*_FIELDS["plain ViTs"], "image_size"))
     if not spec.simple_pyramid and (spec.semantic_layers or spec.probe is not None):
@@ -95,6 +103,7 @@ def build_plain(spec: EncoderRecipe, num_classes: int) -> PlainEncoder | SimpleP
         image_size=spec.image_size,
         patch_size=spec.patch_size,
         norm_eps=spec.norm_eps,
+        in_channels=channels,
     )
     plain = PlainEncoder(
         backbone, position_resize=spec.position_resize, out_layers=spec.out_layers, class_token=spec.class_token
@@ -104,7 +113,9 @@ def build_plain(spec: EncoderRecipe, num_classes: int) -> PlainEncoder | SimpleP
     return SimplePyramidEncoder(plain, semantic=build_after_stages(spec, (WIDTH,) * len(DOUBLINGS), num_classes))
 
 
-def build_hierarchical(spec: EncoderRecipe, num_classes: int, *, crop: tuple[int, int]) -> HierarchicalEncoder:
+def build_hierarchical(
+    spec: EncoderRecipe, num_classes: int, *, crop: tuple[int, int], channels: int
+) -> HierarchicalEncoder:
     """Return a backbone of stages, with a semantic layer after each if the recipe has them."""
     swin = is_swin(spec.name)
     allowed = _SWIN_FIELDS if swin else ("image_size",) if is_sized(family_of(spec.name)) else ()
@@ -112,7 +123,7 @@ def build_hierarchical(spec: EncoderRecipe, num_classes: int, *, crop: tuple[int
     given = {field: getattr(spec, field) for field in _SWIN_FIELDS if getattr(spec, field) is not None}
     if is_dilatable(spec.name):
         given["output_stride"] = spec.output_stride
-    chain = timm_chain(spec.name, size=spec.image_size or crop, drop_path=spec.drop_path, **given)
+    chain = timm_chain(spec.name, size=spec.image_size or crop, drop_path=spec.drop_path, in_channels=channels, **given)
     if spec.probe == "queries":
         give_queries(chain.modules)
     norms = [nn.LayerNorm(channels) for channels in chain.channels] if swin else []

@@ -39,6 +39,10 @@ _DILATED = ("timm.models.resnet", "timm.models.resnest", _XCEPTION)
 """Families that can be dilated; their maps are of ⌈side / stride⌉ for images of any size."""
 
 
+_COLOUR_ONLY = ("timm.models.csatv2",)
+"""Families that normalise images themselves, as RGB."""
+
+
 class Chain(NamedTuple):
     """A backbone that can be run child by child.
 
@@ -78,8 +82,10 @@ def family_of(name: str) -> str:
     return str(timm.model_entrypoint(bare).__module__)
 
 
-def timm_chain(name: str, *, size: tuple[int, int] | None = None, drop_path: float = 0.0, **options: Any) -> Chain:
-    """Build a timm backbone with random weights and return it as a chain of four stages.
+def timm_chain(
+    name: str, *, size: tuple[int, int] | None = None, drop_path: float = 0.0, in_channels: int = 3, **options: Any
+) -> Chain:
+    """Build a timm backbone with random weights, for images of `in_channels`, and return it as a chain of four stages.
 
     Swin and Swin V2 become those of dense prediction. `size` (height, width) [px] is what families of a fixed size are
     built for, None the named model's own. `options` go to timm's constructor: widths and depths of Swin,
@@ -88,7 +94,12 @@ def timm_chain(name: str, *, size: tuple[int, int] | None = None, drop_path: flo
     """
     family = family_of(name)
     check_size(name, family, size)
-    options |= size_options(family, size)
+    if family in _COLOUR_ONLY and in_channels != 3:
+        raise ValueError(
+            f"{name!r} normalises its images as RGB and takes no {in_channels} channels; say --data.channels 3, or "
+            "choose another backbone"
+        )
+    options |= size_options(family, size) | {"in_chans": in_channels}
     only = size_of_images(name, family, size)
     if family in _STAGED:
         return _staged_chain(_STAGED[family], _create(name, drop_path, {"num_classes": 0, **options}), only)

@@ -36,7 +36,7 @@ class HierarchicalEncoder(nn.Module):
         self.semantic = nn.ModuleList(semantic)
         self.norms = nn.ModuleList(norms)
 
-    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
+    def forward(self, images: Float[Tensor, "b c H W"]) -> Features:
         """Encode normalised images; maps and priors are b c h w and b k h w at the strides of the stages."""
         x: Tensor = images
         maps: list[Tensor] = []

@@ -25,13 +25,15 @@ def is_hrnet(name: str) -> bool:
     return family_of(name) == "timm.models.hrnet"
 
 
-def timm_hrnet(name: str, *, attention: Callable[[int], nn.Module] | None = None) -> HighResolutionNet:
+def timm_hrnet(
+    name: str, *, attention: Callable[[int], nn.Module] | None = None, in_channels: int = 3
+) -> HighResolutionNet:
     """Build a timm HRNet with random weights and without a head; its parameters are called as timm's.
 
     `attention` makes, of a width, a module b c h w → b c h w; one is put behind the first activation of every basic
     block, under the name `aa`.
     """
-    network: HighResolutionNet = timm.create_model(name.split(".", 1)[0], head="", num_classes=0)
+    network: HighResolutionNet = timm.create_model(name.split(".", 1)[0], head="", num_classes=0, in_chans=in_channels)
     if attention is not None:
         for module in network.modules():
             if isinstance(module, BasicBlock):
@@ -66,7 +68,7 @@ class HRNetEncoder(nn.Module):
         self.backbone = backbone
         self.semantic = nn.ModuleList(semantic)
 
-    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
+    def forward(self, images: Float[Tensor, "b c H W"]) -> Features:
         """Encode normalised images of any size; map i is b c ⌈H/s⌉ ⌈W/s⌉ at the stride s of branch i."""
         net = self.backbone
         x = net.act2(net.bn2(net.conv2(net.act1(net.bn1(net.conv1(images))))))

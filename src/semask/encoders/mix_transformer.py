@@ -63,9 +63,14 @@ def size_of(name: str) -> Size:
 
 
 def mix_transformer(
-    size: Size, *, drop_path: float = 0.0, norm_eps: float | None = None, semantic_place: SemanticPlace = "before_norm"
+    size: Size,
+    *,
+    drop_path: float = 0.0,
+    norm_eps: float | None = None,
+    semantic_place: SemanticPlace = "before_norm",
+    in_channels: int = 3,
 ) -> Chain:
-    """Return a Mix Transformer with random weights as a chain `stage1, norm1, … stage4, norm4`.
+    """Return a Mix Transformer with random weights, for images of `in_channels`, as a chain `stage1, norm1, … norm4`.
 
     The maps are those after the norms. `semantic_place` says on which side of a stage's norm its semantic layer will
     stand: see docs/decisions/0011.
@@ -75,7 +80,9 @@ def mix_transformer(
     rates = iter([drop_path * block / last for block in range(sum(size.depths))])
     modules = nn.ModuleDict()
     for stage in range(NUM_STAGES):
-        modules[f"stage{stage + 1}"] = MixStage(size, stage, drop_paths=rates, eps=eps)
+        modules[f"stage{stage + 1}"] = MixStage(
+            size, stage, in_channels=size.channels[stage - 1] if stage else in_channels, drop_paths=rates, eps=eps
+        )
         modules[f"norm{stage + 1}"] = nn.LayerNorm(size.channels[stage], eps=eps)
     modules.apply(_initialise)
     norms = tuple(f"norm{stage + 1}" for stage in range(NUM_STAGES))
@@ -94,17 +101,15 @@ def mix_transformer(
 class MixStage(nn.Module):
     """Embed overlapping patches of a map and run the blocks of a stage; images and maps may be of any size.
 
-    The first stage reads images, b 3 H W; the others read maps, b h w c.
+    The first stage reads images, b c H W; the others read maps, b h w c.
     """
 
-    def __init__(self, size: Size, stage: int, *, drop_paths: Iterator[float], eps: float) -> None:
+    def __init__(self, size: Size, stage: int, *, in_channels: int, drop_paths: Iterator[float], eps: float) -> None:
         """`drop_paths` gives the stochastic-depth rate of each block and goes on to the next stage."""
         super().__init__()
         channels = size.channels[stage]
         self.reads_images = stage == 0
-        self.embed = OverlappingPatches(
-            3 if stage == 0 else size.channels[stage - 1], channels, kernel=KERNELS[stage], step=STEPS[stage], eps=eps
-        )
+        self.embed = OverlappingPatches(in_channels, channels, kernel=KERNELS[stage], step=STEPS[stage], eps=eps)
         self.blocks = nn.Sequential(
             *(
                 MixBlock(

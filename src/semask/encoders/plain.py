@@ -37,8 +37,9 @@ def timm_vit(
     image_size: tuple[int, int] | None = None,
     patch_size: int | None = None,
     norm_eps: float | None = None,
+    in_channels: int = 3,
 ) -> VisionTransformer | Eva:
-    """Build a timm ViT with random weights, without a head, for images of any size.
+    """Build a timm ViT with random weights, without a head, for images of `in_channels` and of any size.
 
     `image_size` (height, width) [px] decides the length of the position table, `patch_size` [px] the side of patches
     and `norm_eps` the epsilon of all LayerNorms; None keeps what the named model has. `dropout` acts on tokens, on
@@ -55,7 +56,12 @@ def timm_vit(
     if norm_eps is not None:
         options["norm_layer"] = partial(nn.LayerNorm, eps=norm_eps)
     network: VisionTransformer | Eva = timm.create_model(
-        name.split(".", 1)[0], num_classes=0, dynamic_img_size=True, drop_path_rate=drop_path, **options
+        name.split(".", 1)[0],
+        num_classes=0,
+        dynamic_img_size=True,
+        drop_path_rate=drop_path,
+        in_chans=in_channels,
+        **options,
     )
     patch = network.patch_embed.patch_size
     if image_size is not None and any(side % step for side, step in zip(image_size, patch, strict=True)):
@@ -132,7 +138,7 @@ class PlainEncoder(nn.Module):
         """The number of tokens before the patches: class, distillation and register tokens."""
         return int(self.backbone.num_prefix_tokens) if self.class_token else 0
 
-    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
+    def forward(self, images: Float[Tensor, "b c H W"]) -> Features:
         """Encode normalised images whose sides are multiples of the patch; every map is b d H/P W/P."""
         if self.out_layers is not None:
             return Features(tuple(self._layers(images, self.out_layers)))
@@ -158,14 +164,14 @@ class PlainEncoder(nn.Module):
         out: Tensor = tokens[:, self.num_extra :].transpose(1, 2).unflatten(-1, grid)
         return out
 
-    def tokens(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b n d"]:
+    def tokens(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b n d"]:
         """Return all tokens after the last norm: class and others first, patches row by row."""
         if self.position_resize is None:
             return self.backbone.forward_features(images)  # type: ignore[no-any-return]
         out: Tensor = self.backbone.norm(self.backbone.blocks(self.embed(images)))
         return out
 
-    def embed(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b n d"]:
+    def embed(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b n d"]:
         """Return what the first block reads, where this class resizes the table itself."""
         assert self.position_resize is not None
         vit = self.backbone
@@ -180,7 +186,7 @@ class PlainEncoder(nn.Module):
         return out if self.class_token else out[:, len(extra) :]
 
     def attention(
-        self, images: Float[Tensor, "b 3 H W"], keep: Callable[[Tensor], Tensor], *, layers: Sequence[int]
+        self, images: Float[Tensor, "b c H W"], keep: Callable[[Tensor], Tensor], *, layers: Sequence[int]
     ) -> list[Tensor]:
         """Return what `keep` makes of the attention of every named layer, all in one pass.
 

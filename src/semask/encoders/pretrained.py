@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import timm
 import torch.nn.functional as F
+from jaxtyping import Float
 from timm.layers import resample_abs_pos_embed, to_2tuple
 from torch import Tensor, nn
 
@@ -52,8 +53,8 @@ def load_encoder(
     """Fill an encoder's backbone, in place, from timm's hub ("timm") or from a local file.
 
     Semantic layers, output norms and the levels of a simple pyramid are not part of the backbone and start fresh;
-    tables of positions take the encoder's size. A ValueError is raised, and nothing loaded, when fewer than 95 % of the
-    tensors match by name and shape.
+    tables of positions take the encoder's size, and what reads the image takes its channels. A ValueError is raised,
+    and nothing loaded, when fewer than 95 % of the tensors match by name and shape.
     """
     if isinstance(encoder, SimplePyramidEncoder):
         return load_encoder(encoder.plain, name, weights)
@@ -63,6 +64,7 @@ def load_encoder(
         found = _fit_positions(source, encoder)
     else:
         found = _fit_tables(_for_chain(source, backbone), backbone)
+    found = _fit_channels(found, backbone)
     fresh = ATTENTION if isinstance(encoder, HRNetEncoder) else None
     wanted = {key: tensor for key, tensor in backbone.state_dict().items() if fresh is None or fresh not in key}
     usable = {key: found[key] for key, tensor in wanted.items() if key in found and found[key].shape == tensor.shape}
@@ -79,9 +81,12 @@ def load_encoder(
 
 
 def check_normalisation(name: str, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Refuse other image statistics than those that timm's weights of that name were trained with."""
+    """Refuse other image statistics than those that timm's weights of that name were trained with.
+
+    Of images that are not RGB the weights say nothing.
+    """
     known = timm.get_pretrained_cfg(name)
-    if known is None or (_level(known.mean, mean) and _level(known.std, std)):
+    if known is None or len(known.mean) != len(mean) or (_level(known.mean, mean) and _level(known.std, std)):
         return
     told, ours = (
         [" ".join(f"{v:g}" for v in values) for values in pair] for pair in ((known.mean, known.std), (mean, std))
@@ -179,6 +184,31 @@ def _fit_positions(found: dict[str, Tensor], encoder: PlainEncoder) -> dict[str,
     else:
         resized = resize_positions(table, grid, num_extra=extra, mode=encoder.position_resize)
     return {**found, "pos_embed": resized}
+
+
+def _fit_channels(found: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
+    """Make convolutions that read RGB read the channels of the backbone's images."""
+    fitted = dict(found)
+    for key, tensor in backbone.state_dict().items():
+        given = found.get(key)
+        if given is None or given.ndim != 4 or tensor.ndim != 4 or given.shape[1] != 3 or tensor.shape[1] == 3:
+            continue
+        if (given.shape[0], *given.shape[2:]) == (tensor.shape[0], *tensor.shape[2:]):
+            fitted[key] = inflate(given, tensor.shape[1])
+    return fitted
+
+
+def inflate(weight: Float[Tensor, "o 3 h w"], channels: int) -> Float[Tensor, "o c h w"]:
+    """Return a convolution over RGB as one over other channels, which gives alike where all channels are alike.
+
+    Channels take the weights of red, green, blue, red, … in turn, scaled by 3 / channels; a single one takes their sum.
+
+    Source: timm's adapt_input_conv.
+    """
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    repeated = weight.repeat(1, -(-channels // 3), 1, 1)[:, :channels]
+    return repeated * (3 / channels)
 
 
 def resize_bias_table(table: Tensor, window: tuple[int, int]) -> Tensor:

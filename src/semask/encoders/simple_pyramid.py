@@ -42,7 +42,7 @@ class SimplePyramidEncoder(nn.Module):
         self.fixed_size = None
         self.channels_last = False
 
-    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Features:
+    def forward(self, images: Float[Tensor, "b c H W"]) -> Features:
         """Encode normalised images whose sides are multiples of two patches."""
         (last,) = self.plain(images).maps
         maps: list[Tensor] = []

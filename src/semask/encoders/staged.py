@@ -30,7 +30,7 @@ class Staged(nn.Module):
             yield name, partial(self.run, stage)
 
     def run(self, stage: int, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        """Return the map of a stage (0 … 3), made of images (b 3 H W) for the first, else of the map before it."""
+        """Return the map of a stage (0 … 3), made of images (b c H W) for the first, else of the map before it."""
         raise NotImplementedError
 
 
