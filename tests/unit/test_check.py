@@ -58,7 +58,7 @@ def test_good_data_passes_and_is_counted(data: DataRecipe) -> None:
 
 def test_one_and_many_threads_find_the_same(data: DataRecipe) -> None:
     pairs, classes = find_pairs(data, "train"), Classes.from_dict({"classes": ["a", "b"]})
-    one, many = inspect_pairs(pairs, classes, workers=1), inspect_pairs(pairs, classes, workers=8)
+    one, many = (inspect_pairs(pairs, data, classes, workers=workers) for workers in (1, 8))
     assert [str(problem) for problem in one.errors] == [str(problem) for problem in many.errors]
     assert [problem.kind for problem in one.errors] == ["zero", "values", "values", "values"]
 
@@ -75,8 +75,8 @@ def test_pictures_of_unsupported_depth(data: DataRecipe) -> None:
     (root / "images/train/p1.png").unlink()
     Image.fromarray(np.zeros((12, 16), np.float32)).save(root / "images/train/p1.tif")
     told = refused(data)
-    assert "images/train/p1.tif: 32-bit float pixels are not supported" in told
-    assert "save the picture with 8 or 16 bits per channel" in told
+    assert "images/train/p1.tif: float32 samples, whose range is unknown" in told
+    assert "--data.value-range LOW HIGH" in told
     assert "1 problems in 4 pairs" in told
 
 
@@ -211,7 +211,7 @@ def test_all_problems_are_collected_and_twenty_are_shown(data: DataRecipe) -> No
     for index in range(30):
         put_image(root / f"images/train/q{index:02}.png")
         put_image(root / f"labels/train/q{index:02}.png")
-    report = inspect_pairs(find_pairs(data, "train"), Classes.from_dict({"classes": ["a", "b", "c"]}))
+    report = inspect_pairs(find_pairs(data, "train"), data, Classes.from_dict({"classes": ["a", "b", "c"]}))
     assert len(report.errors) == 30
     with pytest.raises(ValueError, match="30 problems in 33 pairs of files") as caught:
         report.raise_if_bad()

@@ -63,7 +63,7 @@ def check_pairs(data: DataRecipe, *, splits: Sequence[str] | None = None, progre
     classes = classes_of(data)
     names = dict.fromkeys(splits or (data.train_split, data.val_split))
     pairs = {pair.image: pair for name in names for pair in find_pairs(data, name)}
-    report = inspect_pairs(list(pairs.values()), classes, progress=progress)
+    report = inspect_pairs(list(pairs.values()), data, classes, progress=progress)
     for warning in report.warnings[:SHOWN]:
         logger.warning("%s", warning)
     report.raise_if_bad()
@@ -71,10 +71,10 @@ def check_pairs(data: DataRecipe, *, splits: Sequence[str] | None = None, progre
 
 
 def inspect_pairs(
-    pairs: Sequence[Pair], classes: Classes, *, workers: int | None = None, progress: bool = False
+    pairs: Sequence[Pair], data: DataRecipe, classes: Classes, *, workers: int | None = None, progress: bool = False
 ) -> Report:
     """Read every label and probe every picture in threads; `workers` None takes one per processor, at most eight."""
-    return judge(pairs, survey(pairs, thorough=False, workers=workers, progress=progress), classes)
+    return judge(pairs, survey(pairs, data, thorough=False, workers=workers, progress=progress), classes)
 
 
 def judge(pairs: Sequence[Pair], facts: Sequence[PairFacts], classes: Classes) -> Report:

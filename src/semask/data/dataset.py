@@ -72,7 +72,7 @@ def training_set(
     pairs = share_of(find_pairs(data, data.train_split), data.fraction, seed=seed)
     classes = classes_of(data)
     counted = bool(data.rare_crops) or data.repeat_threshold is not None
-    pixels = class_pixels(pairs, classes) if counted else None
+    pixels = class_pixels(pairs, data, classes) if counted else None
     transform = TrainTransform(
         data,
         mean=mean,

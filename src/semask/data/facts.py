@@ -7,11 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Integer, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from semask.data.image import is_palette, probe_image, read_image, read_label, read_orientation
+from semask.data.image import is_palette, read_label, read_orientation
+from semask.data.raster import Picture, probe_picture, read_picture
 from semask.data.source import Source
+from semask.recipes.recipe import DataRecipe
 
 MAX_VALUES = 4096
 """Different values in a label file; one with more holds no ids, and is an error."""
@@ -66,31 +68,43 @@ class PairFacts(NamedTuple):
     label_digest: str = ""
 
 
-def image_facts(source: Source, *, thorough: bool) -> ImageFacts:
+def image_facts(source: Source, data: DataRecipe, *, thorough: bool) -> ImageFacts:
     """Measure an image file; only `thorough` decodes it whole and looks at its pixels.
 
     Raises:
-        ValueError: told by `probe_image` or `read_image`.
+        ValueError: told by `probe_picture` or `read_picture`.
     """
-    orientation = read_orientation(source)
     if not thorough:
-        return ImageFacts(*probe_image(source), orientation)
-    image = read_image(source)
-    return ImageFacts(image.shape[1], image.shape[2], orientation, picture_facts(image))
+        return ImageFacts(*probe_picture(source, data), _orientation(source))
+    picture = read_picture(source, data)
+    return ImageFacts(picture.shape[1], picture.shape[2], _orientation(source), picture_facts(picture))
 
 
-def picture_facts(image: Integer[Tensor, "c H W"]) -> PictureFacts:
-    """Measure the pixels of a picture of 8 or 16 bit, whose largest value stands for 1."""
-    depth = 255 if image.dtype == torch.uint8 else 65535
-    counts = [torch.bincount(channel.flatten().int(), minlength=depth + 1).double() for channel in image]
-    levels = torch.arange(depth + 1).double() / depth
-    total = max(1, image[0].numel())
-    mean = tuple(float(count @ levels) / total for count in counts)
-    square = tuple(float(count @ levels.square()) / total for count in counts)
-    return PictureFacts(mean, square, signature(image.float().mean(0) / depth))
+def _orientation(source: Source) -> int:
+    try:
+        return read_orientation(source)
+    except ValueError:
+        return 1  # bands that Pillow does not know; their reader refuses what is turned
 
 
-def signature(grey: Shaped[Tensor, "H W"]) -> int | None:
+def picture_facts(picture: Picture) -> PictureFacts:
+    """Measure the pixels of a picture, 8-bit or in [0, 1]."""
+    moments = [_moments(channel) for channel in picture]
+    grey = picture.float().mean(0) / (255 if picture.dtype == torch.uint8 else 1)
+    return PictureFacts(tuple(mean for mean, _ in moments), tuple(square for _, square in moments), signature(grey))
+
+
+def _moments(channel: Shaped[Tensor, "H W"]) -> tuple[float, float]:
+    """Return mean and mean square in [0, 1]; of 8 bits exactly, by counting levels."""
+    if channel.dtype != torch.uint8:
+        values = channel.double()
+        return float(values.mean()), float(values.square().mean())
+    share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
+    levels = torch.arange(256).double() / 255
+    return float(share @ levels), float(share @ levels.square())
+
+
+def signature(grey: Float[Tensor, "H W"]) -> int | None:
     """Return, for 8×9 even cells of a picture in [0, 1], whether each is darker than its right neighbour, as bits.
 
     Source: the difference hash, Krawetz 2013.

@@ -44,7 +44,7 @@ def cache_folder() -> Path:
 
 
 class FactsStore:
-    """Facts by what they are of (`image`, `picture`, `label`) and the SHA-256 of the file; for use in a `with` block.
+    """Facts by what they are of (`kind`) and the SHA-256 of the file; for use in a `with` block.
 
     Threads may share it.
     """

@@ -17,6 +17,7 @@ from semask.data.classes import Classes
 from semask.data.facts import LabelFacts
 from semask.data.folder import Pair
 from semask.data.survey import survey
+from semask.recipes.recipe import DataRecipe
 
 ORDER, AUGMENT, SCENE, SHARE, REPEAT, PASTE = range(6)
 """What a random stream is for; part of its seed."""
@@ -68,14 +69,15 @@ class PictureOrder:
         return self._last[1]
 
 
-def class_pixels(pairs: Sequence[Pair], classes: Classes) -> Int64[np.ndarray, "n k"]:
+def class_pixels(pairs: Sequence[Pair], data: DataRecipe, classes: Classes) -> Int64[np.ndarray, "n k"]:
     """Return the pixels of every class in every label; files seen by an earlier run are not read again.
 
     Raises:
         ValueError: a label cannot be read.
     """
     pixels = np.zeros((len(pairs), len(classes)), np.int64)
-    for row, (pair, facts) in enumerate(zip(pairs, survey(pairs, thorough=False, progress=True), strict=True)):
+    known_facts = survey(pairs, data, thorough=False, progress=True)
+    for row, (pair, facts) in enumerate(zip(pairs, known_facts, strict=True)):
         if not isinstance(facts.label, LabelFacts):
             raise ValueError(f"{pair.label}: {facts.label.message}")
         values, counts = np.array(facts.label.values, np.int64).reshape(-1, 2).T

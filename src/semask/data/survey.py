@@ -10,12 +10,13 @@ from semask.data.facts import ImageFacts, LabelFacts, PairFacts, Unread, image_f
 from semask.data.facts_store import FactsStore
 from semask.data.folder import Pair
 from semask.data.source import Source
+from semask.recipes.recipe import DataRecipe
 
 MAX_WORKERS = 8
 
 
 def survey(
-    pairs: Sequence[Pair], *, thorough: bool, workers: int | None = None, progress: bool = False
+    pairs: Sequence[Pair], data: DataRecipe, *, thorough: bool, workers: int | None = None, progress: bool = False
 ) -> list[PairFacts]:
     """Return the facts of every pair, in order.
 
@@ -24,7 +25,7 @@ def survey(
     thread per processor, at most eight.
     """
     with FactsStore() as store, ThreadPoolExecutor(workers or min(MAX_WORKERS, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda pair: survey_pair(pair, store, thorough=thorough), pairs)
+        found = pool.map(lambda pair: survey_pair(pair, data, store, thorough=thorough), pairs)
         try:
             return list(_shown(found, len(pairs)) if progress else found)
         except BaseException:
@@ -32,13 +33,14 @@ def survey(
             raise
 
 
-def survey_pair(pair: Pair, store: FactsStore, *, thorough: bool) -> PairFacts:
+def survey_pair(pair: Pair, data: DataRecipe, store: FactsStore, *, thorough: bool) -> PairFacts:
     """Return the facts of one pair; what cannot be read is a fact as well."""
+    probed, decoded = (f"{kind} of {data.channels} channels in {data.value_range}" for kind in ("image", "picture"))
     image_digest, image = _known(
         pair.image,
         store,
-        ["picture"] if thorough else ["picture", "image"],
-        lambda source: image_facts(source, thorough=thorough),
+        [decoded] if thorough else [decoded, probed],
+        lambda source: image_facts(source, data, thorough=thorough),
         trust_stamp=not thorough,
     )
     label_digest, label = _known(pair.label, store, ["label"], label_facts, trust_stamp=not thorough)
