@@ -38,15 +38,27 @@ class Pair(NamedTuple):
     label: Source
 
 
+class Unpaired(ValueError):
+    """Some images have no label; `pairs` are those that have one."""
+
+    def __init__(self, message: str, pairs: dict[str, tuple[Source, Source]]) -> None:
+        super().__init__(message)
+        self.pairs = _pairs(pairs)
+
+
 def find_pairs(data: DataRecipe, split: str) -> list[Pair]:
     """Return the pairs of a split, such as `data.train_split`, in order of their stems.
 
     Raises:
-        ValueError: the root or a folder is missing, the split is empty, an image has no label, two images share a
-            stem, or a split file names what is not there.
+        ValueError: the root or a folder is missing, the split is empty, an image has no label (`Unpaired`), two images
+            share a stem, or a split file names what is not there.
     """
     find = {"shards": shard_samples, "hugging_face": dataset_rows}.get(data.kind, _in_folders)
-    return [Pair(stem, image, label) for stem, (image, label) in sorted(find(data, find_root(data), split).items())]
+    return _pairs(find(data, find_root(data), split))
+
+
+def _pairs(found: dict[str, tuple[Source, Source]]) -> list[Pair]:
+    return [Pair(stem, image, label) for stem, (image, label) in sorted(found.items())]
 
 
 def find_root(data: DataRecipe) -> Path:
@@ -71,11 +83,13 @@ def _in_folders(data: DataRecipe, root: Path, split: str) -> dict[str, tuple[Sou
     labels = {
         path.removesuffix(data.label_suffix): file for path, file in files.items() if path.endswith(data.label_suffix)
     }
-    _refuse_missing_labels([s for s in stems if s not in labels], images, root / label_folder, files, data.label_suffix)
+    paired = {stem: (images[stem], labels[stem]) for stem in stems if stem in labels}
+    if missing := [stem for stem in stems if stem not in labels]:
+        raise Unpaired(_without_label(missing, images, root / label_folder, files, data.label_suffix), paired)
     if unused := sorted(labels.keys() - images.keys()):
         folder = root / label_folder
         logger.warning("%d labels in %s have no image and are not used: %s", len(unused), folder, _some(unused))
-    return {stem: (images[stem], labels[stem]) for stem in stems}
+    return paired
 
 
 def _folder(tree: Tree, pattern: str, data: DataRecipe, split: str) -> tuple[str, bool]:
@@ -159,20 +173,18 @@ def _listed(text: str, listing: Path, images: dict[str, Source]) -> list[str]:
     return sorted(set(stems))
 
 
-def _refuse_missing_labels(
+def _without_label(
     missing: list[str], images: dict[str, Source], folder: Path, files: dict[str, Source], suffix: str
-) -> None:
-    if not missing:
-        return
+) -> str:
     lossy = [f"{stem}{ending}" for stem in missing for ending in (".jpg", ".jpeg", ".JPG", ".JPEG")]
     lossy = [PurePosixPath(path).name for path in lossy if path in files]
     if lossy:
-        raise ValueError(
+        return (
             f"{len(lossy)} labels are JPEG: {_some(lossy)} in {folder}; "
             "JPEG compression changes ids near edges: make them again as 8-bit greyscale PNG"
         )
     names = _some([images[stem].name for stem in missing])
-    raise ValueError(
+    return (
         f"{len(missing)} images without a label: {names}; expected e.g. {folder / (missing[0] + suffix)}; "
         "add the labels or remove the images"
     )
