@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer, UInt8
 from torch import Tensor, nn
 
+from semask.bands import Bands, Cut
 from semask.decoders.mask_classifier import MaskClassifier
 from semask.geometry import padding_to_multiple
 from semask.layers.pyramid import semantic_prior
@@ -69,7 +70,7 @@ class SegmentationModel(nn.Module):
         """Whether `scores` are logits, whose softmax is the probability; those of a mask classifier are not."""
         return not self.classifies_masks
 
-    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Segmentation:
+    def forward(self, images: Float[Tensor, "b c H W"]) -> Segmentation:
         """Return the main prediction and the semantic prior, each at its grid of the padded image."""
         return self.decode(self.encode(images))
 
@@ -78,36 +79,44 @@ class SegmentationModel(nn.Module):
         prior = PixelLogits(self._prior(features)) if features.priors else None
         return Segmentation(self.decoder(features), prior)
 
-    def encode(self, images: Float[Tensor, "b 3 H W"]) -> Features:
+    def encode(self, images: Float[Tensor, "b c H W"]) -> Features:
         """Normalise, pad and encode."""
         return self.encoder(self.prepare(images))  # type: ignore[no-any-return]
 
-    def prepare(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 PH PW"]:
+    def prepare(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b 3 PH PW"]:
         """Normalise and pad: what the encoder reads."""
         self._check(images)
         normalised = (images - self.mean) / self.std
         bottom, right = self._padding(images.shape[-2], images.shape[-1])
         return F.pad(normalised, (0, right, 0, bottom))
 
-    def scores(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b k H W"]:
-        """Return class scores at the image's size: logits of per-pixel decoders, sums of masks of mask classifiers."""
-        return self._at_image(self.predict(images), images)
+    def scores(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b k H W"]:
+        """Return class scores at the image's size: logits of per-pixel decoders, sums of masks of mask classifiers.
 
-    def predict(self, images: Float[Tensor, "b 3 H W"]) -> PixelLogits | MaskLogits:
+        One graph of plain operations, as an export wants it.
+        """
+        height, width = images.shape[-2:]
+        return self.predict(images).scores(self._padded(height, width))[..., :height, :width]
+
+    def predict(self, images: Float[Tensor, "b c H W"]) -> PixelLogits | MaskLogits:
         """Return the main prediction alone: neither the prior nor predictions of earlier layers are computed."""
         features = self.encode(images)
         if self.has_auxiliary:
             return self.decoder(features, auxiliary=False)  # type: ignore[no-any-return]
         return self.decoder(features)  # type: ignore[no-any-return]
 
-    def prior_scores(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b k H W"]:
+    def bands(self, images: Float[Tensor, "b c H W"]) -> Bands:
+        """Return what `scores` returns, made a band of rows at a time: of large images it needs much less memory."""
+        return self._at_image(self.predict(images), images)
+
+    def prior_bands(self, images: Float[Tensor, "b c H W"]) -> Bands:
         """Return the semantic prior at the image's size; a ValueError says so when there are no semantic layers."""
         features = self.encode(images)
         if not features.priors:
             raise ValueError("this model has no semantic layers and so no semantic prior; use a semask recipe")
         return self._at_image(PixelLogits(self._prior(features)), images)
 
-    def labels(self, images: Float[Tensor, "b 3 H W"]) -> UInt8[Tensor, "b H W"] | Integer[Tensor, "b H W"]:
+    def labels(self, images: Float[Tensor, "b c H W"]) -> UInt8[Tensor, "b H W"] | Integer[Tensor, "b H W"]:
         """Return the class of every pixel: uint8 for up to 256 classes, int64 beyond."""
         labels = self.scores(images).argmax(dim=1)
         return labels.to(torch.uint8) if self.num_classes <= 256 else labels
@@ -126,11 +135,14 @@ class SegmentationModel(nn.Module):
         strides: tuple[float, ...] = self.encoder.strides  # type: ignore[assignment]
         return semantic_prior(features.priors, stride=strides[0] if self.classifies_masks else None)
 
-    def _at_image(self, prediction: PixelLogits | MaskLogits, images: Tensor) -> Tensor:
+    def _padded(self, height: int, width: int) -> tuple[int, int]:
+        bottom, right = self._padding(height, width)
+        return height + bottom, width + right
+
+    def _at_image(self, prediction: PixelLogits | MaskLogits, images: Tensor) -> Bands:
         """Bring a prediction to the padded image and cut the padding off."""
         height, width = images.shape[-2:]
-        bottom, right = self._padding(height, width)
-        return prediction.scores((height + bottom, width + right))[..., :height, :width]
+        return Cut(prediction.bands(self._padded(height, width)), (height, width))
 
     def _check(self, images: Tensor) -> None:
         channels = self.mean.shape[0]

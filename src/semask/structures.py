@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from semask.bands import Bands, Combined, Held, Resized
 from semask.resample import resize
 
 IGNORE = 255
@@ -45,6 +46,10 @@ class PixelLogits(NamedTuple):
         # In float32 whatever autocast chose: resized bfloat16 scores tie, and ties decide labels.
         return resize(self.logits.float(), size)
 
+    def bands(self, size: tuple[int, int]) -> Bands:
+        """Return the same scores, made a band of rows at a time."""
+        return Resized(Held(self.logits), size)
+
 
 class MaskLogits(NamedTuple):
     """A set of masks, each with a class: logits of every query's class (the last is "no object") and of its mask.
@@ -66,9 +71,16 @@ class MaskLogits(NamedTuple):
         with torch.autocast(self.class_logits.device.type, enabled=False):
             return torch.einsum("bqk,bqhw->bkhw", *self.probabilities(size))
 
+    def bands(self, size: tuple[int, int]) -> Bands:
+        """Return the same scores, made a band of rows at a time."""
+        return Combined(self._class_probabilities(), Resized(Held(self.mask_logits), size))
+
     def probabilities(self, size: tuple[int, int]) -> tuple[Float[Tensor, "b q k"], Float[Tensor, "b q H W"]]:
         """Return how likely each query is of each class, "no object" left out, and each pixel in its mask at `size`."""
-        return self.class_logits.float().softmax(-1)[..., :-1], resize(self.mask_logits.float(), size).sigmoid()
+        return self._class_probabilities(), resize(self.mask_logits.float(), size).sigmoid()
+
+    def _class_probabilities(self) -> Float[Tensor, "b q k"]:
+        return self.class_logits.float().softmax(-1)[..., :-1]
 
 
 class PixelFeatures(NamedTuple):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from semask.bands import gather
 from semask.checkpoints.convert import load_published
 from semask.checkpoints.rules.semask_fpn import rename
 from semask.losses.pixel import SegmentationLoss
@@ -51,14 +52,16 @@ def test_logits_and_labels(case) -> None:
     image = normalised * model.std + model.mean
     with torch.inference_mode():
         out, scores, labels = model(image), model.scores(image), model.labels(image)
+        bands = gather(model.bands(image))
     assert_close(stored, "main_logits", out.main.logits, TOLERANCE)
     assert_close(stored, "main_up", scores, TOLERANCE)
+    assert_close(stored, "main_up", bands, TOLERANCE)
     assert labels.dtype == torch.uint8
     np.testing.assert_array_equal(labels.numpy(), stored["main_up/argmax"])
     if out.prior is not None:
         assert_close(stored, "prior_logits", out.prior.logits, TOLERANCE)
         with torch.inference_mode():
-            assert_close(stored, "prior_up", model.prior_scores(image), TOLERANCE)
+            assert_close(stored, "prior_up", gather(model.prior_bands(image)), TOLERANCE)
 
 
 @pytest.fixture(scope="module")

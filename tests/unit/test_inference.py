@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from semask import inference
 from semask.build import build
 from semask.inference import Model, Predictor, build_predictor, build_prior, rescaled, sliding, tta
 from semask.metrics import Confusion
@@ -62,9 +61,9 @@ def test_a_recipe_blends_and_counts_memory(monkeypatch: pytest.MonkeyPatch) -> N
 
     def spy(source: Model, **options: Any) -> Predictor:
         given.update(options)
-        return source.scores
+        return Predictor(source.bands)
 
-    monkeypatch.setattr(inference, "sliding", spy)
+    monkeypatch.setattr("semask.inference.recipe.sliding", spy)
     test = recipe.TestRecipe(mode="sliding", blend="hann", memory_budget=1.5, batch_size=3)
     build_predictor(Toy(), test, DataRecipe())
     assert given == {

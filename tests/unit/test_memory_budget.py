@@ -14,15 +14,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from semask.bands import Held
 from semask.inference import Predictor, build_predictor, build_prior, rescaled, sliding, tta
 from semask.recipes import recipe
 from semask.recipes.recipe import DataRecipe
 from tests.unit.toy_predictors import gradient
 
 GIB = 2**30
-PHOTO = (1, 3, 6000, 8000)
-PHOTO_SCORES = 150 * 6000 * 8000 * 4 / GIB
-"""26.8 GiB: four-byte scores of 150 classes at the photograph's own size."""
+PHOTO = (1, 3, 1200, 1600)
+PHOTO_SCORES = 150 * 1200 * 1600 * 4 / GIB
+"""1.07 GiB: four-byte scores of 150 classes at the photograph's own size."""
+BUDGET = 0.3
+"""[GiB] Less than that."""
 
 
 class Peak(TorchDispatchMode):
@@ -51,10 +54,10 @@ class Classes:
     size_multiple = 1
     scores_are_logits = True
 
-    def scores(self, images: Tensor) -> Tensor:
-        return images[:, :1].repeat(1, 150, 1, 1)
+    def bands(self, images: Tensor) -> Held:
+        return Held(images[:, :1].repeat(1, 150, 1, 1))
 
-    prior_scores = scores
+    prior_bands = bands
 
 
 @pytest.fixture(autouse=True)
@@ -67,70 +70,76 @@ def photo() -> Tensor:
     return torch.empty(PHOTO, device="cuda")
 
 
-def peak(predict: Predictor) -> tuple[float, str]:
+def peak(predict: Callable[[Tensor], Tensor]) -> tuple[float, str]:
     images = photo()
     with Peak() as memory:
         place = predict(images).device.type
     return memory.gib, place
 
 
-WINDOWS: dict[str, Any] = {"mode": "sliding", "window": (512, 512), "stride": (512, 512)}
-LARGE: dict[str, Any] = {"window": (1000, 1000), "stride": (1000, 1000)}
-"""Scores of such a window take 0.56 GiB."""
+WINDOWS: dict[str, Any] = {"mode": "sliding", "window": (128, 128), "stride": (128, 128)}
+LARGE: dict[str, Any] = {"window": (240, 240), "stride": (240, 240)}
+ROWS = 240 / 1200 * PHOTO_SCORES
+"""The sums of one row of such windows."""
 TESTS = {
-    "whole": recipe.TestRecipe(memory_budget=4.0),
-    "windows": recipe.TestRecipe(memory_budget=4.0, **WINDOWS),
-    "hann": recipe.TestRecipe(memory_budget=4.0, blend="hann", batch_size=4, **WINDOWS),
-    "whole, tta": recipe.TestRecipe(memory_budget=4.0, scales=(0.5, 1.75), flip=True),
-    "windows, tta": recipe.TestRecipe(memory_budget=4.0, scales=(0.5, 1.75), flip=True, **WINDOWS),
-    "enlarged": recipe.TestRecipe(memory_budget=4.0, scales=(0.5,), enlarge=True, **WINDOWS),
+    "whole": recipe.TestRecipe(memory_budget=BUDGET),
+    "windows": recipe.TestRecipe(memory_budget=BUDGET, **WINDOWS),
+    "hann": recipe.TestRecipe(memory_budget=BUDGET, blend="hann", batch_size=4, **WINDOWS),
+    "whole, tta": recipe.TestRecipe(memory_budget=BUDGET, scales=(0.5, 1.75), flip=True),
+    "windows, tta": recipe.TestRecipe(memory_budget=BUDGET, scales=(0.5, 1.75), flip=True, **WINDOWS),
+    "enlarged": recipe.TestRecipe(memory_budget=BUDGET, scales=(0.5,), enlarge=True, **WINDOWS),
 }
+SMALL = DataRecipe(base_scale=(512, 128))
 
 
 @pytest.mark.parametrize("test", TESTS.values(), ids=TESTS.keys())
 def test_a_photograph_larger_than_its_box_is_scored_within_the_budget(test: recipe.TestRecipe) -> None:
-    gib, place = peak(build_predictor(Classes(), test, DataRecipe(base_scale=(2048, 512))))
-    # The photograph mirrored, 0.54 GiB, and at most 896×1195 px of scores beside windows of them.
-    assert (gib < 4.0, place) == (True, "cpu")
+    gib, place = peak(build_predictor(Classes(), test, SMALL))
+    assert (gib < BUDGET, place) == (True, "cpu")
 
 
 def test_a_photograph_of_its_own_size_is_scored_in_windows_within_the_budget() -> None:
+    """The sums of a row of windows fit: they stay on the device, and whole scores are put together elsewhere."""
     for scales in ((1.0,), (0.5, 1.0)):
-        test = recipe.TestRecipe(mode="sliding", memory_budget=4.0, scales=scales, **LARGE)
+        test = recipe.TestRecipe(mode="sliding", memory_budget=BUDGET, scales=scales, **LARGE)
         gib, place = peak(build_predictor(Classes(), test, DataRecipe()))
-        assert (gib < 4.0, place) == (True, "cpu")
+        assert (gib < 2 * BUDGET, place) == (True, "cpu")
 
 
 def test_a_prior_is_scored_within_the_budget() -> None:
-    test, data = recipe.TestRecipe(memory_budget=4.0), DataRecipe(base_scale=(2048, 512))
-    gib, place = peak(build_prior(Classes(), test, data))
-    assert (gib < 4.0, place) == (True, "cpu")
-    gib, place = peak(build_prior(Classes(), recipe.TestRecipe(), data))
+    gib, place = peak(build_prior(Classes(), recipe.TestRecipe(memory_budget=BUDGET), SMALL))
+    assert (gib < BUDGET, place) == (True, "cpu")
+    gib, place = peak(build_prior(Classes(), recipe.TestRecipe(), SMALL))
     assert (gib > PHOTO_SCORES, place) == (True, "cuda")
 
 
 def test_scores_that_a_model_gives_are_not_counted() -> None:
     """A whole photograph at its own size: its scores are the model's."""
-    gib, place = peak(build_predictor(Classes(), recipe.TestRecipe(memory_budget=4.0), DataRecipe()))
+    gib, place = peak(build_predictor(Classes(), recipe.TestRecipe(memory_budget=BUDGET), DataRecipe()))
     assert (gib > PHOTO_SCORES, place) == (True, "cpu")
 
 
-@pytest.mark.parametrize(
-    ("held", "predict"),
-    [
-        (1, sliding(Classes(), **LARGE)),
-        (1, rescaled(Classes(), box=(800, 600))),
-        (2, rescaled(sliding(Classes(), **LARGE), ratio=0.9999)),
-        (2, tta(Classes(), box=(800, 600), ratios=(1.0,))),
-        (3, tta(Classes(), box=(800, 600), ratios=(1.0, 0.5, 0.25))),
-        (3, tta(Classes(), box=(800, 600), ratios=(1.0, 0.5), flip=True)),
-        (3, tta(sliding(Classes(), **LARGE), ratios=(1.0, 0.9999), flip=True)),
-    ],
-)
-def test_so_many_tensors_of_scores_are_held_at_once(held: int, predict: Predictor) -> None:
+CALLS = [
+    (0, rescaled(Classes(), box=(160, 120))),
+    (2.3 * ROWS, sliding(Classes(), **LARGE)),
+    (2.3 * ROWS, rescaled(sliding(Classes(), **LARGE), ratio=0.9999)),
+    (0, tta(Classes(), box=(160, 120), ratios=(1.0, 0.5), flip=True)),
+    (2.3 * ROWS, tta(sliding(Classes(), **LARGE), ratios=(1.0, 0.9999), flip=True)),
+]
+"""Predictors, and what they hold [GiB] beside one tensor of whole scores: sums of a row of windows, moved once."""
+BESIDE = 0.2
+"""[GiB] Bands of 32 MiB, small scores, a window's scores, and the photograph mirrored."""
+
+
+@pytest.mark.parametrize(("sums", "predict"), CALLS)
+def test_one_tensor_of_whole_scores_is_held_and_none_for_labels(sums: float, predict: Predictor) -> None:
     gib, place = peak(predict)
     assert place == "cuda"
-    assert held * PHOTO_SCORES * 0.999 < gib < held * PHOTO_SCORES + 2.0
+    assert PHOTO_SCORES * 0.999 < gib < PHOTO_SCORES + sums + BESIDE
+    averaged = PHOTO_SCORES if not predict.logits else 0.0
+    gib, place = peak(lambda images: predict.labelled(images).confidence)
+    assert place == "cuda"
+    assert gib < averaged + sums + BESIDE
 
 
 @pytest.mark.parametrize(("budget", "place"), [(None, "cuda"), (1.0, "cuda"), (1e-6, "cpu")])
@@ -149,6 +158,7 @@ def test_scores_over_the_budget_are_made_by_the_processor(budget: float | None, 
 
 
 def test_the_budget_counts_four_bytes_a_score_at_the_images_own_size() -> None:
+    """Whole scores: windows of a row need less, and are summed where the model is."""
     needed = 2 * 6 * 20 * 30 * 4 / GIB
     images = torch.empty(2, 3, 20, 30, device="cuda")
     for budget, place in ((needed, "cuda"), (math.nextafter(needed, 0), "cpu")):
@@ -160,16 +170,6 @@ def test_the_budget_counts_four_bytes_a_score_at_the_images_own_size() -> None:
             tta(gradient, ratios=(0.5, 2.0), memory_budget=budget),
         ):
             assert predict(images).device.type == place
-
-
-@pytest.mark.parametrize("ratios", [(0.5, 2.0, 1.0), (2.0, 0.5)])
-def test_versions_on_both_sides_of_the_budget_are_added_by_the_processor(ratios: tuple[float, ...]) -> None:
-    images = torch.empty(1, 3, 20, 30, device="cuda")
-    budget = 6 * 20 * 30 * 4 / GIB
-    windows = sliding(gradient, window=(8, 8), stride=(8, 8), memory_budget=budget)
-    places = [rescaled(windows, ratio=ratio, memory_budget=budget)(images).device.type for ratio in (0.5, 2.0)]
-    assert places == ["cuda", "cpu"]
-    assert tta(windows, ratios=ratios, memory_budget=budget)(images).device.type == "cpu"
 
 
 @pytest.mark.parametrize("budget", [0.0, -1.0, math.nan])

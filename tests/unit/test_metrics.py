@@ -125,7 +125,7 @@ def test_scores_become_json_with_null_for_undefined() -> None:
     record = counted(torch.tensor([0, 1]), torch.tensor([0, 0]), 3).scores().to_dict(["sky", "road", "car"])
     text = json.loads(json.dumps(record, allow_nan=False))
     assert text["pixels"] == 2
-    assert text["classes"][0] == {"name": "sky", "iou": 0.5, "accuracy": 0.5, "pixels": 2}
+    assert text["classes"][0] == {"name": "sky", "iou": 0.5, "accuracy": 0.5, "dice": 2 / 3, "pixels": 2}
     assert text["classes"][1]["iou"] == 0.0
     assert text["classes"][1]["accuracy"] is None
     assert text["classes"][2]["iou"] is None

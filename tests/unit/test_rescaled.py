@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from semask import inference
 from semask.geometry import enlarged_size, fit_size
 from semask.inference import rescaled, tta
 from tests.unit.toy_predictors import Toy, bilinear, gradient, pointwise, watched
@@ -13,7 +12,7 @@ def test_rescaled_goes_there_and_back_bilinearly() -> None:
     images = torch.rand(2, 3, 30, 47)
     size = fit_size(30, 47, (64, 40), 1.25)
     expected = bilinear(gradient(bilinear(images, size)), (30, 47))
-    assert torch.equal(rescaled(gradient, box=(64, 40), ratio=1.25)(images), expected)
+    torch.testing.assert_close(rescaled(gradient, box=(64, 40), ratio=1.25)(images), expected)
 
 
 def test_rescaled_by_a_ratio_of_the_own_size() -> None:
@@ -55,12 +54,12 @@ def test_scores_of_an_enlarged_image_are_resized_once() -> None:
     straight = bilinear(gradient(enlarged), (40, 60))
     detour = bilinear(bilinear(gradient(enlarged), (10, 15)), (40, 60))
     got = rescaled(gradient, ratio=0.25, enlarge_to=32)(images)
-    assert torch.equal(got, straight)
+    torch.testing.assert_close(got, straight)
     assert not torch.allclose(got, detour, atol=1e-2)
 
 
 def test_only_enlarging_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "MAX_ENLARGED_PIXELS", 100)
+    monkeypatch.setattr("semask.inference.scales.MAX_ENLARGED_PIXELS", 100)
     assert rescaled(pointwise, enlarge_to=10)(torch.rand(1, 3, 9, 9)).shape == (1, 4, 9, 9)
     assert rescaled(pointwise, enlarge_to=10)(torch.rand(1, 3, 20, 30)).shape == (1, 4, 20, 30)
     with pytest.raises(ValueError, match="10×11 px"):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from semask.data.photometric import distort, hsv_to_rgb, rgb_to_hsv, scale_saturation, shift_hue
 from semask.data.transforms import TrainTransform
 from semask.geometry import fit_size
+from semask.bands import Held
 from semask.inference import build_predictor
 from semask.recipes import recipe as fields
 from semask.recipes.recipe import IMAGENET_MEAN, DataRecipe
@@ -177,13 +178,12 @@ def test_training_and_test_see_a_picture_at_one_size(
         size = (0, 0)
         size_multiple = 1
         scores_are_logits = True
-        scores_are_logits = True
 
-        def scores(self, images: torch.Tensor) -> torch.Tensor:
+        def bands(self, images: torch.Tensor) -> Held:
             self.size = (images.shape[-2], images.shape[-1])
-            return images
+            return Held(images)
 
-        prior_scores = scores
+        prior_bands = bands
 
     model = Watched()
     build_predictor(model, fields.TestRecipe(scales=(scale,)), data)(torch.zeros(1, 3, height, width))

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from semask.bands import Held
 from semask.geometry import fit_size
-from semask.inference import sliding, tta
+from semask.inference import Predictor, sliding, tta
 from tests.unit.toy_predictors import bilinear, gradient, positional, symmetric
 
 
@@ -47,7 +48,7 @@ def test_scores_of_masks_are_averaged_as_they_are() -> None:
             seen = bilinear(images.flip(-1) if flip else images, size)
             scores = bilinear(gradient(seen), (20, 31))
             maps.append(scores.flip(-1) if flip else scores)
-    got = tta(gradient, ratios=(0.5, 1.5), flip=True, logits=False)(images)
+    got = tta(Predictor(lambda x: Held(gradient(x)), logits=False), ratios=(0.5, 1.5), flip=True)(images)
     torch.testing.assert_close(got, torch.stack(maps).mean(0))
     assert float(got.max()) > 1
 

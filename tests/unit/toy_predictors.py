@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semask.bands import Held
 from semask.inference import Predictor
 from semask.model import SegmentationModel
 from semask.structures import Features, PixelLogits
@@ -43,13 +44,13 @@ class Toy:
     def __init__(self) -> None:
         self.seen: list[tuple[int, ...]] = []
 
-    def scores(self, images: Tensor) -> Tensor:
+    def bands(self, images: Tensor) -> Held:
         self.seen.append(tuple(images.shape))
-        return gradient(images)
+        return Held(gradient(images))
 
-    def prior_scores(self, images: Tensor) -> Tensor:
+    def prior_bands(self, images: Tensor) -> Held:
         self.seen.append(tuple(images.shape))
-        return pointwise(images)
+        return Held(pointwise(images))
 
 
 def watched(predictor: Predictor) -> tuple[Predictor, list[tuple[int, ...]]]:

@@ -19,32 +19,38 @@ class Scores(NamedTuple):
 
     iou: intersection over union per class; undefined for a class that neither labels nor predictions hold.
     accuracy: share of a class's labelled pixels that are found; undefined for a class without labels.
-    miou, macc: means over the classes where they are defined. aacc: share of all labelled pixels that are right.
-    pixels: labelled pixels per class.
+    dice: 2·intersection over the sum of labelled and predicted pixels per class, undefined as the IoU is.
+    miou, macc, mdice: means over the classes where they are defined. aacc: share of all labelled pixels that are right.
+    fwiou: IoU weighed by the classes' shares of the labelled pixels. pixels: labelled pixels per class.
 
-    Source: SeMask's evaluation (mmsegmentation's nan-mean).
+    Source: SeMask's evaluation (mmsegmentation's nan-mean); fwiou: FCN (arXiv:1411.4038) §5.
     """
 
     miou: float
     macc: float
     aacc: float
+    fwiou: float
+    mdice: float
     iou: Float[Tensor, " k"]
     accuracy: Float[Tensor, " k"]
+    dice: Float[Tensor, " k"]
     pixels: Integer[Tensor, " k"]
 
     def to_dict(self, names: Sequence[str]) -> dict[str, object]:
         """Return the scores as JSON values, undefined ones as null; `names` are the classes' names in order."""
         if len(names) != len(self.iou):
             raise ValueError(f"{len(self.iou)} classes were scored, but {len(names)} names were given")
-        rows = zip(names, self.iou.tolist(), self.accuracy.tolist(), self.pixels.tolist(), strict=True)
+        columns = (self.iou.tolist(), self.accuracy.tolist(), self.dice.tolist(), self.pixels.tolist())
         return {
-            "miou": _null(self.miou),
-            "macc": _null(self.macc),
-            "aacc": _null(self.aacc),
+            "miou": null(self.miou),
+            "macc": null(self.macc),
+            "aacc": null(self.aacc),
+            "fwiou": null(self.fwiou),
+            "dice": null(self.mdice),
             "pixels": int(self.pixels.sum()),
             "classes": [
-                {"name": name, "iou": _null(iou), "accuracy": _null(accuracy), "pixels": pixels}
-                for name, iou, accuracy, pixels in rows
+                {"name": name, "iou": null(iou), "accuracy": null(accuracy), "dice": null(dice), "pixels": pixels}
+                for name, iou, accuracy, dice, pixels in zip(names, *columns, strict=True)
             ],
         }
 
@@ -73,15 +79,7 @@ class Confusion:
                 f"prediction {tuple(prediction.shape)} and truth {tuple(truth.shape)} differ in size; "
                 "resize the scores to the label's size before taking the best class"
             )
-        prediction, truth = prediction.long(), truth.to(prediction.device).long()
-        valid = truth != IGNORE
-        self._check(truth, valid, "label")
-        self._check(prediction, valid, "prediction")
-        k = self.num_classes
-        # One extra bin collects the ignored pixels: several times faster than picking the valid ones first.
-        codes = torch.where(valid, truth * k + prediction, k * k).flatten()
-        counts = torch.bincount(codes, minlength=k * k + 1)[: k * k]
-        self.matrix += counts.view(k, k).to(self.matrix.device)
+        self.matrix += count_pairs(prediction, truth, self.num_classes).to(self.matrix.device)
 
     def merge(self, other: Confusion) -> None:
         """Add the counts of another matrix of the same classes."""
@@ -107,25 +105,66 @@ class Confusion:
         # 0/0 is nan in tensors: a class absent from both drops out of the means.
         iou = correct / (labelled + predicted - correct)
         accuracy = correct / labelled
+        dice = 2 * correct / (labelled + predicted)
         return Scores(
             miou=iou.nanmean().item(),
             macc=accuracy.nanmean().item(),
             aacc=(correct.sum() / labelled.sum()).item(),
+            fwiou=((iou.nan_to_num() * labelled).sum() / labelled.sum()).item(),
+            mdice=dice.nanmean().item(),
             iou=iou,
             accuracy=accuracy,
+            dice=dice,
             pixels=labelled,
         )
 
-    def _check(self, values: Tensor, valid: Tensor, what: str) -> None:
-        outside = valid & ((values < 0) | (values >= self.num_classes))
-        if outside.any():
-            value = int(values[outside][0])
-            raise ValueError(
-                f"{what} value {value} in {int((values[outside] == value).sum())} pixels is no class id: "
-                f"{self.num_classes} classes have ids 0 to {self.num_classes - 1}, and {IGNORE} is ignored in labels; "
-                "mend the label map or the class count"
-            )
+
+def count_pairs(
+    prediction: Integer[Tensor, " ..."], truth: Integer[Tensor, " ..."], num_classes: int
+) -> Integer[Tensor, "k k"]:
+    """Return how many pixels of truth i (row) were predicted as j (column); pixels of truth `IGNORE` take no part.
+
+    Raises ValueError for a class id outside [0, num_classes).
+    """
+    if not truth.numel():
+        return torch.zeros(num_classes, num_classes, dtype=torch.int64, device=prediction.device)
+    truth = _bytes(truth.to(prediction.device), "label")
+    if prediction.dtype != torch.uint8:
+        prediction = _bytes(torch.where(truth == IGNORE, 0, prediction), "prediction")
+    # All pairs of bytes are counted and what is ignored or wrong is sorted out in the small table: several times
+    # faster than masks of the pixels.
+    codes = torch.add(prediction.to(torch.int32), truth.to(torch.int32), alpha=256).flatten()
+    table = torch.bincount(codes, minlength=256 * 256).view(256, 256)
+    valid = table[:IGNORE]
+    _refuse_outside(valid.sum(1), num_classes, "label")
+    _refuse_outside(valid.sum(0), num_classes, "prediction")
+    return valid[:num_classes, :num_classes]
 
 
-def _null(value: float) -> float | None:
+def null(value: float) -> float | None:
+    """Return a number for JSON, which has none that is undefined."""
     return None if math.isnan(value) else value
+
+
+def _bytes(values: Integer[Tensor, " ..."], what: str) -> Integer[Tensor, " ..."]:
+    """Refuse values that a byte cannot hold."""
+    if values.dtype != torch.uint8:
+        for value in (int(values.min()), int(values.max())):
+            if not 0 <= value <= 255:
+                raise _outside(value, int((values == value).sum()), None, what)
+    return values
+
+
+def _refuse_outside(counts: Integer[Tensor, " values"], num_classes: int, what: str) -> None:
+    beyond = counts[num_classes:]
+    if beyond.any():
+        value = int(beyond.nonzero()[0]) + num_classes
+        raise _outside(value, int(counts[value]), num_classes, what)
+
+
+def _outside(value: int, pixels: int, num_classes: int | None, what: str) -> ValueError:
+    last = IGNORE - 1 if num_classes is None else num_classes - 1
+    return ValueError(
+        f"{what} value {value} in {pixels} pixels is no class id: they are 0 to {last}, and {IGNORE} is ignored in "
+        "labels; mend the label map or the class count"
+    )

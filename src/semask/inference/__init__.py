@@ -1,0 +1,29 @@
+"""How scores and label maps are made: predictors take images (b c H W), and they compose.
+
+    tta(sliding(model, window=…, stride=…), box=…, ratios=…, flip=True)
+
+Each takes a model, another predictor or a plain function. A call gives scores (b k H W): the model's, except `tta`,
+whose mean is over softmax maps if these are logits; either way the best class is the arg max. `labels` and `labelled`
+give label maps without holding the scores of a whole image: they are made, resized and decided in bands of rows, and
+windows are let go when their rows are done. Only `tta` holds a sum of scores at the images' own size.
+
+Predictors record gradients if the caller lets them: wrap calls in `torch.inference_mode()`.
+"""
+
+from semask.inference.predictor import Labelled, Model, Predictor, Scorer
+from semask.inference.recipe import build_predictor, build_prior
+from semask.inference.scales import rescaled, tta
+from semask.inference.windows import Blend, sliding
+
+__all__ = [
+    "Blend",
+    "Labelled",
+    "Model",
+    "Predictor",
+    "Scorer",
+    "build_predictor",
+    "build_prior",
+    "rescaled",
+    "sliding",
+    "tta",
+]

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from semask import bands
+from semask.bands import Bands, Combined, Cut, Held, Resized, gather, walk
+from semask.inference import Predictor, build_predictor
+from semask.recipes import DataRecipe, TestRecipe
+from semask.structures import MaskLogits, PixelLogits
+
+SIDES = st.integers(1, 40)
+
+
+def by_rows(source: Bands, cuts: list[int]) -> Tensor:
+    """Ask for bands that end at `cuts`, once more and plainly."""
+    height = source.shape[2]
+    ends = [*sorted({cut % height for cut in cuts} - {0}), height]
+    return torch.cat([source.rows(a, b) for a, b in zip([0, *ends], ends, strict=False)], dim=2)
+
+
+@given(SIDES, SIDES, SIDES, SIDES, st.lists(st.integers(0, 100), max_size=5))
+@settings(max_examples=80, deadline=None)
+def test_bands_of_a_resized_map_are_torchs_own_rows(h: int, w: int, height: int, width: int, cuts: list[int]) -> None:
+    maps = torch.randn(2, 3, h, w)
+    # In float64, since torch rounds the positions of rows to float32.
+    expected = F.interpolate(maps.double(), (height, width), mode="bilinear", align_corners=False).float()
+    source = Resized(Held(maps), (height, width))
+    assert source.shape == expected.shape
+    torch.testing.assert_close(by_rows(source, cuts), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gather(source), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_bands_of_both_kinds_of_prediction_are_their_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bands, "NUMBERS", 300)
+    pixels = PixelLogits(torch.randn(2, 5, 7, 9))
+    masks = MaskLogits(torch.randn(2, 4, 6), torch.randn(2, 4, 7, 9))
+    for prediction in (pixels, masks):
+        cut = Cut(prediction.bands((28, 36)), (26, 33))
+        assert len(list(walk(cut))) > 10
+        torch.testing.assert_close(gather(cut), prediction.scores((28, 36))[..., :26, :33], rtol=1e-5, atol=1e-5)
+
+
+def test_low_precision_is_resized_in_full_precision() -> None:
+    maps = torch.randn(1, 3, 5, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = gather(Resized(Held(maps.bfloat16()), (20, 20)))
+        combined = gather(Combined(torch.rand(1, 2, 3), Resized(Held(maps[:, :2]), (9, 9))))
+    assert found.dtype == combined.dtype == torch.float32
+    torch.testing.assert_close(
+        found, F.interpolate(maps.bfloat16().float(), (20, 20), mode="bilinear", align_corners=False)
+    )
+
+
+def test_labels_and_confidence_are_those_of_whole_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bands, "NUMBERS", 500)
+    images = torch.rand(2, 3, 40, 31)
+    weight = torch.randn(6, 3, 3, 3) * 4
+
+    def scores(seen: Tensor) -> Tensor:
+        return F.conv2d(seen, weight, stride=2, padding=1)
+
+    class Model:
+        size_multiple = 1
+
+        def __init__(self, *, logits: bool) -> None:
+            self.scores_are_logits = logits
+
+        def bands(self, seen: Tensor) -> Bands:
+            found = scores(seen) if self.scores_are_logits else scores(seen).sigmoid()
+            return Resized(Held(found), (seen.shape[-2], seen.shape[-1]))
+
+        prior_bands = bands
+
+    windows = {"mode": "sliding", "window": (16, 12), "stride": (9, 7), "batch_size": 3}
+    for test in (TestRecipe(), TestRecipe(**windows), TestRecipe(scales=(0.5, 1.0), flip=True, **windows)):
+        for logits in (True, False):
+            predictor = build_predictor(Model(logits=logits), test, DataRecipe(base_ratio=1.5))
+            whole = predictor(images)
+            share = whole.softmax(1) if predictor.logits else whole / whole.sum(1, keepdim=True)
+            found = predictor.labelled(images)
+            assert found.labels.dtype == torch.uint8
+            assert torch.equal(found.labels.long(), whole.argmax(1))
+            assert torch.equal(predictor.labels(images), found.labels)
+            torch.testing.assert_close(found.confidence, share.amax(1), rtol=1e-4, atol=1e-5)
+
+
+def test_bytes_hold_256_classes() -> None:
+    for count in (1, 256):
+        predictor = Predictor(lambda images, count=count: Held(images[:, :1].repeat(1, count, 1, 1)))
+        found = predictor.labelled(torch.rand(1, 3, 4, 5))
+        torch.testing.assert_close(found.confidence, torch.full((1, 4, 5), 1 / count))
+        assert int(found.labels.max()) == 0
+    for decide in (Predictor.labels, Predictor.labelled):
+        with pytest.raises(ValueError, match="up to 256 classes, these scores are of 257"):
+            decide(Predictor(lambda images: Held(images[:, :1].repeat(1, 257, 1, 1))), torch.rand(1, 3, 4, 5))
