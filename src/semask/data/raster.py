@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -135,8 +136,15 @@ def _refuse_layout(series: Any, page: Any) -> None:
         told = "×".join(str(side) for side in series.shape)
         raise Refused(f"a TIFF of {told} samples ({series.axes}) is no picture of channels; save one picture per file")
     height, width = (series.shape[series.axes.index(axis)] for axis in "YX")
+    if (height, width) != (page.imagelength, page.imagewidth) or not height * width:
+        raise Refused("a TIFF whose parts say different sizes; restore or remove the file")
     if height * width > MAX_PIXELS:
         raise Refused(f"too large ({width}×{height} pixels); at most {MAX_PIXELS} pixels are read; cut it into tiles")
+    # A broken one may claim billions of pieces, each of which would be looked for.
+    if len(page.dataoffsets) != math.prod(page.chunked):
+        raise Refused(
+            f"a TIFF of {math.prod(page.chunked)} pieces that holds {len(page.dataoffsets)}; restore the file"
+        )
     orientation = page.tags.get("Orientation")
     if orientation is not None and orientation.value != UPRIGHT:
         raise Refused(f"is stored turned or mirrored (orientation {orientation.value}); save it upright")
