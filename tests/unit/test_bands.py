@@ -27,12 +27,12 @@ def by_rows(source: Bands, cuts: list[int]) -> Tensor:
 @settings(max_examples=80, deadline=None)
 def test_bands_of_a_resized_map_are_torchs_own_rows(h: int, w: int, height: int, width: int, cuts: list[int]) -> None:
     maps = torch.randn(2, 3, h, w)
-    # In float64, since torch rounds the positions of rows to float32.
+    # In float64, since torch rounds positions to float32, for columns here too: 1e-6 of 40 px times the slope.
     expected = F.interpolate(maps.double(), (height, width), mode="bilinear", align_corners=False).float()
     source = Resized(Held(maps), (height, width))
     assert source.shape == expected.shape
-    torch.testing.assert_close(by_rows(source, cuts), expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(gather(source), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(by_rows(source, cuts), expected, rtol=1e-5, atol=3e-5)
+    torch.testing.assert_close(gather(source), expected, rtol=1e-5, atol=3e-5)
 
 
 def test_bands_of_both_kinds_of_prediction_are_their_scores(monkeypatch: pytest.MonkeyPatch) -> None:
