@@ -13,14 +13,14 @@ from tyro.conf import FlagConversionOff, Positional, arg
 
 from semask.checkpoints.record import read_recipe
 from semask.commands.flags import parse as parse_flags
-from semask.recipes import TestRecipe
+from semask.recipes import DataRecipe, TestRecipe
 from semask.recipes.scale import scale_warning
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
     from semask.data.classes import Classes
+    from semask.data.raster import Picture
     from semask.inference import Predictor
 
 PROG = "semask predict"
@@ -30,10 +30,11 @@ PREDICTIONS, OVERLAYS, PRIORS = "predictions", "overlays", "priors"
 
 
 class Painter(NamedTuple):
-    """What makes pictures out of a picture; prior is None where none is wanted."""
+    """What makes pictures out of a picture; prior is None where none is wanted, data says how pictures are read."""
 
     predictor: Predictor
     prior: Predictor | None
+    data: DataRecipe
     classes: Classes
     device: torch.device
     alpha: float
@@ -99,7 +100,7 @@ def predict(checkpoint: Path, pictures: Path, options: PredictOptions, *, test: 
     from rich.console import Console
     from rich.progress import track
 
-    from semask.data.image import read_image
+    from semask.data.raster import read_picture
 
     out = options.out
     if not 0 <= options.alpha <= 1:
@@ -111,7 +112,7 @@ def predict(checkpoint: Path, pictures: Path, options: PredictOptions, *, test: 
     skipped = []
     for file, name in track(list(zip(files, names, strict=True)), description="Segmenting", console=console):
         try:
-            paint(painter, read_image(file), out, name)
+            paint(painter, read_picture(file, painter.data), out, name)
         except ValueError as error:
             told = str(error) if str(file) in str(error) else f"{file}: {error}"
             console.print(f"skipped: {told}", style="yellow")
@@ -142,6 +143,7 @@ def load_painter(checkpoint: Path, options: PredictOptions, test: TestRecipe | N
     return Painter(
         predictor=build_predictor(model, test, recipe.data),
         prior=build_prior(model, test, recipe.data) if options.prior else None,
+        data=recipe.data,
         classes=classes or numbered_classes(recipe.model.num_classes),
         device=place,
         alpha=options.alpha,
@@ -149,13 +151,14 @@ def load_painter(checkpoint: Path, options: PredictOptions, test: TestRecipe | N
     )
 
 
-def paint(painter: Painter, image: Tensor, out: Path, name: str) -> None:
-    """Segment one uint8 picture 3×H×W and write the results under `name`."""
+def paint(painter: Painter, picture: Picture, out: Path, name: str) -> None:
+    """Segment one picture c×H×W and write the results under `name`."""
     import torch
 
+    from semask.data.raster import as_rgb, as_unit
     from semask.viz import overlay, write_image, write_label
 
-    pixels = image.float() / 255
+    pixels = as_unit(picture)
     with torch.inference_mode():
         batch = pixels[None].to(painter.device)
         labels = painter.predictor(batch)[0].argmax(dim=0).cpu()
@@ -164,7 +167,7 @@ def paint(painter: Painter, image: Tensor, out: Path, name: str) -> None:
     if prior is not None:
         write_label(out / PRIORS / f"{name}.png", prior, painter.classes)
     if painter.overlay:
-        mixed = overlay(pixels, labels, painter.classes, alpha=painter.alpha)
+        mixed = overlay(as_rgb(pixels), labels, painter.classes, alpha=painter.alpha)
         write_image(out / OVERLAYS / f"{name}.jpg", mixed)
 
 
