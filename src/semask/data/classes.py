@@ -1,6 +1,6 @@
 """Class tables: names, colours, and what the values in a label file mean.
 
-A table is packaged (`ade20k`, `cityscapes`, `coco-stuff10k`, `camvid`) or a JSON file:
+A table is packaged (`semask.data.classes.packaged()` lists them) or a JSON file:
 
     {
       "classes": [{"name": "sky", "colour": [128, 128, 128]}, {"name": "road", "colour": [128, 64, 128]}],
@@ -10,6 +10,7 @@ A table is packaged (`ade20k`, `cityscapes`, `coco-stuff10k`, `camvid`) or a JSO
 `classes` may also be a plain list of names; the colours are then made up, always the same ones. `labels` maps a value
 in the label files to a class, by its name or its number in the list, or to "ignore". Values it does not list are
 errors. Without `labels`, value i is class i and 255 is ignored; `labels` that only ignore values add to that.
+`ids`, a list of one number per class, are those of the dataset's own tools, where label files have others.
 """
 
 from __future__ import annotations
@@ -39,11 +40,15 @@ MAX_VALUE = 65535
 
 @dataclass(frozen=True)
 class Classes:
-    """Names and colours (RGB, 0 … 255) of the classes, and label_map: source value → class number or `IGNORE`."""
+    """Names and colours (RGB, 0 … 255) of the classes, and label_map: source value → class number or `IGNORE`.
+
+    ids: the number of every class in the dataset's own tools; None are the values of label files.
+    """
 
     names: tuple[str, ...]
     colours: tuple[Colour, ...]
     label_map: dict[int, int]
+    ids: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         _check_names(self.names)
@@ -56,6 +61,8 @@ class Classes:
                     f"labels: value {value} maps to class {target}, but the classes are 0 … {len(self.names) - 1}; "
                     f'give one of them, its name, or "ignore"'
                 )
+        if self.ids is not None:
+            _check_ids(self.ids, self.names)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -92,19 +99,22 @@ class Classes:
         entries = record.get("classes") if isinstance(record, Mapping) else None
         if not isinstance(entries, list) or not entries:
             raise ValueError('a class table needs "classes": a list of names or of {"name": …, "colour": [r, g, b]}')
-        if surplus := set(record) - {"classes", "labels"}:
-            raise ValueError(f'unknown key {min(surplus)!r} in the class table; allowed are "classes" and "labels"')
+        if surplus := set(record) - {"classes", "labels", "ids"}:
+            raise ValueError(
+                f'unknown key {min(surplus)!r} in the class table; allowed are "classes", "labels" and "ids"'
+            )
         names = tuple(_name(entry) for entry in entries)
         _check_names(names)
         made_up = palette(len(names))
         colours = tuple(_colour(entry, default) for entry, default in zip(entries, made_up, strict=True))
-        return cls(names, colours, _label_map(record.get("labels"), names))
+        return cls(names, colours, _label_map(record.get("labels"), names), _ids(record.get("ids")))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form; `from_dict` restores an equal table."""
         entries = [{"name": n, "colour": list(c)} for n, c in zip(self.names, self.colours, strict=True)]
         labels = {str(v): "ignore" if t == IGNORE else t for v, t in sorted(self.label_map.items())}
-        return {"classes": entries, "labels": labels}
+        record: dict[str, Any] = {"classes": entries, "labels": labels}
+        return record if self.ids is None else {**record, "ids": list(self.ids)}
 
     @cached_property
     def lookup(self) -> Int16[np.ndarray, " values"]:
@@ -120,6 +130,19 @@ class Classes:
         if source.dtype != np.uint8:
             encoded = np.where((source < 0) | (source > MAX_VALUE), np.int16(UNKNOWN), encoded)
         return encoded
+
+    @cached_property
+    def values(self) -> tuple[int, ...]:
+        """The value of every class in label files, the smallest if it has several; -1 for one that has none."""
+        mapped: dict[int, int] = {}
+        for value, target in self.label_map.items():
+            mapped[target] = min(value, mapped.get(target, value))
+        return tuple(mapped.get(target, -1) for target in range(len(self.names)))
+
+    @property
+    def official_ids(self) -> tuple[int, ...]:
+        """The number of every class in the dataset's own tools: `ids`, or the values of label files."""
+        return self.values if self.ids is None else self.ids
 
 
 def identity(num_classes: int) -> dict[int, int]:
@@ -212,6 +235,21 @@ def _target(value: object, target: object, names: tuple[str, ...]) -> int:
     if isinstance(target, bool) or not isinstance(target, int):
         raise ValueError(f'labels: value {value} maps to {target!r}; give a class number, its name, or "ignore"')
     return target
+
+
+def _ids(ids: object) -> tuple[int, ...] | None:
+    if ids is None:
+        return None
+    if not isinstance(ids, list):
+        raise ValueError(f"ids: expected a list of one number per class, got {ids!r}")
+    return tuple(ids)
+
+
+def _check_ids(ids: tuple[int, ...], names: tuple[str, ...]) -> None:
+    if len(ids) != len(names) or len(set(ids)) != len(ids):
+        raise ValueError(f"ids: {len(set(ids))} different numbers for {len(names)} classes; give one per class")
+    if bad := [value for value in ids if type(value) is not int or not 0 <= value <= MAX_VALUE]:
+        raise ValueError(f"ids: {bad[0]!r} is no number from 0 to {MAX_VALUE}")
 
 
 def _check_names(names: tuple[str, ...]) -> None:

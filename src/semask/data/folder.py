@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from semask.data.cityscapes import HINT, LABEL_IDS, TRAIN_IDS
+from semask.data.datasets import DATASETS
 from semask.data.hugging_face import dataset_rows
 from semask.data.image import SUFFIXES
 from semask.data.shards import shard_samples
@@ -102,8 +104,17 @@ def _folder(tree: Tree, pattern: str, data: DataRecipe, split: str) -> tuple[str
         return by_split.replace("{split}", split), True
     if present or not tree.has_folder(shared):
         missing = by_split.replace("{split}", split) if present or "{split}" in pattern else shared
-        raise ValueError(f"no folder {tree.root / missing}{_expected(data)}")
+        raise ValueError(f"no folder {tree.root / missing}{_nearby(tree.root, missing)}{_expected(data)}")
     return shared, False
+
+
+def _nearby(root: Path, missing: str) -> str:
+    """Name the folder above or below the root that has what is missing: roots are often one step off."""
+    if not root.is_dir():
+        return ""
+    places = [root.resolve().parent, *sorted(path for path in root.iterdir() if path.is_dir())]
+    right = next((path for path in places if (path / missing).is_dir()), None)
+    return "" if right is None else f"; did you mean --data.root {right}?"
 
 
 def _images(files: dict[str, Source], suffix: str) -> dict[str, Source]:
@@ -184,10 +195,9 @@ def _without_label(
             "JPEG compression changes ids near edges: make them again as 8-bit greyscale PNG"
         )
     names = _some([images[stem].name for stem in missing])
-    return (
-        f"{len(missing)} images without a label: {names}; expected e.g. {folder / (missing[0] + suffix)}; "
-        "add the labels or remove the images"
-    )
+    official = missing[0] + suffix.replace(TRAIN_IDS, LABEL_IDS)
+    mend = HINT if suffix.endswith(TRAIN_IDS) and official in files else "add the labels or remove the images"
+    return f"{len(missing)} images without a label: {names}; expected e.g. {folder / (missing[0] + suffix)}; {mend}"
 
 
 def _some(names: list[str]) -> str:
@@ -205,4 +215,8 @@ def _expected(data: DataRecipe) -> str:
         else:
             lines.append(f"  {pattern}/{file}")
     lines.append(f"  {data.train_split}.txt, {data.val_split}.txt (optional: the stems of each split)")
+    for name, official in DATASETS.items():
+        if official.data.classes == data.classes:
+            downloads = " ".join(official.downloads)
+            lines.append(f"made by: semask prepare {name} --from {downloads} --root {data.root or 'DIR'}")
     return "\n".join(lines)

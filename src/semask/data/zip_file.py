@@ -6,6 +6,7 @@ itself, as cheaply as a file of its own.
 
 from __future__ import annotations
 
+import stat
 import struct
 import zipfile
 import zlib
@@ -113,6 +114,8 @@ def _tree(path: Path, _changed: int, _size: int) -> ZipTree:
 
 
 def _member(path: Path, info: zipfile.ZipInfo) -> ZipMember:
+    if stat.S_ISLNK(info.external_attr >> 16):
+        raise ValueError(f"{path}/{info.filename} is a link; archives of plain files are read")
     if info.flag_bits & ENCRYPTED:
         raise ValueError(f"{path}/{info.filename} is encrypted; unpack the archive")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

@@ -20,9 +20,11 @@ from semask.recipes import (
     cityscapes_baselines,
     cityscapes_masks,
     coco_stuff10k,
+    coco_stuff164k,
     folder,
     pascal_context,
     scenes,
+    voc,
 )
 from semask.recipes.recipe import (
     DataRecipe,
@@ -50,6 +52,8 @@ _DATASETS = (
     cityscapes_baselines,
     pascal_context,
     coco_stuff10k,
+    coco_stuff164k,
+    voc,
     camvid,
     scenes,
     folder,

@@ -6,6 +6,8 @@ reach 170; here it has 171.
 
 from __future__ import annotations
 
+import dataclasses
+
 from semask.recipes.ade20k import OHEM_PIXELS, SCALES
 from semask.recipes.recipe import DataRecipe, LossRecipe, ModelRecipe, Recipe
 from semask.recipes.swin import semask_swin_fpn, swin_fpn
@@ -13,16 +15,21 @@ from semask.recipes.swin import semask_swin_fpn, swin_fpn
 NUM_CLASSES = 171
 
 
+DATA = DataRecipe(
+    classes="coco-stuff10k",
+    images="images/{split}",
+    labels="annotations/{split}",
+    image_suffix=".jpg",
+    label_suffix="_labelTrainIds.png",
+    train_split="train2014",
+    val_split="test2014",
+)
+
+
 def _row(name: str, model: ModelRecipe, *, side: int = 512) -> Recipe:
     semask = name.startswith("semask")
-    data = DataRecipe(
-        classes="coco-stuff10k",
-        images="images/{split}",
-        labels="annotations/{split}",
-        image_suffix=".jpg",
-        label_suffix="_labelTrainIds.png",
-        train_split="train2014",
-        val_split="test2014",
+    data = dataclasses.replace(
+        DATA,
         base_scale=(4 * side, side),
         scale_choices=SCALES if semask else None,
         scale_range=None if semask else (0.5, 2.0),

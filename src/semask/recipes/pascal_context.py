@@ -1,4 +1,4 @@
-"""Pascal Context, 59 classes and the background, which is scored: Segmenter.
+"""Pascal Context, 59 classes and the background, which is scored: Segmenter; and the 59 alone, by rows of our own.
 
 Root is the folder VOC2010 of the Pascal development kit, its labels made into images as mmsegmentation does.
 
@@ -8,10 +8,13 @@ authors' code.
 
 from __future__ import annotations
 
-from semask.recipes.recipe import DataRecipe, Published, Recipe
-from semask.recipes.segmenter import Schedule, Variant, readme, segmenter, segmenter_name, segmenter_recipe
+import dataclasses
 
-NUM_CLASSES = 60
+from semask.recipes.recipe import DataRecipe, ModelRecipe, Published, Recipe
+from semask.recipes.segmenter import Schedule, Variant, readme, segmenter, segmenter_name, segmenter_recipe
+from semask.recipes.swin import semask_swin_fpn, swin_fpn
+
+NUM_CLASSES, WITHOUT_BACKGROUND = 60, 59
 DATA = DataRecipe(
     classes="pascal-context",
     images="JPEGImages",
@@ -56,4 +59,19 @@ def seg_l_mask_16() -> Recipe:
     return _segmenter("l-16", mask=True, published=readme(334, 58.1, 59.04, also="; several scales: the paper's text"))
 
 
-RECIPES = (seg_b_deit_16, seg_b_deit_mask_16, seg_l_16, seg_l_mask_16)
+def _row59(name: str, model: ModelRecipe) -> Recipe:
+    data = dataclasses.replace(DATA, classes="pascal-context-59")
+    return Recipe(name=f"pascal-context-59/{name}", model=model, data=data)
+
+
+def swin_t_fpn_59() -> Recipe:
+    """Swin-T FPN; the background is ignored."""
+    return _row59("swin-t-fpn", swin_fpn("t", WITHOUT_BACKGROUND))
+
+
+def semask_swin_t_fpn_59() -> Recipe:
+    """SeMask-T FPN; the background is ignored."""
+    return _row59("semask-swin-t-fpn", semask_swin_fpn("t", WITHOUT_BACKGROUND, global_from=4))
+
+
+RECIPES = (seg_b_deit_16, seg_b_deit_mask_16, seg_l_16, seg_l_mask_16, swin_t_fpn_59, semask_swin_t_fpn_59)
