@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "demo": "Train on drawn scenes, measure and segment: the whole way in a few minutes",
+    "doctor": "Read a data set once: what is wrong, class frequencies, duplicates, statistics, class weights",
+    "prepare": "Turn official downloads of published datasets into the folders that recipes read",
     "train": "Train a model by a recipe",
     "ablate": "Train all rows of an ablation table alike and compare them, seed by seed",
     "evaluate": "Score a checkpoint: mIoU, accuracies, every class",
@@ -17,19 +19,19 @@ COMMANDS = {
     "convert": "Turn published weights into a checkpoint, or a checkpoint into one of transformers",
     "models": "List all recipes with their size, cost and published scores",
 }
-"""What each module in `semask.commands` does; every one has a function main(arguments)."""
+"""What each module in `semask.commands` does; every one has main(arguments), which may return an exit status."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sub-command and return the exit status.
 
-    0 is well; 1 a loss that left the numbers, a file that could not be read or written, or too little memory; 2 wrong
-    input; 130 an interruption; 141 a reader of the output that left early; 143 a run ended by SIGTERM. With
-    SEMASK_DEBUG=1 in the environment, tracebacks are shown.
+    0 is well; 1 data that `doctor` finds unfit, a loss that left the numbers, a file that could not be read or written,
+    or too little memory; 2 wrong input; 130 an interruption; 141 a reader of the output that left early; 143 a run
+    ended by SIGTERM. With SEMASK_DEBUG=1 in the environment, tracebacks are shown.
     """
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        run(name, rest)
+        status = run(name, rest)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough; without this, Python complains once more when it exits.
@@ -39,11 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("interrupted", status=130)
     except Exception as error:
         return _explain(error)
-    return 0
+    return status
 
 
-def run(name: str, arguments: Sequence[str]) -> None:
-    """Run a sub-command, or tell what was asked for; a ValueError names the nearest sub-command."""
+def run(name: str, arguments: Sequence[str]) -> int:
+    """Run a sub-command, or tell what was asked for; return its status, 0 where it gives none.
+
+    A ValueError names the nearest sub-command.
+    """
     if name in {"-h", "--help"}:
         print(usage())
     elif name == "--version":
@@ -51,11 +56,13 @@ def run(name: str, arguments: Sequence[str]) -> None:
 
         print(f"semask {version('semask')}")
     elif name in COMMANDS:
-        importlib.import_module(f"semask.commands.{name}").main(arguments)
+        status: int | None = importlib.import_module(f"semask.commands.{name}").main(arguments)
+        return status or 0
     else:
         near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(COMMANDS)}."
         raise ValueError(f"no command called {name!r}; {hint}")
+    return 0
 
 
 def usage() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from semask.data.source import Source
 
@@ -23,6 +23,8 @@ Kind = Literal[
 ]
 """split: files that are not there, or not paired; values: outside the label map; zero: what value 0 means; leak: one
 picture in two splits; flat: a picture of one brightness; extent: very small or large."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""In the order they are told in."""
 
 
 class Problem(NamedTuple):

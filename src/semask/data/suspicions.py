@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from semask.data.classes import UNKNOWN, Classes
+from semask.data.classes import UNKNOWN, Classes, identity
 from semask.data.facts import LabelFacts, PairFacts
 from semask.data.folder import Pair
 from semask.data.problem import Problem
@@ -119,11 +119,11 @@ def _reduced(counts: ValueCounts, classes: Classes) -> Iterator[Problem]:
 
 
 def _zero_everywhere(counts: ValueCounts, classes: Classes) -> Iterator[Problem]:
-    """Tell a class 0 that looks like "no label": a little of it in nearly every label."""
-    if _target(0, classes) != 0 or len(classes) <= 2 or counts.total < ENOUGH:
+    """Tell a class 0 that looks like "no label", a little of it in nearly every label, if the table is silent on it."""
+    if classes.label_map != identity(len(classes)) or len(classes) <= 2 or counts.total < ENOUGH:
         return
     share = counts.pixels[0] / max(1, counts.pixels.total())
-    if counts.labels[0] == 0 and all(_target(value, classes) == value for value in range(len(classes))):
+    if counts.labels[0] == 0:
         yield Problem(
             "zero",
             f"value 0, {classes.names[0]!r}, is in no label: do the values count from 1? See that the names fit them",
