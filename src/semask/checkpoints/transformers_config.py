@@ -60,6 +60,8 @@ def require_expressible(recipe: Recipe) -> None:
         problem = "it has no semantic layers"
     elif not is_swin(encoder.name):
         problem = f"the encoder {encoder.name!r} is not written in its layout"
+    elif recipe.data.channels != 3:
+        problem = f"its image processors read 3 channels, not {recipe.data.channels}"
     if problem is not None:
         raise ValueError(
             f"transformers cannot hold the model of {recipe.name!r}: {problem}. What can be written is plain Swin "
