@@ -139,6 +139,7 @@ def test_pictures(dataset: str, backbone: str, head: str) -> None:
     assert data.base_scale == ((2048, 1024) if side == 1024 else (4 * side, side))
     assert data.padding == (None if side == 1024 else 128 / 255)
     assert (data.category_cap, data.flip, data.photometric) == (1.0, 0.5, True)
+    assert (data.antialias, data.hue) == (True, (-18, 18)), "Pillow's resizing and detectron2's jitter"
     beside = recipes.get(f"{dataset}/swin-t-fpn").data
     for field in ("classes", "images", "labels", "image_suffix", "label_suffix", "train_split", "val_split"):
         assert getattr(data, field) == getattr(beside, field)

@@ -124,7 +124,11 @@ def mask_recipe(
     steps: int,
     published: Published,
 ) -> Recipe:
-    """Return the whole recipe: 16 images a step, the whole model's gradient clipped; only MaskFormer is all float32."""
+    """Return the whole recipe: 16 images a step, the whole model's gradient clipped; only MaskFormer is all float32.
+
+    Pictures are resized and distorted as detectron2 does.
+    """
+    data = replace(data, antialias=True, hue=(-18, 18))
     train = TrainRecipe(steps=steps, batch_size=16, clip_norm=0.01, eval_every=5000)
     if head == "maskformer":
         resnet = encoder.name in RESNETS.values()
