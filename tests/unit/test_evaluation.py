@@ -45,10 +45,10 @@ def alone(count: int) -> Tensor:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_neither_batches_nor_workers_change_a_count(batch_size: int, workers: int) -> None:
     steps: list[int] = []
-    confusion = evaluate_model(
+    tally = evaluate_model(
         predict, Pictures(13), num_classes=4, batch_size=batch_size, workers=workers, progress=steps.append
     )
-    assert torch.equal(confusion.matrix, alone(13))
+    assert torch.equal(tally.confusion.matrix, alone(13))
     assert sum(steps) == 13
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from semask import recipes
+from semask.bands import Bands
 from semask.build import build, build_loss
 from semask.inference import build_predictor
 from semask.metrics import Confusion
@@ -80,13 +81,13 @@ def test_training_has_its_own_stride_of_windows(monkeypatch: pytest.MonkeyPatch)
     for stride in (None, (32, 32)):
         recipe = replace(RECIPE, test=test, train=replace(RECIPE.train, eval_stride=stride))
         subject = SegmentationModule(build(RECIPE.name), build_loss(RECIPE), recipe)
-        scores = subject.model.scores
+        bands = subject.model.bands
 
-        def watch(images: torch.Tensor, scores=scores) -> torch.Tensor:
+        def watch(images: torch.Tensor, bands=bands) -> Bands:
             seen.append(tuple(images.shape))
-            return scores(images)
+            return bands(images)
 
-        monkeypatch.setattr(subject.model, "scores", watch)
+        monkeypatch.setattr(subject.model, "bands", watch)
         subject.on_validation_epoch_start()
         with torch.no_grad():
             subject.validation_step([image], 0)

@@ -10,7 +10,7 @@ windows are let go when their rows are done. Only `tta` holds a sum of scores at
 Predictors record gradients if the caller lets them: wrap calls in `torch.inference_mode()`.
 """
 
-from semask.inference.predictor import Labelled, Model, Predictor, Scorer
+from semask.inference.predictor import Labelled, Model, Predictor, Scorer, predictor_of
 from semask.inference.recipe import build_predictor, build_prior
 from semask.inference.scales import rescaled, tta
 from semask.inference.windows import Blend, sliding
@@ -23,6 +23,7 @@ __all__ = [
     "Scorer",
     "build_predictor",
     "build_prior",
+    "predictor_of",
     "rescaled",
     "sliding",
     "tta",
