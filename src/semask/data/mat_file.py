@@ -12,7 +12,7 @@ from semask.data.image import MAX_PIXELS
 from semask.data.source import MAX_BYTES, Source
 
 BROKEN = (ValueError, TypeError, KeyError, IndexError, OSError, NotImplementedError, zlib.error, MemoryError)
-"""What SciPy raises on broken bytes."""
+"""What SciPy raises on broken bytes, besides its own MatReadError."""
 
 
 def read_mat(source: Source, *keys: str) -> Integer[np.ndarray, "H W"]:
@@ -22,6 +22,7 @@ def read_mat(source: Source, *keys: str) -> Integer[np.ndarray, "H W"]:
         ValueError: the file is broken, has no such variable, or it is no map of whole numbers.
     """
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     with source.open("rb") as file:
         content = file.read(MAX_BYTES)
@@ -29,7 +30,7 @@ def read_mat(source: Source, *keys: str) -> Integer[np.ndarray, "H W"]:
         value = loadmat(BytesIO(content), variable_names=[keys[0]])[keys[0]]
         for key in keys[1:]:
             value = value[key].flat[0]
-    except BROKEN as error:
+    except (MatReadError, *BROKEN) as error:
         raise ValueError(f"{source}: no readable .mat file with {'.'.join(keys)} ({error}); fetch it again") from error
     if not (
         isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype.kind in "iu" and 0 < value.size <= MAX_PIXELS

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 SCRATCH = ".downloads"
 """Folder below the root for what is needed only while preparing."""
 SHOWN = 10
+AT_ONCE = 1024
+"""Jobs that wait for threads."""
 GIB = 2**30
 
 
@@ -142,7 +144,9 @@ def _run(official: Official, jobs: Sequence[Job], workers: int | None, *, progre
             return False
 
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
-        results = pool.map(attempt, jobs)
+        # Not all at once: a pool keeps a kilobyte for every job that waits, and COCO has 240,000.
+        begins = range(0, len(jobs), AT_ONCE)
+        results = (result for begin in begins for result in pool.map(attempt, jobs[begin : begin + AT_ONCE]))
         made = sum(_shown(results, len(jobs)) if progress else results)
     if problems:
         told = "".join(f"\n  {problem}" for problem in sorted(problems)[:SHOWN])
