@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     options = settings.run
     out = options.out or Path("runs") / "doctor" / recipe.name.replace("/", "-")
     expected = None if settings.data.classes_from_data else recipe.model.num_classes
-    diagnosis = examine(settings.data, options, out, num_classes=expected)
+    diagnosis = examine(recipe.name, settings.data, options, out, num_classes=expected)
     return 1 if diagnosis.errors else 0
 
 
@@ -95,8 +95,8 @@ def parse(data: DataRecipe, flags: Sequence[str]) -> Settings:
     )
 
 
-def examine(data: DataRecipe, options: DoctorOptions, out: Path, *, num_classes: int | None) -> Diagnosis:
-    """Diagnose, write doctor.json and doctor.html into `out`, and tell the main things."""
+def examine(name: str, data: DataRecipe, options: DoctorOptions, out: Path, *, num_classes: int | None) -> Diagnosis:
+    """Diagnose the data of that name, write doctor.json and doctor.html into `out`, and tell the main things."""
     from rich.console import Console
 
     from semask.data.doctor import diagnose
@@ -114,7 +114,7 @@ def examine(data: DataRecipe, options: DoctorOptions, out: Path, *, num_classes:
         record = json.dumps(diagnosis.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
         # File names may hold bytes that are no text; JSON reads them back from \\udcXX.
         part.write_text(record + "\n", encoding="utf-8", errors="backslashreplace")
-    write_doctor_page(out / "doctor.html", diagnosis, name=out.name)
+    write_doctor_page(out / "doctor.html", diagnosis, name=name)
     console = Console(soft_wrap=True, highlight=False)
     tell(diagnosis, console)
     console.print(f"page with pictures in {out / 'doctor.html'}, all figures in {out / 'doctor.json'}", markup=False)
@@ -151,7 +151,7 @@ def class_table(diagnosis: Diagnosis) -> Table:
     total = max(1, int(training.counts.pixels.sum()))
     grid = Table()
     grid.add_column("class", no_wrap=True)
-    for title in ("pixels %", "pictures", *diagnosis.class_weights):
+    for title in ("pixels %", "pictures", *(name.split()[0] for name in diagnosis.class_weights)):
         grid.add_column(title, justify="right")
     order = (-training.counts.pixels).argsort(kind="stable").tolist()
     for place, index in enumerate(order):

@@ -248,9 +248,9 @@ def _duplicate_problems(duplicates: Sequence[Duplicate]) -> Iterator[Problem]:
             message = f"the same picture as {each.first.image}, with another label; keep the right one"
             yield Problem("duplicate", message, each.second.image, grave=False)
     copies = sum(each.distance is None for each in within)
-    for count, what in ((copies, "copies of the same file"), (len(within) - copies, "pairs of pictures nearly alike")):
+    for count, what in ((copies, "copies of a file"), (len(within) - copies, "pairs of pictures nearly alike")):
         if count:
-            yield Problem("duplicate", f"{count} {what} within a split: they count more than others", grave=False)
+            yield Problem("duplicate", f"{what} within a split: {count}; they count more than others", grave=False)
 
 
 def _balance_problems(splits: Sequence[Split], training: Split, classes: Classes) -> Iterator[Problem]:

@@ -85,12 +85,12 @@ def _in_folders(data: DataRecipe, root: Path, split: str) -> dict[str, tuple[Sou
     labels = {
         path.removesuffix(data.label_suffix): file for path, file in files.items() if path.endswith(data.label_suffix)
     }
-    paired = {stem: (images[stem], labels[stem]) for stem in stems if stem in labels}
-    if missing := [stem for stem in stems if stem not in labels]:
-        raise Unpaired(_without_label(missing, images, root / label_folder, files, data.label_suffix), paired)
     if unused := sorted(labels.keys() - images.keys()):
         folder = root / label_folder
         logger.warning("%d labels in %s have no image and are not used: %s", len(unused), folder, _some(unused))
+    paired = {stem: (images[stem], labels[stem]) for stem in stems if stem in labels}
+    if missing := [stem for stem in stems if stem not in labels]:
+        raise Unpaired(_without_label(missing, images, root / label_folder, files, data.label_suffix), paired)
     return paired
 
 
