@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "Train a model by a recipe",
     "ablate": "Train all rows of an ablation table alike and compare them, seed by seed",
     "evaluate": "Score a checkpoint: mIoU, accuracies, every class",
+    "robustness": "Score a checkpoint on corrupted pictures: noise, blur, weather and digital, by strength",
     "predict": "Segment a picture or a folder of pictures",
     "convert": "Turn published weights into a checkpoint, or a checkpoint into one of transformers",
     "models": "List all recipes with their size, cost and published scores",

@@ -94,5 +94,5 @@ def draw_frost(size: tuple[int, int], random: np.random.Generator) -> Float[np.n
             needles = np.maximum(needles, streaks / max(float(streaks.max()), 1e-12))
     veil = ndimage.gaussian_filter(needles, 2.0)
     ice = 0.25 + 0.55 * thickness + 0.9 * thickness * needles + 0.4 * veil
-    corrupted: np.ndarray = np.clip(ice - 0.15, 0.0, 1.0)
-    return corrupted
+    bright: np.ndarray = np.clip(ice - 0.15, 0.0, 1.0)
+    return bright

@@ -1,0 +1,115 @@
+"""How much a predictor loses when its pictures are corrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from semask.data.corruptions import CORRUPTIONS, KINDS, STRENGTHS, corrupt
+from semask.evaluation.loop import Samples
+from semask.metrics.confusion import null
+from semask.structures import Sample
+
+
+class CorruptedSamples:
+    """Chosen samples, corrupted in one way, the same at every look; `name` None leaves them as they are."""
+
+    def __init__(
+        self, samples: Samples, chosen: Sequence[int], *, name: str | None, strength: int = 1, seed: int = 0
+    ) -> None:
+        self.samples, self.chosen = samples, tuple(chosen)
+        self.name, self.strength, self.seed = name, strength, seed
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.samples[self.chosen[index]]
+        if self.name is None:
+            return sample
+        key = f"{self.seed} {sample.name}"
+        return Sample(
+            *corrupt(sample.image, sample.label, name=self.name, strength=self.strength, key=key), sample.name
+        )
+
+
+class Robustness(NamedTuple):
+    """The mIoU of pictures as they are and corrupted: by corruption, one for each of the strengths."""
+
+    clean: float
+    strengths: tuple[int, ...]
+    miou: dict[str, tuple[float, ...]]
+
+    def degradation(self, miou: float) -> float:
+        """Return the share of the clean mIoU that is lost; nan where that is 0."""
+        return 1.0 - miou / self.clean if self.clean else float("nan")
+
+    def by_corruption(self) -> dict[str, float]:
+        """Return each corruption's mean over the strengths."""
+        return {name: float(np.mean(values)) for name, values in self.miou.items()}
+
+    def by_kind(self) -> dict[str, float]:
+        """Return each kind's mean over its corruptions, of those that were measured."""
+        means = self.by_corruption()
+        measured = {kind: [means[name] for name in names if name in means] for kind, names in KINDS.items()}
+        return {kind: float(np.mean(values)) for kind, values in measured.items() if values}
+
+    def mean(self) -> float:
+        """Return the mean over all corruptions and strengths."""
+        return float(np.mean(list(self.by_corruption().values())))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything for JSON, null where it is undefined."""
+        told = {name: [null(value) for value in values] for name, values in self.miou.items()}
+        means = {**self.by_corruption(), **self.by_kind(), "mean": self.mean()}
+        return {
+            "clean": null(self.clean),
+            "strengths": list(self.strengths),
+            "miou": told,
+            "means": {name: null(value) for name, value in means.items()},
+            "degradation": {name: null(self.degradation(value)) for name, value in means.items()},
+        }
+
+
+def spread_out(total: int, images: int | None) -> range | list[int]:
+    """Return the numbers of all images, or of so many at even distances, first and last among them."""
+    if images is not None and images < 1:
+        raise ValueError(f"--images must be at least 1, got {images}; leave it out for all")
+    if images is None or images >= total:
+        return range(total)
+    return [round(place) for place in np.linspace(0, total - 1, images)]
+
+
+def measure_robustness(
+    evaluate: Callable[[Samples], float],
+    samples: Samples,
+    *,
+    corruptions: Sequence[str] = CORRUPTIONS,
+    strengths: Sequence[int] = STRENGTHS,
+    images: int | None = None,
+    seed: int = 0,
+) -> Robustness:
+    """Return what `evaluate`, which gives the mIoU of samples, gives for them clean and under every corruption.
+
+    `images` takes so many, spread evenly over the data set; None takes all. The same ones are used throughout.
+
+    Raises:
+        ValueError: a corruption or a strength is none, is given twice, or there are none.
+    """
+    for what, given, allowed in (("corruptions", corruptions, CORRUPTIONS), ("strengths", strengths, STRENGTHS)):
+        unknown = [str(value) for value in given if value not in allowed]
+        if unknown or not given or len({*given}) < len(given):
+            told = f"{', '.join(unknown)} is none of them" if unknown else "give at least one, and each once"
+            raise ValueError(f"{what} are {', '.join(map(str, allowed))}; {told}")
+    chosen = spread_out(len(samples), images)
+    clean = evaluate(CorruptedSamples(samples, chosen, name=None))
+    miou = {
+        name: tuple(
+            evaluate(CorruptedSamples(samples, chosen, name=name, strength=strength, seed=seed))
+            for strength in strengths
+        )
+        for name in corruptions
+    }
+    return Robustness(clean, tuple(strengths), miou)
