@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -15,7 +13,7 @@ from semask.checkpoints.transformers_config import CONFIG, PROCESSOR, model_conf
 from semask.data.classes import Classes
 from semask.model import SegmentationModel
 from semask.recipes import Recipe
-from semask.whole_file import whole_file
+from semask.whole_file import whole_file, write_json
 
 
 def write_transformers(
@@ -35,11 +33,6 @@ def write_transformers(
     }
     with whole_file(directory / WEIGHTS) as part:
         save_file(tensors, part, metadata={"format": "pt"})
-    _write_json(directory / PROCESSOR, processor)
-    _write_json(directory / CONFIG, config)
+    write_json(directory / PROCESSOR, processor)
+    write_json(directory / CONFIG, config)
     return directory
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with whole_file(path) as part:
-        part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

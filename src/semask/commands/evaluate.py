@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import logging
 import math
 import os
@@ -19,8 +18,8 @@ import tyro
 from semask.checkpoints.record import WEIGHTS, read_recipe
 from semask.commands.flags import parse as parse_flags
 from semask.recipes import DataRecipe, Recipe, TestRecipe
+from semask.recipes.protocols import name_of, what_is_seen, with_protocol
 from semask.recipes.scale import scale_warning
-from semask.whole_file import whole_file
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +27,10 @@ if TYPE_CHECKING:
 
     from semask.checkpoints.store import Bundle
     from semask.data.classes import Classes
+    from semask.evaluation import Tally
+    from semask.inference import Predictor
     from semask.metrics import Scores
+    from semask.pages.gallery import GalleryPicture
 
 PROG = "semask evaluate CHECKPOINT"
 logger = logging.getLogger(__name__)
@@ -36,23 +38,40 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """Where an evaluation runs and writes."""
+    """Where an evaluation runs and writes, and what it measures."""
 
+    protocol: str | None = None
+    """A paper's protocol: semask-ss, semask-ms, segmenter-ss, segmenter-ms, mask2former-ss or mask2former-ms, where
+    ss is one scale and ms several with flips. --data and --test flags go beyond it; None is the checkpoint's own."""
     out: Path | None = None
-    """File for the scores; None is CHECKPOINT/metrics.json. A picture of the classes' IoU goes beside it, as .png."""
+    """File for the scores; None is CHECKPOINT/metrics.json. Beside it go the counts of every image (.npz), a page
+    (.html), and a picture of the classes' IoU (.png)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU if there is one; under torchrun each process takes its own."""
     workers: int = 2
     """Processes that read pictures; 0 reads in the evaluating process."""
     skip_check: bool = False
     """Do not read all labels before evaluating."""
+    boundary: bool = True
+    """Measure boundary IoU and F-score."""
+    areas: tuple[int, ...] = (1024, 9216)
+    """Limits between small, medium and large objects [px]: connected regions of a class in the truth. The definition
+    behind Segmenter's Table 4 was never published; these are COCO's limits."""
+    bins: int = 15
+    """Of the reliability diagram; 0 measures no calibration."""
+    resamples: int = 1000
+    """Of the images, for 95 % intervals; 0 makes none."""
+    seed: int = 0
+    """Of the resamples."""
+    gallery: int = 3
+    """Pictures each of the best, the median and the worst on the page; 0 shows none."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """The flags: how to run, and the recipe's data and test. Yes and no are written true and false in recipe fields."""
 
-    run: Annotated[EvaluateOptions, tyro.conf.arg(name="")]
+    run: Annotated[EvaluateOptions, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
     data: Annotated[DataRecipe, tyro.conf.FlagConversionOff]
     test: Annotated[TestRecipe, tyro.conf.FlagConversionOff]
 
@@ -73,29 +92,39 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def parse(recipe: Recipe, flags: Sequence[str]) -> Settings:
-    """Return the flags over the recipe's data and test; --help and bad flags leave by SystemExit."""
-    return parse_flags(
-        Settings,
-        flags,
-        prog=PROG,
-        description="Score a checkpoint on its data set's validation split; other data and protocols by flags.",
-        default=Settings(run=EvaluateOptions(), data=recipe.data, test=recipe.test),
-    )
+    """Return the flags over the recipe's data and test, or over the protocol's that they name.
+
+    --help and bad flags leave by SystemExit.
+    """
+
+    def over(base: Recipe) -> Settings:
+        return parse_flags(
+            Settings,
+            flags,
+            prog=PROG,
+            description="Score a checkpoint on its data set's validation split; other data and protocols by flags.",
+            default=Settings(run=EvaluateOptions(), data=base.data, test=base.test),
+        )
+
+    settings = over(recipe)
+    protocol = settings.run.protocol
+    return settings if protocol is None else over(with_protocol(recipe, protocol))
 
 
 def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scores:
-    """Score a checkpoint by its recipe's data and test, print the classes and write the record.
+    """Score a checkpoint by its recipe's data and test, print the classes and write the record and its page.
 
-    A ValueError says what is wrong with the data before anything is scored.
+    A ValueError says what is wrong with the data or the flags before anything is scored.
     """
     from rich.console import Console
 
     from semask.data.check import check_pairs
     from semask.data.dataset import classes_of
-    from semask.device import describe, pick_device
-    from semask.figures import class_bars
+    from semask.device import pick_device
+    from semask.inference import build_predictor
 
     recipe = bundle.recipe
+    _check_options(options)
     classes = classes_of(recipe.data)
     check_classes(bundle, classes)
     device = pick_device(options.device)
@@ -106,56 +135,142 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
         warning = scale_warning(read_recipe(checkpoint).data, recipe.data, recipe.test)
         if rank == 0 and warning:
             logger.warning(warning)
+        predictor = build_predictor(bundle.model.to(device), recipe.test, recipe.data)
         started = time.perf_counter()
-        scores, images = _score(bundle, device, options.workers)
+        tally = _count(recipe, predictor, device, options)
         seconds = time.perf_counter() - started
+        scores = tally.scores()
         if rank == 0:
-            out = options.out or checkpoint / "metrics.json"
-            replaces = ", in place of an earlier evaluation's (--out FILE keeps both)" if out.exists() else ""
-            record = {
-                "recipe": recipe.name,
-                "checkpoint": {"path": str(checkpoint), "sha256": digest(checkpoint / WEIGHTS)},
-                "scores": scores.to_dict(classes.names),
-                "images": images,
-                "protocol": {"data": dataclasses.asdict(recipe.data), "test": dataclasses.asdict(recipe.test)},
-                "versions": versions(),
-                "hardware": describe(device),
-                "seconds": round(seconds, 2),
-            }
-            write_json(out, record)
             console.print(table(scores, classes.names))
-            console.print(summary(scores, images))
-            console.print(f"written to {out}{replaces}")
-            if not math.isnan(scores.miou):
-                bars = out.with_suffix(".png")
-                class_bars(bars, scores, classes.names)
-                console.print(f"classes as bars in {bars}")
+            record = _record(checkpoint, recipe, tally, classes, options)
+            record |= {"hardware": _hardware(device), "seconds": round(seconds, 2)}
+            console.print(summary(record))
+            pictures = _gallery(recipe, predictor, tally, options, device)
+            _write(checkpoint, options, record, tally, classes, pictures, console=console)
     return scores
 
 
-def _score(bundle: Bundle, device: torch.device, workers: int) -> tuple[Scores, int]:
+def _check_options(options: EvaluateOptions) -> None:
+    """Refuse what could only be refused after everything was scored."""
+    from semask.metrics.calibration import Calibration
+    from semask.metrics.sizes import SizeConfusions
+
+    if options.areas:
+        SizeConfusions(1, areas=options.areas)
+    if options.bins:
+        Calibration(options.bins)
+    for name in ("resamples", "gallery", "workers"):
+        if (value := getattr(options, name)) < 0:
+            raise ValueError(f"--{name} counts and cannot be negative, got {value}")
+
+
+def _count(recipe: Recipe, predictor: Predictor, device: torch.device, options: EvaluateOptions) -> Tally:
     from rich.console import Console
     from rich.progress import Progress
 
     from semask.data.dataset import validation_set
-    from semask.evaluation import evaluate_model, process_share
-    from semask.inference import build_predictor
+    from semask.evaluation import Measures, evaluate_model, process_share
 
-    model, recipe, _ = bundle
     samples = validation_set(recipe.data)
     share = len(process_share(len(samples)))
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("Evaluating", total=share)
-        confusion = evaluate_model(
-            build_predictor(model.to(device), recipe.test, recipe.data),
+        return evaluate_model(
+            predictor,
             samples,
             num_classes=recipe.model.num_classes,
             device=device,
             batch_size=recipe.test.batch_size,
-            workers=workers,
+            workers=options.workers,
+            measures=Measures(boundary=options.boundary, areas=options.areas, bins=options.bins),
             progress=lambda count: bar.advance(task, count),
         )
-    return confusion.scores(), len(samples)
+
+
+def _record(
+    checkpoint: Path, recipe: Recipe, tally: Tally, classes: Classes, options: EvaluateOptions
+) -> dict[str, Any]:
+    from semask.data.digest import digest_split
+    from semask.evaluation.record import measured
+
+    return {
+        "recipe": recipe.name,
+        "checkpoint": {"path": str(checkpoint), "sha256": digest(checkpoint / WEIGHTS)},
+        "data": {
+            "split": recipe.data.val_split,
+            "images": len(tally.images),
+            "sha256": digest_split(recipe.data, recipe.data.val_split),
+        },
+        "images": len(tally.images),
+        **measured(tally, classes.names, resamples=options.resamples, seed=options.seed),
+        "protocol": {
+            "name": name_of(recipe),
+            "seen": what_is_seen(recipe.data, recipe.test),
+            "data": dataclasses.asdict(recipe.data),
+            "test": dataclasses.asdict(recipe.test),
+        },
+        "seed": options.seed,
+        "versions": versions(),
+    }
+
+
+def _gallery(
+    recipe: Recipe, predictor: Predictor, tally: Tally, options: EvaluateOptions, device: torch.device
+) -> list[GalleryPicture]:
+    """Segment once more the pictures that the page shows: none were kept."""
+    import torch
+
+    from semask.data.dataset import validation_set
+    from semask.data.raster import as_rgb
+    from semask.evaluation.gallery import choose
+    from semask.evaluation.tally import image_scores
+    from semask.pages.gallery import GalleryPicture
+
+    samples, names, shown = validation_set(recipe.data), tally.names(), []
+    places = {samples.name(index): index for index in range(len(samples))}
+    for chosen in choose(image_scores(tally.image_counts()), options.gallery):
+        image, label, name = samples[places[names[chosen.place]]]
+        with torch.inference_mode():
+            prediction = predictor.labels(image[None].to(device))[0].cpu()
+        shown.append(GalleryPicture(chosen.title, name, chosen.miou, as_rgb(image), label, prediction))
+    return shown
+
+
+def _write(
+    checkpoint: Path,
+    options: EvaluateOptions,
+    record: dict[str, Any],
+    tally: Tally,
+    classes: Classes,
+    pictures: Sequence[GalleryPicture],
+    *,
+    console: Any,
+) -> None:
+    from semask.evaluation.record import NAME, arrays, write_record
+    from semask.figures import class_bars
+    from semask.pages.evaluation import write_evaluation_page
+
+    out = options.out or checkpoint / NAME
+    replaces = ", in place of an earlier evaluation's (--out FILE keeps both)" if out.exists() else ""
+    tables = arrays(tally)
+    write_record(out, record, tables)
+    console.print(f"written to {out}{replaces}")
+    scores = tally.scores()
+    if math.isnan(scores.miou):
+        return
+    class_bars(out.with_suffix(".png"), scores, classes.names)
+    console.print(f"classes as bars in {out.with_suffix('.png')}")
+    write_evaluation_page(out.with_suffix(".html"), record, tables, pictures, classes=classes)
+    console.print(f"all of it as a page in {out.with_suffix('.html')}")
+
+
+def _hardware(device: torch.device) -> dict[str, Any]:
+    import torch.distributed
+
+    from semask.device import describe
+
+    joined = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return {"device": describe(device), "processes": torch.distributed.get_world_size() if joined else 1}
 
 
 def check_classes(bundle: Bundle, classes: Classes) -> None:
@@ -206,14 +321,25 @@ def table(scores: Scores, names: Sequence[str]) -> Table:
     total = max(1, int(scores.pixels.sum()))
     columns = (scores.iou, scores.accuracy, scores.pixels / total)
     for name, *values in zip(names, *(column.tolist() for column in columns), strict=True):
-        grid.add_row(name, *(_percent(value) for value in values))
+        grid.add_row(name, *(percent(value) for value in values))
     return grid
 
 
-def summary(scores: Scores, images: int) -> str:
-    """Return the means in a line."""
-    means = (scores.miou, scores.macc, scores.aacc)
-    return "mIoU {}  mAcc {}  aAcc {}  over {} images".format(*map(_percent, means), images)
+def summary(record: dict[str, Any]) -> str:
+    """Return the means in a line, the mIoU with its interval."""
+    scores = record["scores"]
+    reach = record.get("intervals", {}).get("miou")
+    between = "" if reach is None else " [{}, {}]".format(*map(percent, reach))
+    told = [
+        f"mIoU {percent(scores['miou'])}{between}",
+        f"mAcc {percent(scores['macc'])}",
+        f"aAcc {percent(scores['aacc'])}",
+    ]
+    if "boundary_iou" in scores:
+        told.append(f"boundary IoU {percent(scores['boundary_iou'])}")
+    if "calibration" in record:
+        told.append(f"ECE {percent(record['calibration']['ece'])}")
+    return f"{'  '.join(told)}  over {record['images']} images"
 
 
 def digest(path: Path) -> str:
@@ -229,15 +355,10 @@ def versions() -> dict[str, str]:
 
     import torch
 
-    packages = {name: version(name) for name in ("semask", "torchvision", "timm")}
+    packages = {name: version(name) for name in ("semask", "torchvision", "timm", "numpy", "scipy", "pillow")}
     return {"python": platform.python_version(), "torch": torch.__version__, **packages}
 
 
-def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write a record, whole or not at all; numbers that JSON has no name for are refused."""
-    with whole_file(path) as part:
-        part.write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _percent(value: float) -> str:
-    return "–" if value != value else f"{100 * value:.2f}"  # noqa: PLR0124 — nan alone differs from itself
+def percent(value: float | None) -> str:
+    """Return a share as a percentage with two decimals; – is undefined."""
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.2f}"

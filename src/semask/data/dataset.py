@@ -181,6 +181,10 @@ class ValidationFiles(Dataset[Sample]):
         image, label = read_pair(pair, self.classes, self.data)
         return Sample(as_unit(image), label, pair.stem)
 
+    def name(self, index: int) -> str:
+        """Return the name of a sample without reading it."""
+        return self.pairs[index].stem
+
 
 class ValidationScenes(Dataset[Sample]):
     """The scenes of even seeds 0, 2, 4, …; training draws odd ones, so that no scene is in both."""
@@ -197,7 +201,11 @@ class ValidationScenes(Dataset[Sample]):
         if not 0 <= index < self.count:
             raise IndexError(index)
         image, label = _scene(2 * index, self.size)
-        return Sample(image.float() / 255.0, label, f"scene {2 * index}")
+        return Sample(image.float() / 255.0, label, self.name(index))
+
+    def name(self, index: int) -> str:
+        """Return the name of a sample without drawing it."""
+        return f"scene {2 * index}"
 
 
 def collate(samples: list[Sample]) -> Batch:

@@ -25,13 +25,21 @@ def build_predictor(model: Model, test: TestRecipe, data: DataRecipe) -> Predict
     ratios = tuple(_base_ratio(data) * scale for scale in test.scales)
     box, budget = data.base_scale, test.memory_budget
     if len(ratios) == 1 and not test.flip:
-        return rescaled(source, box=box, ratio=ratios[0], enlarge_to=enlarge_to, memory_budget=budget)
+        return rescaled(
+            source,
+            box=box,
+            ratio=ratios[0],
+            enlarge_to=enlarge_to,
+            antialias=data.antialias,
+            memory_budget=budget,
+        )
     return tta(
         source,
         box=box,
         ratios=ratios,
         flip=test.flip,
         enlarge_to=enlarge_to,
+        antialias=data.antialias,
         memory_budget=budget,
     )
 
@@ -42,7 +50,13 @@ def build_prior(model: Model, test: TestRecipe, data: DataRecipe) -> Predictor:
     It is made in one pass, by a model of a fixed size in windows.
     """
     source = _whole(Predictor(model.prior_bands), model, test)
-    return rescaled(source, box=data.base_scale, ratio=_base_ratio(data), memory_budget=test.memory_budget)
+    return rescaled(
+        source,
+        box=data.base_scale,
+        ratio=_base_ratio(data),
+        antialias=data.antialias,
+        memory_budget=test.memory_budget,
+    )
 
 
 def _windowed(
