@@ -1,0 +1,142 @@
+"""Tables of several evaluations, for a paper, a README or a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from semask.evaluation.record import Record
+from semask.recipes import get, names
+
+Rows = list[list[str]]
+
+
+class Column(NamedTuple):
+    """A title, what it takes from a record, and whether that is a number."""
+
+    title: str
+    value: Callable[[Record], str]
+    number: bool = True
+
+
+def _score(name: str) -> Callable[[Record], str]:
+    return lambda record: percent(record.values["scores"].get(name))
+
+
+def _interval(record: Record) -> str:
+    ends = record.values.get("intervals", {}).get("miou")
+    return "" if ends is None else f"{percent(ends[0])} … {percent(ends[1])}"
+
+
+def _calibration(record: Record) -> str:
+    return percent(record.values.get("calibration", {}).get("ece"))
+
+
+def _size(number: int) -> Callable[[Record], str]:
+    def value(record: Record) -> str:
+        bins = record.values.get("sizes", {}).get("bins", [])
+        return percent(bins[number]["miou"]) if len(bins) == 3 else ""
+
+    return value
+
+
+def _published(record: Record) -> str:
+    """Return what the paper printed for the recipe under the protocol's kind: one scale, or several."""
+    if record.title not in names():
+        return ""
+    published = get(record.title).published
+    several = record.values["protocol"]["seen"]["flip"]
+    miou = published.miou_ms if several else published.miou
+    return "" if miou is None else f"{miou:.2f}"
+
+
+COLUMNS = (
+    Column("recipe", lambda record: record.title, number=False),
+    Column("checkpoint", lambda record: str(record.values["checkpoint"]["sha256"])[:8], number=False),
+    Column("protocol", lambda record: str(record.values["protocol"]["name"] or "its own"), number=False),
+    Column("images", lambda record: str(record.values["images"])),
+    Column("mIoU", _score("miou")),
+    Column("95 % interval", _interval),
+    Column("published", _published),
+    Column("mAcc", _score("macc")),
+    Column("aAcc", _score("aacc")),
+    Column("boundary IoU", _score("boundary_iou")),
+    Column("boundary F", _score("boundary_f")),
+    Column("ECE", _calibration),
+    Column("small", _size(0)),
+    Column("medium", _size(1)),
+    Column("large", _size(2)),
+)
+"""Everything a table can hold; columns in which every record is silent are left out."""
+
+
+def tabulate(records: Sequence[Record]) -> tuple[list[Column], Rows]:
+    """Return the columns in which some record has something to say, and the cells of every record."""
+    cells = [[column.value(record) for column in COLUMNS] for record in records]
+    kept = [index for index in range(len(COLUMNS)) if any(row[index] not in ("", "–") for row in cells)]
+    return [COLUMNS[index] for index in kept], [[row[index] for index in kept] for row in cells]
+
+
+def class_table(records: Sequence[Record]) -> tuple[list[Column], Rows]:
+    """Return the IoU of every class of records that have the same classes, one column each.
+
+    Raises:
+        ValueError: their classes differ.
+    """
+    classes = [[row["name"] for row in record.values["scores"]["classes"]] for record in records]
+    for record, other in zip(records, classes, strict=True):
+        if other != classes[0]:
+            raise ValueError(
+                f"{record.path} has other classes than {records[0].path}; a table of classes needs records of one data "
+                "set"
+            )
+    columns = [Column("class", lambda record: "", number=False)]
+    columns += [Column(record.title, lambda record: "") for record in records]
+    lines = zip(classes[0], *(record.values["scores"]["classes"] for record in records), strict=True)
+    return columns, [[name, *(percent(row["iou"]) for row in rows)] for name, *rows in lines]
+
+
+def to_markdown(columns: Sequence[Column], rows: Rows) -> str:
+    """Return a table for a README."""
+    lines = [[column.title for column in columns], ["---:" if column.number else "---" for column in columns]]
+    lines += [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def to_csv(columns: Sequence[Column], rows: Rows) -> str:
+    """Return a table for a spreadsheet; undefined cells are empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([column.title for column in columns])
+    writer.writerows([["" if cell == "–" else _inert(cell) for cell in row] for row in rows])
+    return text.getvalue()
+
+
+def to_latex(columns: Sequence[Column], rows: Rows) -> str:
+    """Return a table for a paper, of the package booktabs."""
+    kinds = "".join("r" if column.number else "l" for column in columns)
+    lines = [" & ".join(map(_latex, line)) + r" \\" for line in [[column.title for column in columns], *rows]]
+    body = [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
+    return "\n".join([*body, r"\end{tabular}", ""])
+
+
+FORMATS: dict[str, Callable[[Sequence[Column], Rows], str]] = {".md": to_markdown, ".csv": to_csv, ".tex": to_latex}
+"""How a table is written, by the suffix of its file."""
+
+
+def percent(value: Any) -> str:
+    """Return a share as a percentage with two decimals; – is undefined."""
+    return "–" if value is None else f"{100 * value:.2f}"
+
+
+def _inert(cell: str) -> str:
+    """Keep spreadsheets from taking a name for a formula."""
+    return f"'{cell}" if cell[:1] in ("=", "+", "@") else cell
+
+
+def _latex(cell: str) -> str:
+    for plain, escaped in (("\\", r"\textbackslash "), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#")):
+        cell = cell.replace(plain, escaped)
+    return cell.replace("–", "--").replace("…", r"\dots")
