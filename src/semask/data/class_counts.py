@@ -62,10 +62,10 @@ def effective_number(counts: ClassCounts, *, beta: float = 0.999) -> Float64[np.
 
     1 for a class that is nowhere. Neighbouring pixels say much the same, so pictures are what is counted.
 
-    Source: Cui et al. (arXiv:1901.05555) eq. 2 and §4. Raises a ValueError unless 0 ≤ β < 1.
+    β lies in [0, 1); near 1 the weights come near to the inverse of those numbers.
+
+    Source: Cui et al. (arXiv:1901.05555) eq. 2 and §4.
     """
-    if not 0 <= beta < 1:
-        raise ValueError(f"beta lies in [0, 1), got {beta:g}; near 1 it comes near to inverse frequency")
     return _to_mean_one(counts.pixels, (1 - beta) / (1 - beta ** np.maximum(counts.images, 1)))
 
 

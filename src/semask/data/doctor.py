@@ -20,7 +20,7 @@ from semask.data.class_counts import (
 )
 from semask.data.classes import Classes
 from semask.data.dataset import classes_of
-from semask.data.duplicates import groups_of_same, near_duplicates
+from semask.data.duplicates import BITS, groups_of_same, near_duplicates
 from semask.data.facts import ImageFacts, LabelFacts, PairFacts
 from semask.data.folder import Pair, Unpaired, find_pairs
 from semask.data.problem import Problem
@@ -129,8 +129,12 @@ def diagnose(
     signatures differ in at most `distance` bits are like; `workers` as for `survey`.
 
     Raises:
-        ValueError: there is no class table, or not one pair.
+        ValueError: there is no class table, not one pair, or an option is out of range.
     """
+    if not 0 <= beta < 1:
+        raise ValueError(f"beta lies in [0, 1), got {beta:g}; give a number like 0.999")
+    if not 0 <= distance <= BITS:
+        raise ValueError(f"distance is a number of differing bits, 0 … {BITS}, got {distance}; give a small one")
     classes = classes_of(data)
     splits, problems = _read(data, classes, workers=workers, progress=progress)
     pairs = [pair for split in splits for pair in split.pairs]
