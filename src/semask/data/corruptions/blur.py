@@ -11,17 +11,17 @@ from jaxtyping import Float
 from scipy import ndimage, signal
 
 Pixels = Float[np.ndarray, "H W 3"]
-DISK_SIDE = 8
-"""Kernels of disks reach at least this far [px]."""
+SMALL_DISK = 8
+"""Up to this radius [px] edges are softened over one pixel to each side, beyond it over two."""
 
 
 def defocus_blur(pixels: Pixels, strength: int, random: np.random.Generator) -> Pixels:
     """Spread every pixel over a disk with soft edges."""
     radius, softness = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))[strength - 1]
-    reach = max(radius, DISK_SIDE)
-    steps = np.arange(-reach, reach + 1)
+    edge = 1 if radius <= SMALL_DISK else 2
+    steps = np.arange(-radius - edge, radius + edge + 1)
     disk = (steps[:, None] ** 2 + steps**2 <= radius**2).astype(float)
-    kernel = ndimage.gaussian_filter(disk / disk.sum(), softness, mode="mirror", radius=1 if radius <= DISK_SIDE else 2)
+    kernel = ndimage.gaussian_filter(disk / disk.sum(), softness, mode="constant", radius=edge)
     corrupted: np.ndarray = np.clip(_convolved(pixels, kernel, "reflect"), 0.0, 1.0)
     return corrupted
 
