@@ -34,9 +34,8 @@ def suspicions(pairs: Sequence[Pair], facts: Sequence[PairFacts], classes: Class
     labels = [known.label for known in facts if isinstance(known.label, LabelFacts)]
     counts = _counted(labels)
     yield from _binary(pairs, facts, counts, classes)
-    yield from _counted_from_one(counts, classes)
+    yield from list(_counted_from_one(counts, classes)) or _zero_everywhere(counts, classes)
     yield from _reduced(counts, classes)
-    yield from _zero_everywhere(counts, classes)
     yield from _void_classes(classes)
     yield from _mostly_ignored(counts, classes)
 

@@ -1,0 +1,363 @@
+"""A good data set is fit; one with every fault we know is not, and each fault is told by file with its cure."""
+
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from semask import cli
+from semask.data.doctor import Diagnosis, diagnose
+from semask.data.problem import Problem
+from semask.recipes.recipe import DataRecipe
+
+SIZE = (40, 56)
+NAMES = ("ground", "wall", "sky", "rare")
+
+
+def scene(seed: int, size: tuple[int, int] = SIZE) -> tuple[np.ndarray, np.ndarray]:
+    """Return a smooth picture and a label of three bands of classes."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    image = np.array(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC))
+    cuts = np.sort(random.integers(4, size[0] - 4, 2))
+    rows = np.arange(size[0])[:, None].repeat(size[1], 1)
+    return image, np.digitize(rows, cuts).astype(np.uint8)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Six good training pairs, one with the rare class, and two for validation."""
+    folder = tmp_path / "data"
+    for split, count in (("train", 6), ("val", 2)):
+        for index in range(count):
+            put(folder, f"{split}/{split}{index}", *scene(index + 100 * (split == "val")))
+    image, label = scene(5)
+    label[:3, :3] = 3
+    put(folder, "train/train5", image, label)
+    (folder / "classes.json").write_text(json.dumps({"classes": [*NAMES]}))
+    return folder
+
+
+def put(
+    folder: Path, name: str, image: np.ndarray, label: np.ndarray | None, suffix: str = ".jpg"
+) -> tuple[Path, Path]:
+    paths = folder / "images" / f"{name}{suffix}", folder / "labels" / f"{name}.png"
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(paths[0])
+    if label is not None:
+        Image.fromarray(label).save(paths[1])
+    return paths
+
+
+def look(root: Path, **options: object) -> Diagnosis:
+    return diagnose(DataRecipe(root=str(root)), **options)
+
+
+def told(problems: tuple[Problem, ...], kind: str) -> list[str]:
+    return [str(problem) for problem in problems if problem.kind == kind]
+
+
+# --- what is right -----------------------------------------------------------------------------------------------
+
+
+def test_a_good_data_set_is_fit_and_counted(root: Path) -> None:
+    found = look(root)
+    assert found.errors == ()
+    assert [problem.kind for problem in found.warnings] == ["classes"]
+    assert "the class rare is near-empty: in fewer than 5 training pictures" in str(found.warnings[0])
+    labels = [np.array(Image.open(path)) for path in sorted((root / "labels/train").iterdir())]
+    pixels = [sum(int((label == index).sum()) for label in labels) for index in range(4)]
+    assert found.training.counts.pixels.tolist() == pixels
+    assert found.training.counts.images.tolist() == [6, 6, 6, 1]
+    assert [len(split.pairs) for split in found.splits] == [6, 2]
+
+
+def test_statistics_are_those_of_all_training_pixels(root: Path) -> None:
+    image, label = scene(50, (20, 90))
+    put(root, "train/other", image, label)
+    stack = np.concatenate([np.array(Image.open(p)).reshape(-1, 3) for p in (root / "images/train").iterdir()]) / 255
+    statistics = look(root).statistics
+    assert statistics is not None
+    np.testing.assert_allclose(statistics.mean, stack.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(statistics.std, stack.std(0), rtol=1e-9)
+
+
+def test_statistics_of_many_bands_of_sixteen_bits(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    bands = random.integers(0, 65536, (3, 5, 16, 20), dtype=np.uint16)
+    for index, (split, stored) in enumerate(zip(("train", "train", "val"), bands, strict=True)):
+        put(tmp_path, f"{split}/p{index}", np.zeros((16, 20, 3), np.uint8), scene(index, (16, 20))[1])
+        (tmp_path / f"images/{split}/p{index}.jpg").unlink()
+        tifffile.imwrite(tmp_path / f"images/{split}/p{index}.tif", stored, photometric="minisblack")
+    (tmp_path / "classes.json").write_text(json.dumps({"classes": [*NAMES]}))
+    found = diagnose(DataRecipe(root=str(tmp_path), channels=5))
+    assert found.errors == ()
+    assert found.statistics is not None
+    np.testing.assert_allclose(found.statistics.mean, (bands[:2] / 65535).mean((0, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(found.statistics.std, (bands[:2] / 65535).std((0, 2, 3)), rtol=1e-5)
+
+
+# --- what is wrong -----------------------------------------------------------------------------------------------
+
+
+def truncated(root: Path) -> None:
+    path = root / "images/train/train0.jpg"
+    path.write_bytes(path.read_bytes()[:600])
+
+
+def without_label(root: Path) -> None:
+    (root / "labels/train/train0.png").unlink()
+
+
+def without_validation(root: Path) -> None:
+    shutil.rmtree(root / "images/val")
+
+
+def turned(root: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(scene(0)[0]).save(root / "images/train/train0.jpg", exif=exif)
+
+
+def out_of_range(root: Path) -> None:
+    label = scene(0)[1]
+    label[:2, :3] = 77
+    Image.fromarray(label).save(root / "labels/train/train0.png")
+
+
+def counted_from_one(root: Path) -> None:
+    for path in (root / "labels").rglob("*.png"):
+        Image.fromarray(np.array(Image.open(path)) + np.uint8(1)).save(path)
+
+
+def leaked(root: Path) -> None:
+    shutil.copy(root / "images/train/train1.jpg", root / "images/val/again.jpg")
+    shutil.copy(root / "labels/train/train1.png", root / "labels/val/again.png")
+
+
+def nothing_labelled(root: Path) -> None:
+    for path in (root / "labels").rglob("*.png"):
+        Image.fromarray(np.full(SIZE, 255, np.uint8)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind", "message"),
+    [
+        (truncated, "unreadable", "train0.jpg: unreadable or truncated image"),
+        (without_label, "split", "1 images without a label: train0.jpg; expected e.g."),
+        (without_validation, "split", "no folder"),
+        (turned, "size", "train0.png: label of 40×56 pixels for an image of 56×40 (train0.jpg); the image's EXIF tag turns it"),
+        (out_of_range, "values", "train0.png: label values outside the map: 77 (6 pixels)"),
+        (counted_from_one, "zero", "values go up to 4 for 4 classes, and value 0 is nowhere"),
+        (leaked, "leak", "again.jpg: in 'val' and the same file as"),
+        (nothing_labelled, "ignored", "100.0% of all pixels are ignored"),
+    ],
+)  # fmt: skip
+def test_what_makes_training_fail_is_an_error(
+    root: Path, damage: Callable[[Path], None], kind: str, message: str
+) -> None:
+    damage(root)
+    found = look(root)
+    assert any(message in each for each in told(found.errors, kind)), found.errors
+    assert {problem.kind for problem in found.errors} <= {kind, "values"}
+
+
+def test_what_can_be_read_is_looked_at_all_the_same(root: Path) -> None:
+    out_of_range(root)
+    (root / "labels/train/train4.png").unlink()
+    (root / "labels/val/val1.png").rename(root / "labels/val/val9.png")
+    found = look(root)
+    assert [problem.kind for problem in found.errors] == ["split", "split", "values"]
+    assert [len(split.pairs) for split in found.splits] == [5, 1]
+
+
+def test_another_class_count_than_the_model_has(root: Path) -> None:
+    [problem] = look(root, num_classes=19).errors
+    assert "the class table has 4 classes and the recipe's model 19; say --model.num-classes 4" in problem.message
+    assert look(root, num_classes=4).errors == ()
+
+
+def test_like_pictures_are_warned_of(root: Path) -> None:
+    Image.open(root / "images/train/train2.jpg").resize((48, 36)).save(root / "images/val/smaller.jpg", quality=90)
+    Image.fromarray(scene(2, (36, 48))[1]).save(root / "labels/val/smaller.png")
+    shutil.copy(root / "images/train/train3.jpg", root / "images/train/copy.jpg")
+    shutil.copy(root / "labels/train/train4.png", root / "labels/train/copy.png")
+    found = look(root)
+    assert found.errors == ()
+    first, second = found.duplicates
+    assert (first.first.stem, first.second.stem, first.splits, first.leak) == (
+        "train2",
+        "smaller",
+        ("train", "val"),
+        True,
+    )
+    assert first.distance is not None
+    assert (second.first.stem, second.second.stem, second.distance, second.same_label) == (
+        "copy",
+        "train3",
+        None,
+        False,
+    )
+    assert "smaller.jpg: in 'val' and like" in told(found.warnings, "leak")[0]
+    assert "with another label; keep the right one" in told(found.warnings, "duplicate")[0]
+
+
+def test_odd_pictures_are_warned_of(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(root, "train/black", np.zeros((*SIZE, 3), np.uint8), scene(7)[1])
+    put(root, "train/tiny", scene(8)[0][:10], scene(8)[1][:10])
+    exif = Image.Exif()
+    exif[0x0112] = 2
+    Image.fromarray(scene(1)[0]).save(root / "images/train/train1.jpg", exif=exif)
+    monkeypatch.setattr("semask.data.doctor.LARGE_AREA", SIZE[0] * SIZE[1] - 1)
+    found = look(root)
+    assert found.errors == ()
+    assert any("black.jpg: one brightness all over" in each for each in told(found.warnings, "flat"))
+    extents = told(found.warnings, "extent")
+    assert any("tiny.jpg: 10×56 pixels, less than 32 on a side" in each for each in extents)
+    assert any("train2.jpg: 40×56 pixels: slow to read" in each for each in extents)
+    assert "train1.jpg: its EXIF tag (orientation 2) turns or mirrors it" in told(found.warnings, "orientation")[0]
+
+
+def test_classes_that_training_does_not_see_are_named(root: Path) -> None:
+    (root / "classes.json").write_text(json.dumps({"classes": [*NAMES, "unicorn", "dragon"]}))
+    Image.fromarray(scene(5)[1]).save(root / "labels/train/train5.png")
+    label = scene(100)[1]
+    label[0, 0] = 3
+    Image.fromarray(label).save(root / "labels/val/val0.png")
+    messages = told(look(root).warnings, "classes")
+    assert messages[0].startswith("the class rare is in other splits and never in training")
+    assert messages[1].startswith("2 classes (unicorn, dragon) are in no label at all")
+
+
+def test_options_out_of_range_are_refused_before_anything_is_read(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"beta lies in \[0, 1\), got 1; give"):
+        look(root, beta=1.0)
+    with pytest.raises(ValueError, match="distance is a number of differing bits, 0 … 64, got 65"):
+        look(root, distance=65)
+
+
+def test_no_pair_at_all_is_wrong_input(tmp_path: Path) -> None:
+    (tmp_path / "classes.json").write_text(json.dumps({"classes": [*NAMES]}))
+    with pytest.raises(ValueError, match=r"no folder .*images/train\nexpected below"):
+        look(tmp_path)
+
+
+# --- the command -------------------------------------------------------------------------------------------------
+
+
+def run(*arguments: object) -> int:
+    return cli.main(["doctor", *map(str, arguments)])
+
+
+def test_the_command_tells_writes_and_gives_its_status(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(root, "--out", tmp_path / "out") == 0
+    screen = capsys.readouterr().out
+    assert "fit for training: 0 errors and 1 warning in 6 train + 2 val pairs" in screen
+    assert "--model.mean 0." in screen
+    assert "inverse frequency: --loss.class-weights " in screen
+    record = json.loads((tmp_path / "out/doctor.json").read_text())
+    assert record["errors"] == []
+    assert record["splits"]["train"]["sizes"] == [[40, 56, 6]]
+    assert [len(weights) for weights in record["class_weights"].values()] == [4, 4, 4]
+    out_of_range(root)
+    assert run(root, "--out", tmp_path / "out") == 1
+    screen = capsys.readouterr().out
+    assert screen.index("label values outside the map: 77") < screen.index("inverse frequency")
+    assert "not fit for training: 1 error" in screen
+    assert "label values outside the map: 77" in (tmp_path / "out/doctor.html").read_text()
+
+
+def test_a_zip_file_says_the_same(root: Path, tmp_path: Path) -> None:
+    leaked(root)
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        for path in sorted(root.rglob("*")):
+            archive.write(path, path.relative_to(root))
+    records = []
+    for data in (root, tmp_path / "data.zip"):
+        assert run(data, "--out", tmp_path / "out") == 1
+        text = (tmp_path / "out/doctor.json").read_text().replace(str(data), "DATA")
+        records.append(json.loads(text))
+    assert records[0] == records[1]
+
+
+def test_the_many_of_a_kind_are_summed_up(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for index in range(14):
+        put(root, f"train/odd{index:02}", *scene(index + 200, (44, 50)))
+        Image.fromarray(np.zeros(SIZE, np.uint8)).save(root / f"labels/train/odd{index:02}.png")
+    assert run(root, "--out", tmp_path / "out") == 1
+    screen = capsys.readouterr().out
+    assert screen.count("make them one size") == 10
+    assert "… and 4 more of this kind (size)" in screen
+
+
+def test_recipes_take_their_data_from_root(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        run("folder/semask-micro-fpn", "--data.root", root, "--data.images", "images/{split}", "--out", tmp_path) == 0
+    )
+    assert run("camvid/semask-lite0-fpn", "--data.root", root, "--data.classes", root / "classes.json") == 1
+    assert "has 4 classes and the recipe's model 11" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere/at/all"], "'nowhere/at/all' is no folder or zip file, and there is no recipe called"),
+        (["scenes/micro-fpn"], "scenes/micro-fpn draws its scenes and has no files"),
+        (["--out", "x"], "the data come first: semask doctor DATA [flags]; got '--out'"),
+        (["camvid/semask-lite0-fpn"], "give their folder or zip file with --data.root"),
+    ],
+)
+def test_wrong_input_has_status_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_names_that_are_no_text_and_names_that_are_code(root: Path, tmp_path: Path) -> None:
+    code = "<script>alert(1)<!--"
+    (root / "classes.json").write_text(json.dumps({"classes": ["<script>alert(2)</script>", *NAMES[1:]]}))
+    put(root, f"train/{code.replace('/', '')}", np.zeros((*SIZE, 3), np.uint8), scene(1)[1])
+    for folder, suffix in (("images", ".jpg"), ("labels", ".png")):
+        path = os.fsencode(root / folder / "train")
+        shutil.copy(os.path.join(path, b"train1" + suffix.encode()), os.path.join(path, b"\xff" + suffix.encode()))
+    assert run(root, "--out", tmp_path / "out") == 0
+    page = (tmp_path / "out/doctor.html").read_text()
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)&lt;!--" in page
+    assert "&lt;script&gt;alert(2)&lt;/script&gt;" in page
+    files = {each["second"] for each in json.loads((tmp_path / "out/doctor.json").read_text())["duplicates"]}
+    assert any(name.endswith("\udcff.jpg") for name in files)
+
+
+def test_real_data_are_fit(ade20k_mini: Path) -> None:
+    found = diagnose(
+        DataRecipe(
+            root=str(ade20k_mini), classes="ade20k", labels="annotations/{split}", image_suffix=".jpg",
+            train_split="training", val_split="validation",
+        )
+    )  # fmt: skip
+    assert found.errors == ()
+    assert found.duplicates == ()
+
+
+def test_the_mistake_with_ade20k_is_seen(ade20k_mini: Path, tmp_path: Path) -> None:
+    """Its values 0 … 150 read as they are, which is what reduce_zero_label was about."""
+    table = tmp_path / "plain.json"
+    table.write_text(json.dumps({"classes": [f"class {index}" for index in range(150)]}))
+    found = diagnose(
+        DataRecipe(
+            root=str(ade20k_mini), classes=str(table), labels="annotations/{split}", image_suffix=".jpg",
+            train_split="training", val_split="validation",
+        )
+    )  # fmt: skip
+    [problem] = told(found.errors, "zero")
+    assert "values go up to 150 for 150 classes, and value 0 is in 20 of 20 labels. Do they count from 1" in problem
