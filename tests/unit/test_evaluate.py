@@ -21,6 +21,7 @@ from semask.build import build_model, with_classes
 from semask.checkpoints import store
 from semask.commands.evaluate import EvaluateOptions, check_classes, evaluate, summary, table
 from semask.data.dataset import classes_of, validation_set
+from semask.data.digest import digest_split
 from semask.inference import tta
 from semask.metrics import Confusion
 from semask.recipes import Recipe
@@ -59,15 +60,28 @@ def test_scores_and_their_record(checkpoint: Path, capsys: pytest.CaptureFixture
     told = capsys.readouterr().out
     expected = counted(checkpoint).scores()
     record = json.loads((checkpoint / "metrics.json").read_text())
-    assert record["scores"] == expected.to_dict(classes_of(recipes.get("scenes/semask-micro-fpn").data).names)
+    for name, value in expected.to_dict(names := classes_of(recipes.get("scenes/semask-micro-fpn").data).names).items():
+        if name != "classes":
+            assert record["scores"][name] == value
+    for row, measured in zip(expected.to_dict(names)["classes"], record["scores"]["classes"], strict=True):  # type: ignore[call-overload]
+        assert measured.items() >= row.items()
+        assert measured.keys() - row.keys() == {"boundary_iou", "boundary_f"}
     assert record["recipe"] == "scenes/semask-micro-fpn"
     assert record["images"] == 5
     assert record["scores"]["pixels"] == 5 * 40 * 56
     assert record["checkpoint"]["sha256"] == hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
     assert record["protocol"]["data"]["scene_count"] == 5
     assert record["protocol"]["test"]["mode"] == "whole"
+    assert record["protocol"]["name"] == "semask-ss"
+    assert record["data"]["sha256"] == digest_split(small(recipes.get("scenes/semask-micro-fpn")).data, "val")
+    assert sum(part["pixels"] for part in record["sizes"]["bins"]) == 5 * 40 * 56
+    assert sum(part["pixels"] for part in record["calibration"]["bins"]) == 5 * 40 * 56
+    low, high = record["intervals"]["miou"]
+    assert low < expected.miou < high
+    page = (checkpoint / "metrics.html").read_text()
+    assert all(f"scene {2 * index}" in page for index in range(5))
     assert record["versions"]["torch"] == torch.__version__
-    assert f"mIoU {100 * expected.miou:.2f}" in told
+    assert f"mIoU {100 * expected.miou:.2f} [" in told
     assert str(checkpoint / "metrics.png") in told
     with Image.open(checkpoint / "metrics.png") as bars:
         assert np.array(bars.convert("L")).std() > 5, "not blank"
@@ -93,7 +107,15 @@ def test_two_processes_score_as_one(checkpoint: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "a.json").read_text())
     names = [row["name"] for row in record["scores"]["classes"]]
-    assert record["scores"] == counted(checkpoint).scores().to_dict(names)
+    alone = tmp_path / "b.json"
+    assert cli.main(["evaluate", str(checkpoint), *SMALL, "--out", str(alone)]) == 0
+    other = json.loads(alone.read_text())
+    assert record["hardware"]["processes"] == 2
+    for key in ("scores", "sizes", "calibration", "intervals", "images", "data"):
+        assert record[key] == other[key], key
+    assert names == [row["name"] for row in other["scores"]["classes"]]
+    with np.load(tmp_path / "a.npz") as shared, np.load(tmp_path / "b.npz") as single:
+        assert all(np.array_equal(shared[key], single[key]) for key in single.files)
     assert result.stdout.count("mIoU") == 1, "only the first process speaks"
 
 
@@ -141,4 +163,54 @@ def test_undefined_scores_are_shown_as_a_dash() -> None:
     grid = table(scores, ("sky", "road", "car"))
     rows = list(zip(*(list(column.cells) for column in grid.columns), strict=True))
     assert rows == [("sky", "50.00", "100.00", "33.33"), ("road", "50.00", "50.00", "66.67"), ("car", "–", "–", "0.00")]
-    assert summary(scores, 7) == "mIoU 50.00  mAcc 75.00  aAcc 66.67  over 7 images"
+    record = {"scores": scores.to_dict(["sky", "road", "car"]), "images": 7}
+    assert summary(record) == "mIoU 50.00  mAcc 75.00  aAcc 66.67  over 7 images"
+    record |= {"intervals": {"miou": [0.41, 0.6]}, "calibration": {"ece": None}}
+    assert summary(record) == "mIoU 50.00 [41.00, 60.00]  mAcc 75.00  aAcc 66.67  ECE –  over 7 images"
+
+
+def test_a_named_protocol_and_flags_beyond_it(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [
+        "--protocol",
+        "segmenter-ms",
+        "--data.crop",
+        "40",
+        "40",
+        "--test.scales",
+        "1.0",
+        "--out",
+        str(tmp_path / "a.json"),
+    ]
+    less = ["--boundary", "false", "--areas", "--bins", "0", "--resamples", "0", "--gallery", "0"]
+    assert cli.main(["evaluate", str(checkpoint), *SMALL, *flags, *less]) == 0
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert record["protocol"]["test"]["mode"] == "sliding"
+    assert record["protocol"]["test"]["window"] == [128, 128], "the crop of the checkpoint's recipe"
+    assert record["protocol"]["test"]["stride"] == [96, 96]
+    assert record["protocol"]["seen"]["flip"] is True
+    assert record["protocol"]["name"] is None
+    assert record.keys().isdisjoint({"sizes", "calibration", "intervals"})
+    assert "boundary_iou" not in record["scores"]
+    assert cli.main(["evaluate", str(checkpoint), *SMALL, "--protocol", "segmentr-ss"]) == 2
+    assert "did you mean 'segmenter-ss'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--areas", "9", "4"], "rising areas"),
+        (["--bins", "-1"], "at least 1 bin, got -1"),
+        (["--resamples", "-1"], "--resamples counts and cannot be negative"),
+        (["--gallery", "-2"], "--gallery counts and cannot be negative"),
+        (["--workers", "-2"], "--workers counts and cannot be negative"),
+    ],
+)
+def test_impossible_measures_are_refused_before_anything_is_scored(
+    checkpoint: Path, tmp_path: Path, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a.json"
+    assert cli.main(["evaluate", str(checkpoint), *SMALL, "--out", str(out), *flags]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not out.exists()

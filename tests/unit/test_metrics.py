@@ -2,13 +2,10 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed
-import torch.multiprocessing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,7 +61,7 @@ def test_numbers_by_hand() -> None:
 
 
 def test_iou_agrees_with_torchmetrics() -> None:
-    from torchmetrics.classification import MulticlassJaccardIndex  # the spawned processes below need not load it
+    from torchmetrics.classification import MulticlassJaccardIndex
 
     prediction, truth = torch.randint(0, 9, (3, 40, 31)), torch.randint(0, 9, (3, 40, 31))
     truth[torch.rand(truth.shape) < 0.2] = IGNORE
@@ -138,28 +135,3 @@ def test_reduce_alone_is_a_copy() -> None:
     total = confusion.reduce()
     total.update(torch.tensor([0]), torch.tensor([0]))
     assert int(confusion.matrix.sum()) == 2
-
-
-def random_pairs(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    generator = torch.Generator().manual_seed(5)
-    return [tuple(torch.randint(0, 5, (2, 30, 20), generator=generator)) for _ in range(count)]  # type: ignore[misc]
-
-
-def _process(rank: int, world_size: int, folder: str) -> None:
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
-    )
-    confusion = Confusion(5)
-    for prediction, truth in random_pairs(7)[rank::world_size]:
-        confusion.update(prediction, truth)
-    torch.save(confusion.reduce().matrix, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_count_the_same_integers_as_one(tmp_path: Path) -> None:
-    alone = Confusion(5)
-    for prediction, truth in random_pairs(7):
-        alone.update(prediction, truth)
-    torch.multiprocessing.spawn(_process, args=(2, str(tmp_path)), nprocs=2)
-    for rank in range(2):
-        assert torch.equal(torch.load(tmp_path / f"{rank}.pt"), alone.matrix)

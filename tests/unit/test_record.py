@@ -1,0 +1,165 @@
+"""Records, what compares them, and tables of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from semask import cli
+from semask.evaluation import Tally
+from semask.evaluation.comparison import compare
+from semask.evaluation.record import arrays, measured, read_record, write_record
+from semask.metrics.bootstrap import statistics
+
+CLASSES = ("sky", "road & <b>kerb</b>", "car")
+
+
+def write(
+    path: Path, *, seed: int = 0, skill: float = 0.8, images: int = 12, sha256: str = "ab" * 32, **values: object
+) -> Path:
+    """Write the record of a model that is right in a share of the pixels."""
+    random = np.random.default_rng(5)
+    tally = Tally(3)
+    for number in range(images):
+        truth = random.integers(0, 3, (20, 30)).astype(np.uint8)
+        right = np.random.default_rng((seed, number)).random((20, 30)) < skill
+        guess = np.where(right, truth, random.integers(0, 3, (20, 30))).astype(np.uint8)
+        tally.update(f"{number:03}", torch.from_numpy(guess), torch.from_numpy(truth), torch.full((20, 30), 0.9))
+    seen = {"mode": "whole", "scales": [1.0], "flip": False, "base_scale": None}
+    record = {
+        "recipe": "ade20k/semask-swin-t-fpn",
+        "checkpoint": {"path": "x", "sha256": "0123456789abcdef"},
+        "data": {"split": "val", "images": images, "sha256": sha256},
+        "images": images,
+        "protocol": {"name": "semask-ss", "seen": seen, "data": {}, "test": {}},
+        **measured(tally, CLASSES, resamples=100),
+        **values,
+    }
+    write_record(path, record, arrays(tally))
+    return path
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = write(tmp_path / "metrics.json")
+    record = read_record(tmp_path)
+    assert record.path == path
+    assert record.values == json.loads(path.read_text())
+    assert record.names == tuple(f"{number:03}" for number in range(12))
+    found = statistics(record.counts, np.ones((1, 12)))
+    assert found["miou"][0] == pytest.approx(record.values["scores"]["miou"])
+    with np.load(tmp_path / "metrics.npz") as stored:
+        assert stored["confusion"].sum() == 12 * 600
+        assert stored["image_miou"].shape == (12,)
+
+
+def test_the_better_model_is_found_and_the_same_one_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    worse = write(tmp_path / "worse.json", skill=0.7)
+    better = write(tmp_path / "better.json", skill=0.8)
+    out = tmp_path / "deep" / "comparison.json"
+    assert cli.main(["compare", str(worse), str(better), "--out", str(out), "--resamples", "300"]) == 0
+    told = capsys.readouterr().out
+    assert "B is better by" in told
+    found = json.loads(out.read_text())
+    scores = [json.loads(path.read_text())["scores"] for path in (worse, better)]
+    value, low, high = found["difference"]["miou"]
+    assert value == pytest.approx(scores[1]["miou"] - scores[0]["miou"])
+    assert 0 < low < value < high
+    for row, ours, theirs in zip(found["classes"], scores[0]["classes"], scores[1]["classes"], strict=True):
+        assert (row["a"], row["b"]) == (pytest.approx(ours["iou"]), pytest.approx(theirs["iou"]))
+        assert row["difference"][0] == pytest.approx(theirs["iou"] - ours["iou"])
+    page = out.with_suffix(".html").read_text()
+    assert "road &amp; &lt;b&gt;kerb" in page
+    assert "<b>kerb" not in page
+    assert cli.main(["compare", str(better), str(better)]) == 0
+    assert "no difference in mIoU can be told" in capsys.readouterr().out
+
+
+def test_one_image_has_no_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = write(tmp_path / "a.json", images=1), write(tmp_path / "b.json", images=1, seed=1)
+    found = compare(read_record(a), read_record(b))
+    assert found["difference"]["miou"] is None
+    assert cli.main(["compare", str(a), str(b)]) == 0
+    assert "the difference in mIoU is undefined over 1 image" in capsys.readouterr().out
+
+
+def test_other_data_and_other_protocols_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, other = write(tmp_path / "a.json"), write(tmp_path / "other.json", sha256="cd" * 32)
+    assert cli.main(["compare", str(a), str(other), "--out", str(tmp_path / "c.json")]) == 2
+    assert "different data (12 images of val, sha256 abababab" in " ".join(capsys.readouterr().err.split())
+    values = json.loads(a.read_text())
+    values["protocol"]["seen"] |= {"flip": True, "window": [512, 512]}
+    (tmp_path / "flipped.json").write_text(json.dumps(values))
+    shutil.copy(tmp_path / "a.npz", tmp_path / "flipped.npz")
+    assert cli.main(["compare", str(a), str(tmp_path / "flipped.json"), "--out", str(tmp_path / "c.json")]) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "protocols differ (flip False and True, window None and [512, 512]); evaluate both" in message
+    assert not (tmp_path / "c.json").exists()
+
+
+def test_what_is_no_record_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"there is no record .*metrics.json.*semask evaluate CHECKPOINT"):
+        read_record(tmp_path)
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(ValueError, match="is no record of an evaluation"):
+        read_record(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text('{"recipe": "x", "scores": {}}')
+    with pytest.raises(ValueError, match="or an old one; make it anew"):
+        read_record(tmp_path / "a.json")
+    write(tmp_path / "b.json")
+    (tmp_path / "b.npz").write_bytes(b"PK no archive")
+    with pytest.raises(
+        ValueError, match=r"b.npz, the counts of the images that belong to b.json.*keep the two together"
+    ):
+        read_record(tmp_path / "b.json")
+    (tmp_path / "b.npz").unlink()
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_record(tmp_path / "b.json")
+
+
+def test_tables_in_three_formats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [str(write(tmp_path / "a.json")), str(write(tmp_path / "b_1.json", skill=0.5, recipe="my | own=x"))]
+    assert cli.main(["report", *paths]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    scores = json.loads(Path(paths[0]).read_text())
+    assert lines[0].startswith("| recipe | checkpoint | protocol | images | mIoU | 95 % interval | published |")
+    assert lines[2].startswith(
+        f"| ade20k/semask-swin-t-fpn | 01234567 | semask-ss | 12 | {100 * scores['scores']['miou']:.2f} |"
+    )
+    assert "| 42.06 |" in lines[2], "SeMask Table 2"
+    assert lines[3].startswith("| my \\| own=x |")
+    for suffix in (".csv", ".tex", ".md"):
+        assert cli.main(["report", *paths, "--out", str(tmp_path / f"table{suffix}")]) == 0
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
+    assert rows[0]["mIoU"] == f"{100 * scores['scores']['miou']:.2f}"
+    assert rows[1]["published"] == ""
+    assert r"95 \% interval" in (tmp_path / "table.tex").read_text()
+    capsys.readouterr()
+    assert cli.main(["report", *paths, "--classes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (
+        lines[2]
+        == "| sky | "
+        + " | ".join(f"{100 * json.loads(Path(path).read_text())['scores']['classes'][0]['iou']:.2f}" for path in paths)
+        + " |"
+    )
+
+
+def test_tables_that_cannot_be_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "a.json")
+    assert cli.main(["report", str(path), "--out", str(tmp_path / "a.docx")]) == 2
+    assert "written as .md, .csv, .tex" in capsys.readouterr().err
+    assert cli.main(["report"]) == 2
+    assert "nothing to tabulate" in capsys.readouterr().err
+    values = json.loads(path.read_text())
+    values["scores"]["classes"][0]["name"] = "heaven"
+    (tmp_path / "b.json").write_text(json.dumps(values))
+    shutil.copy(tmp_path / "a.npz", tmp_path / "b.npz")
+    assert cli.main(["report", str(path), str(tmp_path / "b.json"), "--classes"]) == 2
+    assert "other classes" in capsys.readouterr().err

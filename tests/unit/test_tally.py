@@ -1,0 +1,139 @@
+"""Every count of an evaluation against loops, and against itself in another order, split, or with other ignored pixels."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semask.evaluation import Measures, Tally
+from semask.evaluation.record import measured
+from semask.structures import IGNORE
+
+
+class Picture(NamedTuple):
+    name: str
+    prediction: torch.Tensor
+    truth: torch.Tensor
+    confidence: torch.Tensor
+
+
+def picture(number: int, num_classes: int, size: tuple[int, int], *, ignored: float) -> Picture:
+    generator = torch.Generator().manual_seed(number)
+    coarse = torch.randint(0, num_classes, (2, -(-size[0] // 3), -(-size[1] // 3)), generator=generator)
+    prediction, truth = coarse.repeat_interleave(3, 1).repeat_interleave(3, 2)[:, : size[0], : size[1]].to(torch.uint8)
+    truth = torch.where(torch.rand(size, generator=generator) < ignored, IGNORE, truth).to(torch.uint8)
+    return Picture(str(number), prediction, truth, torch.rand(size, generator=generator))
+
+
+SIZES = [(1, 1), (7, 12), (20, 5), (16, 16)]
+
+
+def pictures(count: int, num_classes: int = 4, *, ignored: float = 0.2) -> list[Picture]:
+    return [picture(i, num_classes, SIZES[i % 4], ignored=ignored) for i in range(count)]
+
+
+def tallied(shown: list[Picture], num_classes: int = 4) -> Tally:
+    tally = Tally(num_classes, Measures(areas=(4, 20)))
+    for name, prediction, truth, confidence in shown:
+        tally.update(name, prediction, truth, confidence)
+    return tally
+
+
+def told(tally: Tally) -> dict[str, object]:
+    return measured(tally, [f"class {i}" for i in range(tally.confusion.num_classes)], resamples=50)
+
+
+def oracle(shown: list[Picture], num_classes: int) -> dict[str, float]:
+    """Pixel by pixel, with sets of what each class holds."""
+    matrix = [[0] * num_classes for _ in range(num_classes)]
+    for one in shown:
+        for y, x in itertools.product(*map(range, one.truth.shape)):
+            t, p = int(one.truth[y, x]), int(one.prediction[y, x])
+            if t != IGNORE:
+                matrix[t][p] += 1
+    total = sum(map(sum, matrix))
+    iou, accuracy, dice, weighted = [], [], [], 0.0
+    for k in range(num_classes):
+        labelled, predicted = sum(matrix[k]), sum(row[k] for row in matrix)
+        if labelled + predicted:
+            iou.append(matrix[k][k] / (labelled + predicted - matrix[k][k]))
+            dice.append(2 * matrix[k][k] / (labelled + predicted))
+            weighted += iou[-1] * labelled / total if total else 0
+        if labelled:
+            accuracy.append(matrix[k][k] / labelled)
+    nan = float("nan")
+    return {
+        "miou": sum(iou) / len(iou) if iou else nan,
+        "macc": sum(accuracy) / len(accuracy) if accuracy else nan,
+        "dice": sum(dice) / len(dice) if dice else nan,
+        "aacc": sum(matrix[k][k] for k in range(num_classes)) / total if total else nan,
+        "fwiou": weighted if total else nan,
+    }
+
+
+@pytest.mark.parametrize(("num_classes", "ignored"), [(1, 0.2), (2, 0.0), (4, 0.3), (4, 1.0), (200, 0.1)])
+def test_scores_of_a_loop(num_classes: int, ignored: float) -> None:
+    shown = pictures(5, num_classes, ignored=ignored)
+    scores = told(tallied(shown, num_classes))["scores"]
+    for name, value in oracle(shown, num_classes).items():
+        found = scores[name]  # type: ignore[index]
+        assert (float("nan") if found is None else found) == pytest.approx(value, nan_ok=True), name
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.permutations(range(8)), st.integers(0, 8), st.integers(0, 10**6))
+def test_order_splits_and_ignored_pixels_never_matter(order: list[int], cut: int, seed: int) -> None:
+    shown = pictures(8)
+    whole = told(tallied(shown))
+    generator = torch.Generator().manual_seed(seed)
+    changed = []
+    for index in order:
+        name, prediction, truth, confidence = shown[index]
+        noise = torch.randint(0, 4, truth.shape, generator=generator).to(torch.uint8)
+        hidden = truth == IGNORE
+        sure = torch.where(hidden, torch.rand(truth.shape, generator=generator), confidence)
+        changed.append(Picture(name, torch.where(hidden, noise, prediction), truth, sure))
+    first, second = tallied(changed[:cut]), tallied(changed[cut:])
+    first.merge(second)
+    assert told(first) == whole
+
+
+def _process(rank: int, world_size: int, folder: str) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
+    )
+    torch.save(told(tallied(pictures(7)[rank::world_size]).reduce()), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_tell_the_same_as_one(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_process, args=(2, str(tmp_path)), nprocs=2)
+    for rank in range(2):
+        assert torch.load(tmp_path / f"{rank}.pt") == told(tallied(pictures(7)))
+
+
+def test_an_image_counts_once() -> None:
+    shown = pictures(2)
+    tally = tallied(shown)
+    with pytest.raises(ValueError, match=r"two images are named '1'"):
+        tally.update(*shown[1])
+    with pytest.raises(ValueError, match=r"image '0' was counted twice"):
+        tally.merge(tallied(shown[:1]))
+
+
+def test_what_is_not_asked_for_is_not_counted() -> None:
+    tally = Tally(4, Measures(boundary=False, areas=(), bins=0))
+    assert not tally.needs_confidence
+    tally.update(*pictures(2)[1][:3])
+    record = measured(tally, "abcd", resamples=0)
+    assert record.keys() == {"scores"}
+    assert np.isfinite(record["scores"]["aacc"])
