@@ -13,7 +13,7 @@ from semask.pages.confusion import confusion_view
 from semask.pages.gallery import GalleryPicture, exhibits
 from semask.pages.page import write_page
 from semask.pages.plot import BOTTOM, LEFT, RIGHT, TOP, Plot, axis
-from semask.pages.record import Interval, Record, flattened, interval, number, rows, section
+from semask.pages.record import Interval, Record, flattened, interval, number, optional, rows, section
 
 SCORES = {
     "miou": "mIoU",
@@ -80,14 +80,14 @@ def write_evaluation_page(
     found = rows(scores, "classes")
     if len(found) != len(classes):
         raise ValueError(f"the record has {len(found)} classes, the class table {len(classes)}; give the record's own")
-    intervals = record.get("intervals") or {}
+    intervals, calibration = optional(record, "intervals"), optional(record, "calibration")
     columns = [key for key in COLUMNS if any(number(row, key) is not None for row in found)]
     environment = {key: record.get(key) for key in ("versions", "hardware", "seed", "seconds", "checkpoint", "data")}
     write_page(
         path,
         "evaluation.html",
         recipe=str(record.get("recipe", "")),
-        split=str((record.get("data") or {}).get("split", "")),
+        split=str(optional(record, "data").get("split", "")),
         images=number(record, "images"),
         protocol_name=str(section(record, "protocol").get("name") or "its own protocol"),
         tiles=[
@@ -99,9 +99,9 @@ def write_evaluation_page(
         columns=[COLUMNS[key] for key in columns],
         classes=_class_rows(found, intervals.get("classes") or [], columns, classes),
         confusion=confusion_view(arrays["confusion"], classes.names) if "confusion" in arrays else None,
-        calibration=record.get("calibration"),
-        reliability=_reliability(record.get("calibration")),
-        sizes=_sizes(record.get("sizes")),
+        calibration_error=number(calibration, "ece"),
+        reliability=_reliability(calibration),
+        sizes=_sizes(optional(record, "sizes")),
         pictures=_pictures(arrays),
         gallery=exhibits(gallery, classes),
         protocol=flattened({key: value for key, value in section(record, "protocol").items() if key != "name"}),
@@ -129,7 +129,7 @@ def _class_rows(
     return sorted(made, key=lambda row: -1.0 if row.iou is None else row.iou, reverse=True)
 
 
-def _reliability(calibration: Record | None) -> dict[str, Any] | None:
+def _reliability(calibration: Record) -> dict[str, Any] | None:
     """Return accuracy over confidence in bins, with the share of pixels in each, or None without any."""
     bins = rows(calibration, "bins") if calibration else []
     filled = [row for row in bins if number(row, "pixels") and number(row, "accuracy") is not None]
@@ -151,7 +151,7 @@ def _reliability(calibration: Record | None) -> dict[str, Any] | None:
     return {"plot": plot, "bars": bars, "shares": shares, "points": points}
 
 
-def _sizes(sizes: Record | None) -> dict[str, Any] | None:
+def _sizes(sizes: Record) -> dict[str, Any] | None:
     """Return the scores by size of objects, with the sizes' bounds in words, or None without any."""
     if not sizes:
         return None

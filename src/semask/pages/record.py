@@ -30,6 +30,11 @@ def section(record: Record, *place: str) -> Record:
     return found
 
 
+def optional(record: Record, key: str) -> Record:
+    """Return the object under a key, empty where there is none; a ValueError for anything else."""
+    return {} if record.get(key) is None else section(record, key)
+
+
 def rows(record: Record, key: str) -> Sequence[Record]:
     """Return the list of objects under a key; a ValueError if there is none."""
     found = record.get(key)

@@ -1,0 +1,314 @@
+"""Pages hold what the records say, nothing from elsewhere, and no name can become code."""
+
+import copy
+import math
+from base64 import b64decode
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from semask.data.classes import Classes
+from semask.pages.comparison import write_comparison_page
+from semask.pages.confusion import COLOUR, confusion_view
+from semask.pages.evaluation import write_evaluation_page
+from semask.pages.page import grouped, percent, short, signed, ticks, write_page
+from semask.pages.picture import RIGHT, UNDECIDED, UNKNOWN_COLOUR, WRONG, errors, painted, photograph, shrunk_labels
+from semask.structures import IGNORE
+
+from .fake_evaluation import fake_comparison, fake_gallery, fake_record
+
+CODE = "<script>alert('x')</script>"
+CLASSES = Classes.from_dict({"classes": ["sky", "road", CODE, "car", "nowhere"]})
+VOID = {"meta", "img", "br", "path", "line", "rect", "circle", "image", "link"}
+
+
+class Page(HTMLParser):
+    """The elements of a page; fails where one is not closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if data.strip() and self.open[-1] not in {"script", "style"}:
+            self.words.append(data.strip())
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for found, attributes in self.elements if found == tag]
+
+
+def decoded(uri: str) -> np.ndarray:
+    assert uri.startswith("data:image/")
+    return np.array(Image.open(BytesIO(b64decode(uri.partition(",")[2]))))
+
+
+def evaluation(folder: Path, record: dict[str, Any], arrays: dict[str, np.ndarray], **options: Any) -> Page:
+    path = folder / "evaluation.html"
+    options.setdefault("classes", CLASSES)
+    write_evaluation_page(path, record, arrays, options.pop("gallery", ()), **options)
+    return Page(path.read_text())
+
+
+# --- the evaluation ----------------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_is_told_in_full(tmp_path: Path) -> None:
+    record, arrays = fake_record(CLASSES)
+    page = evaluation(tmp_path, record, arrays, gallery=fake_gallery(CLASSES))
+    for key in ("miou", "macc", "aacc", "fwiou", "dice", "boundary_iou", "boundary_f"):
+        assert f"{100 * record['scores'][key]:.1f}" in page.words
+        low, high = record["intervals"][key]
+        assert f"{100 * low:.1f} – {100 * high:.1f}" in page.words
+    for row in record["scores"]["classes"]:
+        for key in ("iou", "accuracy", "dice"):
+            assert ("–" if row[key] is None else f"{100 * row[key]:.1f}") in page.words
+    headings = [attributes.get("id") for attributes in page.of("h2")]
+    assert headings == ["classes", "confusion", "reliability", "sizes", "pictures", "gallery", "protocol"]
+    assert [word for word in page.words if word in {"best", "median", "worst"}] == ["best", "median", "worst"]
+    assert "less than 1024" in page.words
+    assert "9216 and more" in page.words
+    assert "whole" in page.words, "the protocol's test.mode"
+
+
+def test_classes_come_best_first_and_undefined_ones_last(tmp_path: Path) -> None:
+    record, arrays = fake_record(CLASSES)
+    page = evaluation(tmp_path, record, arrays)
+    names = [attributes["title"] for attributes in page.of("td") if "title" in attributes]
+    scores = {row["name"]: row["iou"] for row in record["scores"]["classes"]}
+    assert names == sorted(scores, key=lambda name: -math.inf if scores[name] is None else scores[name], reverse=True)
+    assert names[-1] == "nowhere"
+
+
+@pytest.mark.parametrize("absent", ["intervals", "sizes", "calibration", "versions", "hardware", "seconds"])
+def test_sections_that_are_absent_or_null_are_left_out(tmp_path: Path, absent: str) -> None:
+    record, arrays = fake_record(CLASSES)
+    without = {key: value for key, value in record.items() if key != absent}
+    first = evaluation(tmp_path, without, arrays)
+    second = evaluation(tmp_path, record | {absent: None}, arrays)
+    assert first.words == second.words
+    heading = {"sizes": "sizes", "calibration": "reliability"}.get(absent)
+    assert heading not in {attributes.get("id") for attributes in first.of("h2")}
+
+
+def test_every_number_may_be_null(tmp_path: Path) -> None:
+    record, arrays = fake_record(CLASSES)
+
+    def emptied(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: emptied(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [emptied(inner) for inner in value]
+        return None if isinstance(value, float) else value
+
+    page = evaluation(tmp_path, emptied(record), {**arrays, "image_miou": np.full(200, np.nan)})
+    assert "reliability" not in {attributes.get("id") for attributes in page.of("h2")}
+    assert page.words.count("–") > 15
+    evaluation(tmp_path, record, {})
+
+
+def test_pages_take_nothing_from_elsewhere(tmp_path: Path) -> None:
+    record, arrays = fake_record(CLASSES)
+    page = evaluation(tmp_path, record, arrays, gallery=fake_gallery(CLASSES))
+    assert len(page.of("script")) == 1
+    for _, attributes in page.elements:
+        assert str(attributes.get("src", "data:")).startswith("data:")
+        assert str(attributes.get("href", "#")).startswith(("#", "data:"))
+        assert not [name for name in attributes if name.startswith("on")]
+    assert (tmp_path / "evaluation.html").stat().st_size < 400_000
+    policy = page.of("meta")[2]["content"]
+    assert policy is not None
+    assert "default-src 'none'" in policy
+
+
+def test_no_text_becomes_code(tmp_path: Path) -> None:
+    record, arrays = fake_record(CLASSES)
+    record |= {"recipe": CODE, "hardware": CODE}
+    record["protocol"] |= {"name": CODE, CODE: CODE}
+    record["data"]["split"] = CODE
+    record["sizes"]["bins"][0]["name"] = CODE
+    arrays["image_names"] = np.array([CODE] * 200)
+    gallery = [picture._replace(title=CODE, name='" onload="alert(1)') for picture in fake_gallery(CLASSES)]
+    page = evaluation(tmp_path, record, arrays, gallery=gallery)
+    assert len(page.of("script")) == 1
+    assert page.words.count(CODE) > 10
+    assert not [attributes for _, attributes in page.elements if "onload" in attributes]
+
+
+def test_many_classes_stay_readable(tmp_path: Path) -> None:
+    classes = Classes.load("ade20k")
+    record, arrays = fake_record(classes)
+    page = evaluation(tmp_path, record, arrays, classes=classes)
+    assert len([attributes for attributes in page.of("td") if "title" in attributes]) == 150
+    [matrix] = [attributes for attributes in page.of("img") if attributes["alt"] == "Confusion matrix"]
+    assert decoded(str(matrix["src"])).shape == (150, 150, 4)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("scores",), None, "the record has no 'scores'"),
+        (("protocol",), [1], "the record has no 'protocol'"),
+        (("scores", "classes"), {}, "'classes' is no list of objects"),
+        (("scores", "classes"), [1], "'classes' is no list of objects"),
+        (("scores", "classes"), [{}], "the record has 1 classes, the class table 5"),
+        (("scores", "miou"), "<b>", "'miou' is no number: '<b>'"),
+        (("scores", "miou"), True, "'miou' is no number: True"),
+        (("intervals", "miou"), ["a", "b"], "'low' is no number"),
+        (("calibration", "bins"), "x", "'bins' is no list of objects"),
+        (("calibration",), [1], "the record has no 'calibration'"),
+        (("data",), "x", "the record has no 'data'"),
+    ],
+)
+def test_records_that_are_none_are_refused_and_leave_no_page(
+    tmp_path: Path, place: tuple[str, ...], value: object, message: str
+) -> None:
+    record, arrays = fake_record(CLASSES)
+    inner: dict[str, Any] = record
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    with pytest.raises(ValueError, match=message):
+        evaluation(tmp_path, record, arrays)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- the comparison ----------------------------------------------------------------------------------------------
+
+
+def test_a_comparison_is_told_in_full(tmp_path: Path) -> None:
+    comparison = fake_comparison(CLASSES.names)
+    write_comparison_page(tmp_path / "comparison.html", comparison)
+    page = Page((tmp_path / "comparison.html").read_text())
+    for mean, low, high in comparison["difference"].values():
+        assert signed(mean) in page.words
+        assert f"{signed(low)} … {signed(high)}" in page.words
+    names = [str(attributes["title"]) for attributes in page.of("td") if "title" in attributes]
+    means = {row["name"]: row["difference"] and row["difference"][0] for row in comparison["classes"]}
+    assert names == sorted(means, key=lambda name: -9 if means[name] is None else means[name], reverse=True)
+    clear = [row["difference"] for row in comparison["classes"] if row["difference"]]
+    better, worse = sum(d[1] > 0 for d in clear), sum(d[2] < 0 for d in clear)
+    at = page.words.index("classes better")
+    assert page.words[at + 1] == str(better)
+    assert page.words[page.words.index("classes worse") + 1] == str(worse)
+    assert len(page.of("script")) == 1
+
+
+def test_bars_of_a_comparison_stay_in_their_chart(tmp_path: Path) -> None:
+    comparison = fake_comparison(tuple("abcdefgh"), seed=3)
+    write_comparison_page(tmp_path / "comparison.html", comparison)
+    page = Page((tmp_path / "comparison.html").read_text())
+    for attributes in page.of("s"):
+        left, width = (float(part.partition(":")[2].removesuffix("%")) for part in str(attributes["style"]).split(";"))
+        assert left >= 0
+        assert left + width <= 100.01
+    assert len(page.of("s")) == 7
+
+
+def test_a_comparison_without_its_parts_is_refused(tmp_path: Path) -> None:
+    for part in ("a", "b", "difference"):
+        broken = copy.deepcopy(fake_comparison(CLASSES.names))
+        broken[part] = None
+        with pytest.raises(ValueError, match=f"the record has no '{part}'; make it anew"):
+            write_comparison_page(tmp_path / "comparison.html", broken)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- what pages are made of --------------------------------------------------------------------------------------
+
+
+def test_mistakes_against_a_loop() -> None:
+    confusion = np.random.default_rng(0).integers(0, 50, (6, 6))
+    confusion[2] = 0
+    names = tuple("abcdef")
+    view = confusion_view(confusion, names)
+    expected = sorted((-int(confusion[i, j]), i, j) for i in range(6) for j in range(6) if i != j and confusion[i, j])
+    assert [(m.truth, m.prediction, m.pixels) for m in view.mistakes] == [
+        (names[i], names[j], -count) for count, i, j in expected[:20]
+    ]
+    for mistake in view.mistakes:
+        row = names.index(mistake.truth)
+        assert mistake.share == pytest.approx(mistake.pixels / confusion[row].sum())
+    pixels = decoded(view.picture)
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    assert (pixels[..., :3] == COLOUR).all()
+    np.testing.assert_allclose(pixels[..., 3] / 255, np.sqrt(shares), atol=0.003)
+
+
+def test_a_matrix_of_other_classes_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"a confusion matrix of \(2, 3\) for 3 classes"):
+        confusion_view(np.zeros((2, 3), np.int64), "abc")
+
+
+@pytest.mark.parametrize("size", [(700, 1300), (1300, 300), (20, 30), (1, 900)])
+def test_pictures_are_made_small_and_keep_their_shape(size: tuple[int, int]) -> None:
+    shown = decoded(photograph(torch.full((3, *size), 0.5)))
+    factor = min(1, 360 / max(size))
+    assert shown.shape == (max(1, round(size[0] * factor)), max(1, round(size[1] * factor)), 3)
+    assert abs(shown.astype(int) - 128).max() <= 2
+
+
+def test_labels_are_made_small_by_the_nearest_pixel() -> None:
+    labels = torch.arange(90 * 70).reshape(90, 70)
+    few = shrunk_labels(labels, side=30)
+    assert few.shape == (30, 23)
+    for row in range(30):
+        for column in range(23):
+            assert few[row, column] == labels[int((row + 0.5) * 90 / 30), int((column + 0.5) * 70 / 23)]
+
+
+def test_maps_of_errors_and_values_that_are_no_class() -> None:
+    truth = torch.tensor([[0, 1, IGNORE, 3]])
+    assert decoded(errors(truth, torch.tensor([[0, 2, 1, 3]])))[0].tolist() == [
+        [*RIGHT],
+        [*WRONG],
+        [*UNDECIDED],
+        [*RIGHT],
+    ]
+    shown = decoded(painted(torch.zeros(3, 1, 4), torch.tensor([[0, -1, IGNORE, 3]]), CLASSES, alpha=1.0))[0]
+    assert shown.tolist() == [[*CLASSES.colours[0]], [*UNKNOWN_COLOUR], [0, 0, 0], [*CLASSES.colours[3]]]
+
+
+@given(st.floats(0, 1e9), st.floats(1e-6, 1e9))
+def test_ticks_are_round_few_and_cover_the_range(low: float, span: float) -> None:
+    marks = ticks(low, low + span)
+    step = marks[1] - marks[0]
+    assert 2 <= len(marks) <= 8
+    assert marks[0] <= low + 1e-6 * step + 1e-6
+    assert marks[-1] >= (low + span) * (1 - 1e-9) - 1e-6 * step
+
+
+def test_numbers_as_text() -> None:
+    assert [percent(value) for value in (None, math.nan, 0.1234, 1.0)] == ["–", "–", "12.3", "100.0"]
+    assert [signed(value) for value in (None, 0.012, -0.012)] == ["–", "+1.2", "−1.2"]
+    assert [grouped(value) for value in (None, 1234567)] == ["–", "1\u202f234\u202f567"]
+    assert [short(value) for value in (None, 0.012345, 12345.0)] == ["–", "0.0123", "1.23e+04"]
+
+
+def test_a_template_that_asks_for_what_is_not_there_leaves_no_page(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="is undefined"):
+        write_page(tmp_path / "page.html", "comparison.html")
+    assert list(tmp_path.iterdir()) == []
