@@ -67,7 +67,16 @@ ROWS = [
     Row("coco-stuff10k/semask-swin-b-fpn", 1e-4, 1e-4, 1e-6, 16, 512, SMALL, "choice", 1.0, 100_000, (12, 12, 12, 12)),
     Row("coco-stuff10k/semask-swin-l-fpn", 1e-4, 1e-4, 1e-6, 16, 640, LARGE, "choice", 1.0, 100_000, (12, 12, None, None)),
 ]  # fmt: skip
-CLASSES = {"ade20k": 150, "cityscapes": 19, "coco-stuff10k": 171, "camvid": 11, "pascal-context": 60}
+CLASSES = {
+    "ade20k": 150,
+    "cityscapes": 19,
+    "coco-stuff10k": 171,
+    "coco-stuff164k": 171,
+    "pascal-context-59": 59,
+    "voc": 21,
+    "camvid": 11,
+    "pascal-context": 60,
+}
 # Folders and suffixes of pictures and labels, training and validation split.
 FILES = {
     "ade20k": ("images/{split}", ".jpg", "annotations/{split}", ".png", "training", "validation"),

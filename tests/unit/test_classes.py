@@ -13,7 +13,12 @@ def table(**change: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("ade20k", 150), ("camvid", 11), ("cityscapes", 19), ("coco-stuff10k", 171)]
+    ("name", "count"),
+    [
+        *(("ade20k", 150), ("camvid", 11), ("cityscapes", 19), ("cityscapes-labelids", 19), ("coco-stuff10k", 171)),
+        *(("coco-stuff164k", 171), ("coco-stuff164k-trainids", 171), ("pascal-context", 60), ("pascal-context-59", 59)),
+        ("voc", 21),
+    ],
 )
 def test_packaged_tables(name: str, count: int) -> None:
     classes = Classes.load(name)
@@ -40,6 +45,67 @@ def test_label_rules_of_the_packaged_tables() -> None:
         "banner",
         "wood",
     )
+
+
+def test_cityscapes_is_what_torchvision_has() -> None:
+    from torchvision.datasets import Cityscapes
+
+    scored = [entry for entry in Cityscapes.classes if 0 <= entry.train_id < 19]
+    for name in ("cityscapes", "cityscapes-labelids"):
+        classes = Classes.load(name)
+        assert classes.names == tuple(entry.name for entry in scored)
+        assert classes.colours == tuple(entry.color for entry in scored)
+        assert classes.official_ids == tuple(entry.id for entry in scored)
+    others = {entry.id for entry in Cityscapes.classes if entry.id >= 0} - {entry.id for entry in scored}
+    assert Classes.load("cityscapes-labelids").label_map.items() >= dict.fromkeys(others, IGNORE).items()
+
+
+def test_voc_is_what_torchvision_has_in_the_colours_of_the_kit() -> None:
+    """The kit's colour map spreads the bits of the number over red, green and blue, the highest first."""
+    from torchvision.models._meta import _VOC_CATEGORIES
+
+    classes = Classes.load("voc")
+    assert classes.names == ("background", *_VOC_CATEGORIES[1:])
+    bits = (np.arange(21)[:, None, None] >> (3 * np.arange(8)[:, None] + np.arange(3))) & 1
+    assert np.array_equal(classes.colours, (bits << np.arange(7, -1, -1)[:, None]).sum(1))
+    assert classes.label_map == identity(21)
+
+
+def test_coco_stuff_leaves_out_the_ids_that_coco_does() -> None:
+    from torchvision.models._meta import _COCO_CATEGORIES
+
+    tables = [Classes.load(name) for name in ("coco-stuff10k", "coco-stuff164k", "coco-stuff164k-trainids")]
+    things = {name: number for number, name in enumerate(_COCO_CATEGORIES) if name not in ("N/A", "__background__")}
+    assert len(things) == 80
+    for classes in tables:
+        assert classes.names == tables[0].names
+        assert classes.official_ids == (*things.values(), *range(92, 183))
+        assert classes.names[:80] == tuple(things)
+    ten, full, train_ids = tables
+    assert ten.values == tuple(range(1, 172))
+    assert full.values == tuple(number - 1 for number in full.official_ids)
+    assert train_ids.values == tuple(range(171))
+    assert [table.label_map[255] for table in tables] == [IGNORE] * 3
+
+
+def test_pascal_context_with_and_without_background() -> None:
+    """Ids rise with the names, for the 459 are in the alphabet's order; 59 are left of them."""
+    whole, bare = Classes.load("pascal-context"), Classes.load("pascal-context-59")
+    assert whole.names == ("background", *bare.names)
+    assert whole.official_ids == (0, *bare.official_ids)
+    assert list(whole.official_ids) == sorted(whole.official_ids)
+    assert max(whole.official_ids) <= 459
+    labels = np.arange(60, dtype=np.uint8)
+    assert bare.encode(labels).tolist() == [IGNORE, *range(59)]
+
+
+def test_ids_are_the_values_of_label_files_or_are_given() -> None:
+    plain = Classes.from_dict(table(labels={"3": "sky", "7": "sky", "5": "road", "0": "ignore"}))
+    assert plain.values == plain.official_ids == (3, 5)
+    assert Classes.from_dict(table(labels={"3": "sky"})).values == (3, -1)
+    given = Classes.from_dict(table(ids=[40, 2]))
+    assert (given.values, given.official_ids) == ((0, 1), (40, 2))
+    assert Classes.from_dict(given.to_dict()) == given
 
 
 def test_ade20k_names_are_those_of_the_dataset(ade20k_mini: Path) -> None:
@@ -99,6 +165,11 @@ def test_palette_is_the_same_every_time_and_far_apart() -> None:
         ({}, 'needs "classes"'),
         ({"classes": []}, 'needs "classes"'),
         (table(label={}), "unknown key 'label'"),
+        (table(ids={}), "ids: expected a list"),
+        (table(ids=[1]), "1 different numbers for 2 classes"),
+        (table(ids=[1, 1]), "1 different numbers for 2 classes"),
+        (table(ids=[1, -2]), "-2 is no number from 0 to 65535"),
+        (table(ids=[1, "2"]), "'2' is no number"),
         ({"classes": ["a", "b", "a"]}, "'a' is given 2 times"),
         ({"classes": ["a", ""]}, "has no name"),
         ({"classes": [{"colour": [1, 2, 3]}]}, "has no name"),

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from semask import cli, recipes
-from semask.commands.models import Row, page, rows_of, table
+from semask.commands.models import DATASETS, Row, page, rows_of, table
 from semask.recipes import Published
 from semask.recipes.catalogue import MEASURED, Entry, catalogue
 
@@ -60,6 +60,10 @@ def test_listing_needs_no_torch() -> None:
 def test_the_page_is_what_the_catalogue_says() -> None:
     """`make models` mends this; the catalogue itself is compared with the models in tests/test_catalogue.py."""
     assert (ROOT / "docs/models.md").read_text(encoding="utf-8") == page(rows_of(recipes.names()))
+
+
+def test_every_dataset_has_a_section() -> None:
+    assert {name.partition("/")[0] for name in recipes.names()} == set(DATASETS)
 
 
 def test_what_we_measured_is_in_the_log() -> None:

@@ -31,13 +31,17 @@ what only training needs. The papers count convolutions, linear layers, norms an
 and convolutions, attention's included, as PyTorch's `FlopCounterMode` counts them. In brackets: as published. mIoU in
 percent, one scale / several scales and flips, as published by the source that is named. *Weights*: the licence of the
 pretrained encoder that the recipe starts from. *Ours*: our own training by the recipe as it stands, see
-[the log](log.md). We have trained no row on ADE20K, Cityscapes, Pascal Context or COCO-Stuff: that takes accelerators.
+[the log](log.md). We have trained no row on ADE20K, Cityscapes, Pascal Context, COCO-Stuff or VOC: that takes
+accelerators.
 """
 DATASETS = {
     "ade20k": "ADE20K",
     "cityscapes": "Cityscapes",
     "pascal-context": "Pascal Context",
+    "pascal-context-59": "Pascal Context without background",
     "coco-stuff10k": "COCO-Stuff 10k",
+    "coco-stuff164k": "COCO-Stuff 164k",
+    "voc": "Pascal VOC 2012",
     "camvid": "CamVid",
     "scenes": "Drawn scenes",
     "folder": "Your own folder (the class count follows from your data; costs are those of two classes)",
