@@ -28,5 +28,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write values, whole or not at all; numbers that JSON has no name for are refused."""
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with whole_file(path) as part:
-        part.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        # File names may hold bytes that are no text; JSON reads them back from \\udcXX.
+        part.write_bytes(text.encode("utf-8", "backslashreplace"))

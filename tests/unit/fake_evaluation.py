@@ -99,8 +99,12 @@ def fake_comparison(names: tuple[str, ...], seed: int = 0) -> dict[str, Any]:
         rows.append({"name": name, "a": a, "b": a + change, "difference": [change, change - spread, change + spread]})
     rows.append({"name": names[-1], "a": None, "b": None, "difference": None})
     return {
-        "a": {"recipe": "fake/swin-t-fpn", "path": "runs/a/metrics.json"},
-        "b": {"recipe": "fake/semask-swin-t-fpn", "path": "runs/b/metrics.json"},
+        "a": {"recipe": "fake/swin-t-fpn", "path": "runs/a/metrics.json", "scores": {"miou": 0.412, "macc": 0.53}},
+        "b": {
+            "recipe": "fake/semask-swin-t-fpn",
+            "path": "runs/b/metrics.json",
+            "scores": {"miou": 0.423, "macc": 0.534},
+        },
         "difference": {"miou": [0.011, 0.002, 0.021], "macc": [0.004, -0.006, 0.015], "aacc": [-0.002, -0.004, -0.001]},
         "classes": rows,
         "images": 200,

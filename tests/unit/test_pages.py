@@ -206,6 +206,7 @@ def test_a_comparison_is_told_in_full(tmp_path: Path) -> None:
     for mean, low, high in comparison["difference"].values():
         assert signed(mean) in page.words
         assert f"{signed(low)} … {signed(high)}" in page.words
+    assert "41.20" in page.words
     names = [str(attributes["title"]) for attributes in page.of("td") if "title" in attributes]
     means = {row["name"]: row["difference"] and row["difference"][0] for row in comparison["classes"]}
     assert names == sorted(means, key=lambda name: -9 if means[name] is None else means[name], reverse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +11,7 @@ import tyro
 
 from semask.commands.flags import parse as parse_flags
 from semask.recipes import DataRecipe, Recipe, get
-from semask.whole_file import whole_file
+from semask.whole_file import write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -110,10 +109,7 @@ def examine(name: str, data: DataRecipe, options: DoctorOptions, out: Path, *, n
         workers=options.workers,
         progress=True,
     )
-    with whole_file(out / "doctor.json") as part:
-        record = json.dumps(diagnosis.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-        # File names may hold bytes that are no text; JSON reads them back from \\udcXX.
-        part.write_text(record + "\n", encoding="utf-8", errors="backslashreplace")
+    write_json(out / "doctor.json", diagnosis.to_dict())
     write_doctor_page(out / "doctor.html", diagnosis, name=name)
     console = Console(soft_wrap=True, highlight=False)
     tell(diagnosis, console)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from semask.pages.evaluation import SCORES
 from semask.pages.page import write_page
-from semask.pages.record import Interval, Record, interval, number, rows, section
+from semask.pages.record import Interval, Record, interval, number, optional, rows, section
 
 
 class Difference(NamedTuple):
@@ -36,7 +36,11 @@ def write_comparison_page(path: Path, comparison: Record) -> None:
     """
     runs = [section(comparison, name) for name in ("a", "b")]
     means = section(comparison, "difference")
-    scores = [_difference(SCORES.get(key, key), {"difference": ends}) for key, ends in means.items()]
+    a, b = (optional(run, "scores") for run in runs)
+    scores = [
+        _difference(SCORES.get(key, key), {"a": a.get(key), "b": b.get(key), "difference": ends})
+        for key, ends in means.items()
+    ]
     classes = [_difference(str(row.get("name", "")), row) for row in rows(comparison, "classes")]
     classes.sort(key=lambda row: -2.0 if row.mean is None else row.mean, reverse=True)
     reach = _reach(classes)
@@ -47,7 +51,7 @@ def write_comparison_page(path: Path, comparison: Record) -> None:
         runs=[{"recipe": str(run.get("recipe", "")), "path": str(run.get("path", ""))} for run in runs],
         images=number(comparison, "images"),
         resamples=number(comparison, "resamples"),
-        scores=_placed(scores, _reach(scores)),
+        scores=scores,
         classes=_placed(classes, reach),
         reach=reach,
         better=sum((row.mean or 0) > 0 for row in clear),
