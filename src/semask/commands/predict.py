@@ -21,16 +21,20 @@ if TYPE_CHECKING:
 
     from semask.data.classes import Classes
     from semask.data.raster import Picture
+    from semask.data.submission import Submission
     from semask.inference import Predictor
 
 PROG = "semask predict"
 logger = logging.getLogger(__name__)
-PREDICTIONS, OVERLAYS, PRIORS = "predictions", "overlays", "priors"
+PREDICTIONS, OVERLAYS, PRIORS, SUBMISSION = "predictions", "overlays", "priors", "submission"
 """Folders of results. Not "labels": next to images/ that would overwrite a data set's truth."""
 
 
 class Painter(NamedTuple):
-    """What makes pictures out of a picture; prior is None where none is wanted, data says how pictures are read."""
+    """What makes pictures out of a picture; prior and submission are None where none is wanted.
+
+    data says how pictures are read.
+    """
 
     predictor: Predictor
     prior: Predictor | None
@@ -39,6 +43,7 @@ class Painter(NamedTuple):
     device: torch.device
     alpha: float
     overlay: bool
+    submission: Submission | None
 
 
 class Summary(NamedTuple):
@@ -60,6 +65,8 @@ class PredictOptions:
     """Share of colour in overlays, from 0 to 1."""
     prior: bool = False
     """Write the semantic prior's label map too; the checkpoint must have semantic layers."""
+    submission: Literal["ade20k", "cityscapes", "voc"] | None = None
+    """Write, to OUT/submission, the files that the server of this benchmark takes."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU if there is one."""
 
@@ -69,7 +76,8 @@ class Settings:
     """Segment a picture, or all pictures in a folder and its subfolders.
 
     Writes OUT/predictions/NAME.png (class ids with the classes' colours as palette), OUT/overlays/NAME.jpg and, with
-    --prior, OUT/priors/NAME.png. What is no picture is skipped with a warning and counted. The --test flags begin at
+    --prior, OUT/priors/NAME.png; with --submission, what a benchmark's server takes. What is no picture is skipped with
+    a warning and counted. The --test flags begin at
     the checkpoint's recipe; --test.mode sliding takes pictures that are too large for memory window by window.
     """
 
@@ -121,19 +129,24 @@ def predict(checkpoint: Path, pictures: Path, options: PredictOptions, *, test: 
     if not summary.segmented:
         raise ValueError(f"none of the {len(files)} files in {str(pictures)!r} is a picture that can be segmented")
     done, left = _counted(summary.segmented, "picture"), _counted(len(skipped), "file")
-    Console(soft_wrap=True, highlight=False).print(f"segmented {done}, skipped {left}; results in {out}")
+    result = Console(soft_wrap=True, highlight=False)
+    result.print(f"segmented {done}, skipped {left}; results in {out}")
+    if painter.submission is not None:
+        result.print(painter.submission.summary())
     return summary
 
 
 def load_painter(checkpoint: Path, options: PredictOptions, test: TestRecipe | None) -> Painter:
     """Load a checkpoint with the predictor that `test` asks for; None is its recipe's."""
     from semask.checkpoints import store
+    from semask.data.submission import Submission
     from semask.device import pick_device
     from semask.inference import build_predictor, build_prior
     from semask.viz import numbered_classes
 
     place = pick_device(options.device)
-    model, recipe, classes = store.load(checkpoint, device=place)
+    model, recipe, found = store.load(checkpoint, device=place)
+    classes = found or numbered_classes(recipe.model.num_classes)
     if options.prior and not recipe.model.encoder.semantic_layers:
         raise ValueError(f"{recipe.name} has no semantic layers and so no semantic prior; leave out --prior")
     test = test or recipe.test
@@ -144,10 +157,11 @@ def load_painter(checkpoint: Path, options: PredictOptions, test: TestRecipe | N
         predictor=build_predictor(model, test, recipe.data),
         prior=build_prior(model, test, recipe.data) if options.prior else None,
         data=recipe.data,
-        classes=classes or numbered_classes(recipe.model.num_classes),
+        classes=classes,
         device=place,
         alpha=options.alpha,
         overlay=options.overlay,
+        submission=options.submission and Submission(options.submission, classes, options.out / SUBMISSION),
     )
 
 
@@ -164,6 +178,8 @@ def paint(painter: Painter, picture: Picture, out: Path, name: str) -> None:
         labels = painter.predictor(batch)[0].argmax(dim=0).cpu()
         prior = painter.prior(batch)[0].argmax(dim=0).cpu() if painter.prior else None
     write_label(out / PREDICTIONS / f"{name}.png", labels, painter.classes)
+    if painter.submission is not None:
+        painter.submission.write(name, labels, size=(pixels.shape[-2], pixels.shape[-1]))
     if prior is not None:
         write_label(out / PRIORS / f"{name}.png", prior, painter.classes)
     if painter.overlay:
@@ -177,7 +193,7 @@ def find_files(pictures: Path, *, leave_out: Path) -> list[Path]:
         return [pictures]
     if not pictures.is_dir():
         raise ValueError(f"there is no picture or folder {str(pictures)!r}")
-    results = {(leave_out / folder).resolve() for folder in (PREDICTIONS, OVERLAYS, PRIORS)}
+    results = {(leave_out / folder).resolve() for folder in (PREDICTIONS, OVERLAYS, PRIORS, SUBMISSION)}
     found = [
         path
         for path in sorted(pictures.rglob("*"))
