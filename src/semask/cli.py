@@ -70,7 +70,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
 
 def usage() -> str:
     """Return the overview of all sub-commands."""
-    lines = [f"  {name:<10}{does}" for name, does in COMMANDS.items()]
+    lines = [f"  {name:<12}{does}" for name, does in COMMANDS.items()]
     return "\n".join(
         [
             "usage: semask COMMAND [--help] …",

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 BITS = 64
-BLOCK = 2048
-"""Rows compared at once; 64 bits of 20 000 pictures are compared in about a second."""
+BLOCK = 256
+"""Pictures compared with all at once; little enough for the processor's cache."""
 
 
 class Likeness(NamedTuple):
@@ -37,9 +37,9 @@ def near_duplicates(signatures: Sequence[int | None], *, distance: int) -> Itera
     # As ±1 in floats, a product of matrices counts equal bits less differing ones, exactly.
     signs = ((numbers[:, None] >> np.arange(BITS, dtype=np.uint64)) & np.uint64(1)).astype(np.float32) * 2 - 1
     for start in range(0, len(signs), BLOCK):
-        differing = (BITS - signs[start : start + BLOCK] @ signs[start:].T) / 2
-        rows, columns = np.nonzero(differing <= distance)
+        agreement = signs[start : start + BLOCK] @ signs[start:].T
+        rows, columns = np.nonzero(agreement >= BITS - 2 * distance)
         for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
             if row < column:
                 first, second = int(known[start + row]), int(known[start + column])
-                yield Likeness(first, second, int(differing[row, column]))
+                yield Likeness(first, second, (BITS - int(agreement[row, column])) // 2)
