@@ -37,6 +37,14 @@ def test_good_labels_are_left_in_peace(labels: list[dict[int, int]]) -> None:
     assert found(THREE, *labels) == []
 
 
+def test_masks_of_0_and_255_for_one_class() -> None:
+    [problem] = found(Classes.from_dict({"classes": ["thing"]}), {0: 5, 255: 3}, {255: 8}, {0: 8})
+    assert problem.grave
+    assert str(problem).startswith(
+        "0.png: this and 1 more masks hold only 0 and 255, and 255 is ignored; name two classes"
+    )
+
+
 def test_labels_that_count_from_one_are_graver_than_one_lost_value() -> None:
     [problem] = found(THREE, {1: 5, 2: 5}, {3: 5})
     assert problem.grave

@@ -17,7 +17,7 @@ from semask.data.folder import Pair, find_pairs
 from semask.data.problem import Problem
 from semask.data.source import Source
 from semask.data.survey import survey
-from semask.data.suspicions import BINARY_HINT, is_binary, suspicions
+from semask.data.suspicions import binary_hint, is_binary, suspicions
 from semask.recipes.recipe import DataRecipe
 from semask.structures import IGNORE
 
@@ -136,7 +136,7 @@ def _outside(source: Source, label: LabelFacts, unknown: np.ndarray, classes: Cl
     if len(outside) > SHOWN_VALUES:
         told += f" … {len(outside)} values in all"
     if is_binary(label, classes):
-        mend = BINARY_HINT
+        mend = binary_hint(classes)
     elif label.palette:
         mend = (
             "the file is a palette image and these are indices into its palette; "

@@ -16,6 +16,7 @@ from semask.data.problem import Problem
 from semask.structures import IGNORE
 
 BINARY_HINT = 'if 255 marks the second class, say so in the class table: "labels": {"0": 0, "255": 1}'
+SINGLE_HINT = 'name two classes, what 0 is and what 255 is, and say in the class table: "labels": {"0": 0, "255": 1}'
 VOID_NAMES = ("void", "unlabelled", "unlabeled", "undefined", "unknown", "ignored", "don't care", "dont care")
 EVERYWHERE, THIN, ENOUGH = 0.95, 0.25, 10
 """Value 0 looks like "no label" if it is in this share of all labels, little of them, and there are enough."""
@@ -41,9 +42,14 @@ def suspicions(pairs: Sequence[Pair], facts: Sequence[PairFacts], classes: Class
 
 
 def is_binary(label: LabelFacts, classes: Classes) -> bool:
-    """Whether a mask for two classes holds 255 and nothing else but 0."""
+    """Whether a mask for one or two classes holds 255 and nothing else but 0."""
     values = {value for value, _ in label.values}
-    return len(classes) == 2 and 255 in values and values <= {0, 255}
+    return len(classes) <= 2 and 255 in values and values <= {0, 255}
+
+
+def binary_hint(classes: Classes) -> str:
+    """Return how to mend the class table of masks of 0 and 255."""
+    return BINARY_HINT if len(classes) == 2 else SINGLE_HINT
 
 
 def _counted(labels: Sequence[LabelFacts]) -> ValueCounts:
@@ -63,8 +69,8 @@ def _target(value: int, classes: Classes) -> int:
 def _binary(
     pairs: Sequence[Pair], facts: Sequence[PairFacts], counts: ValueCounts, classes: Classes
 ) -> Iterator[Problem]:
-    """Tell masks of 0 and 255 whose 255 is ignored, where the second class is nowhere: 255 was meant to be it."""
-    if len(classes) != 2 or _target(255, classes) != IGNORE or any(_target(v, classes) == 1 for v in counts.pixels):
+    """Tell masks of 0 and 255 whose 255 is ignored, where no second class is to be seen: 255 was meant to be it."""
+    if _target(255, classes) != IGNORE or any(_target(v, classes) == 1 for v in counts.pixels):
         return
     suspects = [
         pair.label
@@ -73,7 +79,7 @@ def _binary(
     ]
     if suspects:
         more = f" and {len(suspects) - 1} more masks hold" if len(suspects) > 1 else " holds"
-        yield Problem("binary", f"this{more} only 0 and 255, and 255 is ignored; {BINARY_HINT}", suspects[0])
+        yield Problem("binary", f"this{more} only 0 and 255, and 255 is ignored; {binary_hint(classes)}", suspects[0])
 
 
 def _counted_from_one(counts: ValueCounts, classes: Classes) -> Iterator[Problem]:
