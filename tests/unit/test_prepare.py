@@ -570,6 +570,6 @@ def test_the_command_tells_what_it_made(ade20k_mini: Path, tmp_path: Path, capsy
 def test_a_wrong_root_names_the_right_one_and_the_way_there(ade20k_mini: Path) -> None:
     data = replace(DATASETS["ade20k"].data, root=str(ade20k_mini.parent))
     with pytest.raises(
-        ValueError, match=r"did you mean --data\.root \S+ade20k_mini\?(.|\n)*semask prepare ade20k --from"
+        ValueError, match=r"did you mean --data\.root \S+ade20k_mini\?(.|\n)*semask prepare ade20k --from DOWNLOAD"
     ):
         find_pairs(data, "training")

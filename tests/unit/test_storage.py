@@ -402,3 +402,17 @@ def test_without_datasets_the_extra_is_named(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(ValueError, match=r"needs the package `datasets`: pip install 'semask\[hf\]'"):
         find_pairs(data, "train")
+
+
+def test_a_wrong_root_is_told_in_the_storages_own_words(tmp_path: Path) -> None:
+    for kind, told in (("shards", "train-000000.tar"), ("hugging_face", "DatasetDict.save_to_disk")):
+        with pytest.raises(ValueError, match="is no folder or zip file") as caught:
+            find_pairs(DataRecipe(kind=kind, root=str(tmp_path / "gone")), "train")  # type: ignore[arg-type]
+        assert told in str(caught.value)
+        assert "images/train" not in str(caught.value)
+    make_tar(tmp_path / "train-0.tar", {})
+    with pytest.raises(ValueError, match=r"tar shards are read by --data\.kind shards; their folder is the root"):
+        find_pairs(DataRecipe(root=str(tmp_path / "train-0.tar")), "train")
+    make_zip(tmp_path / "a.zip", FILES)
+    with pytest.raises(ValueError, match=r"did you mean --data\.root \S+a\.zip\?"):
+        find_pairs(DataRecipe(root=str(tmp_path)), "train")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import zipfile
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -18,7 +19,9 @@ from typing import NamedTuple
 from semask.data.cityscapes import HINT, LABEL_IDS, TRAIN_IDS
 from semask.data.datasets import DATASETS
 from semask.data.hugging_face import dataset_rows
+from semask.data.hugging_face import expected as expected_dataset
 from semask.data.image import SUFFIXES
+from semask.data.shards import expected as expected_shards
 from semask.data.shards import shard_samples
 from semask.data.source import Source
 from semask.data.tree import Tree
@@ -112,8 +115,8 @@ def _nearby(root: Path, missing: str) -> str:
     """Name the folder above or below the root that has what is missing: roots are often one step off."""
     if not root.is_dir():
         return ""
-    places = [root.resolve().parent, *sorted(path for path in root.iterdir() if path.is_dir())]
-    right = next((path for path in places if (path / missing).is_dir()), None)
+    below = (path for path in sorted(root.iterdir()) if path.is_dir() or zipfile.is_zipfile(path))
+    right = next((path for path in (root.resolve().parent, *below) if Tree(path).has_folder(missing)), None)
     return "" if right is None else f"; did you mean --data.root {right}?"
 
 
@@ -206,9 +209,12 @@ def _some(names: list[str]) -> str:
 
 
 def _expected(data: DataRecipe) -> str:
-    """Return the tree that the recipe's patterns describe."""
+    """Return what the root should hold: the tree that the recipe's patterns describe, or another storage."""
+    root = data.root or "the folder"
+    if data.kind != "files":
+        return expected_shards(root) if data.kind == "shards" else expected_dataset(root)
     image, label = f"*{data.image_suffix or '.jpg'}", f"*{data.label_suffix}"
-    lines = ["", f"expected below {data.root or 'the folder'}:"]
+    lines = ["", f"expected below {root}:"]
     for pattern, file in ((data.images, image), (data.labels, label)):
         if "{split}" in pattern:
             lines += [f"  {pattern.format(split=s)}/{file}" for s in (data.train_split, data.val_split)]
@@ -217,6 +223,9 @@ def _expected(data: DataRecipe) -> str:
     lines.append(f"  {data.train_split}.txt, {data.val_split}.txt (optional: the stems of each split)")
     for name, official in DATASETS.items():
         if official.data.classes == data.classes:
-            downloads = " ".join(official.downloads)
-            lines.append(f"made by: semask prepare {name} --from {downloads} --root {data.root or 'DIR'}")
+            lines.append(
+                f"`semask prepare {name} --from DOWNLOAD … --root DIR` makes it of {' and '.join(official.downloads)}"
+            )
+    if str(data.root).endswith(".tar"):
+        lines.append("tar shards are read by --data.kind shards; their folder is the root")
     return "\n".join(lines)

@@ -69,7 +69,7 @@ def dataset_rows(data: DataRecipe, root: Path, split: str) -> dict[str, tuple[So
     return {f"{row:06d}": (Cell(folder, image, row), Cell(folder, label, row)) for row in range(len(table))}
 
 
-def expected(root: Path) -> str:
+def expected(root: Path | str) -> str:
     """Return what a saved dataset looks like, for messages."""
     return (
         f"\nexpected below {root}, as DatasetDict.save_to_disk writes it:\n"

@@ -56,7 +56,7 @@ def find_shards(root: Path, pattern: str, split: str) -> list[Path]:
     return shards
 
 
-def expected(root: Path) -> str:
+def expected(root: Path | str) -> str:
     """Return what shards look like, for messages."""
     return (
         f"\nexpected below {root}, by --data.images '{{split}}-{{000000..000003}}.tar' or '{{split}}-*.tar':\n"
