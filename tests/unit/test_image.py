@@ -21,7 +21,7 @@ def ramp() -> np.ndarray:
 def shown(path: Path) -> np.ndarray:
     image = read_image(path)
     assert image.dtype == torch.uint8
-    assert image.is_contiguous()
+    assert image.permute(1, 2, 0).is_contiguous(), "as it was decoded, for fast resizing"
     return image.permute(1, 2, 0).numpy()
 
 

@@ -89,6 +89,7 @@ def test_colour_is_what_read_image_gives(tmp_path: Path) -> None:
         Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / name)
         assert torch.equal(read_picture(str(tmp_path / name), RGB), read_image(tmp_path / name))
         assert probe_picture(tmp_path / name, RGB) == (9, 11)
+        assert as_unit(read_picture(tmp_path / name, RGB)).is_contiguous()
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint16, np.float32, np.float64])

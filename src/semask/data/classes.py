@@ -126,10 +126,11 @@ class Classes:
 
     def encode(self, source: Integer[np.ndarray, "h w"]) -> Int16[np.ndarray, "h w"]:
         """Return the class of every pixel of a label file: 0 … k-1, `IGNORE` or `UNKNOWN`."""
-        encoded: np.ndarray = self.lookup[np.clip(source, 0, MAX_VALUE)]
-        if source.dtype != np.uint8:
-            encoded = np.where((source < 0) | (source > MAX_VALUE), np.int16(UNKNOWN), encoded)
-        return encoded
+        if source.dtype == np.uint8:
+            encoded: np.ndarray = self.lookup[:256].take(source)
+            return encoded
+        found = self.lookup[np.clip(source, 0, MAX_VALUE)]
+        return np.where((source < 0) | (source > MAX_VALUE), np.int16(UNKNOWN), found)
 
     @cached_property
     def values(self) -> tuple[int, ...]:

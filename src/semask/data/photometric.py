@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 BRIGHTNESS = 32.0
@@ -12,6 +14,8 @@ CONTRAST = SATURATION = (0.5, 1.5)
 HUE = (-18, 17)
 HUES = 180
 """Hue is counted in steps of two degrees."""
+STRIP = 2**15
+"""Pixels converted at once; their numbers fit into a core's cache."""
 
 
 def distort(
@@ -60,31 +64,50 @@ def shift_hue(image: UInt8[Tensor, "3 H W"], steps: int) -> UInt8[Tensor, "3 H W
 
 def rgb_to_hsv(image: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 H W"]:
     """Return hue 0 … 179 (two degrees each), saturation and value 0 … 255, rounded: OpenCV's 8-bit convention."""
-    red, green, blue = image.float()
-    value = image.amax(0)
-    highest = value.float()
-    spread = highest - image.amin(0).float()
-    safe = spread.clamp(min=1.0)
-    # degrees / 60, measured from the strongest channel; grey gives 0
-    sector = torch.where(
-        highest == red,
-        (green - blue) / safe,
-        torch.where(highest == green, (blue - red) / safe + 2.0, (red - green) / safe + 4.0),
-    )
-    hue = sector.mul_(HUES / 6).round_()
-    hue = torch.where(hue < 0, hue + HUES, hue)
-    saturation = (spread * 255.0 / highest.clamp(min=1.0)).round_()
-    return torch.stack((hue.byte(), saturation.byte(), value))
+    return _strip_by_strip(_hsv, image)
 
 
 def hsv_to_rgb(image: UInt8[Tensor, "3 H W"]) -> UInt8[Tensor, "3 H W"]:
     """Return RGB of `rgb_to_hsv`'s convention, rounded."""
-    hue, saturation, value = image.float()
-    hue, saturation, value = hue * (6 / HUES), saturation / 255.0, value / 255.0
+    return _strip_by_strip(_rgb, image)
+
+
+def _strip_by_strip(
+    convert: Callable[[Float32[np.ndarray, "3 n"], UInt8[np.ndarray, "3 n"]], None], image: UInt8[Tensor, "3 H W"]
+) -> UInt8[Tensor, "3 H W"]:
+    """Convert so many pixels at a time that all that is between stays near the processor."""
+    pixels = image.numpy().reshape(3, -1)
+    out = np.empty_like(pixels)
+    for first in range(0, pixels.shape[1], STRIP):
+        strip = slice(first, first + STRIP)
+        convert(pixels[:, strip].astype(np.float32), out[:, strip])
+    return torch.from_numpy(out).view(image.shape)
+
+
+def _hsv(rgb: Float32[np.ndarray, "3 n"], out: UInt8[np.ndarray, "3 n"]) -> None:
+    red, green, blue = rgb
+    highest = rgb.max(axis=0)
+    spread = highest - rgb.min(axis=0)
+    # Products with masks of 0 and 1 are several times faster than choosing by pixel.
+    is_red = (highest == red).astype(np.float32)
+    is_green = (highest == green) * (1 - is_red)
+    is_blue = 1 - is_red - is_green
+    # degrees / 60, measured from the strongest channel; grey gives 0
+    sector = (green - blue) * is_red + (blue - red) * is_green + (red - green) * is_blue
+    sector /= np.maximum(spread, 1)
+    sector += 2 * is_green + 4 * is_blue
+    hue = np.rint(sector * np.float32(HUES / 6))
+    out[0] = hue + HUES * (hue < 0).astype(np.float32)
+    out[1] = np.rint(spread * 255 / np.maximum(highest, 1))
+    out[2] = highest
+
+
+def _rgb(hsv: Float32[np.ndarray, "3 n"], out: UInt8[np.ndarray, "3 n"]) -> None:
+    hue, saturation, value = hsv[0] * np.float32(6 / HUES), hsv[1] / 255, hsv[2] / 255
     # The pure colours run along trapezoids of the hue, 0 … 6; saturation mixes white in.
-    red, green, blue = (hue - 3.0).abs_().sub_(1.0), 2.0 - (hue - 2.0).abs_(), 2.0 - (hue - 4.0).abs_()
-    pure = torch.stack((red, green, blue)).clamp_(0.0, 1.0)
-    return pure.sub_(1.0).mul_(saturation).add_(1.0).mul_(value).mul_(255.0).round_().byte()
+    for channel, pure in enumerate((np.abs(hue - 3) - 1, 2 - np.abs(hue - 2), 2 - np.abs(hue - 4))):
+        white = 1 - (1 - pure.clip(0, 1)) * saturation
+        out[channel] = np.rint(white * value * 255)
 
 
 def _coin(random: np.random.Generator) -> bool:

@@ -60,8 +60,8 @@ def probe_picture(source: str | Source, data: DataRecipe) -> tuple[int, int]:
 
 
 def as_unit(picture: Picture) -> Float[Tensor, "c H W"]:
-    """Return a picture of either kind as float32 in [0, 1]."""
-    return picture.float().div_(255.0) if picture.dtype == torch.uint8 else picture
+    """Return a picture of either kind as float32 in [0, 1], channel by channel in memory."""
+    return picture.contiguous().float().div_(255.0) if picture.dtype == torch.uint8 else picture
 
 
 def as_rgb(picture: Float[Tensor, "c H W"]) -> Float[Tensor, "3 H W"]:

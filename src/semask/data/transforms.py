@@ -76,7 +76,7 @@ class TrainTransform:
     ) -> tuple[Float[Tensor, "c h w"], UInt8[Tensor, "h w"]]:
         """Distort colours, go to [0, 1] and pad."""
         if self.data.photometric and image.shape[0] == 3 and image.dtype == torch.uint8:
-            return self._pad(as_unit(distort(image, random, hue=self.data.hue)), label)
+            return self._pad(as_unit(distort(image.contiguous(), random, hue=self.data.hue)), label)
         unit = as_unit(image)
         return self._pad(distort_bands(unit, random) if self.data.photometric else unit, label)
 
