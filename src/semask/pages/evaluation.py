@@ -22,7 +22,7 @@ SCORES = {
     "fwiou": "frequency-weighted IoU",
     "dice": "mean dice",
     "boundary_iou": "boundary IoU",
-    "boundary_f": "boundary F-score",
+    "boundary_f": "boundary F",
 }
 """Titles of the means, all shares."""
 COLUMNS = {"accuracy": "accuracy", "dice": "dice", "boundary_iou": "boundary IoU", "boundary_f": "boundary F"}
