@@ -229,6 +229,10 @@ def test_pascal_context_from_mat_files(tmp_path: Path) -> None:
     downloads = [make_tar(tmp_path / "VOC.tar", context_kit()), make_tar(tmp_path / "trainval.tar.gz", labels, "w:gz")]
     official = counted("pascal-context", train=1, val=1)
     prepare(official, downloads, tmp_path / "context")
+    unpacked = [tmp_path / "VOC.tar", tmp_path / "unpacked/trainval"]
+    with tarfile.open(tmp_path / "trainval.tar.gz") as tar:
+        tar.extractall(tmp_path / "unpacked", filter="data")
+    assert prepare(official, unpacked, tmp_path / "again").made == 4, "the folder itself will do"
     names, bare = (Classes.load(table).names for table in ("pascal-context", "pascal-context-59"))
     expected = [[names.index(CONTEXT[i]) for i in row] for row in ids.tolist()]
     split = "ImageSets/SegmentationContext/val"

@@ -26,7 +26,7 @@ PACKED = {"gzip": gzip.GzipFile, "bzip2": bz2.BZ2File, "xz": lzma.LZMAFile}
 
 
 def open_download(path: Path, *, scratch: Path) -> dict[str, Source]:
-    """Return the files in an archive, or below a folder, by their paths.
+    """Return the files in an archive, or below a folder, by their paths, which begin with the folder's own name.
 
     A compressed tar file is decompressed to a folder, `scratch`, first, unless that was done before.
 
@@ -35,8 +35,11 @@ def open_download(path: Path, *, scratch: Path) -> dict[str, Source]:
             it would grow too large.
     """
     if path.is_dir():
-        found = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*")) if file.is_file()}
-        return dict(found)
+        # Of leftImg8bit_trainvaltest.zip, someone may give the folder leftImg8bit.
+        name = path.resolve().name
+        return {
+            f"{name}/{file.relative_to(path).as_posix()}": file for file in sorted(path.rglob("*")) if file.is_file()
+        }
     if not path.is_file():
         raise ValueError(f"there is no download {str(path)!r}; give archives, or folders they were unpacked to")
     members: dict[str, Source] = {}
