@@ -473,11 +473,12 @@ def test_bad_labels_are_told_together(small: tuple[Official, Path], tmp_path: Pa
     official, _ = small
     files = {f"c/train/{n}.png": photo(n, "PNG") for n in range(3)}
     labels = {f"c/trainannot/{n}.png": encoded(np.full(SIZE, v, np.uint8)) for n, v in enumerate((12, 3, 200))}
+    labels["c/trainannot/0.png"] = encoded(np.array([[12, 255]], np.uint8))
     labels["c/trainannot/1.png"] = photo(0)
     download = make_zip(tmp_path / "bad.zip", files | labels)
     with pytest.raises(ValueError, match="3 files could not be made, all others were") as caught:
         prepare(official, [download], tmp_path / "out", partial=True)
-    for told in ("trainannot/0.png: holds [12]", "trainannot/1.png: a JPEG label", "trainannot/2.png: holds [200]"):
+    for told in ("trainannot/0.png: holds [12, 255]", "trainannot/1.png: a JPEG label", "trainannot/2.png: holds [200]"):
         assert told in str(caught.value)
     assert len(list((tmp_path / "out/images/train").iterdir())) == 3
 

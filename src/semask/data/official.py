@@ -13,7 +13,6 @@ from jaxtyping import Integer, UInt8
 from semask.data.classes import UNKNOWN, Classes
 from semask.data.source import Source
 from semask.recipes.recipe import DataRecipe
-from semask.structures import IGNORE
 
 Files = Mapping[str, Source]
 """The files of all downloads by their paths."""
@@ -125,4 +124,4 @@ def renumbered(
 
 def unknown_values(values: Integer[np.ndarray, "H W"], classes: Classes) -> list[int]:
     """Return the values that the class table does not list."""
-    return sorted(set(values[classes.encode(values) == UNKNOWN].tolist()) - {IGNORE})
+    return sorted(set(values[classes.encode(values) == UNKNOWN].tolist()))
