@@ -166,6 +166,8 @@ def to_paste(diagnosis: Diagnosis) -> list[str]:
     lines = [f"statistics, for encoders without pretrained weights: {diagnosis.statistics_flags() or 'none'}"]
     if len(diagnosis.classes) <= SHOWN_CLASSES:
         lines += [f"{name}: {flag}" for name, flag in diagnosis.weight_flags().items()]
+    else:
+        lines.append(f"weights of all {len(diagnosis.classes)} classes: on the page, as flags to copy")
     return lines
 
 
