@@ -48,7 +48,8 @@ def read_image(source: str | Source, *, max_pixels: int = MAX_PIXELS) -> UInt8[T
     with opened(source, max_pixels) as image:
         _refuse_depth(image)
         image.load()
-        pixels = np.array(_rgb(ImageOps.exif_transpose(image)))
+        ImageOps.exif_transpose(image, in_place=True)
+        pixels = np.array(_rgb(image))
     # Left as the decoder wrote it, pixel by pixel: so torch resizes it three times as fast.
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
@@ -138,7 +139,8 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
-    return image.convert("RGB")
+    # Converting would copy what is RGB already.
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _refuse_depth(image: Image.Image) -> None:

@@ -1,0 +1,188 @@
+"""Pictures per second from JPEG files to batches of 512×512 crops, beside a plain torchvision pipeline.
+
+    python benchmarks/loader.py --rounds 7 --workers 0 1 2 --out benchmarks/loader_<hardware>_<date>.md
+
+Both read the same files of drawn scenes (JPEG of quality 90, labels as PNG) and make the same batches: decode, resize
+by a random ratio, crop, flip, distort colours, to float, pad. torchvision's is what its documentation leads to: Pillow,
+`transforms.v2` on `tv_tensors`, `RandomResize`, `RandomCrop`, `RandomPhotometricDistort`. Ours does a little more: it
+redraws crops that one class fills, keeps the families' 8-bit rounding, maps label values to classes and refuses values
+that are none. They take turns, and the table holds medians of the rounds' rates and of their ratios. Pictures per
+second tell how workers scale, pictures per second of processor time what one core does: on a machine that is shared,
+only the second can be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from semask.data.dataset import collate, training_set
+from semask.data.folder import find_pairs
+from semask.data.synthetic import SCENE_CLASSES, draw_scene
+from semask.recipes.recipe import IMAGENET_MEAN, DataRecipe
+from semask.structures import IGNORE
+
+CROP = 512
+BATCH = 8
+SIZES = {"ADE20K, 512×683": ((512, 683), (2048, 512)), "1080p, 1080×1920": ((1080, 1920), (2048, 1024))}
+"""(height, width) of the pictures, and the box (long, short) that they are fitted into at ratio 1 [px]."""
+RATIOS = (0.5, 1.75)
+
+
+class PlainSet(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """The same files through torchvision's transforms."""
+
+    def __init__(self, data: DataRecipe, draws: int, short: int) -> None:
+        self.pairs, self.draws = find_pairs(data, "train"), draws
+        mean = [round(255 * value) for value in IMAGENET_MEAN]
+        self.transform = v2.Compose(
+            [
+                v2.RandomResize(int(RATIOS[0] * short), int(RATIOS[1] * short), antialias=False),
+                v2.RandomCrop(CROP, pad_if_needed=True, fill={tv_tensors.Image: mean, tv_tensors.Mask: IGNORE}),
+                v2.RandomHorizontalFlip(),
+                v2.RandomPhotometricDistort((0.875, 1.125), (0.5, 1.5), (0.5, 1.5), (-0.1, 0.1)),
+                v2.ToDtype({tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.uint8}, scale=True),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return self.draws
+
+    def __getitem__(self, draw: int) -> tuple[torch.Tensor, torch.Tensor]:
+        pair = self.pairs[draw % len(self.pairs)]
+        with Image.open(str(pair.image)) as picture, Image.open(str(pair.label)) as label:
+            return self.transform(  # type: ignore[no-any-return]
+                tv_tensors.Image(picture.convert("RGB")), tv_tensors.Mask(torch.from_numpy(np.array(label)))
+            )
+
+
+def draw_files(root: Path, size: tuple[int, int], count: int) -> None:
+    for folder in ("images/train", "labels/train"):
+        (root / folder).mkdir(parents=True)
+    for number in range(count):
+        image, label = draw_scene(number, size)
+        Image.fromarray(image).save(root / f"images/train/{number:03}.jpg", quality=90)
+        Image.fromarray(label).save(root / f"labels/train/{number:03}.png")
+    (root / "classes.json").write_text(json.dumps(SCENE_CLASSES.to_dict()), encoding="utf-8")
+
+
+def recipe(root: Path, box: tuple[int, int]) -> DataRecipe:
+    return DataRecipe(root=str(root), base_scale=box, scale_range=RATIOS, crop=(CROP, CROP))
+
+
+def one_thread(_: int = 0) -> None:
+    torch.set_num_threads(1)
+
+
+class Rate(NamedTuple):
+    """Pictures per second, without the first batch, in which workers start, and per second of processor time."""
+
+    wall: float
+    processor: float
+
+
+def processor_time() -> float:
+    """Return the seconds that this process and those of its workers that have ended were computing [s]."""
+    own, ended = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime + ended.ru_utime + ended.ru_stime
+
+
+def rate(loader: DataLoader[Any], draws: int) -> Rate:
+    computing = processor_time()
+    batches = iter(loader)
+    next(batches)
+    began = time.perf_counter()
+    for _ in batches:
+        pass
+    wall = (draws - BATCH) / (time.perf_counter() - began)
+    del batches  # ends the workers
+    return Rate(wall, draws / (processor_time() - computing))
+
+
+def measure(root: Path, box: tuple[int, int], workers: int, draws: int, rounds: int) -> tuple[list[Rate], list[Rate]]:
+    """Return the rates of ours and of the plain pipeline, round by round, who is first by turns."""
+    data = recipe(root, box)
+    ours = training_set(data, seed=0)
+
+    def ours_once() -> Rate:
+        sampler = list(range(draws))
+        return rate(
+            DataLoader(
+                ours,
+                batch_size=BATCH,
+                sampler=sampler,
+                collate_fn=collate,
+                num_workers=workers,
+                worker_init_fn=one_thread,
+            ),
+            draws,
+        )
+
+    def plain_once() -> Rate:
+        plain = PlainSet(data, draws, min(box))
+        return rate(DataLoader(plain, batch_size=BATCH, num_workers=workers, worker_init_fn=one_thread), draws)
+
+    found: dict[Callable[[], Rate], list[Rate]] = {ours_once: [], plain_once: []}
+    for turn in range(rounds):
+        for once in (ours_once, plain_once) if turn % 2 == 0 else (plain_once, ours_once):
+            found[once].append(once())
+    return found[ours_once], found[plain_once]
+
+
+def table(rows: list[tuple[str, int, list[Rate], list[Rate]]]) -> str:
+    lines = [
+        "| pictures | workers | semask [img/s] | torchvision [img/s] | semask [img/s of a core] | torchvision "
+        "[img/s of a core] | ratio per core, median (least … greatest) |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, workers, ours, plain in rows:
+        ratios = [a.processor / b.processor for a, b in zip(ours, plain, strict=True)]
+        walls = [f"{statistics.median(rate.wall for rate in rates):.1f}" for rates in (ours, plain)]
+        cores = [f"{statistics.median(rate.processor for rate in rates):.1f}" for rates in (ours, plain)]
+        told = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} … {max(ratios):.2f})"
+        lines.append(f"| {' | '.join([name, str(workers), *walls, *cores, told])} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--draws", type=int, default=64, help="pictures per round and pipeline")
+    parser.add_argument("--files", type=int, default=24)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    one_thread()
+    rows = []
+    for name, (size, box) in SIZES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            draw_files(Path(folder), size, options.files)
+            for workers in options.workers:
+                rows.append((name, workers, *measure(Path(folder), box, workers, options.draws, options.rounds)))
+                print(table(rows[-1:]).splitlines()[-1], flush=True)
+    told = f"{table(rows)}\n\n{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, torchvision "
+    told += f"{torchvision.__version__}, {options.rounds} rounds of {options.draws} pictures, batches of {BATCH}\n"
+    print(told)
+    if options.out:
+        options.out.write_text(told, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
