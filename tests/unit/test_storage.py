@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import pickle
@@ -17,10 +18,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from semask.data import source as source_module
 from semask.data import tar_file, zip_file
+from semask.data.archive import open_download
 from semask.data.dataset import classes_of, training_set, validation_set
 from semask.data.folder import find_pairs
 from semask.data.hugging_face import Cell
@@ -198,6 +202,38 @@ def test_damaged_zip_files_are_told(tmp_path: Path) -> None:
         find_pairs(DataRecipe(root=str(archive)), "train")
     with pytest.raises(ValueError, match=r"a\.zip.*(damaged|cut short|size and checksum)"):
         read_image(pairs[-1].image)
+
+
+def test_large_zip_files_and_ones_behind_a_program(tmp_path: Path) -> None:
+    """Headers of zip64 are longer, a self-extracting archive begins later, and streams tell sizes after the content."""
+    with (tmp_path / "a.zip").open("wb") as file:
+        file.write(b"#!/bin/sh\nexit 1\n" * 100)
+        with zipfile.ZipFile(file, "w") as archive, archive.open("a/x.bin", "w", force_zip64=True) as member:
+            member.write(b"first" * 1000)
+    with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
+        archive.writestr("a/y.bin", b"second")
+    streamed = io.BytesIO()
+    streamed.seekable = lambda: False  # type: ignore[method-assign]
+    with zipfile.ZipFile(streamed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("z.bin", b"third" * 1000)
+    (tmp_path / "b.zip").write_bytes(streamed.getvalue())
+    members = zip_file.open_zip(tmp_path / "a.zip").members | zip_file.open_zip(tmp_path / "b.zip").members
+    read = {name: member.open("rb").read() for name, member in members.items()}
+    assert read == {"a/x.bin": b"first" * 1000, "a/y.bin": b"second", "z.bin": b"third" * 1000}
+
+
+@given(st.sampled_from(["zip", "tar"]), st.integers(0, 2**32), st.integers(1, 5), st.floats(0.3, 1.5))
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_broken_is_a_value_error(tmp_path: Path, kind: str, seed: int, bytes_hit: int, kept: float) -> None:
+    files = {"a/0.png": encoded(truth(0)), "a/1.png": encoded(truth(1))}
+    archive = (make_zip if kind == "zip" else make_tar)(tmp_path / f"a.{kind}", files)
+    random, raw = np.random.default_rng(seed), bytearray(archive.read_bytes())
+    for _ in range(bytes_hit):
+        raw[random.integers(min(len(raw), 3000))] = random.integers(256)
+    archive.write_bytes(raw[: int(kept * len(raw))])
+    with contextlib.suppress(ValueError):
+        for source in open_download(archive, scratch=tmp_path / "scratch").values():
+            read_label(source)
 
 
 def test_zip_files_that_are_not_read(tmp_path: Path) -> None:
