@@ -253,6 +253,12 @@ def test_no_pair_at_all_is_wrong_input(tmp_path: Path) -> None:
 # --- the command -------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep runs/doctor, where results go without --out, out of the checkout."""
+    monkeypatch.chdir(tmp_path)
+
+
 def run(*arguments: object) -> int:
     return cli.main(["doctor", *map(str, arguments)])
 
@@ -306,6 +312,7 @@ def test_recipes_take_their_data_from_root(root: Path, tmp_path: Path, capsys: p
     )
     assert run("camvid/semask-lite0-fpn", "--data.root", root, "--data.classes", root / "classes.json") == 1
     assert "has 4 classes and the recipe's model 11" in capsys.readouterr().out
+    assert (tmp_path / "runs/doctor/camvid-semask-lite0-fpn/doctor.html").is_file()
 
 
 @pytest.mark.parametrize(
