@@ -9,6 +9,8 @@ import bz2
 import gzip
 import lzma
 import zipfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from semask.data.source import Source
@@ -78,15 +80,21 @@ def _decompressed(path: Path, scratch: Path) -> Path:
     target = scratch / f"{path.name}.tar"
     if not target.is_file():
         limit = MAX_RATIO * max(path.stat().st_size, CHUNK)
-        try:
-            with whole_file(target) as part, PACKED[packed](path) as file, part.open("wb") as out:
-                while chunk := file.read(CHUNK):
-                    if out.tell() + len(chunk) > limit:
-                        raise ValueError(
-                            f"{path}: grows more than {MAX_RATIO} times; fetch it again from its publisher, or unpack "
-                            "it yourself and give the folder"
-                        )
-                    out.write(chunk)
-        except (EOFError, gzip.BadGzipFile, lzma.LZMAError) as error:
-            raise ValueError(f"{path}: cut short or damaged ({error}); fetch it again") from error
+        with whole_file(target) as part, part.open("wb") as out:
+            for chunk in _chunks(path, packed):
+                if out.tell() + len(chunk) > limit:
+                    raise ValueError(
+                        f"{path}: grows more than {MAX_RATIO} times; fetch it again from its publisher, or unpack it "
+                        "yourself and give the folder"
+                    )
+                out.write(chunk)
     return target
+
+
+def _chunks(path: Path, packed: str) -> Iterator[bytes]:
+    try:
+        with PACKED[packed](path) as file:
+            while chunk := file.read(CHUNK):
+                yield chunk
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        raise ValueError(f"{path}: cut short or damaged ({error}); fetch it again") from error
