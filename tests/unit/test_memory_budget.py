@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from semask import bands
 from semask.bands import Held
 from semask.inference import Predictor, build_predictor, build_prior, rescaled, sliding, tta
 from semask.recipes import recipe
@@ -61,7 +62,8 @@ class Classes:
 
 
 @pytest.fixture(autouse=True)
-def _fake() -> Iterator[None]:
+def _fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(bands, "NUMBERS", 2**23)  # fewer bands: fake tensors take their time
     with FakeTensorMode(), torch.inference_mode():
         yield
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from semask.bands import Bands, Held, gather, walk
+from semask.bands import Bands, Held, best_class, gather, walk
 
 Scorer = Callable[[Float[Tensor, "b c H W"]], Float[Tensor, "b k H W"]]
 """A plain function from images to scores; those of `Predictor.logits`' kind unless said otherwise."""
@@ -76,7 +76,7 @@ class Predictor:
         for first, last, scores in walk(bands):
             if found is None:
                 found = _maps(bands, scores, torch.uint8)
-            found[:, first:last] = scores.argmax(dim=1)
+            found[:, first:last] = best_class(scores)
         assert found is not None  # images have at least one row
         return found
 
@@ -88,9 +88,9 @@ class Predictor:
         for first, last, scores in walk(bands):
             if found is None:
                 found = Labelled(_maps(bands, scores, torch.uint8), _maps(bands, scores, torch.float32))
-            best, labels = scores.max(dim=1, keepdim=True)
+            found.labels[:, first:last] = best_class(scores)
+            best = scores.amax(dim=1, keepdim=True)
             total = (scores - best).exp_().sum(dim=1) if self.logits else scores.sum(dim=1) / best[:, 0]
-            found.labels[:, first:last] = labels[:, 0]
             found.confidence[:, first:last] = 1 / total
         assert found is not None  # images have at least one row
         return found
