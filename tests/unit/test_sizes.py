@@ -85,6 +85,19 @@ def test_limits_are_coco_s_and_told() -> None:
     ]
 
 
+def test_means_are_over_the_classes_that_have_objects_of_the_size() -> None:
+    truth, guess = np.zeros((20, 20), np.uint8), np.zeros((20, 20), np.uint8)
+    truth[:2, :2] = 1
+    guess[:2, 1:3] = 1
+    guess[10, 10] = 2
+    sizes = SizeConfusions(3, areas=(50,))
+    sizes.update(guess, truth)
+    small, large = sizes.to_dict("abc")["bins"]  # type: ignore[misc]
+    assert small["miou"] == pytest.approx(2 / 4), "two of the object's pixels are found"
+    assert large["miou"] == pytest.approx((396 - 3) / 396), "classes 1 and 2 have no large object"
+    assert [row["iou"] is None for row in large["classes"]] == [False, True, True]
+
+
 @pytest.mark.parametrize("areas", [(), (0, 5), (9, 4), (4, 4)])
 def test_areas_that_tell_nothing_apart_are_refused(areas: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="rising areas of at least 1 px"):

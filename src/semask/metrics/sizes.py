@@ -11,7 +11,7 @@ from jaxtyping import Int64, UInt8
 from scipy.ndimage import find_objects
 from scipy.ndimage import label as connected
 
-from semask.metrics.confusion import Confusion
+from semask.metrics.confusion import Confusion, Scores
 from semask.structures import IGNORE
 
 AREAS = (32**2, 96**2)
@@ -25,7 +25,7 @@ class SizeConfusions:
 
     An object is a connected region of one class in the truth, taken as it is: two cars that touch are one. A pixel that
     is predicted wrongly counts against its own object and, as a false positive, in that object's range of sizes; so the
-    matrices add up to that of all pixels. `areas` are the limits [px]: the first range is below the first limit.
+    matrices add up to that of all pixels; means are over the classes that have objects of the size. `areas` are the limits [px]: the first range is below the first limit.
 
     Source: Segmenter (arXiv:2105.05633) Table 4 compares sizes, but its definition was never published. This one is
     ours, with COCO's limits.
@@ -58,7 +58,7 @@ class SizeConfusions:
         """Return thresholds, and objects and scores of every range, as JSON values."""
         titles = ("small", "medium", "large") if len(self.areas) == 2 else _titles(self.areas)
         bins = [
-            {"name": title, "objects": objects, **confusion.scores().to_dict(names)}
+            {"name": title, "objects": objects, **_of_labelled(confusion.scores()).to_dict(names)}
             for title, objects, confusion in zip(titles, self.objects, self.confusions, strict=True)
         ]
         return {"thresholds": list(self.areas), "bins": bins}
@@ -77,6 +77,16 @@ class SizeConfusions:
             inside = regions > 0
             found[box][inside] = sizes[regions[inside]]
         return found
+
+
+def _of_labelled(scores: Scores) -> Scores:
+    """Return the scores with the means over the classes that have objects of this size.
+
+    Others are only ever predicted here by mistake; their IoU of 0 would say more of how many there are than of sizes.
+    """
+    nowhere = scores.pixels == 0
+    iou, dice = (values.masked_fill(nowhere, float("nan")) for values in (scores.iou, scores.dice))
+    return scores._replace(iou=iou, dice=dice, miou=iou.nanmean().item(), mdice=dice.nanmean().item())
 
 
 def _titles(areas: Sequence[int]) -> list[str]:
