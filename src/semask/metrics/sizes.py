@@ -25,7 +25,8 @@ class SizeConfusions:
 
     An object is a connected region of one class in the truth, taken as it is: two cars that touch are one. A pixel that
     is predicted wrongly counts against its own object and, as a false positive, in that object's range of sizes; so the
-    matrices add up to that of all pixels; means are over the classes that have objects of the size. `areas` are the limits [px]: the first range is below the first limit.
+    matrices add up to that of all pixels. Means are over the classes that have objects of the size. `areas` are the
+    limits [px]: the first range is below the first limit.
 
     Source: Segmenter (arXiv:2105.05633) Table 4 compares sizes, but its definition was never published. This one is
     ours, with COCO's limits.
