@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from semask.recipes import TestRecipe, get
+from semask.recipes import get
+from semask.recipes import recipe as fields
 from semask.recipes.protocols import PROTOCOLS, RATIOS, name_of, what_is_seen, with_protocol
 
 
@@ -53,7 +54,7 @@ def test_names_are_found_again_and_speed_does_not_matter() -> None:
         assert name_of(replace(protocol, test=faster)) == name
     unused = replace(recipe, test=replace(recipe.test, window=(7, 7), blend="hann"))
     assert name_of(unused) == "semask-ss", "whole images have no windows"
-    assert name_of(replace(recipe, test=TestRecipe(scales=(0.9,)))) is None
+    assert name_of(replace(recipe, test=fields.TestRecipe(scales=(0.9,)))) is None
 
 
 def test_an_unknown_protocol_names_the_nearest() -> None:
