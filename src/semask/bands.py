@@ -63,9 +63,9 @@ class Resized(NamedTuple):
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
         """Return the scores of rows first … last - 1, in float32."""
         height, width = self.source.shape[2:]
-        if (height, width) == self.size:
-            return self.source.rows(first, last)
         # In float32 whatever autocast chose: resized bfloat16 scores tie, and ties decide labels.
+        if (height, width) == self.size:
+            return self.source.rows(first, last).float()
         if height == self.size[0]:
             return self._widened(self.source.rows(first, last).float())
         position = np.clip((np.arange(first, last) + 0.5) * (height / self.size[0]) - 0.5, 0, height - 1)
@@ -137,8 +137,8 @@ def best_class(scores: Float[Tensor, "b k r W"]) -> Integer[Tensor, "b r W"]:
     """Return the class of the highest score of every pixel, the first of equal ones."""
     if scores.device.type != "cpu" or type(scores) is not Tensor:
         return scores.argmax(dim=1)
-    # NumPy looks through neighbouring numbers several times faster than torch on a processor.
-    return torch.from_numpy(scores.detach().permute(0, 2, 3, 1).contiguous().numpy().argmax(-1))
+    # NumPy, which knows no bfloat16, looks through neighbouring numbers several times faster than torch on a processor.
+    return torch.from_numpy(scores.detach().float().permute(0, 2, 3, 1).contiguous().numpy().argmax(-1))
 
 
 def gather(bands: Bands, *, device: torch.device | str | None = None) -> Float[Tensor, "b k H W"]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from semask import bands
 from semask.bands import Bands, Combined, Cut, Held, Resized, gather, walk
 from semask.inference import Predictor, build_predictor
-from semask.recipes import DataRecipe, TestRecipe
+from semask.recipes import DataRecipe, recipe
 from semask.structures import MaskLogits, PixelLogits
 
 SIDES = st.integers(1, 40)
@@ -77,7 +77,11 @@ def test_labels_and_confidence_are_those_of_whole_scores(monkeypatch: pytest.Mon
         prior_bands = bands
 
     windows = {"mode": "sliding", "window": (16, 12), "stride": (9, 7), "batch_size": 3}
-    for test in (TestRecipe(), TestRecipe(**windows), TestRecipe(scales=(0.5, 1.0), flip=True, **windows)):
+    for test in (
+        recipe.TestRecipe(),
+        recipe.TestRecipe(**windows),
+        recipe.TestRecipe(scales=(0.5, 1.0), flip=True, **windows),
+    ):
         for logits in (True, False):
             predictor = build_predictor(Model(logits=logits), test, DataRecipe(base_ratio=1.5))
             whole = predictor(images)
@@ -87,6 +91,22 @@ def test_labels_and_confidence_are_those_of_whole_scores(monkeypatch: pytest.Mon
             assert torch.equal(found.labels.long(), whole.argmax(1))
             assert torch.equal(predictor.labels(images), found.labels)
             torch.testing.assert_close(found.confidence, share.amax(1), rtol=1e-4, atol=1e-5)
+
+
+def test_no_mask_anywhere_leaves_every_class_as_likely() -> None:
+    scores = torch.zeros(1, 4, 2, 2)
+    scores[0, 2, 0, 0] = 1e-30
+    found = Predictor(lambda images: Held(scores), logits=False).labelled(torch.rand(1, 3, 2, 2))
+    assert found.labels.tolist() == [[[2, 0], [0, 0]]]
+    assert found.confidence.tolist() == [[[1.0, 0.25], [0.25, 0.25]]]
+
+
+def test_labels_of_low_precision() -> None:
+    maps = torch.randn(1, 5, 6, 7).bfloat16()
+    for source in (Held(maps), Resized(Held(maps), (6, 7))):
+        found = Predictor(lambda images, source=source: source).labels(torch.rand(1, 3, 6, 7))
+        assert torch.equal(found.long(), maps.argmax(1))
+    assert Resized(Held(maps), (6, 7)).rows(0, 6).dtype == torch.float32
 
 
 def test_bytes_hold_256_classes() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from semask.geometry import enlarged_size, fit_size
-from semask.inference import rescaled, tta
+from semask.inference import rescaled, sliding, tta
 from tests.unit.toy_predictors import Toy, bilinear, gradient, pointwise, watched
 
 
@@ -56,6 +56,18 @@ def test_scores_of_an_enlarged_image_are_resized_once() -> None:
     got = rescaled(gradient, ratio=0.25, enlarge_to=32)(images)
     torch.testing.assert_close(got, straight)
     assert not torch.allclose(got, detour, atol=1e-2)
+
+
+def test_windows_may_begin_between_the_bands_of_a_small_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bands of an image much smaller than what is scored leave rows of that out, where windows begin too."""
+    images = torch.rand(1, 3, 37, 23)
+    windows = sliding(pointwise, window=(16, 16), stride=(13, 13))
+    for ratio, side in ((3.5, None), (1.0, 96), (6.1, 40)):
+        predict = rescaled(windows, ratio=ratio, enlarge_to=side)
+        whole = rescaled(pointwise, ratio=ratio, enlarge_to=side)(images)
+        for numbers in (100, 300, 900):
+            monkeypatch.setattr("semask.bands.NUMBERS", numbers)
+            torch.testing.assert_close(predict(images), whole)
 
 
 def test_only_enlarging_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,11 +89,16 @@ class Predictor:
             if found is None:
                 found = Labelled(_maps(bands, scores, torch.uint8), _maps(bands, scores, torch.float32))
             found.labels[:, first:last] = best_class(scores)
-            best = scores.amax(dim=1, keepdim=True)
-            total = (scores - best).exp_().sum(dim=1) if self.logits else scores.sum(dim=1) / best[:, 0]
-            found.confidence[:, first:last] = 1 / total
+            found.confidence[:, first:last] = self._share_of_best(scores)
         assert found is not None  # images have at least one row
         return found
+
+    def _share_of_best(self, scores: Float[Tensor, "b k r W"]) -> Float[Tensor, "b r W"]:
+        best = scores.amax(dim=1)
+        if self.logits:
+            return 1 / (scores - best[:, None]).exp_().sum(dim=1)
+        # Where no query has a mask all scores are 0, and no class is more likely than another.
+        return torch.where(best == 0, 1 / scores.shape[1], best / scores.sum(dim=1))
 
 
 def predictor_of(source: Model | Predictor | Scorer) -> Predictor:

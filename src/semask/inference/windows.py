@@ -118,7 +118,8 @@ class Windows:
         tall, wide = self._window
         crops = [self._images[w.image, :, w.row : w.row + tall, w.column : w.column + wide] for w in batch]
         found = self._predictor(torch.stack(crops))
-        self._reach(batch[-1].row + tall, needed, found)
+        # Making scores smaller may leave rows out, and windows begin in these, too.
+        self._reach(batch[-1].row + tall, min(needed, batch[0].row), found)
         weights = self._weights.to(self._summed)
         for (row, image, column), scores in zip(batch, found, strict=True):
             top = row - self._first
