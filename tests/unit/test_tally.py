@@ -130,6 +130,15 @@ def test_an_image_counts_once() -> None:
         tally.merge(tallied(shown[:1]))
 
 
+def test_scores_that_are_no_numbers_are_told() -> None:
+    tally, shown = Tally(4), pictures(2)[1]
+    sure = shown.confidence.clone()
+    sure[2, 3:5] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"scores of '1' are no numbers in 2 of 84 pixels.*diverged"):
+        tally.update(shown.name, shown.prediction, shown.truth, sure)
+    assert not tally.images
+
+
 def test_what_is_not_asked_for_is_not_counted() -> None:
     tally = Tally(4, Measures(boundary=False, areas=(), bins=0))
     assert not tally.needs_confidence

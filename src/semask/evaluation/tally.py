@@ -55,9 +55,18 @@ class Tally:
         truth: Integer[Tensor, "H W"],
         confidence: Float[Tensor, "H W"] | None = None,
     ) -> None:
-        """Count an image, whose name no other has; a ValueError tells a name or a label value that cannot be."""
+        """Count an image, whose name no other has.
+
+        A ValueError tells a name or a label value that cannot be, a FloatingPointError probabilities that are no
+        numbers: labels of such scores are all of one class, and mean nothing.
+        """
         if name in self.images:
             raise ValueError(f"two images are named {name!r}; every image counts once, under a name of its own")
+        if confidence is not None and (wrong := int((~confidence.isfinite()).sum())):
+            raise FloatingPointError(
+                f"the scores of {name!r} are no numbers in {wrong} of {confidence.numel()} pixels: has the training of "
+                "this checkpoint diverged, or does the image hold values that are no numbers?"
+            )
         here = Confusion(self.confusion.num_classes)
         here.update(prediction, truth)
         self.confusion.merge(here)
