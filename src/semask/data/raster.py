@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,9 @@ FULL_SCALE = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)}
 UPRIGHT = 1
 """Of TIFF's orientations, the first."""
 TIFF_SUFFIXES = (".tif", ".tiff")
+
+# What is wrong with a file is told once, by name; tifffile's own lines go to whoever asks for them.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 Picture = UInt8[Tensor, "c H W"] | Float[Tensor, "c H W"]
 
