@@ -96,8 +96,10 @@ def robustness(checkpoint: Path, bundle: Bundle, options: RobustnessOptions) -> 
     from semask.data.check import check_pairs
     from semask.data.dataset import classes_of
     from semask.device import describe, pick_device
+    from semask.evaluation.robustness import check_choice
 
     recipe = bundle.recipe
+    check_choice(named(options.corruptions), options.strengths)
     if recipe.data.channels != 3:
         raise ValueError(
             f"corruptions are of pictures in colour, and these have {recipe.data.channels} channels (data.channels)"

@@ -82,6 +82,15 @@ def spread_out(total: int, images: int | None) -> range | list[int]:
     return [round(place) for place in np.linspace(0, total - 1, images)]
 
 
+def check_choice(corruptions: Sequence[str], strengths: Sequence[int]) -> None:
+    """Raise a ValueError for a corruption or a strength that is none or is given twice, and where there are none."""
+    for what, given, allowed in (("corruptions", corruptions, CORRUPTIONS), ("strengths", strengths, STRENGTHS)):
+        unknown = [str(value) for value in given if value not in allowed]
+        if unknown or not given or len({*given}) < len(given):
+            told = f"{', '.join(unknown)} is none of them" if unknown else "give at least one, and each once"
+            raise ValueError(f"{what} are {', '.join(map(str, allowed))}; {told}")
+
+
 def measure_robustness(
     evaluate: Callable[[Samples], float],
     samples: Samples,
@@ -96,13 +105,9 @@ def measure_robustness(
     `images` takes so many, spread evenly over the data set; None takes all. The same ones are used throughout.
 
     Raises:
-        ValueError: a corruption or a strength is none, is given twice, or there are none.
+        ValueError: told by `check_choice` and `spread_out`.
     """
-    for what, given, allowed in (("corruptions", corruptions, CORRUPTIONS), ("strengths", strengths, STRENGTHS)):
-        unknown = [str(value) for value in given if value not in allowed]
-        if unknown or not given or len({*given}) < len(given):
-            told = f"{', '.join(unknown)} is none of them" if unknown else "give at least one, and each once"
-            raise ValueError(f"{what} are {', '.join(map(str, allowed))}; {told}")
+    check_choice(corruptions, strengths)
     chosen = spread_out(len(samples), images)
     clean = evaluate(CorruptedSamples(samples, chosen, name=None))
     miou = {
