@@ -15,9 +15,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from semask.data.classes import Classes
-from semask.data.dataset import TrainingFiles, classes_of, training_set
+from semask.data.dataset import TrainingFiles, classes_of, collate, training_set
 from semask.data.folder import find_pairs
 from semask.data.sampling import PictureOrder, class_pixels, rarity, repeat_factors, shuffled
 from semask.recipes.recipe import DataRecipe
@@ -143,6 +144,22 @@ def test_scenes_have_nothing_rare() -> None:
     for change in ({"rare_crops": 0.5}, {"repeat_threshold": 0.1}, {"copy_paste": 0.5}):
         with pytest.raises(ValueError, match=r"scenes are drawn anew.*--data\.rare-crops 0"):
             training_set(DataRecipe(kind="scenes", **change), seed=0)
+
+
+def test_workers_and_resuming_change_no_draw(folder: DataRecipe) -> None:
+    data = replace(folder, rare_crops=0.5, repeat_threshold=1.0, copy_paste=0.5)
+    draws = list(range(5, 21))
+
+    def batches(workers: int) -> list[torch.Tensor]:
+        loader = DataLoader(
+            training_set(data, seed=0), batch_size=4, sampler=draws, num_workers=workers, collate_fn=collate
+        )
+        return [batch.images for batch in loader]
+
+    one = torch.cat(batches(0))
+    assert torch.equal(torch.cat(batches(2)), one)
+    fresh = training_set(data, seed=0)
+    assert torch.equal(torch.stack([fresh[draw].image for draw in draws[8:]]), one[8:])
 
 
 def test_pasting_changes_no_other_chance(folder: DataRecipe) -> None:
