@@ -202,9 +202,11 @@ def test_a_named_protocol_and_flags_beyond_it(
     [
         (["--areas", "9", "4"], "rising areas"),
         (["--bins", "-1"], "at least 1 bin, got -1"),
-        (["--resamples", "-1"], "--resamples counts and cannot be negative"),
-        (["--gallery", "-2"], "--gallery counts and cannot be negative"),
-        (["--workers", "-2"], "--workers counts and cannot be negative"),
+        (["--resamples", "-1"], "--resamples counts from 0 and cannot be negative"),
+        (["--gallery", "-2"], "--gallery counts from 0 and cannot be negative"),
+        (["--workers", "-2"], "--workers counts from 0 and cannot be negative"),
+        (["--seed", "-1"], "--seed counts from 0 and cannot be negative"),
+        (["--out", "scores.npz"], "--out names a file that ends in .json"),
     ],
 )
 def test_impossible_measures_are_refused_before_anything_is_scored(

@@ -118,9 +118,48 @@ def test_what_is_no_record_is_named(tmp_path: Path) -> None:
         ValueError, match=r"b.npz, the counts of the images that belong to b.json.*keep the two together"
     ):
         read_record(tmp_path / "b.json")
+    for content in (b"", (tmp_path / "a.json").read_bytes()):
+        (tmp_path / "b.npz").write_bytes(content)
+        with pytest.raises(ValueError, match=r"b.npz, the counts .* cannot be read"):
+            read_record(tmp_path / "b.json")
     (tmp_path / "b.npz").unlink()
     with pytest.raises(ValueError, match="cannot be read"):
         read_record(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize("place", ["data", "checkpoint", "protocol", "images", "scores"])
+def test_a_record_with_a_part_missing_or_of_another_kind_is_told(
+    tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "a.json")
+    values = json.loads(path.read_text())
+    changed = [{key: value for key, value in values.items() if key != place}]
+    changed += [{**values, place: 3}] if place != "images" else []
+    for record in (*changed, []):
+        path.write_text(json.dumps(record))
+        for command in (["report", str(path)], ["compare", str(path), str(path)]):
+            assert cli.main(command) == 2
+            assert "no record of an evaluation, or an old one" in " ".join(capsys.readouterr().err.split())
+
+
+def test_counts_of_another_evaluation_are_refused(tmp_path: Path) -> None:
+    """Beside the scores of the one, compare would tell the differences of the other."""
+    path = write(tmp_path / "a.json")
+    write(tmp_path / "b.json", skill=0.3)
+    shutil.copy(tmp_path / "b.npz", tmp_path / "a.npz")
+    with pytest.raises(ValueError, match=r"those of another evaluation\); keep the two together"):
+        read_record(path)
+    counts = {name: np.zeros((12, 5)) for name in ("intersection", "predicted", "labelled")}
+    np.savez(tmp_path / "a.npz", image_names=np.array([str(i) for i in range(12)]), **counts)
+    with pytest.raises(ValueError, match=r"of \(12, 5\) images and classes"):
+        read_record(path)
+
+
+def test_arrays_that_claim_too_much_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.json")
+    monkeypatch.setattr("semask.evaluation.record.MAX_TABLES", 1000)
+    with pytest.raises(ValueError, match="claims to hold more than 1000 bytes"):
+        read_record(path)
 
 
 def test_tables_in_three_formats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,6 +188,35 @@ def test_tables_in_three_formats(tmp_path: Path, capsys: pytest.CaptureFixture[s
         + " | ".join(f"{100 * json.loads(Path(path).read_text())['scores']['classes'][0]['iou']:.2f}" for path in paths)
         + " |"
     )
+
+
+def test_odd_names_break_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = r"=1|a_{b}$ ^~\x"
+    path = str(write(tmp_path / "a.json", recipe=odd))
+    told = {}
+    for suffix in (".md", ".csv", ".tex"):
+        out = tmp_path / f"table{suffix}"
+        assert cli.main(["report", path, "--classes", "--out", str(out)]) == 0
+        told[suffix] = out.read_text()
+    assert {line.count(" | ") for line in told[".md"].splitlines()} == {1}
+    assert next(csv.reader(io.StringIO(told[".csv"]))) == ["class", f"'{odd}"]
+    assert r"=1|a\_\{b\}\$ \textasciicircum{}\textasciitilde{}\textbackslash{}x \\" in told[".tex"]
+    assert r"road \& <b>kerb</b>" in told[".tex"]
+
+
+def test_a_comparison_goes_to_json_and_names_are_shown_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "[a].json", recipe="[/b] :car:")
+    assert cli.main(["compare", str(path), str(path)]) == 0
+    told = capsys.readouterr().out
+    assert "[/b] :car:" in told
+    assert "[a].json" in told
+    (tmp_path / "folder.json").mkdir()
+    for out in ("page.html", "metrics", "folder.json"):
+        assert cli.main(["compare", str(path), str(path), "--out", str(tmp_path / out)]) == 2
+        assert "--out names a file that ends in .json" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_tables_that_cannot_be_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

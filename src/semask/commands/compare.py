@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from semask.commands.flags import parse
+from semask.commands.flags import check_json, parse
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,9 +51,10 @@ def compare(settings: Settings) -> dict[str, Any]:
     from semask.pages.comparison import write_comparison_page
     from semask.whole_file import write_json
 
+    check_json(settings.out)
     records = read_record(settings.a), read_record(settings.b)
     found = comparison.compare(*records, resamples=settings.resamples, seed=settings.seed)
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)  # names are told as they are
     console.print(f"A  {found['a']['recipe']}  {found['a']['path']}")
     console.print(f"B  {found['b']['recipe']}  {found['b']['path']}")
     console.print(table(found))

@@ -111,7 +111,7 @@ def examine(name: str, data: DataRecipe, options: DoctorOptions, out: Path, *, n
     )
     write_json(out / "doctor.json", diagnosis.to_dict())
     write_doctor_page(out / "doctor.html", diagnosis, name=name)
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)  # names are told as they are
     tell(diagnosis, console)
     console.print(f"page with pictures in {out / 'doctor.html'}, all figures in {out / 'doctor.json'}", markup=False)
     return diagnosis

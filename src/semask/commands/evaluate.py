@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from semask.checkpoints.record import WEIGHTS, read_recipe
+from semask.commands.flags import check_json
 from semask.commands.flags import parse as parse_flags
 from semask.recipes import DataRecipe, Recipe, TestRecipe
 from semask.recipes.protocols import name_of, what_is_seen, with_protocol
@@ -129,7 +130,8 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
     check_classes(bundle, classes)
     device = pick_device(options.device)
     with processes(device) as rank:
-        console = Console(quiet=rank > 0, soft_wrap=True, highlight=False)
+        # Names of classes and folders are told as they are.
+        console = Console(quiet=rank > 0, soft_wrap=True, highlight=False, markup=False, emoji=False)
         if rank == 0 and recipe.data.kind != "scenes" and not options.skip_check:
             check_pairs(recipe.data, splits=(recipe.data.val_split,))
         warning = scale_warning(read_recipe(checkpoint).data, recipe.data, recipe.test)
@@ -155,13 +157,14 @@ def _check_options(options: EvaluateOptions) -> None:
     from semask.metrics.calibration import Calibration
     from semask.metrics.sizes import SizeConfusions
 
+    check_json(options.out)
     if options.areas:
         SizeConfusions(1, areas=options.areas)
     if options.bins:
         Calibration(options.bins)
-    for name in ("resamples", "gallery", "workers"):
+    for name in ("resamples", "gallery", "workers", "seed"):
         if (value := getattr(options, name)) < 0:
-            raise ValueError(f"--{name} counts and cannot be negative, got {value}")
+            raise ValueError(f"--{name} counts from 0 and cannot be negative, got {value}")
 
 
 def _count(recipe: Recipe, predictor: Predictor, device: torch.device, options: EvaluateOptions) -> Tally:
@@ -255,11 +258,12 @@ def _write(
     tables = arrays(tally)
     write_record(out, record, tables)
     console.print(f"written to {out}{replaces}")
-    scores = tally.scores()
+    scores, bars = tally.scores(), out.with_suffix(".png")
     if math.isnan(scores.miou):
-        return
-    class_bars(out.with_suffix(".png"), scores, classes.names)
-    console.print(f"classes as bars in {out.with_suffix('.png')}")
+        bars.unlink(missing_ok=True)  # an earlier evaluation's would be taken for this one's
+    else:
+        class_bars(bars, scores, classes.names)
+        console.print(f"classes as bars in {bars}")
     write_evaluation_page(out.with_suffix(".html"), record, tables, pictures, classes=classes)
     console.print(f"all of it as a page in {out.with_suffix('.html')}")
 

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -34,6 +35,14 @@ def parse(target: Callable[..., T], arguments: Sequence[str], *, prog: str, **op
 def respell(argument: str) -> str:
     """Return true and false, alone or behind `--flag=`, as tyro wants them: True and False."""
     return re.sub(r"^(--[^=]+=)?(true|false)$", lambda found: (found[1] or "") + found[2].capitalize(), argument)
+
+
+def check_json(out: Path | None) -> None:
+    """Refuse a file for a record that is a folder, or whose name what goes beside it (.npz, .html, …) would take."""
+    if out is not None and (out.suffix != ".json" or out.is_dir()):
+        raise ValueError(
+            f"--out names a file that ends in .json, and the others go beside it under its name; got {str(out)!r}"
+        )
 
 
 def known_flags(target: Callable[..., Any], **options: Any) -> list[str]:

@@ -13,6 +13,7 @@ import tyro
 
 from semask.checkpoints.record import WEIGHTS, read_recipe
 from semask.commands.evaluate import check_classes, digest, percent, processes, versions
+from semask.commands.flags import check_json
 from semask.commands.flags import parse as parse_flags
 from semask.recipes import DataRecipe, Recipe, TestRecipe
 from semask.whole_file import whole_file
@@ -99,6 +100,7 @@ def robustness(checkpoint: Path, bundle: Bundle, options: RobustnessOptions) -> 
     from semask.evaluation.robustness import check_choice
 
     recipe = bundle.recipe
+    check_json(options.out)
     check_choice(named(options.corruptions), options.strengths)
     if recipe.data.channels != 3:
         raise ValueError(

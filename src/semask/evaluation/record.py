@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +13,27 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from semask.evaluation.tally import Tally, image_scores
-from semask.metrics.bootstrap import RESAMPLES, ImageCounts, Interval, intervals
+from semask.metrics.bootstrap import RESAMPLES, ImageCounts, Interval, intervals, statistics
 from semask.metrics.confusion import null
 from semask.whole_file import whole_file, write_json
 
 NAME = "metrics.json"
 COUNTS = ("intersection", "predicted", "labelled")
+NEEDED = (
+    "recipe",
+    "images",
+    "checkpoint.sha256",
+    "data.sha256",
+    "data.split",
+    "data.images",
+    "protocol.name",
+    "protocol.seen.flip",
+    "scores.miou",
+    "scores.classes",
+)
+"""What every record has, by its place; the rest depends on what was measured."""
+MAX_TABLES = 2**30
+"""The most that the arrays of a record may take [bytes]; a small archive can claim any size."""
 
 
 class Record(NamedTuple):
@@ -81,20 +98,48 @@ def read_record(path: str | Path) -> Record:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no record of an evaluation: {error}") from error
-    needed = ("recipe", "data", "protocol", "scores")
-    if not isinstance(values, dict) or not all(key in values for key in needed):
-        raise ValueError(f"{path} is no record of an evaluation, or an old one; make it anew with `semask evaluate`")
+    if missing := [place for place in NEEDED if not _holds(values, place)]:
+        raise ValueError(
+            f"{path} is no record of an evaluation, or an old one; make it anew with `semask evaluate` (it has no "
+            f"{missing[0]})"
+        )
     table = path.with_suffix(".npz")
     try:
-        with np.load(table, allow_pickle=False) as stored:
-            names = tuple(stored["image_names"].tolist())
-            counts = ImageCounts(*(stored[name].astype(np.int64) for name in COUNTS))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        names, counts = _read_counts(table)
+        _refuse_foreign(values["scores"], names, counts)
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
             f"{table}, the counts of the images that belong to {path.name}, cannot be read ({error}); keep the two "
             "together, or evaluate once more"
         ) from error
     return Record(path, values, names, counts)
+
+
+def _holds(values: Any, place: str) -> bool:
+    for key in place.split("."):
+        if not isinstance(values, dict) or key not in values:
+            return False
+        values = values[key]
+    return True
+
+
+def _read_counts(table: Path) -> tuple[tuple[str, ...], ImageCounts]:
+    """Read the names of the images and their counts from metrics.npz, or raise almost anything."""
+    with zipfile.ZipFile(table) as archive:
+        if sum(member.file_size for member in archive.infolist()) > MAX_TABLES:
+            raise ValueError(f"it claims to hold more than {MAX_TABLES} bytes")
+    with np.load(table, allow_pickle=False) as stored:
+        return tuple(stored["image_names"].tolist()), ImageCounts(*(stored[name].astype(np.int64) for name in COUNTS))
+
+
+def _refuse_foreign(scores: Mapping[str, Any], names: Sequence[str], counts: ImageCounts) -> None:
+    """Raise a ValueError unless the counts give the scores: those of another evaluation would be told as this one's."""
+    if any(part.shape != (len(names), len(scores["classes"])) for part in counts):
+        raise ValueError(f"its counts are of {counts.labelled.shape} images and classes")
+    found = float(statistics(counts, np.ones((1, len(names))))["miou"][0])
+    told = scores["miou"]
+    if math.isnan(found) != (told is None) or (told is not None and not math.isclose(found, told, abs_tol=1e-9)):
+        raise ValueError("its counts are those of another evaluation")
 
 
 def refuse_unlike(ours: Record, theirs: Record) -> None:

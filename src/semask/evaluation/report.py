@@ -12,6 +12,18 @@ from semask.recipes import get, names
 
 Rows = list[list[str]]
 
+LATEX = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "&%_#${}"},
+        "\\": r"\textbackslash{}",
+        "^": r"\textasciicircum{}",
+        "~": r"\textasciitilde{}",
+        "–": "--",
+        "…": r"\dots{}",
+    }
+)
+"""What a table writes for signs that mean something to LaTeX."""
+
 
 class Column(NamedTuple):
     """A title, what it takes from a record, and whether that is a number."""
@@ -100,16 +112,16 @@ def class_table(records: Sequence[Record]) -> tuple[list[Column], Rows]:
 
 def to_markdown(columns: Sequence[Column], rows: Rows) -> str:
     """Return a table for a README."""
-    lines = [[column.title for column in columns], ["---:" if column.number else "---" for column in columns]]
-    lines += [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    titles, rule = [column.title for column in columns], ["---:" if column.number else "---" for column in columns]
+    head, *body = [[cell.replace("|", "\\|") for cell in row] for row in (titles, *rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *body))
 
 
 def to_csv(columns: Sequence[Column], rows: Rows) -> str:
     """Return a table for a spreadsheet; undefined cells are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([column.title for column in columns])
+    writer.writerow([_inert(column.title) for column in columns])
     writer.writerows([["" if cell == "–" else _inert(cell) for cell in row] for row in rows])
     return text.getvalue()
 
@@ -133,10 +145,8 @@ def percent(value: Any) -> str:
 
 def _inert(cell: str) -> str:
     """Keep spreadsheets from taking a name for a formula."""
-    return f"'{cell}" if cell[:1] in ("=", "+", "@") else cell
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def _latex(cell: str) -> str:
-    for plain, escaped in (("\\", r"\textbackslash "), ("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("#", r"\#")):
-        cell = cell.replace(plain, escaped)
-    return cell.replace("–", "--").replace("…", r"\dots")
+    return cell.translate(LATEX)
