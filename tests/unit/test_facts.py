@@ -156,6 +156,20 @@ def test_known_content_is_not_measured_again_wherever_it_lies(tmp_path: Path, mo
     assert facts_of(moved, thorough=False) == first, "what was looked at closely serves a quick look"
 
 
+def test_what_could_not_be_read_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A codec may have been installed since."""
+    pair = put(tmp_path)
+    age(pair)
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise ValueError(f"{pair.image}: a compression that is not known here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("semask.data.survey.image_facts", fail)
+        assert facts_of(pair).image == Unread("a compression that is not known here")
+    assert facts_of(pair).image == ImageFacts(12, 16, 1)
+
+
 def test_a_quick_look_does_not_serve_a_thorough_one_nor_other_bands(tmp_path: Path) -> None:
     pair = put(tmp_path)
     facts_of(pair)

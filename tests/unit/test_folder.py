@@ -1,10 +1,12 @@
 import hashlib
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from semask.data.digest import digest_split
 from semask.data.folder import find_pairs
 from semask.recipes.recipe import DataRecipe
 
@@ -107,6 +109,15 @@ def test_without_splits_a_tenth_by_name_is_held_out(tmp_path: Path, caplog: pyte
     assert caplog.text.count("3 of 30 pictures") == 1, "told once, though asked for twice"
     assert sorted(train + val) == sorted(names)
     assert val == sorted(sorted(names, key=lambda n: hashlib.sha256(n.encode()).hexdigest())[:3])
+
+
+def test_names_that_are_no_text_are_held_out_and_have_a_digest(tmp_path: Path) -> None:
+    names = [os.fsdecode(f"p{number}".encode() + b"\xff") for number in range(3)]
+    data = tree(tmp_path, *(f"images/{n}.jpg" for n in names), *(f"labels/{n}.png" for n in names))
+    (tmp_path / "classes.json").write_text('{"classes": ["a", "b"]}')
+    data = replace(data, images="images", labels="labels")
+    assert sorted(stems(data) + stems(data, "val")) == sorted(names)
+    assert digest_split(data, "train") != digest_split(data, "val")
 
 
 # --- what can be wrong -------------------------------------------------------------------------------------------

@@ -28,7 +28,8 @@ def digest_split(data: DataRecipe, split: str) -> str:
 
 
 def _line(pair: Pair) -> bytes:
-    return f"{pair.stem}\0{_digest(pair.image)}\0{_digest(pair.label)}\n".encode()
+    # File names may hold bytes that are no text.
+    return f"{pair.stem}\0{_digest(pair.image)}\0{_digest(pair.label)}\n".encode("utf-8", "surrogatepass")
 
 
 def _digest(source: Source) -> str:

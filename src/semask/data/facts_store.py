@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from semask.data.facts import ImageFacts, LabelFacts, PictureFacts, Unread
+from semask.data.facts import ImageFacts, LabelFacts, PictureFacts
 from semask.data.source import Source
 
 FILE = "facts-1.sqlite"
@@ -33,7 +33,8 @@ PENDING = 256
 SETTLED = 2.0
 """[s] A file changed more recently has no stamp: one more change might leave size and time the same."""
 
-Facts = ImageFacts | LabelFacts | Unread
+Facts = ImageFacts | LabelFacts
+"""What could not be read is not kept: a codec that is installed since, or another release, may read it."""
 
 
 def cache_folder() -> Path:
@@ -176,5 +177,4 @@ def _label(height: int, width: int, orientation: int, palette: bool, values: lis
 _READERS: dict[str, Callable[..., Facts]] = {
     ImageFacts.__name__: _image,
     LabelFacts.__name__: _label,
-    Unread.__name__: lambda message: Unread(str(message)),
 }

@@ -162,7 +162,7 @@ def _tell_held_out(root: Path, validation: int, pictures: int, files: str) -> No
 
 def _held_out(stems: Iterable[str]) -> set[str]:
     """Return a tenth of the stems, at least one, the same on every machine and in every order."""
-    ranked = sorted(stems, key=lambda stem: hashlib.sha256(stem.encode()).digest())
+    ranked = sorted(stems, key=lambda stem: hashlib.sha256(stem.encode("utf-8", "surrogatepass")).digest())
     return set(ranked[: max(1, round(len(ranked) * VALIDATION_SHARE))])
 
 

@@ -67,11 +67,10 @@ def _known(
     known = next((facts for kind in kinds if (facts := store.get(kind, digest)) is not None), None)
     if known is not None:
         return digest, known
-    found: ImageFacts | LabelFacts | Unread
     try:
         found = measure(source)
     except ValueError as error:
-        found = Unread(_bare(error, source))
+        return digest, Unread(_bare(error, source))
     store.put(kinds[-1], digest, found)
     return digest, found
 

@@ -67,7 +67,9 @@ def corrupt(
         raise ValueError(
             f"no corruption {name!r} of strength {strength}; there are {', '.join(CORRUPTIONS)}, of strengths 1 … 5"
         )
-    random = np.random.default_rng(int.from_bytes(hashlib.sha256(f"{key} {name} {strength}".encode()).digest()[:16]))
+    # Keys are of file names, which may hold bytes that are no text.
+    told = f"{key} {name} {strength}".encode("utf-8", "surrogatepass")
+    random = np.random.default_rng(int.from_bytes(hashlib.sha256(told).digest()[:16]))
     pixels = image.permute(1, 2, 0).double().numpy()
     if name == ELASTIC:
         follow = partial(moved, places=elastic_places(label.shape, strength, random))
