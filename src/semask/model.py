@@ -83,7 +83,7 @@ class SegmentationModel(nn.Module):
         """Normalise, pad and encode."""
         return self.encoder(self.prepare(images))  # type: ignore[no-any-return]
 
-    def prepare(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b 3 PH PW"]:
+    def prepare(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b c PH PW"]:
         """Normalise and pad: what the encoder reads."""
         self._check(images)
         normalised = (images - self.mean) / self.std
@@ -148,7 +148,7 @@ class SegmentationModel(nn.Module):
         channels = self.mean.shape[0]
         if images.ndim != 4 or images.shape[1] != channels or not images.is_floating_point():
             raise ValueError(
-                f"images must be floats (b, {channels}, H, W), RGB in [0, 1]; got {images.dtype} of shape "
+                f"images must be floats (b, {channels}, H, W) in [0, 1]; got {images.dtype} of shape "
                 f"{tuple(images.shape)}. Divide uint8 images by 255 and put the channels first."
             )
         height, width = images.shape[-2:]
