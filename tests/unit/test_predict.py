@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 
 from semask import cli, recipes
+from semask.bands import Bands
+from semask.bands import Bands
 from semask.build import build_model
 from semask.checkpoints import store
 from semask.commands.predict import PredictOptions, find_files, output_names, parse, predict
@@ -189,13 +191,13 @@ def test_large_pictures_can_be_taken_window_by_window(
     checkpoint: Path, picture: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, ...]] = []
-    scores = SegmentationModel.scores
+    bands = SegmentationModel.bands
 
-    def watching(model: SegmentationModel, images: torch.Tensor) -> torch.Tensor:
+    def watching(model: SegmentationModel, images: torch.Tensor) -> Bands:
         seen.append(tuple(images.shape[-2:]))
-        return scores(model, images)
+        return bands(model, images)
 
-    monkeypatch.setattr(SegmentationModel, "scores", watching)
+    monkeypatch.setattr(SegmentationModel, "bands", watching)
     Image.fromarray(picture).save(tmp_path / "a.png")
     place = ["predict", str(checkpoint), str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--device", "cpu"]
     assert cli.main(place) == 0

@@ -89,5 +89,5 @@ def segment_scenes(bundle: Bundle) -> list[Row]:
         for index in range(PICTURES):
             image, label, _ = scenes[index]
             batch = image[None]
-            rows.append(Row(image, label, predictor(batch)[0].argmax(dim=0), prior(batch)[0].argmax(dim=0)))
+            rows.append(Row(image, label, predictor.labels(batch)[0], prior.labels(batch)[0]))
     return rows

@@ -175,8 +175,8 @@ def paint(painter: Painter, picture: Picture, out: Path, name: str) -> None:
     pixels = as_unit(picture)
     with torch.inference_mode():
         batch = pixels[None].to(painter.device)
-        labels = painter.predictor(batch)[0].argmax(dim=0).cpu()
-        prior = painter.prior(batch)[0].argmax(dim=0).cpu() if painter.prior else None
+        labels = painter.predictor.labels(batch)[0].cpu()
+        prior = painter.prior.labels(batch)[0].cpu() if painter.prior else None
     write_label(out / PREDICTIONS / f"{name}.png", labels, painter.classes)
     if painter.submission is not None:
         painter.submission.write(name, labels, size=(pixels.shape[-2], pixels.shape[-1]))
