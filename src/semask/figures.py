@@ -151,7 +151,7 @@ def class_bars(path: str | Path, scores: Scores, names: Sequence[str]) -> None:
             axes.text(100 * iou + 1, place, f"{100 * iou:.1f}", va="center", fontsize=8)
         axes.axvline(100 * scores.miou, color=PRIOR, linewidth=1.2)
         axes.set_title(f"IoU per class [%], mean {100 * scores.miou:.1f}")
-        axes.set_yticks(places, [name for _, name in rows])
+        axes.set_yticks(places, [name for _, name in rows], parse_math=False)  # names may hold $
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlim(0, 105)
         axes.grid(axis="y", visible=False)

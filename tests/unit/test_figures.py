@@ -96,5 +96,7 @@ def test_bars_are_sorted_and_leave_undefined_classes_out(tmp_path: Path, drawn: 
     axes = drawn[0].axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["road", "sky"]
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([200 / 3, 50.0])
+    class_bars(tmp_path / "c.png", confusion.scores(), (r"$\frac$", "b_{$ and $", "c"))
+    assert [label.get_text() for label in drawn[1].axes[0].get_yticklabels()] == ["b_{$ and $", r"$\frac$"]
     with pytest.raises(ValueError, match="no class has a defined IoU"):
         class_bars(tmp_path / "b.png", Confusion(3).scores(), CLASSES.names)
