@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
 from scipy.ndimage import find_objects
 from scipy.ndimage import label as connected
 
@@ -66,7 +66,7 @@ class SizeConfusions:
 
     def _ranges(self, truth: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
         """Return the number of the range that each pixel's object is of, and `IGNORE` where there is none."""
-        found: Int64[np.ndarray, "H W"] = np.full(truth.shape, IGNORE, np.uint8)
+        found: UInt8[np.ndarray, "H W"] = np.full(truth.shape, IGNORE, np.uint8)
         for number, box in enumerate(find_objects(truth.astype(np.int32) + 1)):
             if box is None or number == IGNORE:
                 continue
