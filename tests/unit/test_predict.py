@@ -12,7 +12,6 @@ from PIL import Image
 
 from semask import cli, recipes
 from semask.bands import Bands
-from semask.bands import Bands
 from semask.build import build_model
 from semask.checkpoints import store
 from semask.commands.predict import PredictOptions, find_files, output_names, parse, predict
