@@ -14,9 +14,9 @@ import torch.multiprocessing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semask.evaluation import Measures, Tally
+from semask.evaluation import Measures, Tally, evaluate_model
 from semask.evaluation.record import measured
-from semask.structures import IGNORE
+from semask.structures import IGNORE, Sample
 
 
 class Picture(NamedTuple):
@@ -34,6 +34,7 @@ def picture(number: int, num_classes: int, size: tuple[int, int], *, ignored: fl
     return Picture(str(number), prediction, truth, torch.rand(size, generator=generator))
 
 
+MEASURES = Measures(areas=(4, 20))
 SIZES = [(1, 1), (7, 12), (20, 5), (16, 16)]
 
 
@@ -42,7 +43,7 @@ def pictures(count: int, num_classes: int = 4, *, ignored: float = 0.2) -> list[
 
 
 def tallied(shown: list[Picture], num_classes: int = 4) -> Tally:
-    tally = Tally(num_classes, Measures(areas=(4, 20)))
+    tally = Tally(num_classes, MEASURES)
     for name, prediction, truth, confidence in shown:
         tally.update(name, prediction, truth, confidence)
     return tally
@@ -107,18 +108,42 @@ def test_order_splits_and_ignored_pixels_never_matter(order: list[int], cut: int
     assert told(first) == whole
 
 
-def _process(rank: int, world_size: int, folder: str) -> None:
+class Shown:
+    """Pictures as a data set, of the colours of what a model is to predict."""
+
+    def __init__(self, count: int) -> None:
+        self.pictures = pictures(count)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Sample:
+        name, prediction, truth, _ = self.pictures[index]
+        return Sample(prediction.float().expand(3, -1, -1) / 4, truth, name)
+
+
+def scores_of_colours(images: torch.Tensor) -> torch.Tensor:
+    return -((4 * images[:, :1] - torch.arange(4.0)[:, None, None]) ** 2)
+
+
+def evaluated(count: int) -> dict[str, object]:
+    return told(evaluate_model(scores_of_colours, Shown(count), num_classes=4, measures=MEASURES))
+
+
+def _process(rank: int, world_size: int, folder: str, counts: tuple[int, ...]) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
     )
-    torch.save(told(tallied(pictures(7)[rank::world_size]).reduce()), f"{folder}/{rank}.pt")
+    torch.save([evaluated(count) for count in counts], f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_tell_the_same_as_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_process, args=(2, str(tmp_path)), nprocs=2)
-    for rank in range(2):
-        assert torch.load(tmp_path / f"{rank}.pt") == told(tallied(pictures(7)))
+def test_processes_tell_the_same_as_one_even_one_without_any_image(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_process, args=(3, str(tmp_path), (7, 2)), nprocs=3)
+    alone = [evaluated(7), evaluated(2)]
+    assert alone[0]["scores"] == told(tallied(pictures(7)))["scores"]
+    for rank in range(3):
+        assert torch.load(tmp_path / f"{rank}.pt") == alone
 
 
 def test_an_image_counts_once() -> None:
