@@ -84,7 +84,7 @@ def test_an_evaluation_is_told_in_full(tmp_path: Path) -> None:
         low, high = record["intervals"][key]
         assert f"{100 * low:.1f} – {100 * high:.1f}" in page.words
     for row in record["scores"]["classes"]:
-        for key in ("iou", "accuracy", "dice"):
+        for key in ("iou", "accuracy", "dice") if row["iou"] is not None else ():
             assert ("–" if row[key] is None else f"{100 * row[key]:.1f}") in page.words
     headings = [attributes.get("id") for attributes in page.of("h2")]
     assert headings == ["classes", "confusion", "reliability", "sizes", "pictures", "gallery", "protocol"]
@@ -94,13 +94,15 @@ def test_an_evaluation_is_told_in_full(tmp_path: Path) -> None:
     assert "whole" in page.words, "the protocol's test.mode"
 
 
-def test_classes_come_best_first_and_undefined_ones_last(tmp_path: Path) -> None:
+def test_classes_come_best_first_and_undefined_ones_are_named_below(tmp_path: Path) -> None:
     record, arrays = fake_record(CLASSES)
     page = evaluation(tmp_path, record, arrays)
     names = [attributes["title"] for attributes in page.of("td") if "title" in attributes]
     scores = {row["name"]: row["iou"] for row in record["scores"]["classes"]}
-    assert names == sorted(scores, key=lambda name: -math.inf if scores[name] is None else scores[name], reverse=True)
-    assert names[-1] == "nowhere"
+    defined = [name for name in scores if scores[name] is not None]
+    assert names == sorted(defined, key=lambda name: scores[name], reverse=True)
+    assert len(defined) == 4
+    assert "Neither labels nor predictions hold nowhere." in page.words
 
 
 @pytest.mark.parametrize("absent", ["intervals", "sizes", "calibration", "versions", "hardware", "seconds"])
@@ -126,7 +128,7 @@ def test_every_number_may_be_null(tmp_path: Path) -> None:
 
     page = evaluation(tmp_path, emptied(record), {**arrays, "image_miou": np.full(200, np.nan)})
     assert "reliability" not in {attributes.get("id") for attributes in page.of("h2")}
-    assert page.words.count("–") > 15
+    assert page.words.count("–") > 10
     evaluation(tmp_path, record, {})
 
 
@@ -162,7 +164,8 @@ def test_many_classes_stay_readable(tmp_path: Path) -> None:
     classes = Classes.load("ade20k")
     record, arrays = fake_record(classes)
     page = evaluation(tmp_path, record, arrays, classes=classes)
-    assert len([attributes for attributes in page.of("td") if "title" in attributes]) == 150
+    defined = sum(row["iou"] is not None for row in record["scores"]["classes"])
+    assert 140 < defined == len([attributes for attributes in page.of("td") if "title" in attributes])
     [matrix] = [attributes for attributes in page.of("img") if attributes["alt"] == "Confusion matrix"]
     assert decoded(str(matrix["src"])).shape == (150, 150, 4)
 
