@@ -101,6 +101,21 @@ def test_no_mask_anywhere_leaves_every_class_as_likely() -> None:
     assert found.confidence.tolist() == [[[1.0, 0.25], [0.25, 0.25]]]
 
 
+def test_scores_that_are_no_numbers_have_no_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bands, "NUMBERS", 20)
+    scores = torch.rand(1, 4, 6, 5)
+    scores[0, 2, 1:3, 4] = float("nan")
+    scores[0, 1, 5, 0] = float("inf")
+    predictor = Predictor(lambda images: Held(scores))
+    with pytest.raises(FloatingPointError, match=r"scores of 2 of 30 pixels are no numbers: .* diverged"):
+        predictor.labels(torch.rand(1, 3, 6, 5))
+    assert predictor.labelled(torch.rand(1, 3, 6, 5)).confidence.isnan().nonzero().tolist() == [
+        [0, 1, 4],
+        [0, 2, 4],
+        [0, 5, 0],
+    ]
+
+
 def test_labels_of_low_precision() -> None:
     maps = torch.randn(1, 5, 6, 7).bfloat16()
     for source in (Held(maps), Resized(Held(maps), (6, 7))):

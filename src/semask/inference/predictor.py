@@ -69,19 +69,30 @@ class Predictor:
         return gather(bands, device="cpu" if over else None)
 
     def labels(self, images: Float[Tensor, "b c H W"]) -> UInt8[Tensor, "b H W"]:
-        """Return the best class of every pixel."""
+        """Return the best class of every pixel.
+
+        A FloatingPointError tells scores that are no numbers: labels cannot, and would be of one class.
+        """
         bands = self.bands(images)
         _check_classes(bands.shape[1])
         found: Tensor | None = None
+        wrong = torch.zeros((), dtype=torch.int64)
         for first, last, scores in walk(bands):
             if found is None:
-                found = _maps(bands, scores, torch.uint8)
-            found[:, first:last] = best_class(scores)
+                found, wrong = _maps(bands, scores, torch.uint8), wrong.to(scores.device)
+            best = best_class(scores)
+            found[:, first:last] = best
+            wrong += scores.gather(1, best[:, None]).isnan().sum()
         assert found is not None  # images have at least one row
+        if wrong:
+            raise FloatingPointError(
+                f"the scores of {int(wrong)} of {found.numel()} pixels are no numbers: has the training of this model "
+                "diverged, or does the image hold values that are no numbers?"
+            )
         return found
 
     def labelled(self, images: Float[Tensor, "b c H W"]) -> Labelled:
-        """Return the best class of every pixel and its probability."""
+        """Return the best class of every pixel and its probability, nan where scores are no numbers."""
         bands = self.bands(images)
         _check_classes(bands.shape[1])
         found: Labelled | None = None
