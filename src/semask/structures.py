@@ -3,7 +3,8 @@
 b batch · c channels · k classes · q queries · h w a feature grid · H W an image · n tokens · l levels · p points
 d head width
 
-Images are RGB in [0, 1], channels first. Labels are class ids; `IGNORE` marks pixels that take no part.
+Images are RGB, or bands of any number, in [0, 1], channels first. Labels are class ids; `IGNORE` marks pixels that take
+no part.
 """
 
 from __future__ import annotations
@@ -114,9 +115,9 @@ class LossTerms(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One picture with its labels: image 3×H×W in [0, 1], label H×W (class ids, `IGNORE`), name for messages."""
+    """One picture with its labels: image c×H×W in [0, 1], label H×W (class ids, `IGNORE`), name for messages."""
 
-    image: Float[Tensor, "3 H W"]
+    image: Float[Tensor, "c H W"]
     label: Integer[Tensor, "H W"]
     name: str
 
@@ -124,7 +125,7 @@ class Sample(NamedTuple):
 class Batch(NamedTuple):
     """Samples of one size, stacked."""
 
-    images: Float[Tensor, "b 3 H W"]
+    images: Float[Tensor, "b c H W"]
     labels: Integer[Tensor, "b H W"]
     names: tuple[str, ...]
 

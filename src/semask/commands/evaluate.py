@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from semask.pages.gallery import GalleryPicture
 
 PROG = "semask evaluate CHECKPOINT"
+PATIENCE = timedelta(hours=6)
+"""How long processes that are done wait for the others: the first reads all labels before its share."""
 logger = logging.getLogger(__name__)
 
 
@@ -307,7 +310,7 @@ def processes(device: torch.device) -> Iterator[int]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield torch.distributed.get_rank()
     finally:

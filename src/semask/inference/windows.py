@@ -120,11 +120,11 @@ class Windows:
         found = self._predictor(torch.stack(crops))
         # Making scores smaller may leave rows out, and windows begin in these, too.
         self._reach(batch[-1].row + tall, min(needed, batch[0].row), found)
-        weights = self._weights.to(self._summed)
+        self._weights = self._weights.to(self._summed)  # copied to a GPU once
         for (row, image, column), scores in zip(batch, found, strict=True):
             top = row - self._first
             part = self._summed[image, :, top : top + tall, column : column + wide]
-            part.addcmul_(scores.to(part), weights)
+            part.addcmul_(scores.to(part), self._weights)
 
     def _reach(self, bottom: int, needed: int, found: Float[Tensor, "n k h w"]) -> None:
         """Make room for sums down to row `bottom`, and let go of rows above `needed`."""
