@@ -158,3 +158,8 @@ def test_hardest_pixels_are_not_for_masks() -> None:
 def test_class_counts_out_of_range(num_classes: int) -> None:
     with pytest.raises(ValueError, match="num_classes must lie in"):
         build_model(Recipe(name="test/x", model=ModelRecipe(num_classes=num_classes)))
+
+
+def test_a_channel_is_not_divided_by_nothing() -> None:
+    with pytest.raises(ValueError, match=r"model.std .* above 0, got 0.2 0 0.2; where a channel has one value"):
+        build_model(Recipe(name="test/x", model=ModelRecipe(std=(0.2, 0.0, 0.2))))

@@ -185,6 +185,26 @@ def test_another_class_count_than_the_model_has(root: Path) -> None:
     assert look(root, num_classes=4).errors == ()
 
 
+def test_a_single_class_cannot_be_trained(root: Path) -> None:
+    for path in (root / "labels").rglob("*.png"):
+        Image.fromarray(np.zeros_like(np.array(Image.open(path)))).save(path)
+    (root / "classes.json").write_text('{"classes": ["thing"]}')
+    [problem] = look(root).errors
+    assert "has 1 class and models tell at least 2 apart" in problem.message
+
+
+def test_statistics_of_faint_bands_are_not_rounded_to_nothing(root: Path) -> None:
+    for path in (root / "images/train").iterdir():
+        image = np.array(Image.open(path))
+        image[..., 2] = 0
+        image[0, 0, 2] = 1
+        path.unlink()
+        Image.fromarray(image).save(path.with_suffix(".png"))
+    flags = look(root).statistics_flags().split()
+    assert 0 < float(flags[3]) < 1e-5
+    assert 0 < float(flags[-1]) < 1e-3
+
+
 def test_like_pictures_are_warned_of(root: Path) -> None:
     Image.open(root / "images/train/train2.jpg").resize((48, 36)).save(root / "images/val/smaller.jpg", quality=90)
     Image.fromarray(scene(2, (36, 48))[1]).save(root / "labels/val/smaller.png")
@@ -242,6 +262,8 @@ def test_options_out_of_range_are_refused_before_anything_is_read(root: Path) ->
         look(root, beta=1.0)
     with pytest.raises(ValueError, match="distance is a number of differing bits, 0 … 64, got 65"):
         look(root, distance=65)
+    with pytest.raises(ValueError, match="workers are threads, at least 1, got 0"):
+        look(root, workers=0)
 
 
 def test_no_pair_at_all_is_wrong_input(tmp_path: Path) -> None:

@@ -15,6 +15,11 @@ def check_numbers(spec: ModelRecipe) -> None:
             f"num_classes must lie in 2 … {MAX_CLASSES}, got {spec.num_classes}; to find one kind of thing, make it "
             "and all the rest two classes"
         )
+    if not all(deviation > 0 for deviation in spec.std):
+        raise ValueError(
+            f"model.std divides the channels and must be above 0, got {' '.join(f'{value:g}' for value in spec.std)}; "
+            "where a channel has one value everywhere, give 1"
+        )
     width = spec.decoder.channels
     if width is not None and width < 1:
         raise ValueError(f"a decoder is at least 1 channel wide, got {width}; None takes the encoder's width")

@@ -90,7 +90,7 @@ class Diagnosis:
         """Return the statistics as flags of `semask train`; nothing without any."""
         if self.statistics is None:
             return ""
-        mean, std = (" ".join(f"{value:.4f}" for value in values) for values in self.statistics)
+        mean, std = (" ".join(f"{value:.4g}" for value in values) for values in self.statistics)
         return f"--model.mean {mean} --model.std {std}"
 
     def weight_flags(self) -> dict[str, str]:
@@ -135,6 +135,8 @@ def diagnose(
         raise ValueError(f"beta lies in [0, 1), got {beta:g}; give a number like 0.999")
     if not 0 <= distance <= BITS:
         raise ValueError(f"distance is a number of differing bits, 0 … {BITS}, got {distance}; give a small one")
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers are threads, at least 1, got {workers}; None takes one per processor")
     classes = classes_of(data)
     splits, problems = _read(data, classes, workers=workers, progress=progress)
     pairs = [pair for split in splits for pair in split.pairs]
@@ -227,6 +229,12 @@ def _read(
 
 
 def _class_count(classes: Classes, expected: int | None) -> Iterator[Problem]:
+    if len(classes) < 2:
+        yield Problem(
+            "classes",
+            f"the class table has {len(classes)} class and models tell at least 2 apart; to find one kind of "
+            "thing, make it and all the rest two classes",
+        )
     if expected is not None and len(classes) != expected:
         yield Problem(
             "classes",
