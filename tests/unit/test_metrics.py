@@ -72,6 +72,29 @@ def test_iou_agrees_with_torchmetrics() -> None:
     assert scores.miou == pytest.approx(float(mean), abs=1e-6)
 
 
+@settings(deadline=None, max_examples=25)
+@given(st.integers(2, 6), st.integers(1, 30), st.sampled_from([0.0, 0.4, 1.0]), st.integers(0, 10**6))
+def test_adversarial_maps_agree_with_torchmetrics(num_classes: int, size: int, ignored: float, seed: int) -> None:
+    """Few pixels, so that classes are absent from truth, prediction or both; torchmetrics calls what is undefined 0."""
+    from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
+
+    generator = torch.Generator().manual_seed(seed)
+    prediction = torch.randint(0, num_classes, (size,), generator=generator)
+    truth = torch.randint(0, max(1, num_classes - 1), (size,), generator=generator)
+    truth[torch.rand(size, generator=generator) < ignored] = IGNORE
+    scores = counted(prediction, truth, num_classes).scores()
+    for ours, other in (
+        (scores.iou, MulticlassJaccardIndex(num_classes, average="none", ignore_index=IGNORE)),
+        (scores.dice, MulticlassF1Score(num_classes, average="none", ignore_index=IGNORE)),
+        (scores.accuracy, MulticlassAccuracy(num_classes, average="none", ignore_index=IGNORE)),
+    ):
+        torch.testing.assert_close(ours.nan_to_num(0.0).float(), other(prediction, truth))
+    overall = MulticlassAccuracy(num_classes, average="micro", ignore_index=IGNORE)(prediction, truth)
+    assert (0.0 if math.isnan(scores.aacc) else scores.aacc) == pytest.approx(float(overall))
+    held = {*truth.tolist()} - {IGNORE} | {*prediction[truth != IGNORE].tolist()}
+    assert [not math.isnan(value) for value in scores.iou.tolist()] == [k in held for k in range(num_classes)]
+
+
 @settings(deadline=None, max_examples=60)
 @given(label_maps(), st.randoms(use_true_random=False))
 def test_order_splitting_and_ignored_pixels_never_matter(
