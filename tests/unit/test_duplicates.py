@@ -1,13 +1,19 @@
 """Like pictures against comparing all with all."""
 
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semask.data import duplicates
+from semask.data.class_counts import count_classes
+from semask.data.doctor import Split, find_duplicates
 from semask.data.duplicates import groups_of_same, near_duplicates
+from semask.data.facts import ImageFacts, PairFacts, PictureFacts, Unread
+from semask.data.folder import Pair
+from semask.data.synthetic import SCENE_CLASSES
 
 NUMBERS = st.one_of(st.none(), st.integers(0, 2**64 - 1), st.sampled_from([0, 1, 3, 7, 2**63, 2**64 - 1, 2**64 - 2]))
 
@@ -30,3 +36,21 @@ def test_near_duplicates_against_counting_bits(signatures: list[int | None], dis
 def test_groups_of_same() -> None:
     assert groups_of_same(["a", None, "b", "a", None, "c", "b", "a"]) == [[0, 3, 7], [2, 6]]
     assert groups_of_same([]) == []
+
+
+def split(name: str, signatures: list[int]) -> Split:
+    facts = [
+        PairFacts(ImageFacts(9, 9, 1, PictureFacts((0.0,), (0.0,), bits)), Unread("none"), f"{name}{i}")
+        for i, bits in enumerate(signatures)
+    ]
+    pairs = [Pair(f"{name}{i}", Path(f"{name}{i}.png"), Path(f"{name}{i}_.png")) for i in range(len(facts))]
+    return Split(name, tuple(pairs), tuple(facts), count_classes([], SCENE_CLASSES))
+
+
+def test_no_end_of_like_pictures_hides_a_leak(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("semask.data.doctor.MAX_DUPLICATES", 10)
+    found = find_duplicates((split("train", [5] * 8), split("val", [7, 2**64 - 1])), distance=3)
+    assert len(found) == 10
+    leaks = [each for each in found if each.leak]
+    assert sorted(each.first.stem for each in leaks) == [f"train{i}" for i in range(8)]
+    assert {(each.second.stem, each.splits, each.distance) for each in leaks} == {("val0", ("train", "val"), 1)}

@@ -199,9 +199,10 @@ def find_duplicates(splits: Sequence[Split], *, distance: int) -> tuple[Duplicat
         facts.image.picture.signature if isinstance(facts.image, ImageFacts) and facts.image.picture else None
         for _, _, facts in where
     ]
-    likes = near_duplicates(signatures, distance=distance)
-    alike = (like for like in likes if digests[like.first] != digests[like.second])
-    found += [duplicate(*like) for like in islice(alike, MAX_DUPLICATES)]
+    # From the end, where validation lies: what is beyond the limit lies within the training split.
+    likes, last = near_duplicates(signatures[::-1], distance=distance), len(where) - 1
+    alike = ((last - second, last - first, bits) for first, second, bits in likes)
+    found += [duplicate(*like) for like in islice((a for a in alike if digests[a[0]] != digests[a[1]]), MAX_DUPLICATES)]
     return tuple(sorted(found, key=lambda each: (not each.leak, -1 if each.distance is None else each.distance)))
 
 
