@@ -19,7 +19,8 @@ from PIL import Image
 from semask import cli, recipes
 from semask.build import build_model, with_classes
 from semask.checkpoints import store
-from semask.commands.evaluate import EvaluateOptions, check_classes, evaluate, summary, table
+from semask.commands.checkpoint import check_classes
+from semask.commands.evaluate import EvaluateOptions, evaluate, summary, table
 from semask.data.dataset import classes_of, validation_set
 from semask.data.digest import digest_split
 from semask.inference import tta

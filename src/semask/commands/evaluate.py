@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import math
-import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import timedelta
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from semask.checkpoints.record import WEIGHTS, read_recipe
+from semask.commands.checkpoint import begin, check_classes, digest, hardware, processes, versions
 from semask.commands.flags import check_json
 from semask.commands.flags import parse as parse_flags
 from semask.recipes import DataRecipe, Recipe, TestRecipe
@@ -35,8 +32,6 @@ if TYPE_CHECKING:
     from semask.pages.gallery import GalleryPicture
 
 PROG = "semask evaluate CHECKPOINT"
-PATIENCE = timedelta(hours=6)
-"""How long processes that are done wait for the others: the first reads all labels before its share."""
 logger = logging.getLogger(__name__)
 
 
@@ -82,13 +77,8 @@ class Settings:
 
 def main(arguments: Sequence[str]) -> None:
     """Parse `CHECKPOINT [flags]`, whose flags begin at the checkpoint's own recipe, and evaluate."""
-    if not arguments or arguments[0] in {"-h", "--help"}:
-        parse(Recipe(name="CHECKPOINT"), ["--help"])
-    if arguments[0].startswith("-"):
-        raise ValueError(f"the checkpoint's folder comes first: {PROG} [flags]; got {arguments[0]!r}")
-    checkpoint = Path(arguments[0])
-    recipe = read_recipe(checkpoint)
-    settings = parse(recipe, arguments[1:])
+    checkpoint, recipe, flags = begin(arguments, prog=PROG)
+    settings = parse(recipe, flags)
     from semask.checkpoints import store
 
     recipe = dataclasses.replace(recipe, data=settings.data, test=settings.test)
@@ -148,7 +138,7 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
         if rank == 0:
             console.print(table(scores, classes.names))
             record = _record(checkpoint, recipe, tally, classes, options)
-            record |= {"hardware": _hardware(device), "seconds": round(seconds, 2)}
+            record |= {"hardware": hardware(device), "seconds": round(seconds, 2)}
             console.print(summary(record))
             pictures = _gallery(recipe, predictor, tally, options, device)
             _write(checkpoint, options, record, tally, classes, pictures, console=console)
@@ -271,52 +261,6 @@ def _write(
     console.print(f"all of it as a page in {out.with_suffix('.html')}")
 
 
-def _hardware(device: torch.device) -> dict[str, Any]:
-    import torch.distributed
-
-    from semask.device import describe
-
-    joined = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return {"device": describe(device), "processes": torch.distributed.get_world_size() if joined else 1}
-
-
-def check_classes(bundle: Bundle, classes: Classes) -> None:
-    """Raise a ValueError unless the data set's classes are the checkpoint's, without regard to case and outer spaces.
-
-    Published tables spell some names with a space at the end.
-    """
-    trained = bundle.recipe.model.num_classes
-    if len(classes.names) != trained:
-        raise ValueError(
-            f"the checkpoint knows {trained} classes, the data set has {len(classes.names)}; give the class table it "
-            "was trained with by --data.classes"
-        )
-    known = bundle.classes.names if bundle.classes is not None else classes.names
-    for index, (ours, theirs) in enumerate(zip(known, classes.names, strict=True)):
-        if ours.strip().casefold() != theirs.strip().casefold():
-            raise ValueError(
-                f"class {index} is {ours!r} in the checkpoint and {theirs!r} in the data set; give the class table it "
-                "was trained with by --data.classes"
-            )
-
-
-@contextmanager
-def processes(device: torch.device) -> Iterator[int]:
-    """Join the processes that torchrun started, and yield this one's rank; alone, yield 0."""
-    import torch
-
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        yield 0
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
-    try:
-        yield torch.distributed.get_rank()
-    finally:
-        torch.distributed.destroy_process_group()
-
-
 def table(scores: Scores, names: Sequence[str]) -> Table:
     """Return IoU, accuracy and share of the labelled pixels of every class as a table; – is undefined."""
     from rich.table import Table
@@ -347,23 +291,6 @@ def summary(record: dict[str, Any]) -> str:
     if "calibration" in record:
         told.append(f"ECE {percent(record['calibration']['ece'])}")
     return f"{'  '.join(told)}  over {record['images']} images"
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that scores may depend on."""
-    import platform
-    from importlib.metadata import version
-
-    import torch
-
-    packages = {name: version(name) for name in ("semask", "torchvision", "timm", "numpy", "scipy", "pillow")}
-    return {"python": platform.python_version(), "torch": torch.__version__, **packages}
 
 
 def percent(value: float | None) -> str:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from semask.checkpoints.record import WEIGHTS, read_recipe
-from semask.commands.evaluate import check_classes, digest, percent, processes, versions
+from semask.checkpoints.record import WEIGHTS
+from semask.commands.checkpoint import begin, check_classes, digest, hardware, processes, versions
+from semask.commands.evaluate import percent
 from semask.commands.flags import check_json
 from semask.commands.flags import parse as parse_flags
 from semask.recipes import DataRecipe, Recipe, TestRecipe
@@ -63,13 +64,8 @@ class Settings:
 
 def main(arguments: Sequence[str]) -> None:
     """Parse `CHECKPOINT [flags]`, whose flags begin at the checkpoint's own recipe, and evaluate."""
-    if not arguments or arguments[0] in {"-h", "--help"}:
-        parse(Recipe(name="CHECKPOINT"), ["--help"])
-    if arguments[0].startswith("-"):
-        raise ValueError(f"the checkpoint's folder comes first: {PROG} [flags]; got {arguments[0]!r}")
-    checkpoint = Path(arguments[0])
-    recipe = read_recipe(checkpoint)
-    settings = parse(recipe, arguments[1:])
+    checkpoint, recipe, flags = begin(arguments, prog=PROG)
+    settings = parse(recipe, flags)
     from semask.checkpoints import store
 
     recipe = dataclasses.replace(recipe, data=settings.data, test=settings.test)
@@ -96,7 +92,7 @@ def robustness(checkpoint: Path, bundle: Bundle, options: RobustnessOptions) -> 
 
     from semask.data.check import check_pairs
     from semask.data.dataset import classes_of
-    from semask.device import describe, pick_device
+    from semask.device import pick_device
     from semask.evaluation.robustness import check_choice
 
     recipe = bundle.recipe
@@ -122,7 +118,7 @@ def robustness(checkpoint: Path, bundle: Bundle, options: RobustnessOptions) -> 
                 **found.to_dict(),
                 "protocol": {"data": dataclasses.asdict(recipe.data), "test": dataclasses.asdict(recipe.test)},
                 "versions": versions(),
-                "hardware": describe(device),
+                "hardware": hardware(device),
                 "seconds": round(time.perf_counter() - started, 2),
             }
             Console().print(table(found))
