@@ -36,7 +36,7 @@ def write(
     record = {
         "recipe": "ade20k/semask-swin-t-fpn",
         "checkpoint": {"path": "x", "sha256": "0123456789abcdef"},
-        "data": {"split": "val", "images": images, "sha256": sha256},
+        "data": {"split": "validation", "images": images, "sha256": sha256},
         "images": images,
         "protocol": {"name": "semask-ss", "seen": seen, "data": {}, "test": {}},
         **measured(tally, CLASSES, resamples=100),
@@ -92,7 +92,7 @@ def test_one_image_has_no_interval(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_other_data_and_other_protocols_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, other = write(tmp_path / "a.json"), write(tmp_path / "other.json", sha256="cd" * 32)
     assert cli.main(["compare", str(a), str(other), "--out", str(tmp_path / "c.json")]) == 2
-    assert "different data (12 images of val, sha256 abababab" in " ".join(capsys.readouterr().err.split())
+    assert "different data (12 images of validation, sha256 abababab" in " ".join(capsys.readouterr().err.split())
     values = json.loads(a.read_text())
     values["protocol"]["seen"] |= {"flip": True, "window": [512, 512]}
     (tmp_path / "flipped.json").write_text(json.dumps(values))
@@ -231,3 +231,34 @@ def test_tables_that_cannot_be_are_refused(tmp_path: Path, capsys: pytest.Captur
     shutil.copy(tmp_path / "a.npz", tmp_path / "b.npz")
     assert cli.main(["report", str(path), str(tmp_path / "b.json"), "--classes"]) == 2
     assert "other classes" in capsys.readouterr().err
+
+
+def test_a_paper_s_figure_stands_beside_its_own_protocol_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "a.json")
+    values = json.loads(path.read_text())
+    for protocol, split, figure in (
+        ("semask-ss", "validation", "42.06"),
+        ("semask-ms", "validation", "43.36"),
+        ("segmenter-ss", "validation", ""),
+        (None, "validation", ""),
+        ("semask-ss", "training", ""),
+    ):
+        values["protocol"]["name"], values["data"]["split"] = protocol, split
+        path.write_text(json.dumps(values))
+        assert cli.main(["report", str(path)]) == 0
+        heads, _, cells = capsys.readouterr().out.splitlines()
+        assert ("published" in heads) == bool(figure)
+        assert not figure or f"| {figure} |" in cells
+
+
+def test_sizes_of_other_limits_are_not_called_small_and_large(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "a.json")
+    values = json.loads(path.read_text())
+    values["sizes"]["thresholds"] = [5, 9]
+    path.write_text(json.dumps(values))
+    assert cli.main(["report", str(path)]) == 0
+    assert "small" not in capsys.readouterr().out

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from semask.commands.flags import check_json, parse
+from semask.percent import percent
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -76,10 +77,10 @@ def table(found: dict[str, Any]) -> Table:
         grid.add_column(title, justify="right")
     scores = [found[run]["scores"] for run in "ab"]
     for name, title in MEANS.items():
-        grid.add_row(title, *(_percent(score.get(name)) for score in scores), *_difference(found["difference"][name]))
+        grid.add_row(title, *(percent(score.get(name)) for score in scores), *_difference(found["difference"][name]))
     grid.add_section()
     for row in found["classes"]:
-        grid.add_row(row["name"], _percent(row["a"]), _percent(row["b"]), *_difference(row["difference"]))
+        grid.add_row(row["name"], percent(row["a"]), percent(row["b"]), *_difference(row["difference"]))
     return grid
 
 
@@ -102,7 +103,3 @@ def _difference(ends: Sequence[float] | None) -> tuple[str, str]:
     value, low, high = (100 * end for end in ends)
     star = " *" if low > 0 or high < 0 else ""
     return f"{value:+.2f}{star}", f"{low:+.2f} … {high:+.2f}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f}"

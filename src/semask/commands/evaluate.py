@@ -16,6 +16,7 @@ from semask.checkpoints.record import WEIGHTS, read_recipe
 from semask.commands.checkpoint import begin, check_classes, digest, hardware, processes, versions
 from semask.commands.flags import check_json
 from semask.commands.flags import parse as parse_flags
+from semask.percent import percent
 from semask.recipes import DataRecipe, Recipe, TestRecipe
 from semask.recipes.protocols import name_of, what_is_seen, with_protocol
 from semask.recipes.scale import scale_warning
@@ -291,8 +292,3 @@ def summary(record: dict[str, Any]) -> str:
     if "calibration" in record:
         told.append(f"ECE {percent(record['calibration']['ece'])}")
     return f"{'  '.join(told)}  over {record['images']} images"
-
-
-def percent(value: float | None) -> str:
-    """Return a share as a percentage with two decimals; – is undefined."""
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.2f}"

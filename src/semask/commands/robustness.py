@@ -13,9 +13,9 @@ import tyro
 
 from semask.checkpoints.record import WEIGHTS
 from semask.commands.checkpoint import begin, check_classes, digest, hardware, processes, versions
-from semask.commands.evaluate import percent
 from semask.commands.flags import check_json
 from semask.commands.flags import parse as parse_flags
+from semask.percent import percent
 from semask.recipes import DataRecipe, Recipe, TestRecipe
 from semask.whole_file import whole_file
 

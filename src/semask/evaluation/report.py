@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from semask.evaluation.record import Record
+from semask.metrics.sizes import AREAS
+from semask.percent import percent
 from semask.recipes import get, names
+from semask.recipes.protocols import name_of
 
 Rows = list[list[str]]
 
@@ -48,20 +51,23 @@ def _calibration(record: Record) -> str:
 
 def _size(number: int) -> Callable[[Record], str]:
     def value(record: Record) -> str:
-        bins = record.values.get("sizes", {}).get("bins", [])
-        return percent(bins[number]["miou"]) if len(bins) == 3 else ""
+        sizes = record.values.get("sizes", {})
+        return percent(sizes["bins"][number]["miou"]) if sizes.get("thresholds") == list(AREAS) else ""
 
     return value
 
 
 def _published(record: Record) -> str:
-    """Return what the paper printed for the recipe under the protocol's kind: one scale, or several."""
+    """Return what the paper printed for the recipe, one scale or several, if the record is of the paper's protocol.
+
+    How many images the record is of stands beside it.
+    """
     if record.title not in names():
         return ""
-    published = get(record.title).published
-    several = record.values["protocol"]["seen"]["flip"]
-    miou = published.miou_ms if several else published.miou
-    return "" if miou is None else f"{miou:.2f}"
+    recipe, protocol = get(record.title), record.values["protocol"]["name"]
+    paper = str(name_of(recipe)).removesuffix("-ss")
+    miou = {f"{paper}-ss": recipe.published.miou, f"{paper}-ms": recipe.published.miou_ms}.get(protocol)
+    return "" if miou is None or record.values["data"]["split"] != recipe.data.val_split else f"{miou:.2f}"
 
 
 COLUMNS = (
@@ -136,11 +142,6 @@ def to_latex(columns: Sequence[Column], rows: Rows) -> str:
 
 FORMATS: dict[str, Callable[[Sequence[Column], Rows], str]] = {".md": to_markdown, ".csv": to_csv, ".tex": to_latex}
 """How a table is written, by the suffix of its file."""
-
-
-def percent(value: Any) -> str:
-    """Return a share as a percentage with two decimals; – is undefined."""
-    return "–" if value is None else f"{100 * value:.2f}"
 
 
 def _inert(cell: str) -> str:
