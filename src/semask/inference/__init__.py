@@ -7,8 +7,8 @@ whose mean is over softmax maps if these are logits; either way the best class i
 give label maps without holding the scores of a whole image: they are made, resized and decided in bands of rows, and
 windows are let go when their rows are done. Only `tta` holds a sum of scores at the images' own size.
 
-A predictor takes a model apart into its methods, which `torch.compile(model)` does not reach: compile its parts in place
-(`model.encoder.compile()`, `model.decoder.compile()`).
+A predictor takes a model apart into its methods, which `torch.compile(model)` does not reach: compile its parts in
+place (`model.encoder.compile()`, `model.decoder.compile()`).
 
 Predictors record gradients if the caller lets them: wrap calls in `torch.inference_mode()`.
 """

@@ -67,8 +67,9 @@ PROTOCOLS: dict[str, Callable[[Recipe], Protocol]] = {
 """Names of the papers' protocols; ss is one scale, ms several with flips.
 
 Source: SeMask's code (mmsegmentation's whole mode, `aug_test`); Segmenter's (`eval/miou.py`); MaskFormer's and
-Mask2Former's (`SemanticSegmentorWithTTA`). Differs: there the long side may have 4480 px (ADE20K) or 4096 px (Cityscapes) at
-every scale, here the base scale's times the ratio; sizes differ for images more than four, or two, times as long as wide.
+Mask2Former's (`SemanticSegmentorWithTTA`). Differs: there the long side may have 4480 px (ADE20K) or 4096 px
+(Cityscapes) at every scale, here the base scale's times the ratio; sizes differ for images more than four, or two,
+times as long as wide.
 """
 
 
