@@ -114,7 +114,6 @@ def loop(rounds: int, clock: Callable[[], float]) -> list[str]:
             image, label = draw_scene(2 * number, SIZE)
             Image.fromarray(image).save(root / "images" / "val" / f"{number}.jpg", quality=92)
             Image.fromarray(label).save(root / "labels" / "val" / f"{number}.png")
-        data = DataRecipe(root=str(root), classes="ade20k", images="images/{split}", labels="labels/{split}")
         (root / "classes.json").write_text(json.dumps({"classes": [f"class {number}" for number in range(K)]}))
         data = DataRecipe(root=str(root), images="images/{split}", labels="labels/{split}")
         for name in RECIPES:
@@ -172,9 +171,6 @@ def peak(what: str) -> float:
             model(images[..., :512, :512])
         elif what == "whole, model alone":
             model(images)
-        elif what.endswith("plain"):
-            model(images)
-            F.interpolate(model(images), (LARGE, LARGE), mode="bilinear").argmax(1)
         else:
             build_predictor(model, windows if what == "windows" else TestRecipe(), DataRecipe()).labelled(images)
     return _high_water()
