@@ -214,3 +214,11 @@ def test_unknown_names_get_the_near_one() -> None:
 def test_colours_are_counted() -> None:
     with pytest.raises(ValueError, match="2 classes but 1 colours"):
         Classes(("a", "b"), ((0, 0, 0),), {0: 0})
+
+
+def test_the_label_map_is_told_in_a_line() -> None:
+    assert Classes.load("ade20k").told() == "label values: 1 … 150 wall … flag; 0, 255 ignored; others are errors"
+    table = Classes.from_dict(
+        {"classes": ["sky", "road", "car"], "labels": {"7": "road", "8": "car", "3": "sky", "4": "sky"}}
+    )
+    assert table.told() == "label values: 3 sky; 4 sky; 7 … 8 road … car; others are errors"

@@ -130,6 +130,7 @@ def tell(diagnosis: Diagnosis, console: Console) -> None:
                 console.print(Text.assemble((word, style), f" {problem}"))
             if len(listed) > SHOWN:
                 console.print(f"… and {len(listed) - SHOWN} more of this kind ({kind})", style=style)
+    console.print(diagnosis.classes.told())
     console.print(class_table(diagnosis))
     for line in to_paste(diagnosis):
         console.print(line, markup=False)

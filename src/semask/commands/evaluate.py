@@ -128,6 +128,7 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
         console = Console(quiet=rank > 0, soft_wrap=True, highlight=False, markup=False, emoji=False)
         if rank == 0 and recipe.data.kind != "scenes" and not options.skip_check:
             check_pairs(recipe.data, splits=(recipe.data.val_split,))
+            console.print(classes.told())
         warning = scale_warning(read_recipe(checkpoint).data, recipe.data, recipe.test)
         if rank == 0 and warning:
             logger.warning(warning)

@@ -116,6 +116,20 @@ class Classes:
         record: dict[str, Any] = {"classes": entries, "labels": labels}
         return record if self.ids is None else {**record, "ids": list(self.ids)}
 
+    def told(self) -> str:
+        """Return in a line which values of label files mean which classes, and which are ignored."""
+        classes = sorted((value, target) for value, target in self.label_map.items() if target != IGNORE)
+        runs: list[list[tuple[int, int]]] = []
+        for value, target in classes:
+            if runs and (value - 1, target - 1) == runs[-1][-1]:
+                runs[-1].append((value, target))
+            else:
+                runs.append([(value, target)])
+        said = [_span([value for value, _ in run], [self.names[target] for _, target in run]) for run in runs]
+        ignored = sorted(value for value, target in self.label_map.items() if target == IGNORE)
+        said += [f"{', '.join(map(str, ignored))} ignored"] if ignored else []
+        return f"label values: {'; '.join(said)}; others are errors"
+
     @cached_property
     def lookup(self) -> Int16[np.ndarray, " values"]:
         """The class, `IGNORE` or `UNKNOWN` of every possible source value."""
@@ -144,6 +158,12 @@ class Classes:
     def official_ids(self) -> tuple[int, ...]:
         """The number of every class in the dataset's own tools: `ids`, or the values of label files."""
         return self.values if self.ids is None else self.ids
+
+
+def _span(values: list[int], names: list[str]) -> str:
+    if len(values) == 1:
+        return f"{values[0]} {names[0]}"
+    return f"{values[0]} … {values[-1]} {names[0]} … {names[-1]}"
 
 
 def identity(num_classes: int) -> dict[int, int]:

@@ -77,6 +77,8 @@ def train(recipe: Recipe, options: RunOptions | None = None) -> TrainResult:
         module = SegmentationModule(model, build_loss(recipe), recipe)
         data = SegmentationData(recipe, workers=options.workers)
         console.print(_summary(recipe, module, trainer, size), highlight=False)
+        if recipe.data.kind != "scenes":
+            console.print(classes.told(), highlight=False, markup=False, emoji=False, soft_wrap=True)
         _fit(trainer, module, data, resume)
     result = TrainResult(out, out / "best", out / "last", checkpoints.best, checkpoints.best_step, module.confusion)
     console.print(
