@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import lzma
 import zipfile
 import zlib
@@ -30,7 +31,8 @@ PACKED = {"gzip": gzip.GzipFile, "bzip2": bz2.BZ2File, "xz": lzma.LZMAFile}
 def open_download(path: Path, *, scratch: Path) -> dict[str, Source]:
     """Return the files in an archive, or below a folder, by their paths, which begin with the folder's own name.
 
-    A compressed tar file is decompressed to a folder, `scratch`, first, unless that was done before.
+    A JSON file, as labels are published too, stands for itself. A compressed tar file is decompressed to a folder,
+    `scratch`, first, unless that was done before.
 
     Raises:
         ValueError: there is nothing, it is no archive or damaged, a name leads out of it, it holds links or devices, or
@@ -42,6 +44,8 @@ def open_download(path: Path, *, scratch: Path) -> dict[str, Source]:
         return {
             f"{name}/{file.relative_to(path).as_posix()}": file for file in sorted(path.rglob("*")) if file.is_file()
         }
+    if path.is_file() and path.suffix.lower() == ".json":
+        return {path.name: path}
     if not path.is_file():
         raise ValueError(f"there is no download {str(path)!r}; give archives, or folders they were unpacked to")
     members: dict[str, Source] = {}
@@ -77,9 +81,12 @@ def _decompressed(path: Path, scratch: Path) -> Path:
         return path
     if packed not in PACKED:
         raise ValueError(f"{path}: packed with {packed}, which is not read here; unpack it and give the folder")
-    target = scratch / f"{path.name}.tar"
+    # Not by its name alone: what was fetched again, or lies elsewhere, is another archive.
+    state = path.stat()
+    version = f"{path.resolve()} {state.st_size} {state.st_mtime_ns}".encode("utf-8", "surrogatepass")
+    target = scratch / f"{path.name}.{hashlib.sha256(version).hexdigest()[:16]}.tar"
     if not target.is_file():
-        limit = MAX_RATIO * max(path.stat().st_size, CHUNK)
+        limit = MAX_RATIO * max(state.st_size, CHUNK)
         with whole_file(target) as part, part.open("wb") as out:
             for chunk in _chunks(path, packed):
                 if out.tell() + len(chunk) > limit:

@@ -51,13 +51,14 @@ class Masks:
     def open(self, mode: Literal["rb"]) -> BinaryIO:
         """Paint the label map."""
         ids = np.zeros((self.height, self.width), np.int32)
-        for identity, mask in self.masks:
-            try:
+        try:
+            for identity, mask in self.masks:
                 ids[decode_mask(mask, height=self.height, width=self.width)] = identity
-            except (ValueError, TypeError) as error:
-                raise Unreadable(f"{self}: {error}; fetch the file again") from error
+            labels = _scored(ids)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise Unreadable(f"{self}: {error}; fetch the file again") from error
         file = BytesIO()
-        Image.fromarray(_scored(ids)).save(file, "PNG")
+        Image.fromarray(labels).save(file, "PNG")
         file.seek(0)
         return file
 
@@ -86,7 +87,7 @@ def read_masks(source: Source) -> dict[str, Source]:
             )
             for image in record["images"]
         ]  # fmt: skip
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(
             f"{source}: not the expected JSON with images and annos_segmentation ({type(error).__name__}: {error}); "
             "give trainval.tar.gz with its .mat files instead"

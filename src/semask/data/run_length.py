@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,6 +51,9 @@ def _filled(polygons: Sequence[Any], *, height: int, width: int) -> Bool[np.ndar
     picture = Image.new("1", (width, height))
     draw = ImageDraw.Draw(picture)
     for polygon in polygons:
-        if len(polygon) >= 6:
-            draw.polygon([float(value) for value in polygon], fill=1)
+        corners = [float(value) for value in polygon]
+        if not all(map(math.isfinite, corners)):
+            raise ValueError("a polygon with corners that are no numbers")
+        if len(corners) >= 6:
+            draw.polygon(corners, fill=1)
     return np.array(picture)
