@@ -85,6 +85,19 @@ def test_picture_and_label_change_at_the_same_pixels(onto_size: tuple[int, int],
             assert torch.equal(image[:, row, column], giver[0][:, row, column])
 
 
+def test_eight_bits_and_more_are_brought_to_one_scale() -> None:
+    """A set may hold files of 8 and of 16 bits: 200 of 255 stays 200 / 255, and half stays half."""
+    low = torch.full((3, 4, 4), 200, dtype=torch.uint8), torch.zeros(4, 4, dtype=torch.uint8)
+    deep = torch.full((3, 4, 4), 0.5), torch.ones(4, 4, dtype=torch.uint8)
+    pasting = CopyPaste(replace(DATA, copy_paste_whole=True), CLASSES)
+    for onto, source, level in ((low, deep, 0.5), (deep, low, 200 / 255)):
+        before = onto[0].clone()
+        image, label = pasting.paste(onto, source, np.random.default_rng(0))
+        torch.testing.assert_close(image, torch.full((3, 4, 4), level))
+        assert torch.equal(label, source[1])
+        assert torch.equal(onto[0], before)
+
+
 def test_nothing_is_pasted_of_what_is_ignored() -> None:
     onto, source = view(0), (view(1)[0], torch.full((12, 10), IGNORE, dtype=torch.uint8))
     assert CopyPaste(DATA, CLASSES).paste(onto, source, np.random.default_rng(0)) is onto

@@ -9,7 +9,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from semask.data.classes import Classes
-from semask.data.raster import Picture
+from semask.data.raster import Picture, as_unit
 from semask.recipes.recipe import DataRecipe
 from semask.structures import IGNORE
 
@@ -36,14 +36,21 @@ class CopyPaste:
         self.allowed = np.isin(np.arange(IGNORE), [classes.names.index(name) for name in names])
 
     def paste(self, onto: View, source: View, random: np.random.Generator) -> View:
-        """Return `onto` with a region of `source` over it, at the same place; both lie at the upper left corner."""
+        """Return `onto` with a region of `source` over it, at the same place; both lie at the upper left corner.
+
+        Where only one of them has 8 bits, the outcome is in [0, 1].
+        """
         height, width = (min(sides) for sides in zip(onto[1].shape, source[1].shape, strict=True))
         box = slice(height), slice(width)
         chosen = self.region(source[1][box], random)
         if chosen is None:
             return onto
-        image, label = onto[0].clone(), onto[1].clone()
-        image[:, *box] = torch.where(chosen, source[0][:, *box], image[:, *box])
+        below, above = onto[0], source[0]
+        if below.dtype != above.dtype:
+            # In a set of files of 8 bits and of more, whose numbers are on different scales.
+            below, above = as_unit(below), as_unit(above)
+        image, label = below.clone(), onto[1].clone()
+        image[:, *box] = torch.where(chosen, above[:, *box], image[:, *box])
         label[box] = torch.where(chosen, source[1][box], label[box])
         return image, label
 
