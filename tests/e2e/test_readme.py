@@ -48,13 +48,17 @@ def run(command: list[str], place: Path) -> str:
 
 
 def test_commands_and_python_as_written(newcomer: Path) -> None:
-    (shell, _), (python, inside) = blocks("bash"), blocks("python")
+    (shell, measure, _), (python, inside) = blocks("bash"), blocks("python")
     commands = shell.strip().splitlines()
     assert len(commands) == 5
     printed = [run(command.split(), newcomer) for command in commands]
     assert "mIoU" in printed[1]
     assert "cityscapes/seg-l-mask-16" in printed[3]
     assert len(python.strip().splitlines()) == 12
+    for command in measure.strip().splitlines():
+        run(command.split(), newcomer)
+    assert (newcomer / "runs/photos/comparison.html").is_file()
+    assert "semask-ms" in (newcomer / "runs/photos/table.md").read_text()
     for block in (python, inside):
         run([sys.executable, "-c", block], newcomer)
     assert {path.stem for path in newcomer.glob("*.png")} == {"attention", "distances", "classes"}
@@ -65,7 +69,7 @@ def test_commands_and_python_as_written(newcomer: Path) -> None:
 
 
 def test_the_ablations_as_written(newcomer: Path) -> None:
-    _, shell = blocks("bash")
+    *_, shell = blocks("bash")
     listed, trained = [run(command.split(), newcomer) for command in shell.strip().splitlines()]
     assert "9 runs of 650 steps" in listed
     assert "### The learned scalar" in trained

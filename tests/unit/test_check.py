@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -234,3 +235,18 @@ def test_real_data_is_good(camvid: Path, ade20k_mini: Path) -> None:
         train_split="training", val_split="validation",
     )  # fmt: skip
     assert check_pairs(ade, progress=False).pairs == 20
+
+
+def test_a_picture_in_both_splits(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for name in NAMES:
+        put_image(tmp_path / f"images/{name}.png")
+        put_label(tmp_path / f"labels/{name}.png", np.tile(np.uint8([0, 1, 2, 255]), (12, 4)))
+    put_classes(tmp_path, ["a", "b", "c"])
+    (tmp_path / "train.txt").write_text("p0\np1\n")
+    (tmp_path / "val.txt").write_text("p1\np2\n")
+    data = DataRecipe(root=str(tmp_path), images="images", labels="labels")
+    with pytest.raises(ValueError, match=r"p1.png: in the split 'train' and in 'val', as are 1 of 3 pictures: scores"):
+        check_pairs(data, progress=False)
+    assert check_pairs(replace(data, val_split="train"), progress=False).pairs == 2, "the same split twice is meant"

@@ -5,6 +5,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -390,3 +391,37 @@ def test_the_mistake_with_ade20k_is_seen(ade20k_mini: Path, tmp_path: Path) -> N
     )  # fmt: skip
     [problem] = told(found.errors, "zero")
     assert "values go up to 150 for 150 classes, and value 0 is in 20 of 20 labels. Do they count from 1" in problem
+
+
+def test_pictures_of_fewer_bits_than_their_files(tmp_path: Path) -> None:
+    """Twelve bits in files of sixteen: augmentation would turn them black."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", 3), ("val", 1)):
+        for index in range(count):
+            paths = put(tmp_path, f"{split}/{index}", *scene(index + 9 * (split == "val")), suffix=".png")
+            Image.fromarray(random.integers(0, 4000, (40, 56)).astype(np.uint16)).save(paths[0])
+    (tmp_path / "classes.json").write_text(json.dumps({"classes": [*NAMES]}))
+    data = DataRecipe(root=str(tmp_path), channels=1)
+    [message] = told(diagnose(data).warnings, "bands")
+    assert "above 6.10% of the range (3999 of 65535 in 16 bits)" in message
+    assert "--data.value-range 0 4095" in message
+    assert told(diagnose(replace(data, value_range=(0.0, 4095.0))).warnings, "bands") == []
+
+
+def test_a_fourth_channel_taken_for_transparency(root: Path) -> None:
+    image, label = scene(42)
+    for name, alpha in (("opaque", np.full(label.shape, 255, np.uint8)), ("infrared", label)):
+        put(root, f"train/{name}", np.dstack([image, alpha]), label, suffix=".png")
+    [message] = told(look(root).warnings, "bands")
+    assert "infrared.png: 1 of 10 pictures have a fourth channel" in message
+    assert "--data.channels 4" in message
+
+
+def test_nothing_of_the_validation_is_to_be_pasted(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (root / "labels/train").iterdir():
+        path.unlink()
+    assert run(root, "--out", root / "out") == 1
+    screen = capsys.readouterr().out
+    assert "--loss.class-weights" not in screen
+    assert "--model.mean" not in screen
+    assert "no statistics or weights to paste before the split 'train' can be read" in screen

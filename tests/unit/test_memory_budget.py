@@ -129,8 +129,8 @@ CALLS = [
     (2.3 * ROWS, tta(sliding(Classes(), **LARGE), ratios=(1.0, 0.9999), flip=True)),
 ]
 """Predictors, and what they hold [GiB] beside one tensor of whole scores: sums of a row of windows, moved once."""
-BESIDE = 0.2
-"""[GiB] Bands of 32 MiB, small scores, a window's scores, and the photograph mirrored."""
+BESIDE = 0.3
+"""[GiB] Bands of 32 MiB and copies of them, small scores, a window's scores, and the photograph mirrored."""
 
 
 @pytest.mark.parametrize(("sums", "predict"), CALLS)

@@ -167,9 +167,9 @@ def test_tables_in_three_formats(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert cli.main(["report", *paths]) == 0
     lines = capsys.readouterr().out.splitlines()
     scores = json.loads(Path(paths[0]).read_text())
-    assert lines[0].startswith("| recipe | checkpoint | protocol | images | mIoU | 95 % interval | published |")
+    assert lines[0].startswith("| recipe | checkpoint | protocol | data | images | mIoU | 95 % from | to | published |")
     assert lines[2].startswith(
-        f"| ade20k/semask-swin-t-fpn | 01234567 | semask-ss | 12 | {100 * scores['scores']['miou']:.2f} |"
+        f"| ade20k/semask-swin-t-fpn | 01234567 | semask-ss | validation abababab | 12 | {100 * scores['scores']['miou']:.2f} |"
     )
     assert "| 42.06 |" in lines[2], "SeMask Table 2"
     assert lines[3].startswith("| my \\| own=x |")
@@ -178,7 +178,7 @@ def test_tables_in_three_formats(tmp_path: Path, capsys: pytest.CaptureFixture[s
     rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
     assert rows[0]["mIoU"] == f"{100 * scores['scores']['miou']:.2f}"
     assert rows[1]["published"] == ""
-    assert r"95 \% interval" in (tmp_path / "table.tex").read_text()
+    assert r"95 \% from" in (tmp_path / "table.tex").read_text()
     capsys.readouterr()
     assert cli.main(["report", *paths, "--classes"]) == 0
     lines = capsys.readouterr().out.splitlines()

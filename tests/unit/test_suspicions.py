@@ -104,3 +104,11 @@ def test_more_ignored_than_labelled() -> None:
 def test_labels_that_cannot_be_read_are_left_out() -> None:
     pair = Pair("0", Path("0.jpg"), Path("0.png"))
     assert list(suspicions([pair], [PairFacts(IMAGE, Unread("broken"))], THREE)) == []
+
+
+def test_a_mask_of_0_and_255_among_labels_of_many_classes() -> None:
+    """Each is told by its file: it is no error to the label map, and all that it marks would be ignored."""
+    problems = found(THREE, {0: 5, 1: 5, 2: 5}, {0: 9, 255: 3}, {1: 9, 255: 3}, {0: 1, 255: 8})
+    assert [str(problem.source) for problem in problems] == ["1.png", "3.png"]
+    assert all(problem.kind == "binary" and not problem.grave for problem in problems)
+    assert "255 is ignored and 0 counts as 'a'" in problems[0].message

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from semask.commands.flags import check_json, parse
+from semask.commands.flags import check_json, check_writable, parse
 from semask.percent import percent
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def compare(settings: Settings) -> dict[str, Any]:
     from semask.whole_file import write_json
 
     check_json(settings.out)
+    if settings.out is not None:
+        check_writable(settings.out.parent)
     records = read_record(settings.a), read_record(settings.b)
     found = comparison.compare(*records, resamples=settings.resamples, seed=settings.seed)
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)  # names are told as they are

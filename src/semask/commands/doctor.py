@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from semask.commands.flags import check_writable
 from semask.commands.flags import parse as parse_flags
 from semask.recipes import DataRecipe, Recipe, get
 from semask.whole_file import write_json
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError(f"{recipe.name} draws its scenes and has no files to look through; give a folder or a recipe")
     options = settings.run
     out = options.out or Path("runs") / "doctor" / recipe.name.replace("/", "-")
+    check_writable(out)
     expected = None if settings.data.classes_from_data else recipe.model.num_classes
     diagnosis = examine(recipe.name, settings.data, options, out, num_classes=expected)
     return 1 if diagnosis.errors else 0
@@ -164,6 +166,8 @@ def class_table(diagnosis: Diagnosis) -> Table:
 
 def to_paste(diagnosis: Diagnosis) -> list[str]:
     """Return statistics and, unless classes are many, weights of the training split as flags of `semask train`."""
+    if diagnosis.training.name != diagnosis.data.train_split or not diagnosis.training.pairs:
+        return [f"no statistics or weights to paste before the split {diagnosis.data.train_split!r} can be read"]
     lines = [f"statistics, for encoders without pretrained weights: {diagnosis.statistics_flags() or 'none'}"]
     if len(diagnosis.classes) <= SHOWN_CLASSES:
         lines += [f"{name}: {flag}" for name, flag in diagnosis.weight_flags().items()]

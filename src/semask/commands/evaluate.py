@@ -14,7 +14,7 @@ import tyro
 
 from semask.checkpoints.record import WEIGHTS, read_recipe
 from semask.commands.checkpoint import begin, check_classes, digest, hardware, processes, versions
-from semask.commands.flags import check_json
+from semask.commands.flags import check_json, check_writable
 from semask.commands.flags import parse as parse_flags
 from semask.percent import percent
 from semask.recipes import DataRecipe, Recipe, TestRecipe
@@ -120,6 +120,7 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
 
     recipe = bundle.recipe
     _check_options(options)
+    check_writable((options.out or checkpoint / WEIGHTS).parent)
     classes = classes_of(recipe.data)
     check_classes(bundle, classes)
     device = pick_device(options.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -43,6 +44,16 @@ def check_json(out: Path | None) -> None:
         raise ValueError(
             f"--out names a file that ends in .json, and the others go beside it under its name; got {str(out)!r}"
         )
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that results cannot go to, before anything is computed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out: {str(folder)!r} is no folder and cannot be made one ({error.strerror})") from error
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"--out: nothing may be written to the folder {str(folder)!r}; choose another")
 
 
 def known_flags(target: Callable[..., Any], **options: Any) -> list[str]:

@@ -13,7 +13,7 @@ import tyro
 
 from semask.checkpoints.record import WEIGHTS
 from semask.commands.checkpoint import begin, check_classes, digest, hardware, processes, versions
-from semask.commands.flags import check_json
+from semask.commands.flags import check_json, check_writable
 from semask.commands.flags import parse as parse_flags
 from semask.percent import percent
 from semask.recipes import DataRecipe, Recipe, TestRecipe
@@ -97,6 +97,7 @@ def robustness(checkpoint: Path, bundle: Bundle, options: RobustnessOptions) -> 
 
     recipe = bundle.recipe
     check_json(options.out)
+    check_writable((options.out or checkpoint / NAME).parent)
     check_choice(named(options.corruptions), options.strengths)
     if recipe.data.channels != 3:
         raise ValueError(

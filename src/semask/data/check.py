@@ -62,7 +62,17 @@ def check_pairs(data: DataRecipe, *, splits: Sequence[str] | None = None, progre
     """
     classes = classes_of(data)
     names = dict.fromkeys(splits or (data.train_split, data.val_split))
-    pairs = {pair.image: pair for name in names for pair in find_pairs(data, name)}
+    pairs: dict[Source, Pair] = {}
+    shared: list[Pair] = []
+    for name in names:
+        found = find_pairs(data, name)
+        shared += [pair for pair in found if pair.image in pairs]
+        pairs |= {pair.image: pair for pair in found}
+    if shared:
+        raise ValueError(
+            f"{shared[0].image}: in the split {data.train_split!r} and in {data.val_split!r}, as are {len(shared)} "
+            f"of {len(pairs)} pictures: scores would be too good; keep each in one split"
+        )
     report = inspect_pairs(list(pairs.values()), data, classes, progress=progress)
     for warning in report.warnings[:SHOWN]:
         logger.warning("%s", warning)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from math import sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +33,8 @@ FEW_IMAGES, FEW_PIXELS = 5, 1e-5
 """A class in fewer training pictures, or in a smaller share of their labelled pixels, is near-empty."""
 SMALL_SIDE, LARGE_AREA = 32, 2**24
 """[px] Pictures beyond are pointed out."""
+DIM = 0.25
+"""Pictures none of which reaches this share of the range are of fewer bits than their files."""
 SHOWN = 8
 
 
@@ -150,6 +152,7 @@ def diagnose(
         *report.warnings,
         *_duplicate_problems(duplicates),
         *_balance_problems(splits, training, classes),
+        *_band_problems(splits),
         *_picture_problems(splits),
     ]
     return Diagnosis(
@@ -179,7 +182,9 @@ def channel_statistics(facts: Sequence[PairFacts]) -> Statistics | None:
         np.average(np.array(moments), axis=0, weights=areas)
         for moments in ([p.mean for _, p in measured], [p.square for _, p in measured])
     )
-    return Statistics(tuple(mean.tolist()), tuple(sqrt(max(0.0, s - m * m)) for m, s in zip(mean, square, strict=True)))
+    return Statistics(
+        tuple(mean.tolist()), tuple(math.sqrt(max(0.0, s - m * m)) for m, s in zip(mean, square, strict=True))
+    )
 
 
 def find_duplicates(splits: Sequence[Split], *, distance: int) -> tuple[Duplicate, ...]:
@@ -299,6 +304,34 @@ def _picture_problems(splits: Sequence[Split]) -> Iterator[Problem]:
             if image.height * image.width > LARGE_AREA:
                 message = f"{size}: slow to read for one crop each; cut it into tiles"
                 yield Problem("extent", message, pair.image, grave=False)
+
+
+def _band_problems(splits: Sequence[Split]) -> Iterator[Problem]:
+    """Tell channels taken for transparency, and pictures that leave most of their range unused."""
+    known = [
+        (pair, facts.image.picture)
+        for split in splits
+        for pair, facts in zip(split.pairs, split.facts, strict=True)
+        if isinstance(facts.image, ImageFacts) and facts.image.picture is not None
+    ]
+    see_through = [pair for pair, picture in known if picture.see_through]
+    if see_through:
+        yield Problem(
+            "bands",
+            f"{len(see_through)} of {len(known)} pictures have a fourth channel, which is taken for transparency: they "
+            "are laid over white. If it is a band of its own, such as infrared, say --data.channels 4",
+            see_through[0].image,
+            grave=False,
+        )
+    highest = max((picture.highest for _, picture in known), default=1.0)
+    if highest < DIM:
+        yield Problem(
+            "bands",
+            f"no value of any picture is above {highest:.2%} of the range ({65535 * highest:.0f} of 65535 in 16 bits): "
+            "augmentation and the weights of pretrained encoders expect all of it. Say which values become 0 and 1, "
+            f"such as --data.value-range 0 {2 ** max(1, math.ceil(math.log2(65535 * highest + 1))) - 1} for 16 bits",
+            grave=False,
+        )
 
 
 def _some(numbers: np.ndarray, classes: Classes) -> str:

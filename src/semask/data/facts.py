@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from semask.data.image import is_palette, read_label, read_orientation
+from semask.data.image import is_palette, is_see_through, read_label, read_orientation
 from semask.data.raster import Picture, probe_picture, read_picture
 from semask.data.source import Source
 from semask.recipes.recipe import DataRecipe
@@ -26,12 +26,15 @@ class PictureFacts(NamedTuple):
     """What decoded pixels say: mean and mean square of every channel in [0, 1], and the picture's signature.
 
     signature: 64 bits that pictures of one scene share whatever their size, format and quality; None for a picture of
-    one brightness, whose signature would say nothing.
+    one brightness, whose signature would say nothing. highest: value of any channel. see_through: whether the file has
+    a fourth channel that was taken for transparency, and is not opaque everywhere.
     """
 
     mean: tuple[float, ...]
     square: tuple[float, ...]
     signature: int | None
+    highest: float = 1.0
+    see_through: bool = False
 
 
 class ImageFacts(NamedTuple):
@@ -77,7 +80,8 @@ def image_facts(source: Source, data: DataRecipe, *, thorough: bool) -> ImageFac
     if not thorough:
         return ImageFacts(*probe_picture(source, data), _orientation(source))
     picture = read_picture(source, data)
-    return ImageFacts(picture.shape[1], picture.shape[2], _orientation(source), picture_facts(picture))
+    seen = picture_facts(picture)._replace(see_through=data.channels == 3 and is_see_through(source))
+    return ImageFacts(picture.shape[1], picture.shape[2], _orientation(source), seen)
 
 
 def _orientation(source: Source) -> int:
@@ -90,8 +94,9 @@ def _orientation(source: Source) -> int:
 def picture_facts(picture: Picture) -> PictureFacts:
     """Measure the pixels of a picture, 8-bit or in [0, 1]."""
     moments = [_moments(channel) for channel in picture]
-    grey = picture.float().mean(0) / (255 if picture.dtype == torch.uint8 else 1)
-    return PictureFacts(tuple(mean for mean, _ in moments), tuple(square for _, square in moments), signature(grey))
+    scale = 255 if picture.dtype == torch.uint8 else 1
+    means, squares = tuple(mean for mean, _ in moments), tuple(square for _, square in moments)
+    return PictureFacts(means, squares, signature(picture.float().mean(0) / scale), float(picture.max()) / scale)
 
 
 def _moments(channel: Shaped[Tensor, "H W"]) -> tuple[float, float]:

@@ -163,9 +163,10 @@ def _restored(record: str) -> Facts | None:
 def _image(height: int, width: int, orientation: int, picture: list[Any] | None) -> ImageFacts:
     if picture is None:
         return ImageFacts(int(height), int(width), int(orientation))
-    mean, square, signature = picture
+    mean, square, signature, highest, see_through = picture
     bits = None if signature is None else int(signature)
-    pixels = PictureFacts(tuple(map(float, mean)), tuple(map(float, square)), bits)
+    means, squares = tuple(map(float, mean)), tuple(map(float, square))
+    pixels = PictureFacts(means, squares, bits, float(highest), bool(see_through))
     return ImageFacts(int(height), int(width), int(orientation), pixels)
 
 

@@ -107,6 +107,15 @@ def is_palette(source: str | Source) -> bool:
         return image.mode == "P"
 
 
+def is_see_through(source: str | Source) -> bool:
+    """Whether a readable picture has a fourth channel that shows what lies below it somewhere."""
+    try:
+        with opened(source, MAX_PIXELS) as image:
+            return "A" in image.getbands() and int(np.array(image.getchannel("A")).min()) < 255
+    except ValueError:
+        return False  # bands that Pillow does not know have no transparency
+
+
 @contextmanager
 def opened(given: str | Source, max_pixels: int) -> Iterator[Image.Image]:
     """Open an image of an allowed format and size; whatever goes wrong in the block is told with the file's name."""

@@ -18,11 +18,13 @@ Kind = Literal[
     "classes",
     "leak",
     "duplicate",
+    "bands",
     "flat",
     "extent",
 ]
 """split: files that are not there, or not paired; values: outside the label map; zero: what value 0 means; leak: one
-picture in two splits; flat: a picture of one brightness; extent: very small or large."""
+picture in two splits; bands: channels and their range; flat: a picture of one brightness; extent: very small or
+large."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """In the order they are told in."""
 

@@ -70,7 +70,10 @@ def _binary(
     pairs: Sequence[Pair], facts: Sequence[PairFacts], counts: ValueCounts, classes: Classes
 ) -> Iterator[Problem]:
     """Tell masks of 0 and 255 whose 255 is ignored, where no second class is to be seen: 255 was meant to be it."""
-    if _target(255, classes) != IGNORE or any(_target(v, classes) == 1 for v in counts.pixels):
+    if _target(255, classes) != IGNORE:
+        return
+    if any(_target(v, classes) == 1 for v in counts.pixels):
+        yield from _binary_among_others(pairs, facts, classes)
         return
     suspects = [
         pair.label
@@ -80,6 +83,23 @@ def _binary(
     if suspects:
         more = f" and {len(suspects) - 1} more masks hold" if len(suspects) > 1 else " holds"
         yield Problem("binary", f"this{more} only 0 and 255, and 255 is ignored; {binary_hint(classes)}", suspects[0])
+
+
+def _binary_among_others(pairs: Sequence[Pair], facts: Sequence[PairFacts], classes: Classes) -> Iterator[Problem]:
+    """Tell masks of 0 and 255 among labels of many classes: what they mark is ignored, and all else is class 0."""
+    for pair, known in zip(pairs, facts, strict=True):
+        if isinstance(known.label, LabelFacts) and {value for value, _ in known.label.values} == {0, 255}:
+            zero = _target(0, classes)
+            what = (
+                "is ignored too" if zero == IGNORE else f"counts as {classes.names[zero]!r}" if zero >= 0 else "is none"
+            )
+            yield Problem(
+                "binary",
+                f"only 0 and 255, while other labels hold other values: 255 is ignored and 0 {what}. Is it a mask of "
+                "one thing? Then make it a label like the others",
+                pair.label,
+                grave=False,
+            )
 
 
 def _counted_from_one(counts: ValueCounts, classes: Classes) -> Iterator[Problem]:

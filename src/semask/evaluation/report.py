@@ -40,9 +40,17 @@ def _score(name: str) -> Callable[[Record], str]:
     return lambda record: percent(record.values["scores"].get(name))
 
 
-def _interval(record: Record) -> str:
-    ends = record.values.get("intervals", {}).get("miou")
-    return "" if ends is None else f"{percent(ends[0])} … {percent(ends[1])}"
+def _limit(number: int) -> Callable[[Record], str]:
+    def value(record: Record) -> str:
+        ends = record.values.get("intervals", {}).get("miou")
+        return "" if ends is None else percent(ends[number])
+
+    return value
+
+
+def _data(record: Record) -> str:
+    data = record.values["data"]
+    return f"{data['split']} {str(data['sha256'])[:8]}"
 
 
 def _calibration(record: Record) -> str:
@@ -74,9 +82,11 @@ COLUMNS = (
     Column("recipe", lambda record: record.title, number=False),
     Column("checkpoint", lambda record: str(record.values["checkpoint"]["sha256"])[:8], number=False),
     Column("protocol", lambda record: str(record.values["protocol"]["name"] or "its own"), number=False),
+    Column("data", _data, number=False),
     Column("images", lambda record: str(record.values["images"])),
     Column("mIoU", _score("miou")),
-    Column("95 % interval", _interval),
+    Column("95 % from", _limit(0)),
+    Column("to", _limit(1)),
     Column("published", _published),
     Column("mAcc", _score("macc")),
     Column("aAcc", _score("aacc")),

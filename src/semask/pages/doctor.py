@@ -37,6 +37,7 @@ TITLES = {
     "classes": "Classes hardly seen, or not as many as expected",
     "leak": "Pictures in two splits",
     "duplicate": "Pictures that are there twice",
+    "bands": "Channels and their range",
     "flat": "Pictures of one brightness",
     "extent": "Very small or very large pictures",
 }
