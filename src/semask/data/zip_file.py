@@ -116,6 +116,8 @@ def _tree(path: Path, _changed: int, _size: int) -> ZipTree:
 def _member(path: Path, info: zipfile.ZipInfo) -> ZipMember:
     if stat.S_ISLNK(info.external_attr >> 16):
         raise ValueError(f"{path}/{info.filename} is a link; archives of plain files are read")
+    if info.header_offset < 0:
+        raise ValueError(f"{path}/{info.filename} lies before the archive's beginning; fetch the archive again")
     if info.flag_bits & ENCRYPTED:
         raise ValueError(f"{path}/{info.filename} is encrypted; unpack the archive")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

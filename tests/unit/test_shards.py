@@ -1,0 +1,86 @@
+"""Shards of WebDataset are as good as files, and incomplete ones are told."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from semask.data.folder import find_pairs
+from semask.data.image import read_label
+from semask.data.shards import find_shards
+from semask.recipes.recipe import DataRecipe
+from tests.unit.stored import CLASSES, SPLITS, assert_same_samples, encoded, make_tar, picture, sample, truth, unpacked
+
+
+def test_shards_of_webdataset_are_as_good_as_files(tmp_path: Path) -> None:
+    """Written by the library itself, over several shards, with fields that are no pictures."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import webdataset
+
+    for split, numbers in SPLITS.items():
+        pattern = str(tmp_path / f"{split}-%06d.tar")
+        with webdataset.ShardWriter(pattern, maxcount=2, verbose=0) as writer:
+            for number in numbers:
+                writer.write({"__key__": f"p{number}", "json": {"number": number}, **sample(number)})
+    (tmp_path / "classes.json").write_text(CLASSES)
+    data = DataRecipe(kind="shards", root=str(tmp_path), images="{split}-*.tar")
+    numbered = replace(data, images="{split}-{000000..000001}.tar")
+    assert find_pairs(numbered, "train") == find_pairs(data, "train")
+    assert [pair.stem for pair in find_pairs(data, "train")] == ["p0", "p1", "p2"]
+    assert_same_samples(data, unpacked(tmp_path / "folder"))
+
+
+@pytest.mark.parametrize("label", ["seg.png", "label.png", "mask.png", "png"])
+def test_names_of_labels_in_shards(tmp_path: Path, label: str) -> None:
+    files = {"d/0.jpg": encoded(picture(0), "JPEG"), f"d/0.{label}": encoded(truth(0)), "d/0.cls": b"5", ".x": b""}
+    make_tar(tmp_path / "train-0.tar", files)
+    pair = find_pairs(DataRecipe(kind="shards", root=str(tmp_path), images="{split}-*.tar"), "train")[0]
+    assert (pair.stem, pair.image.name, pair.label.name) == ("d/0", "0.jpg", f"0.{label}")
+    assert read_label(pair.label).tolist() == truth(0).tolist()
+
+
+def test_shards_by_number_and_what_is_missing(tmp_path: Path) -> None:
+    for number in (0, 1, 3):
+        make_tar(tmp_path / f"train-{number:03}.tar", {})
+    assert [p.name for p in find_shards(tmp_path, "{split}-{000..001}.tar", "train")] == [
+        "train-000.tar",
+        "train-001.tar",
+    ]
+    with pytest.raises(
+        ValueError, match=r"1 shards are missing: train-002\.tar of the 'train' split(.|\n)*KEY\.seg\.png"
+    ):
+        find_shards(tmp_path, "{split}-{000..003}.tar", "train")
+    with pytest.raises(ValueError, match=r"no shard of the 'val' split"):
+        find_shards(tmp_path, "{split}-*.tar", "val")
+    with pytest.raises(ValueError, match=r"data\.images 'images/\{split\}' names no shards"):
+        find_shards(tmp_path, "images/{split}", "train")
+    with pytest.raises(ValueError, match=r"\{3\.\.1\} is no range"):
+        find_shards(tmp_path, "{split}-{3..1}.tar", "train")
+    with pytest.raises(ValueError, match="the 'train' split is empty"):
+        find_pairs(DataRecipe(kind="shards", root=str(tmp_path), images="{split}-*.tar"), "train")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"0.jpg": b""}, r"sample '0' has \.jpg; expected are one picture .* and one label"),
+        ({"0.seg.png": b""}, r"sample '0' has \.seg\.png; expected"),
+        ({"0.jpg": b"", "0.webp": b"", "0.seg.png": b""}, "sample '0' has"),
+        ({"0.jpg": b"", "0.seg.png": b"", "0.mask.png": b""}, "sample '0' has"),
+    ],
+)
+def test_incomplete_samples_are_told(tmp_path: Path, files: dict[str, bytes], message: str) -> None:
+    make_tar(tmp_path / "train-0.tar", files)
+    with pytest.raises(ValueError, match=message):
+        find_pairs(DataRecipe(kind="shards", root=str(tmp_path), images="{split}-*.tar"), "train")
+
+
+def test_one_key_in_two_shards_is_told(tmp_path: Path) -> None:
+    for number in (0, 1):
+        make_tar(tmp_path / f"train-{number}.tar", {"a.jpg": b"", "a.seg.png": b""})
+    with pytest.raises(ValueError, match=r"two samples have the key 'a': .*train-0\.tar/a\.jpg and one in .*train-1"):
+        find_pairs(DataRecipe(kind="shards", root=str(tmp_path), images="{split}-*.tar"), "train")

@@ -1,0 +1,44 @@
+"""Tar files that are broken, packed or unsafe are told."""
+
+from __future__ import annotations
+
+import gzip
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from semask.data import tar_file
+from semask.data.source import Unreadable
+from tests.unit.stored import encoded, make_tar, picture
+
+
+def test_bad_tar_files_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = make_tar(tmp_path / "a.tar", {"a.png": encoded(picture(0)), "b.png": bytes(5000)})
+    member = tar_file.tar_members(whole)["a.png"]
+    (tmp_path / "gz.tar").write_bytes(gzip.compress(whole.read_bytes()))
+    (tmp_path / "cut.tar").write_bytes(whole.read_bytes()[:3000])
+    (tmp_path / "none.tar").write_bytes(b"no tar file at all" * 99)
+    make_tar(tmp_path / "two.tar", {"a.png": b"1"})
+    with tarfile.open(tmp_path / "two.tar", "a") as archive:
+        archive.addfile(tarfile.TarInfo("a.png"))
+    with tarfile.open(tmp_path / "link.tar", "w") as archive:
+        link = tarfile.TarInfo("a.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    for name, message in {
+        "gz.tar": "packed with gzip .* unpack it once",
+        "cut.tar": "cut short at 'b.png'; fetch it again",
+        "none.tar": "no readable tar file",
+        "two.tar": "two files called 'a.png'",
+        "link.tar": "a.png is a link, a device or sparse",
+    }.items():
+        with pytest.raises(ValueError, match=message) as caught:
+            tar_file.tar_members(tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value)
+    whole.write_bytes(whole.read_bytes()[:600])
+    with pytest.raises(Unreadable, match=r"a\.tar/a\.png: the archive is cut short"):
+        member.open("rb")
+    monkeypatch.setattr(tar_file, "MAX_BYTES", 10)
+    with pytest.raises(Unreadable, match=r"a\.tar/a\.png: \d+ bytes, more than the 10 "):
+        member.open("rb")
