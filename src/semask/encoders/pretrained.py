@@ -199,9 +199,10 @@ def _fit_channels(found: dict[str, Tensor], backbone: nn.Module) -> dict[str, Te
 
 
 def inflate(weight: Float[Tensor, "o 3 h w"], channels: int) -> Float[Tensor, "o c h w"]:
-    """Return a convolution over RGB as one over other channels, which gives alike where all channels are alike.
+    """Return a convolution over RGB as one over other channels, whose results are as large.
 
     Channels take the weights of red, green, blue, red, … in turn, scaled by 3 / channels; a single one takes their sum.
+    Where all channels are alike, 1, 3, 6, … of them give what RGB gave; of other counts some colours weigh more.
 
     Source: timm's adapt_input_conv.
     """
