@@ -45,9 +45,28 @@ def test_a_second_call_goes_on(small: tuple[Official, Path], tmp_path: Path) -> 
     (root / "labels/val/9.png").unlink()
     assert prepare(official, [download], root) == Prepared({"train": 3, "val": 1}, 2, 6)
     assert kept.stat().st_mtime_ns == before
-    Image.fromarray(np.full(SIZE, 77, np.uint8)).save(root / "labels/train/2.png")
-    with pytest.raises(ValueError, match=r"labels/train/2\.png: holds \[77\], which are no values of the dataset"):
-        prepare(official, [download], root)
+
+
+def test_what_was_spoilt_since_is_made_again(small: tuple[Official, Path], tmp_path: Path) -> None:
+    """An empty picture, a label of other values and one cut short: the archive has them whole."""
+    official, download = small
+    root = tmp_path / "out"
+    prepare(official, [download], root)
+    spoilt = [root / "images/train/0.png", root / "labels/train/1.png", root / "labels/train/2.png"]
+    whole = [path.read_bytes() for path in spoilt]
+    spoilt[0].write_bytes(b"")
+    Image.fromarray(np.full(SIZE, 77, np.uint8)).save(spoilt[1])
+    spoilt[2].write_bytes(whole[2][:40])
+    assert prepare(official, [download], root) == Prepared({"train": 3, "val": 1}, 3, 5)
+    assert [path.read_bytes() for path in spoilt] == whole
+
+
+def test_a_download_of_something_else_is_no_part(small: tuple[Official, Path], tmp_path: Path) -> None:
+    official, _ = small
+    download = make_zip(tmp_path / "pictures.zip", {f"c/train/{n}.png": photo(n, "PNG") for n in range(3)})
+    with pytest.raises(ValueError, match=r"not complete in .*train: 3 pictures and 0 labels of 3"):
+        prepare(official, [download], tmp_path / "out", partial=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_interrupted_file_is_made_again(

@@ -93,7 +93,8 @@ def _check_counts(official: Official, found: dict[str, Found], downloads: Sequen
         if not complete == len(pairs.images) == len(labels) == official.counts[split]:
             count = official.counts[split]
             problems.append(f"{split}: {len(pairs.images)} pictures and {len(labels)} labels of {count}")
-    if not any(pairs.images for pairs in found.values()) or (problems and not partial):
+    used = [found[split] for split in _used(official) & found.keys()]
+    if not any(pairs.images.keys() & pairs.labels.keys() for pairs in used) or (problems and not partial):
         told = "".join(f"\n  {problem}" for problem in problems)
         raise ValueError(
             f"{official.title} is not complete in {', '.join(map(str, downloads))}:{told}\n"
@@ -156,21 +157,31 @@ def _run(official: Official, jobs: Sequence[Job], workers: int | None, *, progre
 
 
 def _make(job: Job, read: Callable[[Source], Integer[np.ndarray, "H W"]] | None) -> bool:
-    """Make one file, unless it is there; labels are looked at in any case."""
-    there = job.target.is_file()
-    source = job.target if there else job.source
+    """Make one file, unless it is there and whole; return whether it was made."""
+    if job.target.is_file() and _is_whole(job):
+        return False
     if job.labels is not None:
-        values = read_label(source).numpy() if there or read is None else read(source)
+        values = read_label(job.source).numpy() if read is None else read(job.source)
         if unknown := unknown_values(values, job.labels):
-            raise ValueError(f"{source}: holds {unknown[:5]}, which are no values of the dataset; fetch it again")
-        if read is not None and not there:
+            raise ValueError(f"{job.source}: holds {unknown[:5]}, which are no values of the dataset; fetch it again")
+        if read is not None:
             with whole_file(job.target) as part:
                 Image.fromarray(values.astype(np.uint8)).save(part, "PNG")
             return True
-    if not there:
-        with source.open("rb") as file, whole_file(job.target) as part, part.open("wb") as out:
-            shutil.copyfileobj(file, out)
-    return not there
+    with job.source.open("rb") as file, whole_file(job.target) as part, part.open("wb") as out:
+        shutil.copyfileobj(file, out)
+    return True
+
+
+def _is_whole(job: Job) -> bool:
+    """Whether a file that is there is what it was made as: a picture of its size, a label of the dataset's values."""
+    if job.labels is None:
+        size = _size(job.source)
+        return not size or job.target.stat().st_size == size
+    try:
+        return not unknown_values(read_label(job.target).numpy(), job.labels)
+    except ValueError:
+        return False
 
 
 def _write_lists(official: Official, found: dict[str, Found], root: Path) -> None:
