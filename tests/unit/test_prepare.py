@@ -64,7 +64,7 @@ def test_what_was_spoilt_since_is_made_again(small: tuple[Official, Path], tmp_p
 def test_a_download_of_something_else_is_no_part(small: tuple[Official, Path], tmp_path: Path) -> None:
     official, _ = small
     download = make_zip(tmp_path / "pictures.zip", {f"c/train/{n}.png": photo(n, "PNG") for n in range(3)})
-    with pytest.raises(ValueError, match=r"not complete in .*train: 3 pictures and 0 labels of 3"):
+    with pytest.raises(ValueError, match=r"not complete in .*\n  train: 3 pictures and 0 labels of 3"):
         prepare(official, [download], tmp_path / "out", partial=True)
     assert not (tmp_path / "out").exists()
 
