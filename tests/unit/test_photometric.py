@@ -90,7 +90,10 @@ def test_antialiasing_is_pillows() -> None:
         ({"rare_crops": 1.5}, r"data\.rare_crops is a probability and lies in \[0, 1\], got 1\.5"),
         ({"copy_paste": -0.1}, r"data\.copy_paste is a probability"),
         ({"flip": 2.0}, r"data\.flip is a probability"),
-        ({"rare_temperature": 0.0}, r"data\.rare_temperature must be positive, got 0; DAFormer's is 0\.01"),
+        (
+            {"copy_paste_classes": ("car",)},
+            r"data\.copy_paste_classes says what to paste and data\.copy_paste, how often",
+        ),
         ({"channels": 0}, r"data\.channels must be at least 1, got 0"),
         ({"channels": 4}, r"4 channels need as many values of --model\.mean and --model\.std, got 3; `semask doctor`"),
         ({"value_range": (1.0, 0.0)}, r"data\.value_range goes from what becomes 0 to what becomes 1, got 1 0"),

@@ -120,6 +120,12 @@ def test_pictures_of_rare_classes_come_more_often(folder: DataRecipe) -> None:
 # --- rarity ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("temperature", [0.0, -1.0])
+def test_temperatures_are_positive(folder: DataRecipe, temperature: float) -> None:
+    with pytest.raises(ValueError, match=r"data\.rare_temperature must be positive, got -?[01]; DAFormer's is 0\.01"):
+        training_set(replace(folder, rare_crops=0.5, rare_temperature=temperature), seed=0)
+
+
 def test_rarity_is_that_of_the_paper() -> None:
     pixels = np.array([[90, 6, 0, 1], [0, 2, 0, 1]])
     shares = [0.9, 0.08, 0.0, 0.02]

@@ -108,6 +108,8 @@ def rarity(pixels: Int64[np.ndarray, "n k"], temperature: float) -> Float64[np.n
 
     Source: DAFormer (arXiv:2111.14887) §3.2, eq. 4-5.
     """
+    if not temperature > 0:
+        raise ValueError(f"data.rare_temperature must be positive, got {temperature:g}; DAFormer's is 0.01")
     share = pixels.sum(axis=0) / max(1, int(pixels.sum()))
     # Beside the rarest class, so that nothing overflows.
     weights = np.exp((share.min() - share) / temperature)

@@ -169,8 +169,11 @@ def _check_shares(data: DataRecipe) -> None:
     for name in ("flip", "rare_crops", "copy_paste"):
         if not 0 <= getattr(data, name) <= 1:
             raise ValueError(f"data.{name} is a probability and lies in [0, 1], got {getattr(data, name):g}")
-    if data.rare_temperature <= 0:
-        raise ValueError(f"data.rare_temperature must be positive, got {data.rare_temperature:g}; DAFormer's is 0.01")
+    if data.copy_paste_classes is not None and not data.copy_paste:
+        raise ValueError(
+            "data.copy_paste_classes says what to paste and data.copy_paste, how often, is 0; give --data.copy-paste "
+            "a probability, or leave the classes out"
+        )
     if data.hue[0] > data.hue[1]:
         raise ValueError(f"data.hue goes from the least turn to the greatest, got {data.hue[0]} {data.hue[1]}")
 
