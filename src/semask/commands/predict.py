@@ -193,12 +193,13 @@ def find_files(pictures: Path, *, leave_out: Path) -> list[Path]:
         return [pictures]
     if not pictures.is_dir():
         raise ValueError(f"there is no picture or folder {str(pictures)!r}")
+    from semask.data.tree import paths_below
+
     results = {(leave_out / folder).resolve() for folder in (PREDICTIONS, OVERLAYS, PRIORS, SUBMISSION)}
     found = [
         path
-        for path in sorted(pictures.rglob("*"))
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(pictures).parts)
+        for path in paths_below(pictures)
+        if not any(part.startswith(".") for part in path.relative_to(pictures).parts)
         and results.isdisjoint(path.resolve().parents)
     ]
     if not found:

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from semask.data.source import Source
 from semask.data.tar_file import packing, tar_members
+from semask.data.tree import paths_below
 from semask.data.zip_file import open_zip
 from semask.whole_file import whole_file
 
@@ -41,9 +42,7 @@ def open_download(path: Path, *, scratch: Path) -> dict[str, Source]:
     if path.is_dir():
         # Of leftImg8bit_trainvaltest.zip, someone may give the folder leftImg8bit.
         name = path.resolve().name
-        return {
-            f"{name}/{file.relative_to(path).as_posix()}": file for file in sorted(path.rglob("*")) if file.is_file()
-        }
+        return {f"{name}/{file.relative_to(path).as_posix()}": file for file in paths_below(path)}
     if path.is_file() and path.suffix.lower() == ".json":
         return {path.name: path}
     if not path.is_file():

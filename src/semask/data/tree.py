@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 from semask.data.source import Source
 from semask.data.zip_file import ZipTree, open_zip
+
+
+def paths_below(folder: Path) -> list[Path]:
+    """Return the files below a folder in order, with those behind links to folders, which pathlib's search leaves out.
+
+    Links back to a folder that they lie in are not followed.
+    """
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        here = Path(place)
+        folders[:] = [name for name in folders if not _leads_back(here / name)]
+        found += [here / name for name in names]
+    return sorted(path for path in found if path.is_file())
+
+
+def _leads_back(folder: Path) -> bool:
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 class Tree(NamedTuple):
@@ -32,7 +50,7 @@ class Tree(NamedTuple):
             archive, inside = within
             return {path: member for path, member in archive.below(inside) if not member.name.startswith(".")}
         place = self.root / folder
-        paths = sorted(path for path in place.rglob("*") if path.is_file() and not path.name.startswith("."))
+        paths = [path for path in paths_below(place) if not path.name.startswith(".")]
         return {path.relative_to(place).as_posix(): path for path in paths}
 
     def read_text(self, path: str) -> str | None:
