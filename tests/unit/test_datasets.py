@@ -301,3 +301,17 @@ def test_camvid_of_cambridge(tmp_path: Path) -> None:
 def test_splits_of_camvid_are_those_of_the_tutorial(camvid: Path) -> None:
     for split in ("train", "val"):
         assert {split_of(stem) for stem in (camvid / f"{split}.txt").read_text().split()} == {split}
+
+
+def test_colours_of_camvid_are_those_of_its_list() -> None:
+    """Cambridge's label_colors.txt, with SegNet's class of every name; void, black, is none of them."""
+    listed = """
+        64 128 64 Pedestrian, 192 0 128 Building, 0 128 192 Bicyclist, 0 128 64 Building, 128 0 0 Building,
+        64 0 128 Car, 64 0 192 Pedestrian, 192 128 64 Pedestrian, 192 192 128 Pole, 64 64 128 Fence, 128 0 192 Road,
+        192 0 64 Road, 128 128 64 SignSymbol, 192 0 192 Bicyclist, 128 64 64 Car, 64 192 128 Pavement,
+        64 64 0 Pedestrian, 128 64 128 Road, 128 128 192 Pavement, 0 0 192 Pavement, 192 128 128 SignSymbol,
+        128 128 128 Sky, 64 128 192 Car, 0 0 64 Pole, 0 64 64 SignSymbol, 192 64 128 Car, 128 128 0 Tree,
+        192 128 192 Car, 64 0 64 Building, 192 192 0 Tree, 64 192 0 Building"""
+    expected = {tuple(map(int, words[:3])): words[3] for words in map(str.split, listed.split(","))}
+    assert len(expected) == 31
+    assert {colour: name for name, shades in COLOURS.items() for colour in shades} == expected
