@@ -1,9 +1,7 @@
 """A good data set is fit; one with every fault we know is not, and each fault is told by file with its cure."""
 
 import json
-import os
 import shutil
-import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,57 +11,14 @@ import pytest
 import tifffile
 from PIL import Image
 
-from semask import cli
-from semask.data.doctor import Diagnosis, diagnose
-from semask.data.problem import Problem
+from semask.data.doctor import diagnose
 from semask.recipes.recipe import DataRecipe
-
-SIZE = (40, 56)
-NAMES = ("ground", "wall", "sky", "rare")
-
-
-def scene(seed: int, size: tuple[int, int] = SIZE) -> tuple[np.ndarray, np.ndarray]:
-    """Return a smooth picture and a label of three bands of classes."""
-    random = np.random.default_rng(seed)
-    coarse = random.integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    image = np.array(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC))
-    cuts = np.sort(random.integers(4, size[0] - 4, 2))
-    rows = np.arange(size[0])[:, None].repeat(size[1], 1)
-    return image, np.digitize(rows, cuts).astype(np.uint8)
+from tests.unit.doctored import NAMES, SIZE, leaked, look, out_of_range, put, put_good, scene, told
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Six good training pairs, one with the rare class, and two for validation."""
-    folder = tmp_path / "data"
-    for split, count in (("train", 6), ("val", 2)):
-        for index in range(count):
-            put(folder, f"{split}/{split}{index}", *scene(index + 100 * (split == "val")))
-    image, label = scene(5)
-    label[:3, :3] = 3
-    put(folder, "train/train5", image, label)
-    (folder / "classes.json").write_text(json.dumps({"classes": [*NAMES]}))
-    return folder
-
-
-def put(
-    folder: Path, name: str, image: np.ndarray, label: np.ndarray | None, suffix: str = ".jpg"
-) -> tuple[Path, Path]:
-    paths = folder / "images" / f"{name}{suffix}", folder / "labels" / f"{name}.png"
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(paths[0])
-    if label is not None:
-        Image.fromarray(label).save(paths[1])
-    return paths
-
-
-def look(root: Path, **options: object) -> Diagnosis:
-    return diagnose(DataRecipe(root=str(root)), **options)
-
-
-def told(problems: tuple[Problem, ...], kind: str) -> list[str]:
-    return [str(problem) for problem in problems if problem.kind == kind]
+    return put_good(tmp_path / "data")
 
 
 # --- what is right -----------------------------------------------------------------------------------------------
@@ -128,20 +83,9 @@ def turned(root: Path) -> None:
     Image.fromarray(scene(0)[0]).save(root / "images/train/train0.jpg", exif=exif)
 
 
-def out_of_range(root: Path) -> None:
-    label = scene(0)[1]
-    label[:2, :3] = 77
-    Image.fromarray(label).save(root / "labels/train/train0.png")
-
-
 def counted_from_one(root: Path) -> None:
     for path in (root / "labels").rglob("*.png"):
         Image.fromarray(np.array(Image.open(path)) + np.uint8(1)).save(path)
-
-
-def leaked(root: Path) -> None:
-    shutil.copy(root / "images/train/train1.jpg", root / "images/val/again.jpg")
-    shutil.copy(root / "labels/train/train1.png", root / "labels/val/again.png")
 
 
 def nothing_labelled(root: Path) -> None:
@@ -273,126 +217,6 @@ def test_no_pair_at_all_is_wrong_input(tmp_path: Path) -> None:
         look(tmp_path)
 
 
-# --- the command -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep runs/doctor, where results go without --out, out of the checkout."""
-    monkeypatch.chdir(tmp_path)
-
-
-def run(*arguments: object) -> int:
-    return cli.main(["doctor", *map(str, arguments)])
-
-
-def test_the_command_tells_writes_and_gives_its_status(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(root, "--out", tmp_path / "out") == 0
-    screen = capsys.readouterr().out
-    assert "fit for training: 0 errors and 1 warning in 6 train + 2 val pairs" in screen
-    assert "--model.mean 0." in screen
-    assert "inverse frequency: --loss.class-weights " in screen
-    record = json.loads((tmp_path / "out/doctor.json").read_text())
-    assert record["errors"] == []
-    assert record["splits"]["train"]["sizes"] == [[40, 56, 6]]
-    assert [len(weights) for weights in record["class_weights"].values()] == [4, 4, 4]
-    out_of_range(root)
-    assert run(root, "--out", tmp_path / "out") == 1
-    screen = capsys.readouterr().out
-    assert screen.index("label values outside the map: 77") < screen.index("inverse frequency")
-    assert "not fit for training: 1 error" in screen
-    assert "label values outside the map: 77" in (tmp_path / "out/doctor.html").read_text()
-
-
-def test_a_zip_file_says_the_same(root: Path, tmp_path: Path) -> None:
-    leaked(root)
-    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
-        for path in sorted(root.rglob("*")):
-            archive.write(path, path.relative_to(root))
-    records = []
-    for data in (root, tmp_path / "data.zip"):
-        assert run(data, "--out", tmp_path / "out") == 1
-        text = (tmp_path / "out/doctor.json").read_text().replace(str(data), "DATA")
-        records.append(json.loads(text))
-    assert records[0] == records[1]
-
-
-def test_the_many_of_a_kind_are_summed_up(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for index in range(14):
-        put(root, f"train/odd{index:02}", *scene(index + 200, (44, 50)))
-        Image.fromarray(np.zeros(SIZE, np.uint8)).save(root / f"labels/train/odd{index:02}.png")
-    assert run(root, "--out", tmp_path / "out") == 1
-    screen = capsys.readouterr().out
-    assert screen.count("make them one size") == 10
-    assert "… and 4 more of this kind (size)" in screen
-
-
-def test_recipes_take_their_data_from_root(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert (
-        run("folder/semask-micro-fpn", "--data.root", root, "--data.images", "images/{split}", "--out", tmp_path) == 0
-    )
-    assert run("camvid/semask-lite0-fpn", "--data.root", root, "--data.classes", root / "classes.json") == 1
-    assert "has 4 classes and the recipe's model 11" in capsys.readouterr().out
-    assert (tmp_path / "runs/doctor/camvid-semask-lite0-fpn/doctor.html").is_file()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nowhere/at/all"], "'nowhere/at/all' is no folder or zip file, and there is no recipe called"),
-        (["scenes/micro-fpn"], "scenes/micro-fpn draws its scenes and has no files"),
-        (["--out", "x"], "the data come first: semask doctor DATA [flags]; got '--out'"),
-        (["camvid/semask-lite0-fpn"], "give their folder or zip file with --data.root"),
-    ],
-)
-def test_wrong_input_has_status_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(*arguments) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_names_that_are_no_text_and_names_that_are_code(root: Path, tmp_path: Path) -> None:
-    code = "<script>alert(1)<!--"
-    (root / "classes.json").write_text(json.dumps({"classes": ["<script>alert(2)</script>", *NAMES[1:]]}))
-    put(root, f"train/{code.replace('/', '')}", np.zeros((*SIZE, 3), np.uint8), scene(1)[1])
-    for folder, suffix in (("images", ".jpg"), ("labels", ".png")):
-        path = os.fsencode(root / folder / "train")
-        shutil.copy(os.path.join(path, b"train1" + suffix.encode()), os.path.join(path, b"\xff" + suffix.encode()))
-    assert run(root, "--out", tmp_path / "out") == 0
-    page = (tmp_path / "out/doctor.html").read_text()
-    assert "<script>alert" not in page
-    assert "&lt;script&gt;alert(1)&lt;!--" in page
-    assert "&lt;script&gt;alert(2)&lt;/script&gt;" in page
-    files = {each["second"] for each in json.loads((tmp_path / "out/doctor.json").read_text())["duplicates"]}
-    assert any(name.endswith("\udcff.jpg") for name in files)
-
-
-def test_real_data_are_fit(ade20k_mini: Path) -> None:
-    found = diagnose(
-        DataRecipe(
-            root=str(ade20k_mini), classes="ade20k", labels="annotations/{split}", image_suffix=".jpg",
-            train_split="training", val_split="validation",
-        )
-    )  # fmt: skip
-    assert found.errors == ()
-    assert found.duplicates == ()
-
-
-def test_the_mistake_with_ade20k_is_seen(ade20k_mini: Path, tmp_path: Path) -> None:
-    """Its values 0 … 150 read as they are, which is what reduce_zero_label was about."""
-    table = tmp_path / "plain.json"
-    table.write_text(json.dumps({"classes": [f"class {index}" for index in range(150)]}))
-    found = diagnose(
-        DataRecipe(
-            root=str(ade20k_mini), classes=str(table), labels="annotations/{split}", image_suffix=".jpg",
-            train_split="training", val_split="validation",
-        )
-    )  # fmt: skip
-    [problem] = told(found.errors, "zero")
-    assert "values go up to 150 for 150 classes, and value 0 is in 20 of 20 labels. Do they count from 1" in problem
-
-
 def test_pictures_of_fewer_bits_than_their_files(tmp_path: Path) -> None:
     """Twelve bits in files of sixteen: augmentation would turn them black."""
     random = np.random.default_rng(0)
@@ -415,13 +239,3 @@ def test_a_fourth_channel_taken_for_transparency(root: Path) -> None:
     [message] = told(look(root).warnings, "bands")
     assert "infrared.png: 1 of 10 pictures have a fourth channel" in message
     assert "--data.channels 4" in message
-
-
-def test_nothing_of_the_validation_is_to_be_pasted(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for path in (root / "labels/train").iterdir():
-        path.unlink()
-    assert run(root, "--out", root / "out") == 1
-    screen = capsys.readouterr().out
-    assert "--loss.class-weights" not in screen
-    assert "--model.mean" not in screen
-    assert "no statistics or weights to paste before the split 'train' can be read" in screen

@@ -154,14 +154,20 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
         read_image(tmp_path)
 
 
-@pytest.mark.parametrize("side", [20_000, 60_000])
-def test_a_small_file_that_claims_to_be_huge_is_not_decoded(side: int, tmp_path: Path) -> None:
+def grey_png(size: tuple[int, int], bits: int, rows: bytes) -> bytes:
+    """Return a PNG of grey (height, width) whose rows, a filter byte before each, are packed already."""
+
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], bits, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [20_000, 60_000])
+def test_a_small_file_that_claims_to_be_huge_is_not_decoded(side: int, tmp_path: Path) -> None:
     path = tmp_path / "bomb.png"
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b""))
+    path.write_bytes(grey_png((side, side), 8, bytes(100)))
     for read in (read_image, read_label, probe_image):
         with pytest.raises(ValueError, match=r"bomb\.png: too large"):
             read(path)
@@ -223,3 +229,13 @@ def test_jpeg_labels_are_refused_whatever_their_name(tmp_path: Path) -> None:
     Image.fromarray(np.ones((8, 8), np.uint8)).save(tmp_path / "a.png", format="JPEG")
     with pytest.raises(ValueError, match=r"a\.png: a JPEG label.*8-bit greyscale PNG"):
         read_label(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(("bits", "packed"), [(1, 0b10110000), (2, 0b11_01_00_10), (4, 0b1111_0101)])
+def test_labels_of_few_bits_hold_what_was_written(bits: int, packed: int, tmp_path: Path) -> None:
+    """Pillow spreads 2 and 4 bits over 0 … 255, which would turn class 3 into "ignore"."""
+    count = 8 // bits
+    expected = [packed >> (8 - bits * (i + 1)) & ((1 << bits) - 1) for i in range(count)]
+    path = tmp_path / "label.png"
+    path.write_bytes(grey_png((1, count), bits, bytes([0, packed])))
+    assert read_label(path).tolist() == [expected]

@@ -147,7 +147,7 @@ def test_the_command_writes_what_a_plain_loop_finds(
             corrupted = CorruptedSamples(samples, [0, 3], name=name, strength=strength)
             expected = evaluate_model(predictor, corrupted, num_classes=12).scores().miou
             assert record["miou"][name][place] == pytest.approx(expected)
-    assert record["images"] == 2
+    assert record["data"]["images"] == 2
     assert record["strengths"] == [1, 5]
     assert record["seed"] == 0
     assert len(record["checkpoint"]["sha256"]) == 64

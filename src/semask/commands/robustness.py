@@ -92,6 +92,7 @@ def robustness(checkpoint: Path, bundle: Bundle, options: RobustnessOptions) -> 
 
     from semask.data.check import check_pairs
     from semask.data.dataset import classes_of
+    from semask.data.digest import digest_split
     from semask.device import pick_device
     from semask.evaluation.robustness import check_choice
 
@@ -114,7 +115,11 @@ def robustness(checkpoint: Path, bundle: Bundle, options: RobustnessOptions) -> 
             record = {
                 "recipe": recipe.name,
                 "checkpoint": {"path": str(checkpoint), "sha256": digest(checkpoint / WEIGHTS)},
-                "images": images,
+                "data": {
+                    "split": recipe.data.val_split,
+                    "images": images,
+                    "sha256": digest_split(recipe.data, recipe.data.val_split),
+                },
                 "seed": options.seed,
                 **found.to_dict(),
                 "protocol": {"data": dataclasses.asdict(recipe.data), "test": dataclasses.asdict(recipe.test)},

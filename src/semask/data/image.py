@@ -25,6 +25,8 @@ MAX_PIXELS = 2**27
 WHITE = (255, 255, 255, 255)
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
 ID_MODES = ("1", "L", "P", "I", *SIXTEEN_BIT)
+SPREAD = {"L;2": 85, "L;4": 17}
+"""What Pillow multiplies values of few bits by, by its name for their layout."""
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)
 """The EXIF tag, and its values that swap height and width."""
 DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, KeyError)
@@ -38,8 +40,8 @@ class Refused(ValueError):
 def read_image(source: str | Source, *, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "3 H W"]:
     """Read a picture as RGB, upright.
 
-    The EXIF orientation is applied, grey is repeated, 16 bit becomes 8 by division by 257, transparent pixels show
-    white below them, CMYK and palettes are converted. Of animations the first frame is read.
+    The EXIF orientation is applied, grey is repeated, 16 bit becomes 8 (grey divided by 257, colours by 256),
+    transparent pixels show white below them, CMYK and palettes are converted. Of animations the first frame is read.
 
     Raises:
         ValueError: the file is missing, no image of an allowed format, broken, larger than `max_pixels`, or of 32-bit
@@ -64,7 +66,12 @@ def read_label(source: str | Source, *, max_pixels: int = MAX_PIXELS) -> Integer
     """
     with opened(source, max_pixels) as image:
         _refuse_colours(image)
+        # Pillow spreads grey of 2 and 4 bits over 0 … 255; before it decodes, it says so.
+        tiles = getattr(image, "tile", []) if image.format == "PNG" else []
+        spread = SPREAD.get(tiles[0].args) if tiles else None
         values = np.array(ImageOps.exif_transpose(image))
+    if spread is not None:
+        values //= spread
     return torch.from_numpy(values.astype(np.uint8 if values.dtype in (bool, np.uint8) else np.int32))
 
 
