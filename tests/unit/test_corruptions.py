@@ -68,6 +68,16 @@ def test_a_corruption_is_a_picture_of_eight_bits_and_its_own_chance(name: str) -
     assert (np.random.get_state()[1] == before[2]).all()  # noqa: NPY002
 
 
+def test_strengths_have_noise_of_their_own() -> None:
+    """With one noise for all, the second would be the first, louder: of the same sign in every pixel."""
+    grey, label = torch.full((3, 40, 40), 0.5), torch.zeros(40, 40, dtype=torch.uint8)
+    first, second = (
+        corrupt(grey, label, name="gaussian_noise", strength=strength, key="a")[0] - 0.5 for strength in (1, 2)
+    )
+    same = ((first > 0) == (second > 0)).float().mean()
+    assert 0.45 < float(same) < 0.55
+
+
 @pytest.mark.parametrize("name", ["gaussian_noise", "shot_noise", "motion_blur", "snow", "frost", "fog", ELASTIC])
 def test_chance_depends_on_the_key(name: str) -> None:
     image, label = scene()
