@@ -10,9 +10,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
+
+from semask.resample import resize
 
 NUMBERS = 2**21
 """Scores in a band: 8 MiB in float32, so that what is done to it finds it in a processor's cache."""
@@ -67,21 +68,20 @@ class Resized(NamedTuple):
         if (height, width) == self.size:
             return self.source.rows(first, last).float()
         if height == self.size[0]:
-            return self._widened(self.source.rows(first, last).float())
+            return _widened(self.source.rows(first, last), self.size[1])
         position = np.clip((np.arange(first, last) + 0.5) * (height / self.size[0]) - 0.5, 0, height - 1)
         above = position.astype(np.intp)
         below = np.minimum(above + 1, height - 1)
         top, bottom = int(above[0]), int(below[-1]) + 1
-        source = self._widened(self.source.rows(top, bottom).float())
+        source = _widened(self.source.rows(top, bottom), self.size[1])
         # With the classes last: whoever looks for the best class finds them side by side.
         rows = source.permute(0, 2, 3, 1).flatten(2)
         mixed = _mix(rows, above - top, below - top, (position - above).astype(np.float32))
         return mixed.view(*mixed.shape[:2], self.size[1], -1).permute(0, 3, 1, 2)
 
-    def _widened(self, rows: Float[Tensor, "b k r w"]) -> Float[Tensor, "b k r W"]:
-        if rows.shape[-1] == self.size[1]:
-            return rows
-        return F.interpolate(rows, (rows.shape[-2], self.size[1]), mode="bilinear", align_corners=False)
+
+def _widened(rows: Float[Tensor, "b k r w"], width: int) -> Float[Tensor, "b k r W"]:
+    return resize(rows.float(), (rows.shape[-2], width))
 
 
 def _mix(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from semask.data import tar_file
+from semask.data import source, tar_file
 from semask.data.source import Unreadable
 from tests.unit.stored import encoded, make_tar, picture
 
@@ -39,6 +39,6 @@ def test_bad_tar_files_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     whole.write_bytes(whole.read_bytes()[:600])
     with pytest.raises(Unreadable, match=r"a\.tar/a\.png: the archive is cut short"):
         member.open("rb")
-    monkeypatch.setattr(tar_file, "MAX_BYTES", 10)
+    monkeypatch.setattr(source, "MAX_BYTES", 10)
     with pytest.raises(Unreadable, match=r"a\.tar/a\.png: \d+ bytes, more than the 10 "):
         member.open("rb")

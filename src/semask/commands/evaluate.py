@@ -27,10 +27,13 @@ if TYPE_CHECKING:
 
     from semask.checkpoints.store import Bundle
     from semask.data.classes import Classes
+    from semask.data.dataset import ValidationFiles, ValidationScenes
     from semask.evaluation import Tally
     from semask.inference import Predictor
     from semask.metrics import Scores
     from semask.pages.gallery import GalleryPicture
+
+    Validation = ValidationFiles | ValidationScenes
 
 PROG = "semask evaluate CHECKPOINT"
 logger = logging.getLogger(__name__)
@@ -114,7 +117,7 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
     from rich.console import Console
 
     from semask.data.check import check_pairs
-    from semask.data.dataset import classes_of
+    from semask.data.dataset import classes_of, validation_set
     from semask.device import pick_device
     from semask.inference import build_predictor
 
@@ -133,9 +136,10 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
         warning = scale_warning(read_recipe(checkpoint).data, recipe.data, recipe.test)
         if rank == 0 and warning:
             logger.warning(warning)
+        samples = validation_set(recipe.data)
         predictor = build_predictor(bundle.model.to(device), recipe.test, recipe.data)
         started = time.perf_counter()
-        tally = _count(recipe, predictor, device, options)
+        tally = _count(recipe, samples, predictor, device, options)
         seconds = time.perf_counter() - started
         scores = tally.scores()
         if rank == 0:
@@ -143,7 +147,7 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
             record = _record(checkpoint, recipe, tally, classes, options)
             record |= {"hardware": hardware(device), "seconds": round(seconds, 2)}
             console.print(summary(record))
-            pictures = _gallery(recipe, predictor, tally, options, device)
+            pictures = _gallery(samples, predictor, tally, options.gallery, device)
             _write(checkpoint, options, record, tally, classes, pictures, console=console)
     return scores
 
@@ -163,14 +167,14 @@ def _check_options(options: EvaluateOptions) -> None:
             raise ValueError(f"--{name} counts from 0 and cannot be negative, got {value}")
 
 
-def _count(recipe: Recipe, predictor: Predictor, device: torch.device, options: EvaluateOptions) -> Tally:
+def _count(
+    recipe: Recipe, samples: Validation, predictor: Predictor, device: torch.device, options: EvaluateOptions
+) -> Tally:
     from rich.console import Console
     from rich.progress import Progress
 
-    from semask.data.dataset import validation_set
     from semask.evaluation import Measures, evaluate_model, process_share
 
-    samples = validation_set(recipe.data)
     share = len(process_share(len(samples)))
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("Evaluating", total=share)
@@ -214,20 +218,19 @@ def _record(
 
 
 def _gallery(
-    recipe: Recipe, predictor: Predictor, tally: Tally, options: EvaluateOptions, device: torch.device
+    samples: Validation, predictor: Predictor, tally: Tally, count: int, device: torch.device
 ) -> list[GalleryPicture]:
     """Segment once more the pictures that the page shows: none were kept."""
     import torch
 
-    from semask.data.dataset import validation_set
     from semask.data.raster import as_rgb
     from semask.evaluation.gallery import choose
     from semask.evaluation.tally import image_scores
     from semask.pages.gallery import GalleryPicture
 
-    samples, names, shown = validation_set(recipe.data), tally.names(), []
+    names, shown = tally.names(), []
     places = {samples.name(index): index for index in range(len(samples))}
-    for chosen in choose(image_scores(tally.image_counts()), options.gallery):
+    for chosen in choose(image_scores(tally.image_counts()), count):
         image, label, name = samples[places[names[chosen.place]]]
         with torch.inference_mode():
             prediction = predictor.labels(image[None].to(device))[0].cpu()

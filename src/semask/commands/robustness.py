@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from semask.commands.flags import check_json, check_writable
 from semask.commands.flags import parse as parse_flags
 from semask.percent import percent
 from semask.recipes import DataRecipe, Recipe, TestRecipe
-from semask.whole_file import whole_file
+from semask.whole_file import whole_file, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -229,6 +228,5 @@ def _cells(found: Robustness) -> tuple[list[str], list[list[str]]]:
 def _write(out: Path, record: dict[str, Any], found: Robustness) -> None:
     with whole_file(out.with_suffix(".md")) as part:
         part.write_text(markdown(found), encoding="utf-8")
-    with whole_file(out) as part:
-        part.write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(out, record)
     print(f"written to {out}, as a table to {out.with_suffix('.md')}")

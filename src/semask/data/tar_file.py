@@ -6,10 +6,10 @@ import tarfile
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO, Literal
 
-from semask.data.source import MAX_BYTES, Unreadable
+from semask.data.source import Member, Unreadable
 
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 """What compressed files begin with."""
@@ -18,28 +18,15 @@ CACHED = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class TarMember:
+class TarMember(Member):
     """A file in an uncompressed tar file: where its content begins and its size [bytes]."""
 
-    archive: Path
-    member: str
     offset: int
     size: int
 
-    @property
-    def name(self) -> str:
-        """The name of the file, without its folders."""
-        return PurePosixPath(self.member).name
-
-    def __str__(self) -> str:
-        return f"{self.archive}/{self.member}"
-
     def open(self, mode: Literal["rb"]) -> BinaryIO:
         """Return the content; `Unreadable` tells a size that is too large, or an archive that is cut short."""
-        if self.size > MAX_BYTES:
-            raise Unreadable(
-                f"{self}: {self.size} bytes, more than the {MAX_BYTES} that are read out of an archive; unpack the file"
-            )
+        self.refuse_large(self.size)
         with self.archive.open(mode) as file:
             file.seek(self.offset)
             content = file.read(self.size)

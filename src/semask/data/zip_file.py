@@ -17,7 +17,7 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal, NamedTuple
 
-from semask.data.source import MAX_BYTES, Unreadable
+from semask.data.source import Member, Unreadable
 
 LOCAL_HEADER = struct.Struct("<4s22xHH")
 """Signature, then the lengths of name and extra field, which the data follow."""
@@ -25,31 +25,18 @@ ENCRYPTED = 0x1
 
 
 @dataclass(frozen=True, slots=True)
-class ZipMember:
+class ZipMember(Member):
     """A file in a zip file: where its header begins, its size as stored and unpacked [bytes], and its checksum."""
 
-    archive: Path
-    member: str
     offset: int
     stored: int
     size: int
     checksum: int
     deflated: bool
 
-    @property
-    def name(self) -> str:
-        """The name of the file, without its folders."""
-        return PurePosixPath(self.member).name
-
-    def __str__(self) -> str:
-        return f"{self.archive}/{self.member}"
-
     def open(self, mode: Literal["rb"]) -> BinaryIO:
         """Return the unpacked content; `Unreadable` tells a size that is too large or not what was declared."""
-        if max(self.size, self.stored) > MAX_BYTES:
-            raise Unreadable(
-                f"{self}: {self.size} bytes, more than the {MAX_BYTES} that are read out of an archive; unpack the file"
-            )
+        self.refuse_large(self.size, stored=self.stored)
         with self.archive.open(mode) as file:
             file.seek(self.offset)
             header = file.read(LOCAL_HEADER.size)

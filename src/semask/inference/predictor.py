@@ -57,7 +57,7 @@ class Predictor:
         logits: bool = True,
         memory_budget: float | None = None,
     ) -> None:
-        check_budget(memory_budget)
+        _check_budget(memory_budget)
         self.bands = bands
         self.logits = logits
         self.memory_budget = memory_budget
@@ -129,7 +129,7 @@ def place(shape: tuple[int, ...], device: torch.device, budget: float | None) ->
     return torch.device("cpu") if budget is not None and needed > budget else device
 
 
-def check_budget(memory_budget: float | None) -> None:
+def _check_budget(memory_budget: float | None) -> None:
     """Refuse a budget of nothing."""
     if memory_budget is not None and not memory_budget > 0:
         raise ValueError(

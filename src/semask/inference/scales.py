@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from semask.bands import Bands, Held, Resized, walk
 from semask.geometry import enlarged_size, fit_size
-from semask.inference.predictor import Model, Predictor, Scorer, check_budget, place, predictor_of
+from semask.inference.predictor import Model, Predictor, Scorer, place, predictor_of
+from semask.resample import resize
 
 MAX_ENLARGED_PIXELS = 64_000_000
 """No image is enlarged beyond this: a ViT's scores of 150 classes take 38 GB there."""
@@ -45,7 +45,7 @@ def rescaled(
 
     def bands(images: Float[Tensor, "b c H W"]) -> Bands:
         height, width = images.shape[-2:]
-        seen = _resize(images, fit_size(height, width, box or (height, width), ratio), antialias=antialias)
+        seen = resize(images, fit_size(height, width, box or (height, width), ratio), antialias=antialias)
         if enlarge_to is not None:
             seen = _enlarge(seen, enlarge_to)
         return Resized(predictor.bands(seen), (height, width))
@@ -74,7 +74,6 @@ def tta(
     """
     if not ratios:
         raise ValueError("tta needs at least one ratio, for example (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)")
-    check_budget(memory_budget)
     versions = [
         (rescaled(source, box=box, ratio=ratio, enlarge_to=enlarge_to, antialias=antialias), mirrored)
         for ratio in ratios
@@ -97,12 +96,6 @@ def tta(
     return Predictor(bands, logits=False, memory_budget=memory_budget)
 
 
-def _resize(images: Float[Tensor, "b c h w"], size: tuple[int, int], *, antialias: bool) -> Float[Tensor, "b c H W"]:
-    if tuple(images.shape[-2:]) == size:
-        return images
-    return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=antialias)
-
-
 def _enlarge(images: Float[Tensor, "b c h w"], side: int) -> Float[Tensor, "b c H W"]:
     height, width = images.shape[-2:]
     size = enlarged_size(height, width, side)
@@ -112,4 +105,4 @@ def _enlarge(images: Float[Tensor, "b c h w"], side: int) -> Float[Tensor, "b c 
             f"px; the limit is {MAX_ENLARGED_PIXELS / 1e6:g} megapixels. Crop the image, take it whole (--test.mode "
             "whole), or do not enlarge it (--test.enlarge false)."
         )
-    return _resize(images, size, antialias=False)
+    return resize(images, size)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from semask.bands import Bands
 from semask.geometry import window_starts
-from semask.inference.predictor import Model, Predictor, Scorer, check_budget, place, predictor_of
+from semask.inference.predictor import Model, Predictor, Scorer, place, predictor_of
 
 Blend = Literal["mean", "hann"]
 
@@ -48,7 +48,6 @@ def sliding(
     """
     _check_windows(window, stride, smallest=getattr(source, "size_multiple", 1))
     _check_blending(batch_size, blend)
-    check_budget(memory_budget)
     predictor = predictor_of(source)
 
     def bands(images: Float[Tensor, "b c H W"]) -> Bands:
