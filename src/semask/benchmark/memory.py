@@ -19,6 +19,7 @@ from semask.benchmark.clock import Work
 
 P = ParamSpec("P")
 T = TypeVar("T")
+CONTAINER = Path("/sys/fs/cgroup")
 CPU = torch.device("cpu")
 MMAP_THRESHOLD = 2**20
 """In a fresh process, blocks of this size [bytes] and more go back to the system as soon as they are freed."""
@@ -78,6 +79,19 @@ def resident(field: Literal["VmRSS", "VmHWM"]) -> int:
     """Return the process's resident memory, or the most of it since it was last restarted [bytes]; needs /proc."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def available_memory() -> int:
+    """Return the memory that programs can still take [bytes]: the system's or, if it is less, that of our container."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+        free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except OSError:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # without a limit, the file says "max"
+        limit, held = (int((CONTAINER / f"memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, limit - held)
+    return free
 
 
 def _restart_high_water() -> bool:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from semask.build import build_weightless
 from semask.data.classes import Classes
@@ -22,7 +22,7 @@ PROCESSOR = "preprocessor_config.json"
 CLASSES = {"mask2former": "Mask2FormerForUniversalSegmentation", "maskformer": "MaskFormerForInstanceSegmentation"}
 """Names of the models there, by our name of the decoder."""
 PROCESSORS = {"mask2former": "Mask2FormerImageProcessor", "maskformer": "MaskFormerImageProcessor"}
-PIXEL_DECODERS = {"mask2former": "msdeform", "maskformer": "fpn"}
+PIXEL_DECODERS: dict[str, Literal["msdeform", "fpn"]] = {"mask2former": "msdeform", "maskformer": "fpn"}
 """The one pixel decoder that each has there."""
 
 _MOST_BYTES = 1_000_000
@@ -81,7 +81,7 @@ def model_config(recipe: Recipe, classes: Classes | None = None) -> dict[str, An
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
         "dtype": "float32",
-        "backbone_config": _swin_config(model, recipe),
+        "backbone_config": swin_config(model, recipe),
     }
     return config | (_mask2former_config if decoder.name == "mask2former" else _maskformer_config)(model, recipe)
 
@@ -165,7 +165,8 @@ def _placeholder(number: int) -> str:
     return f"LABEL_{number}"
 
 
-def _swin_config(model: SegmentationModel, recipe: Recipe) -> dict[str, Any]:
+def swin_config(model: SegmentationModel, recipe: Recipe) -> dict[str, Any]:
+    """Return the config of a Swin backbone; a ValueError tells one that has windows of several sizes."""
     attentions = [module for module in model.encoder.modules() if isinstance(module, ShiftedWindowAttention)]
     stages = [model.encoder.chain[f"layers_{stage}"].blocks for stage in range(4)]  # type: ignore[index, union-attr]
     windows = {attention.window_size for attention in attentions}

@@ -1,0 +1,72 @@
+"""What is measured beside each other: a model of ours, or a peer's, by what can be asked of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from semask.benchmark.options import Options, Test
+from semask.build import build_loss, build_model
+from semask.checkpoints import store
+from semask.inference import Predictor, build_predictor
+from semask.model import SegmentationModel
+from semask.recipes import Recipe, get, names
+
+
+class Contender(NamedTuple):
+    """A model, ours or another library's, that reads images b c H W in [0, 1] and normalises them itself.
+
+    title: what tables call it. recipe: what it is, or stands beside. forward: to logits at the model's own grid.
+    labels: to a uint8 label map of the images' size. loss: of images and labels (b H W), to a scalar. predictor: what
+    makes the label maps; None of a peer.
+    """
+
+    title: str
+    library: str
+    recipe: Recipe
+    module: nn.Module
+    forward: Callable[[Tensor], object]
+    labels: Callable[[Tensor], Tensor]
+    loss: Callable[[Tensor, Tensor], Tensor]
+    predictor: Predictor | None = None
+
+
+def ours(name: str, options: Options) -> Contender:
+    """Return the contender of a recipe's name, with random weights, or of a checkpoint's folder."""
+    if name not in names() and Path(name).is_dir():
+        model, recipe, _ = store.load(name)
+    else:
+        recipe = get(name)
+        model = build_model(recipe)
+    return contender(name, model, recipe, test=options.test)
+
+
+def contender(title: str, model: SegmentationModel, recipe: Recipe, *, test: Test = "whole") -> Contender:
+    """Return a model of ours; `test` is how label maps are made: whole, by sliding windows, or as the recipe has it."""
+    criterion = build_loss(recipe)
+    spec, data = recipe.test, recipe.data
+    if test != "recipe":
+        spec = dataclasses.replace(spec, mode=test, scales=(1.0,), flip=False, enlarge=False)
+        data = dataclasses.replace(data, base_scale=None, base_ratio=1.0)
+    predictor = build_predictor(model, spec, data)
+
+    def forward(images: Tensor) -> object:
+        return model.predict(images)  # looked up at every call, since compiling replaces it
+
+    def loss(images: Tensor, labels: Tensor) -> Tensor:
+        return criterion(model(images), model.pad_labels(labels)).total
+
+    return Contender(title, "semask", recipe, model, forward, predictor.labels, loss, predictor)
+
+
+def compile_model(module: nn.Module) -> None:
+    """Let torch.compile have the model, in place; its first run of each kind compiles."""
+    module.compile()
+    if isinstance(module, SegmentationModel):
+        # nn.Module.compile is for the call alone, which is the way of training.
+        module.predict = torch.compile(module.predict)  # type: ignore[method-assign]

@@ -1,0 +1,140 @@
+"""What takes turns in a measurement: contenders, each with the work of one run and what it costs."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from semask.benchmark.batches import FitsInMemory, fits_on_gpu, largest_batch, memory_limit
+from semask.benchmark.clock import Work
+from semask.benchmark.contender import Contender, compile_model, ours
+from semask.benchmark.cost import Cost, cost_of
+from semask.benchmark.files import evaluate, load, with_data
+from semask.benchmark.options import PROTOCOL_SIZE, Options
+from semask.benchmark.peers import peer
+from semask.benchmark.work import Setting, work_of
+from semask.model import SegmentationModel
+from semask.plain import plainly
+from semask.recipes import get
+
+PASSES = {"forward": 1, "predict": 1, "train": 3}
+"""Multiply-adds of a run by those of its forward pass: backward takes twice as many."""
+
+
+class Side(NamedTuple):
+    """One of those that take turns.
+
+    library: semask, plain (semask's plain formulations) or a peer's. size: (height, width) [px]. batch: images at once;
+    images: of one run. cost: of one image's forward pass, None where no model runs. multiply_adds: of one image in all
+    passes, None where pictures differ in size. channels_last: whether the model was laid out so.
+    """
+
+    title: str
+    library: str
+    recipe: str
+    run: Work
+    size: tuple[int, int]
+    batch: int
+    images: int
+    cost: Cost | None = None
+    multiply_adds: int | None = None
+    channels_last: bool = False
+
+
+def sides_of(names: Sequence[str], options: Options, device: torch.device, folder: Path) -> list[Side]:
+    """Return a side for every recipe or checkpoint and, after all of them, for what they are compared with.
+
+    `folder` is for drawn files. A peer that two recipes share is there once.
+    """
+    if options.what == "load":
+        return [_loading(name, options, folder) for name in names]
+    found: dict[str, Side] = {}
+    for contender in _contenders(names, options):
+        if contender.title not in found:
+            side = _side(contender, options, device, folder)
+            found[side.title] = side
+            if "plain" in options.against and contender.library == "semask":
+                found[f"{side.title} (plain)"] = _plain(side)
+    first = [side for side in found.values() if side.library == "semask"]
+    return first + [side for side in found.values() if side.library != "semask"]
+
+
+def _contenders(names: Sequence[str], options: Options) -> Iterator[Contender]:
+    for name in names:
+        contender = ours(name, options)
+        yield contender
+        for library in options.against:
+            if library != "plain":
+                yield peer(library, contender.recipe, _size(contender.recipe.data.crop, options))
+
+
+def _size(crop: tuple[int, int], options: Options) -> tuple[int, int]:
+    return options.size or (PROTOCOL_SIZE if options.largest else crop)
+
+
+def _side(contender: Contender, options: Options, device: torch.device, folder: Path) -> Side:
+    setting = Setting(device, options.dtype, _size(contender.recipe.data.crop, options), options.step)
+    cost = cost_of(contender.module, setting.size)
+    laid_out = _lay_out(contender.module, options)
+    if options.compile:
+        compile_model(contender.module)
+    title, library, recipe = contender.title, contender.library, contender.recipe.name
+    if options.what == "evaluate":
+        contender = contender._replace(recipe=with_data(contender.recipe, options, setting.size, folder))
+        run = evaluate(contender, setting, options)
+        return Side(title, library, recipe, run, setting.size, options.batch, options.images, cost, None, laid_out)
+
+    def work(batch: int) -> Work:
+        return work_of(options.what, contender, setting, batch)
+
+    batch = _largest(title, work, options, device) if options.largest else options.batch
+    needed = PASSES[options.what] * cost.multiply_adds
+    return Side(title, library, recipe, work(batch), setting.size, batch, batch, cost, needed, laid_out)
+
+
+def _largest(title: str, work: Callable[[int], Work], options: Options, device: torch.device) -> int:
+    """Return the largest batch that fits; a ValueError tells that none does."""
+    if device.type == "cuda":
+        found = largest_batch(fits_on_gpu(work))
+    else:
+        work(1)()  # what a first run alone needs is not measured
+        found = largest_batch(FitsInMemory(work, memory_limit(options.memory)))
+    gc.collect()
+    if not found:
+        raise ValueError(
+            f"not even one image of {title!r} fits into the memory; give more --memory or a smaller --size"
+        )
+    return found
+
+
+def _lay_out(module: nn.Module, options: Options) -> bool:
+    """Lay a model out channels last where that was asked for, or where training does, and say whether it is."""
+    wanted = options.channels_last
+    if wanted is None:
+        wanted = options.what == "train" and isinstance(module, SegmentationModel) and not module.encoder.channels_last
+    if wanted:
+        module.to(memory_format=torch.channels_last)
+    return wanted
+
+
+def _plain(side: Side) -> Side:
+    """Return the same model by plain formulations."""
+
+    def run() -> object:
+        with plainly():
+            return side.run()
+
+    return side._replace(title=f"{side.title} (plain)", library="plain", run=run)
+
+
+def _loading(name: str, options: Options, folder: Path) -> Side:
+    recipe = get(name)
+    size = _size(recipe.data.crop, options)
+    run = load(with_data(recipe, options, size, folder), options)
+    images = options.images // options.batch * options.batch
+    return Side(name, "semask", name, run, recipe.data.crop, options.batch, images)
