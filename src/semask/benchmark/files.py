@@ -85,7 +85,7 @@ def evaluate(contender: Contender, setting: Setting, options: Options) -> Work:
                 chosen,
                 num_classes=recipe.model.num_classes,
                 device=setting.device,
-                batch_size=options.batch,
+                batch_size=options.batch_size,
                 workers=options.workers,
                 measures=COUNTS_ALONE,
             )
@@ -97,9 +97,9 @@ def load(recipe: Recipe, options: Options) -> Work:
     """Return one pass over batches of the recipe's training draws, by the loader that training has."""
     from semask.training.datamodule import SegmentationData  # brings lightning, which takes long
 
-    steps = options.images // options.batch
+    steps = options.images // options.batch_size
     train = dataclasses.replace(
-        recipe.train, steps=steps, batch_size=options.batch, accumulate=1, cached_views=None, freeze_encoder=False
+        recipe.train, steps=steps, batch_size=options.batch_size, accumulate=1, cached_views=None, freeze_encoder=False
     )
     loader = SegmentationData(dataclasses.replace(recipe, train=train), workers=options.workers).train_dataloader()
 

@@ -21,17 +21,16 @@ from semask.device import pick_device
 from semask.plain import is_plain, plainly
 
 Progress = Callable[[str, int], None]
-"""Told what is done now and how many runs there will be in all; called at the beginning of each."""
+"""Called with what was run, after every run, and with how many runs there will be in all."""
 
 
 def measure(names: Sequence[str], options: Options, progress: Progress = lambda title, runs: None) -> dict[str, Any]:
     """Measure recipes, or checkpoints by their folders, and their peers, and return the record as JSON values.
 
-    The number of threads that torch uses is left as the options say. A ValueError tells what cannot be measured.
+    `progress` is told what was run and how many runs there will be in all. The number of threads that torch uses is
+    left as the options say. A ValueError tells what cannot be measured.
     """
-    if not names:
-        raise ValueError("there is nothing to measure; give recipes (`semask models` lists them) or checkpoints")
-    check(options)
+    check(names, options)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = pick_device(options.device)
@@ -40,7 +39,6 @@ def measure(names: Sequence[str], options: Options, progress: Progress = lambda 
     torch.manual_seed(0)
     with plainly(options.plain or is_plain()), tempfile.TemporaryDirectory() as folder:
         peak = None if options.what == "load" else matmul_peak(device, options.dtype)
-        progress("building", 0)
         sides = sides_of(names, options, device, Path(folder))
         measured = _take_turns(sides, options, device, progress)
         around = environment(device)
@@ -59,14 +57,14 @@ def _take_turns(
     sides: Sequence[Side], options: Options, device: torch.device, progress: Progress
 ) -> list[dict[str, Any]]:
     clock = clock_of(device)
-    if options.largest and device.type == "cuda" and len(sides) > 1:
+    if options.max_batch and device.type == "cuda" and len(sides) > 1:
         clock = _settled(clock)
     works = {side.title: side.run for side in sides}
     runs = len(works) * (options.warmup + options.rounds + 2)
     first = {}
     for title, run in works.items():
-        progress(title, runs)
         first[title] = clock_of(device)(run)
+        progress(title, runs)
     timings = alternate(
         works,
         rounds=options.rounds,
@@ -76,8 +74,8 @@ def _take_turns(
     )
     entries = []
     for side, ratio in zip(sides, ratios(sides, timings), strict=True):
-        progress(side.title, runs)
         memory = peak_memory(side.run, device)
+        progress(side.title, runs)
         values = entry(side, timings, sides[0].title, memory, options)
         entries.append({**values, "time_to_first": ratio, "seconds_of_first_run": first[side.title]})
     return entries

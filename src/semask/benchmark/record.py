@@ -17,7 +17,21 @@ from semask.plain import is_plain
 
 KIND = "semask bench"
 FORMAT = 1
-NEEDED = ("title", "recipe", "library", "what", "images_per_second", "environment")
+NEEDED: dict[str, type | tuple[type, ...]] = {
+    "title": str,
+    "recipe": str,
+    "library": str,
+    "what": str,
+    "size": list,
+    "batch": int,
+    "dtype": str,
+    "rounds": int,
+    "images_per_second": (int, float),
+    "seconds": dict,
+    "time_to_first": dict,
+    "memory": dict,
+}
+"""What every entry has, and of which types."""
 
 
 class BenchRecord(NamedTuple):
@@ -44,7 +58,7 @@ def entry(side: Side, timings: Timings, first: str, memory: Memory, options: Opt
         "inside": [*INSIDE[options.what], *(["optimiser's step"] if options.step else [])],
         "size": list(side.size),
         "batch": side.batch,
-        "largest_batch": options.largest,
+        "largest_batch": options.max_batch,
         "dtype": options.dtype,
         "autocast": options.dtype != "float32",
         "compile": options.compile,
@@ -81,19 +95,26 @@ def ratios(sides: Sequence[Side], timings: Timings) -> list[dict[str, float]]:
 
 def read_bench(path: Path) -> list[BenchRecord]:
     """Return the records in a file; a ValueError tells what is wrong with it."""
+    values = _values(path)
+    entries, around = values.get("measured"), values.get("environment")
+    if values.get("format") != FORMAT or not isinstance(entries, list) or not isinstance(around, Mapping):
+        raise ValueError(f"{path} is no record of `semask bench` of format {FORMAT}; measure once more")
+    for entry in entries:
+        for name, kinds in NEEDED.items():
+            if not isinstance(entry, Mapping) or not isinstance(entry.get(name), kinds):
+                raise ValueError(f"{path} is no whole record of `semask bench`: its {name!r} is missing or spoilt")
+    return [BenchRecord(path, {**entry, "environment": dict(around)}) for entry in entries]
+
+
+def holds_bench(path: Path) -> bool:
+    """Say whether a file says that it is a measurement of speed; what else it holds is not looked at."""
+    return _values(path).get("kind") == KIND
+
+
+def _values(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file, an empty one where there is none that can be read."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no record: {error}") from error
-    if not is_bench(values) or values.get("format") != FORMAT or not isinstance(values.get("measured"), list):
-        raise ValueError(f"{path} is no record of `semask bench` of format {FORMAT}; measure once more")
-    records = [BenchRecord(path, {**entry, "environment": values.get("environment")}) for entry in values["measured"]]
-    for record in records:
-        if missing := [name for name in NEEDED if record.values.get(name) is None]:
-            raise ValueError(f"{path} is no whole record of `semask bench`: it has no {missing[0]}")
-    return records
-
-
-def is_bench(values: Any) -> bool:
-    """Say whether JSON values are those of a measurement of speed."""
-    return isinstance(values, Mapping) and values.get("kind") == KIND
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}

@@ -15,7 +15,7 @@ from semask.benchmark.clock import Work
 from semask.benchmark.contender import Contender, compile_model, ours
 from semask.benchmark.cost import Cost, cost_of
 from semask.benchmark.files import evaluate, load, with_data
-from semask.benchmark.options import PROTOCOL_SIZE, Options
+from semask.benchmark.options import Options
 from semask.benchmark.peers import peer
 from semask.benchmark.work import Setting, work_of
 from semask.model import SegmentationModel
@@ -70,15 +70,11 @@ def _contenders(names: Sequence[str], options: Options) -> Iterator[Contender]:
         yield contender
         for library in options.against:
             if library != "plain":
-                yield peer(library, contender.recipe, _size(contender.recipe.data.crop, options))
-
-
-def _size(crop: tuple[int, int], options: Options) -> tuple[int, int]:
-    return options.size or (PROTOCOL_SIZE if options.largest else crop)
+                yield peer(library, contender.recipe, options.size_for(contender.recipe.data.crop))
 
 
 def _side(contender: Contender, options: Options, device: torch.device, folder: Path) -> Side:
-    setting = Setting(device, options.dtype, _size(contender.recipe.data.crop, options), options.step)
+    setting = Setting(device, options.dtype, options.size_for(contender.recipe.data.crop), options.step)
     cost = cost_of(contender.module, setting.size)
     laid_out = _lay_out(contender.module, options)
     if options.compile:
@@ -87,12 +83,12 @@ def _side(contender: Contender, options: Options, device: torch.device, folder: 
     if options.what == "evaluate":
         contender = contender._replace(recipe=with_data(contender.recipe, options, setting.size, folder))
         run = evaluate(contender, setting, options)
-        return Side(title, library, recipe, run, setting.size, options.batch, options.images, cost, None, laid_out)
+        return Side(title, library, recipe, run, setting.size, options.batch_size, options.images, cost, None, laid_out)
 
     def work(batch: int) -> Work:
         return work_of(options.what, contender, setting, batch)
 
-    batch = _largest(title, work, options, device) if options.largest else options.batch
+    batch = _largest(title, work, options, device) if options.max_batch else options.batch_size
     needed = PASSES[options.what] * cost.multiply_adds
     return Side(title, library, recipe, work(batch), setting.size, batch, batch, cost, needed, laid_out)
 
@@ -134,7 +130,7 @@ def _plain(side: Side) -> Side:
 
 def _loading(name: str, options: Options, folder: Path) -> Side:
     recipe = get(name)
-    size = _size(recipe.data.crop, options)
+    size = options.size_for(recipe.data.crop)
     run = load(with_data(recipe, options, size, folder), options)
-    images = options.images // options.batch * options.batch
-    return Side(name, "semask", name, run, recipe.data.crop, options.batch, images)
+    images = options.images // options.batch_size * options.batch_size
+    return Side(name, "semask", name, run, recipe.data.crop, options.batch_size, images)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from semask.evaluation.record import Record
 from semask.metrics.sizes import AREAS
@@ -14,6 +14,7 @@ from semask.recipes import get, names
 from semask.recipes.protocols import name_of
 
 Rows = list[list[str]]
+T = TypeVar("T")
 
 LATEX = str.maketrans(
     {
@@ -28,11 +29,11 @@ LATEX = str.maketrans(
 """What a table writes for signs that mean something to LaTeX."""
 
 
-class Column(NamedTuple):
+class Column(NamedTuple, Generic[T]):
     """A title, what it takes from a record, and whether that is a number."""
 
     title: str
-    value: Callable[[Record], str]
+    value: Callable[[T], str]
     number: bool = True
 
 
@@ -78,7 +79,7 @@ def _published(record: Record) -> str:
     return "" if miou is None or record.values["data"]["split"] != recipe.data.val_split else f"{miou:.2f}"
 
 
-COLUMNS = (
+COLUMNS: tuple[Column[Record], ...] = (
     Column("recipe", lambda record: record.title, number=False),
     Column("checkpoint", lambda record: str(record.values["checkpoint"]["sha256"])[:8], number=False),
     Column("protocol", lambda record: str(record.values["protocol"]["name"] or "its own"), number=False),
@@ -100,14 +101,14 @@ COLUMNS = (
 """Everything a table can hold; columns in which every record is silent are left out."""
 
 
-def tabulate(records: Sequence[Record]) -> tuple[list[Column], Rows]:
+def tabulate(records: Sequence[T], columns: Sequence[Column[T]]) -> tuple[list[Column[T]], Rows]:
     """Return the columns in which some record has something to say, and the cells of every record."""
-    cells = [[column.value(record) for column in COLUMNS] for record in records]
-    kept = [index for index in range(len(COLUMNS)) if any(row[index] not in ("", "–") for row in cells)]
-    return [COLUMNS[index] for index in kept], [[row[index] for index in kept] for row in cells]
+    cells = [[column.value(record) for column in columns] for record in records]
+    kept = [index for index in range(len(columns)) if any(row[index] not in ("", "–") for row in cells)]
+    return [columns[index] for index in kept], [[row[index] for index in kept] for row in cells]
 
 
-def class_table(records: Sequence[Record]) -> tuple[list[Column], Rows]:
+def class_table(records: Sequence[Record]) -> tuple[list[Column[Record]], Rows]:
     """Return the IoU of every class of records that have the same classes, one column each.
 
     Raises:
@@ -120,20 +121,20 @@ def class_table(records: Sequence[Record]) -> tuple[list[Column], Rows]:
                 f"{record.path} has other classes than {records[0].path}; a table of classes needs records of one data "
                 "set"
             )
-    columns = [Column("class", lambda record: "", number=False)]
+    columns: list[Column[Record]] = [Column("class", lambda record: "", number=False)]
     columns += [Column(record.title, lambda record: "") for record in records]
     lines = zip(classes[0], *(record.values["scores"]["classes"] for record in records), strict=True)
     return columns, [[name, *(percent(row["iou"]) for row in rows)] for name, *rows in lines]
 
 
-def to_markdown(columns: Sequence[Column], rows: Rows) -> str:
+def to_markdown(columns: Sequence[Column[Any]], rows: Rows) -> str:
     """Return a table for a README."""
     titles, rule = [column.title for column in columns], ["---:" if column.number else "---" for column in columns]
     head, *body = [[cell.replace("|", "\\|") for cell in row] for row in (titles, *rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *body))
 
 
-def to_csv(columns: Sequence[Column], rows: Rows) -> str:
+def to_csv(columns: Sequence[Column[Any]], rows: Rows) -> str:
     """Return a table for a spreadsheet; undefined cells are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -142,7 +143,7 @@ def to_csv(columns: Sequence[Column], rows: Rows) -> str:
     return text.getvalue()
 
 
-def to_latex(columns: Sequence[Column], rows: Rows) -> str:
+def to_latex(columns: Sequence[Column[Any]], rows: Rows) -> str:
     """Return a table for a paper, of the package booktabs."""
     kinds = "".join("r" if column.number else "l" for column in columns)
     lines = [" & ".join(map(_latex, line)) + r" \\" for line in [[column.title for column in columns], *rows]]
@@ -150,7 +151,8 @@ def to_latex(columns: Sequence[Column], rows: Rows) -> str:
     return "\n".join([*body, r"\end{tabular}", ""])
 
 
-FORMATS: dict[str, Callable[[Sequence[Column], Rows], str]] = {".md": to_markdown, ".csv": to_csv, ".tex": to_latex}
+Writer = Callable[[Sequence[Column[Any]], Rows], str]
+FORMATS: dict[str, Writer] = {".md": to_markdown, ".csv": to_csv, ".tex": to_latex}
 """How a table is written, by the suffix of its file."""
 
 
