@@ -38,9 +38,11 @@ def measure(names: Sequence[str], options: Options, progress: Progress = lambda 
         torch.cuda.set_device(device)
     torch.manual_seed(0)
     with plainly(options.plain or is_plain()), tempfile.TemporaryDirectory() as folder:
-        peak = None if options.what == "load" else matmul_peak(device, options.dtype)
+        # Before and after, and the better of both: what else runs on a machine takes of its peak too.
+        before = _peak(device, options)
         sides = sides_of(names, options, device, Path(folder))
         measured = _take_turns(sides, options, device, progress)
+        peak = max(before, _peak(device, options))
         around = environment(device)
     for values in measured:
         values["share_of_peak"] = _share(values, peak)
@@ -48,7 +50,7 @@ def measure(names: Sequence[str], options: Options, progress: Progress = lambda 
         "kind": KIND,
         "format": FORMAT,
         "environment": around,
-        "matmul_peak": peak,
+        "matmul_peak": peak or None,
         "measured": measured,
     }
 
@@ -92,8 +94,13 @@ def _settled(clock: Clock) -> Clock:
     return settled
 
 
-def _share(values: dict[str, Any], peak: float | None) -> float | None:
+def _peak(device: torch.device, options: Options) -> float:
+    """Return the rate of a large matrix product; 0 where no model runs."""
+    return 0.0 if options.what == "load" else matmul_peak(device, options.dtype)
+
+
+def _share(values: dict[str, Any], peak: float) -> float | None:
     """Return the multiply-adds per second over those of a large matrix product."""
-    if peak is None or values["multiply_adds"] is None:
+    if not peak or values["multiply_adds"] is None:
         return None
     return float(values["multiply_adds"] * values["images_per_second"] / peak)

@@ -109,10 +109,10 @@ def _scale(axes: Axes, chosen: Sequence[Point], by: By) -> None:
     for which, values in scales:
         axis = axes.xaxis if which == "x" else axes.yaxis
         getattr(axes, f"set_{which}scale")("log")
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
         axis.set_major_formatter(ScalarFormatter())
         axis.set_minor_formatter(NullFormatter())
-        getattr(axes, f"set_{which}lim")(min(values) / 1.5, max(values) * 1.5)
+        getattr(axes, f"set_{which}lim")(min(values) / 1.4, max(values) * 1.4)
     if by == "miou":
         values = [point.value for point in chosen]
         room = max(0.2 * (max(values) - min(values)), 0.5)

@@ -85,7 +85,7 @@ def circumstances(records: Sequence[BenchRecord], remarks: Sequence[str]) -> str
         "": lambda record: str(record.values["what"]),
         "size ": _size,
         "batch ": lambda record: str(record.values["batch"]),
-        " ": _precision,
+        " ": lambda record: str(record.values["dtype"]),
         "on ": lambda record: _machine(record.values["environment"]),
         "torch ": lambda record: str(_at(record.values["environment"], "packages.torch")),
     }
@@ -153,4 +153,5 @@ def _machine(environment: Mapping[str, Any]) -> str:
     """Return the GPU's name, or the processor's with the threads used."""
     if environment.get("cuda"):
         return str(environment.get("device"))
-    return f"{environment.get('processor')}, {environment.get('threads')} threads"
+    threads = environment.get("threads")
+    return f"{environment.get('processor')}, {threads} thread{'' if threads == 1 else 's'}"
