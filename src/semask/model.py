@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from semask.bands import Bands, Cut
 from semask.decoders.mask_classifier import MaskClassifier
 from semask.geometry import padding_to_multiple
-from semask.layers.pyramid import semantic_prior
+from semask.label_map import label_map
+from semask.layers.pyramid import sum_semantic_maps
+from semask.plain import is_plain
 from semask.structures import IGNORE, Features, MaskLogits, PixelLogits, Segmentation
 
 
@@ -76,7 +78,7 @@ class SegmentationModel(nn.Module):
 
     def decode(self, features: Features) -> Segmentation:
         """Return what `forward` returns for encoded images."""
-        prior = PixelLogits(self._prior(features)) if features.priors else None
+        prior = self._prior(features) if features.priors else None
         return Segmentation(self.decoder(features), prior)
 
     def encode(self, images: Float[Tensor, "b c H W"]) -> Features:
@@ -114,10 +116,18 @@ class SegmentationModel(nn.Module):
         features = self.encode(images)
         if not features.priors:
             raise ValueError("this model has no semantic layers and so no semantic prior; use a semask recipe")
-        return self._at_image(PixelLogits(self._prior(features)), images)
+        return self._at_image(self._prior(features), images)
 
     def labels(self, images: Float[Tensor, "b c H W"]) -> UInt8[Tensor, "b H W"] | Integer[Tensor, "b H W"]:
-        """Return the class of every pixel: uint8 for up to 256 classes, int64 beyond."""
+        """Return the class of every pixel: uint8 for up to 256 classes, int64 beyond.
+
+        A FloatingPointError tells scores that are no numbers. Compiled or exported, it is one graph of plain steps.
+        """
+        if self.num_classes > 256 or torch.compiler.is_compiling() or is_plain():
+            return self._plain_labels(images)
+        return label_map(self.bands(images))
+
+    def _plain_labels(self, images: Tensor) -> Tensor:
         labels = self.scores(images).argmax(dim=1)
         return labels.to(torch.uint8) if self.num_classes <= 256 else labels
 
@@ -131,9 +141,13 @@ class SegmentationModel(nn.Module):
             return self.fixed_size[0] - height, self.fixed_size[1] - width
         return padding_to_multiple(height, width, self.size_multiple)
 
-    def _prior(self, features: Features) -> Tensor:
-        strides: tuple[float, ...] = self.encoder.strides  # type: ignore[assignment]
-        return semantic_prior(features.priors, stride=strides[0] if self.classifies_masks else None)
+    def _prior(self, features: Features) -> PixelLogits:
+        """Add up the semantic maps; under mask classifiers all of their resizing aligns the corners.
+
+        Source: SeMask-FPN (mmsegmentation) and the authors' ports to detectron2.
+        """
+        total = sum_semantic_maps(features.priors, align_corners=self.classifies_masks)
+        return PixelLogits(total, align_corners=self.classifies_masks)
 
     def _padded(self, height: int, width: int) -> tuple[int, int]:
         bottom, right = self._padding(height, width)

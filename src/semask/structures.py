@@ -16,6 +16,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from semask.bands import Bands, Combined, Held, Resized
+from semask.plain import is_plain
 from semask.resample import resize
 
 IGNORE = 255
@@ -36,19 +37,23 @@ class Features(NamedTuple):
 class PixelLogits(NamedTuple):
     """Per-pixel class logits at the decoder's own grid.
 
-    auxiliary: what was predicted from earlier maps, each at its own grid, for deep supervision.
+    auxiliary: what was predicted from earlier maps, each at its own grid, for deep supervision. align_corners: how they
+    are brought to another size.
     """
 
     logits: Float[Tensor, "b k h w"]
     auxiliary: tuple[PixelLogits, ...] = ()
+    align_corners: bool = False
 
     def scores(self, size: tuple[int, int]) -> Float[Tensor, "b k H W"]:
         """Return the logits at `size` (height, width)."""
         # In float32 whatever autocast chose: resized bfloat16 scores tie, and ties decide labels.
-        return resize(self.logits.float(), size)
+        return resize(self.logits.float(), size, align_corners=self.align_corners)
 
     def bands(self, size: tuple[int, int]) -> Bands:
         """Return the same scores, made a band of rows at a time."""
+        if is_plain() or self.align_corners:
+            return Held(self.scores(size))
         return Resized(Held(self.logits), size)
 
 
@@ -74,6 +79,8 @@ class MaskLogits(NamedTuple):
 
     def bands(self, size: tuple[int, int]) -> Bands:
         """Return the same scores, made a band of rows at a time."""
+        if is_plain():
+            return Held(self.scores(size))
         return Combined(self._class_probabilities(), Resized(Held(self.mask_logits), size))
 
     def probabilities(self, size: tuple[int, int]) -> tuple[Float[Tensor, "b q k"], Float[Tensor, "b q H W"]]:

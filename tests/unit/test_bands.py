@@ -57,7 +57,7 @@ def test_low_precision_is_resized_in_full_precision() -> None:
 
 
 def test_labels_and_confidence_are_those_of_whole_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bands, "NUMBERS", 500)
+    monkeypatch.setattr(bands, "NUMBERS", 4000)
     images = torch.rand(2, 3, 40, 31)
     weight = torch.randn(6, 3, 3, 3) * 4
 

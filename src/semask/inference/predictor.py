@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from semask.bands import Bands, Held, best_class, gather, walk
+from semask.label_map import check_classes, label_map
 
 Scorer = Callable[[Float[Tensor, "b c H W"]], Float[Tensor, "b k H W"]]
 """A plain function from images to scores; those of `Predictor.logits`' kind unless said otherwise."""
@@ -73,36 +74,19 @@ class Predictor:
 
         A FloatingPointError tells scores that are no numbers: labels cannot, and would be of one class.
         """
-        bands = self.bands(images)
-        _check_classes(bands.shape[1])
-        found: Tensor | None = None
-        wrong = torch.zeros((), dtype=torch.int64)
-        for first, last, scores in walk(bands):
-            if found is None:
-                found, wrong = _maps(bands, scores, torch.uint8), wrong.to(scores.device)
-            best = best_class(scores)
-            found[:, first:last] = best
-            wrong += scores.gather(1, best[:, None]).isnan().sum()
-        assert found is not None  # images have at least one row
-        if wrong:
-            raise FloatingPointError(
-                f"the scores of {int(wrong)} of {found.numel()} pixels are no numbers: has the training of this model "
-                "diverged, or does the image hold values that are no numbers?"
-            )
-        return found
+        return label_map(self.bands(images))
 
     def labelled(self, images: Float[Tensor, "b c H W"]) -> Labelled:
         """Return the best class of every pixel and its probability, nan where scores are no numbers."""
         bands = self.bands(images)
-        _check_classes(bands.shape[1])
-        found: Labelled | None = None
+        check_classes(bands.shape[1])
+        batch, _, height, width = bands.shape
+        labels = torch.empty((batch, height, width), dtype=torch.uint8, device=bands.device)
+        confidence = torch.empty((batch, height, width), dtype=torch.float32, device=bands.device)
         for first, last, scores in walk(bands):
-            if found is None:
-                found = Labelled(_maps(bands, scores, torch.uint8), _maps(bands, scores, torch.float32))
-            found.labels[:, first:last] = best_class(scores)
-            found.confidence[:, first:last] = self._share_of_best(scores)
-        assert found is not None  # images have at least one row
-        return found
+            labels[:, first:last] = best_class(scores)
+            confidence[:, first:last] = self._share_of_best(scores)
+        return Labelled(labels, confidence)
 
     def _share_of_best(self, scores: Float[Tensor, "b k r W"]) -> Float[Tensor, "b r W"]:
         best = scores.amax(dim=1)
@@ -135,13 +119,3 @@ def _check_budget(memory_budget: float | None) -> None:
         raise ValueError(
             f"memory_budget must be more than 0 GiB, got {memory_budget}; None leaves scores on the model's device"
         )
-
-
-def _check_classes(count: int) -> None:
-    if count > 256:
-        raise ValueError(f"label maps hold up to 256 classes, these scores are of {count}; take their argmax yourself")
-
-
-def _maps(bands: Bands, like: Tensor, dtype: torch.dtype) -> Tensor:
-    batch, _, height, width = bands.shape
-    return like.new_empty((batch, height, width), dtype=dtype)

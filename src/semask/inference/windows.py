@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int16
 from torch import Tensor
 
-from semask.bands import Bands
+from semask.bands import Bands, Held, Reader, unsure
 from semask.geometry import window_starts
 from semask.inference.predictor import Model, Predictor, Scorer, place, predictor_of
 
@@ -98,6 +98,11 @@ class Windows:
         batch, _, height, width = self._images.shape
         return batch, self._summed.shape[1], height, width
 
+    @property
+    def device(self) -> torch.device:
+        """Return where the sums are."""
+        return self._summed.device
+
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
         """Return the scores of rows first … last - 1."""
         while self._pending and self._pending[0].row < last:
@@ -105,6 +110,15 @@ class Windows:
         down, across = self._totals
         weights = torch.outer(down[first:last], across)
         return self._summed[:, :, first - self._first : last - self._first] / weights.to(self._summed)
+
+    def sure(self, first: int, last: int) -> Int16[Tensor, "b r W"]:
+        """Return no class: the sums tell."""
+        return unsure(self, first, last)
+
+    def reader(self, first: int, last: int) -> Reader:
+        """Return what reads the scores of these rows, all of which are made."""
+        rows = Held(self.rows(first, last)).reader(0, last - first)
+        return lambda places: rows(places._replace(row=places.row - first))
 
     @property
     def _summed(self) -> Tensor:
