@@ -58,14 +58,17 @@ def test_strides_are_fractions_where_they_must_be(patch: int, strides: tuple[flo
 
 
 @pytest.mark.parametrize("decoder", ["fpn", "msdeform"])
-def test_mask_classifiers_see_the_prior_at_the_padded_size(decoder: str) -> None:
+def test_mask_classifiers_get_a_prior_that_aligns_the_corners_of_the_padded_image(decoder: str) -> None:
     """Patches of 14 px: the finest map has a stride of 3.5."""
     spec = EncoderRecipe(name=VIT.name, patch_size=14, image_size=(56, 56), simple_pyramid=True, semantic_layers=True)
     model = ModelRecipe(encoder=spec, decoder=mask_head("mask2former", decoder), num_classes=3)
     built = build_model(Recipe(name="test/x", model=model))
     images = torch.rand(1, 3, 40, 50)
     with torch.inference_mode():
-        assert built(images).prior.logits.shape[-2:] == built.prepare(images).shape[-2:] == (224, 224)
+        prior = built(images).prior
+        assert built.prepare(images).shape[-2:] == (224, 224)
+        assert prior.align_corners
+        assert prior.logits.shape[-2:] == (64, 64)
 
 
 def test_segmenters_encoder_is_the_same_within() -> None:

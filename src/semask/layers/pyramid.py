@@ -27,21 +27,3 @@ def sum_semantic_maps(
             semantic = F.interpolate(semantic, scale_factor=2.0, mode="bilinear", align_corners=align_corners)  # noqa: PLW2901
         total = total + resize(semantic, size, align_corners=align_corners)
     return total
-
-
-def semantic_prior(
-    maps: Sequence[Float[Tensor, "b k _h _w"]], *, stride: int | float | None = None
-) -> Float[Tensor, "b k H W"]:
-    """Return the semantic prior: at the grid of the first map or, with its `stride` [px], at the padded image's size.
-
-    The two differ in more than size: at full size every resize aligns the corners. A stride may have quarters of a
-    pixel, as that of patches cut in four.
-
-    Source: SeMask-FPN (mmsegmentation) and the authors' ports to detectron2.
-    """
-    if stride is None:
-        return sum_semantic_maps(maps)
-    total = sum_semantic_maps(maps, align_corners=True)
-    quarters = round(4 * stride)
-    size = (total.shape[-2] * quarters // 4, total.shape[-1] * quarters // 4)
-    return resize(total, size, align_corners=True)

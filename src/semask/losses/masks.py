@@ -63,7 +63,9 @@ class MaskClassificationLoss:
         if out.prior is None:
             prior = torch.zeros_like(main)
         else:
-            prior = self.prior_weight * pixel_cross_entropy(out.prior.logits, labels, denominator=self.denominator)
+            prior = self.prior_weight * pixel_cross_entropy(
+                out.prior.logits, labels, denominator=self.denominator, align_corners=out.prior.align_corners
+            )
         return LossTerms(main + prior, main, prior, torch.zeros_like(main))
 
     def terms(self, out: MaskLogits, labels: Integer[Tensor, "b H W"]) -> MaskTerms:

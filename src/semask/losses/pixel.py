@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from semask.resample import resize
+from semask.losses.resized import pixel_losses, resized_cross_entropy
 from semask.structures import IGNORE, LossTerms, PixelLogits, Segmentation
 
 
@@ -22,8 +22,9 @@ def pixel_cross_entropy(
     denominator: Literal["all", "valid"] = "all",
     keep_hardest: int | None = None,
     class_weights: Float[Tensor, " k"] | None = None,
+    align_corners: bool = False,
 ) -> Float[Tensor, ""]:
-    """Resize the logits to the labels and return their cross-entropy; pixels labelled `IGNORE` add nothing.
+    """Resize the logits bilinearly to the labels and return their cross-entropy; pixels labelled `IGNORE` add nothing.
 
     The sum is divided by all pixels, ignored ones included ("all"), or by the labelled ones ("valid"; 0 when there are
     none). `keep_hardest` keeps that many labelled pixels per image of the batch, those of the largest loss over the
@@ -32,16 +33,14 @@ def pixel_cross_entropy(
 
     Source: SeMask (arXiv:2112.12782) eq. 3-4; denominator and OHEM as in the authors' code (mmsegmentation).
     """
-    size = (labels.shape[-2], labels.shape[-1])
-    # uint8 labels are fine for storage; cross-entropy wants int64
-    losses = F.cross_entropy(resize(logits.float(), size), labels.long(), ignore_index=IGNORE, reduction="none")
     valid = labels != IGNORE
-    count = losses.numel() if denominator == "all" else valid.sum().clamp(min=1)
-    if class_weights is not None:
-        losses = losses * relative_weights(labels, class_weights)
+    count = labels.numel() if denominator == "all" else valid.sum().clamp(min=1)
+    weights = valid.float() if class_weights is None else relative_weights(labels, class_weights)
+    logits = logits.float()  # whatever autocast chose
     if keep_hardest is not None:
-        losses = losses * hardest(losses.detach(), valid, keep_hardest * labels.shape[0])
-    return losses.sum() / count
+        losses = pixel_losses(logits, labels, align_corners=align_corners) * weights
+        weights = weights * hardest(losses, valid, keep_hardest * labels.shape[0])
+    return resized_cross_entropy(logits, labels, weights, align_corners=align_corners) / count
 
 
 def relative_weights(labels: Integer[Tensor, "b H W"], class_weights: Float[Tensor, " k"]) -> Float[Tensor, "b H W"]:
@@ -83,11 +82,15 @@ class SegmentationLoss:
             denominator=self.denominator,
             keep_hardest=self.ohem_pixels,
             class_weights=weights,
+            align_corners=out.main.align_corners,
         )
         prior = self._weighed(self.prior_weight, () if out.prior is None else (out.prior,), labels)
         auxiliary = self._weighed(self.auxiliary_weight, out.main.auxiliary, labels)
         return LossTerms(main + prior + auxiliary, main, prior, auxiliary)
 
     def _weighed(self, weight: float, predictions: Sequence[PixelLogits], labels: Tensor) -> Float[Tensor, ""]:
-        losses = [pixel_cross_entropy(p.logits, labels, denominator=self.denominator) for p in predictions]
+        losses = [
+            pixel_cross_entropy(p.logits, labels, denominator=self.denominator, align_corners=p.align_corners)
+            for p in predictions
+        ]
         return weight * torch.stack(losses).sum() if losses else torch.zeros((), device=labels.device)
