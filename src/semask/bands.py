@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int, Int16, Integer
 from torch import Tensor
 
-from semask.resample import resize
+from semask.neighbours import classes_last, corners, interpolated, mix, neighbours
 
 NUMBERS = 2**21
 """Scores in a band: 8 MiB in float32, so that what is done to it finds it in a processor's cache."""
@@ -62,6 +61,9 @@ class Bands(Protocol):
     def reader(self, first: int, last: int) -> Reader:
         """Return what reads scores at places within rows first … last - 1."""
 
+    def of(self, image: int) -> Bands:
+        """Return the scores of one image of the batch, before any rows are asked for."""
+
 
 class Held(NamedTuple):
     """Scores that are there already."""
@@ -85,22 +87,26 @@ class Held(NamedTuple):
 
     def sure(self, first: int, last: int) -> Int16[Tensor, "b r W"]:
         """Return the best classes; places whose scores are not all finite are unsure."""
-        scores = _classes_last(self.scores[:, :, first:last])
+        scores = classes_last(self.scores[:, :, first:last])
         best = best_class(scores.permute(0, 3, 1, 2)).to(torch.int16)
         return best.where(scores.sum(-1).isfinite(), UNSURE)
 
     def reader(self, first: int, last: int) -> Reader:
         """Return what reads scores at places within rows first … last - 1."""
-        scores = _classes_last(self.scores[:, :, first:last])
+        scores = classes_last(self.scores[:, :, first:last])
         _, height, width, classes = scores.shape
         table = scores.view(-1, classes)
 
         def read(places: Places) -> Float[Tensor, "n k"]:
             lines = (places.image * height)[:, None] + (places.row - first)
             index = lines[:, :, None] * width + places.column[:, None]
-            return _mix(table, index.flatten(1), (places.down[:, :, None] * places.across[:, None]).flatten(1))
+            return mix(table, index.flatten(1), (places.down[:, :, None] * places.across[:, None]).flatten(1))
 
         return read
+
+    def of(self, image: int) -> Bands:
+        """Return the scores of one image of the batch."""
+        return Held(self.scores[image : image + 1])
 
 
 class Resized(NamedTuple):
@@ -125,14 +131,14 @@ class Resized(NamedTuple):
         # In float32 whatever autocast chose: resized bfloat16 scores tie, and ties decide labels.
         if (height, width) == self.size:
             return self.source.rows(first, last).float()
-        down, across = _neighbours(height, self.size[0], first, last), _neighbours(width, self.size[1])
+        down, across = neighbours(height, self.size[0], first, last), neighbours(width, self.size[1])
         top, bottom = down.reach
         source = self.source.rows(top, bottom)
         if source.device.type != "cpu":
-            return _interpolated(source.float(), down, top, self.size[1])
+            return interpolated(source.float(), down, top, self.size[1])
         # Every pixel is a sum of four of the source's, whose classes lie side by side.
-        index, weights = _corners(down, across, width)
-        bags = [_mix(table.flatten(0, 1), index - top * width, weights) for table in _classes_last(source)]
+        index, weights = corners(down, across, width)
+        bags = [mix(table.flatten(0, 1), index - top * width, weights) for table in classes_last(source)]
         mixed = torch.stack(bags) if len(bags) > 1 else bags[0]
         return mixed.view(len(bags), last - first, self.size[1], -1).permute(0, 3, 1, 2)
 
@@ -146,7 +152,7 @@ class Resized(NamedTuple):
             return self.source.sure(first, last)
         if height * width > self.size[0] * self.size[1]:
             return unsure(self, first, last)  # more to look at than to find
-        down, across = _neighbours(height, self.size[0], first, last), _neighbours(width, self.size[1])
+        down, across = neighbours(height, self.size[0], first, last), neighbours(width, self.size[1])
         top, bottom = down.reach
         seen = self.source.sure(top, bottom)
         left, right = (seen[:, :, index] for index in across.pixel.unbind(1))
@@ -159,7 +165,7 @@ class Resized(NamedTuple):
         height, width = self.source.shape[2:]
         if (height, width) == self.size:
             return self.source.reader(first, last)
-        down, across = _neighbours(height, self.size[0], first, last), _neighbours(width, self.size[1])
+        down, across = neighbours(height, self.size[0], first, last), neighbours(width, self.size[1])
         read = self.source.reader(*down.reach)
 
         def of_source(places: Places) -> Float[Tensor, "n k"]:
@@ -168,6 +174,10 @@ class Resized(NamedTuple):
             return read(Places(places.image, row, column, vertical, horizontal))
 
         return of_source
+
+    def of(self, image: int) -> Bands:
+        """Return the scores of one image of the batch."""
+        return Resized(self.source.of(image), self.size)
 
 
 class Cut(NamedTuple):
@@ -198,6 +208,10 @@ class Cut(NamedTuple):
         """Return the source's."""
         return self.source.reader(first, last)
 
+    def of(self, image: int) -> Bands:
+        """Return the scores of one image of the batch."""
+        return Cut(self.source.of(image), self.size)
+
 
 class Mirrored(NamedTuple):
     """Scores of a mirrored image, mirrored back."""
@@ -226,6 +240,10 @@ class Mirrored(NamedTuple):
         """Return what reads at the other side."""
         read, right = self.source.reader(first, last), self.shape[3] - 1
         return lambda places: read(places._replace(column=right - places.column))
+
+    def of(self, image: int) -> Bands:
+        """Return the scores of one image of the batch."""
+        return Mirrored(self.source.of(image))
 
 
 class Combined(NamedTuple):
@@ -269,6 +287,10 @@ class Combined(NamedTuple):
             return scores
 
         return pixelwise(read)
+
+    def of(self, image: int) -> Bands:
+        """Return the scores of one image of the batch."""
+        return Combined(self.classes[image : image + 1], self.masks.of(image))
 
 
 def pixelwise(read: Reader) -> Reader:
@@ -317,7 +339,7 @@ def best_class(scores: Float[Tensor, "b k r W"]) -> Integer[Tensor, "b r W"]:
     if scores.device.type != "cpu" or type(scores) is not Tensor:
         return scores.argmax(dim=1)
     # NumPy, which knows no bfloat16, looks through neighbouring numbers several times faster than torch on a processor.
-    return torch.from_numpy(_classes_last(scores.detach()).numpy().argmax(-1))
+    return torch.from_numpy(classes_last(scores.detach()).numpy().argmax(-1))
 
 
 def gather(bands: Bands, *, device: torch.device | str | None = None) -> Float[Tensor, "b k H W"]:
@@ -331,75 +353,3 @@ def gather(bands: Bands, *, device: torch.device | str | None = None) -> Float[T
         whole[:, :, first:last] = scores
     assert whole is not None  # images have at least one row
     return whole
-
-
-class Neighbours(NamedTuple):
-    """For every pixel along an axis, the two of another grid that it lies between, and what share each has.
-
-    reach: the first of those pixels, and the one behind the last.
-    """
-
-    pixel: Int[Tensor, "n 2"]
-    share: Float[Tensor, "n 2"]
-    reach: tuple[int, int]
-
-    def between(
-        self, position: Integer[Tensor, "m t"], weight: Float[Tensor, "m t"]
-    ) -> tuple[Int[Tensor, "m u"], Float[Tensor, "m u"]]:
-        """Return weighted pixels as twice as many of the other grid."""
-        return self.pixel[position].flatten(1), (self.share[position] * weight[..., None]).flatten(1)
-
-
-def _neighbours(length: int, size: int, first: int = 0, last: int | None = None) -> Neighbours:
-    """Return where pixels first … last - 1 of `size` lie among `length`, as `resize` has it, in float64."""
-    last = size if last is None else last
-    pixels = torch.arange(first, last, dtype=torch.float64)
-    position = ((pixels + 0.5) * (length / size) - 0.5).clamp(0, length - 1)
-    before = position.int()
-    share = (position - before).float()
-    # Reckoned once more, since the tensors may lie on another device, or be fakes.
-    top, bottom = (int(min(max((pixel + 0.5) * (length / size) - 0.5, 0), length - 1)) for pixel in (first, last - 1))
-    return Neighbours(
-        torch.stack([before, (before + 1).clamp_max(length - 1)], 1),
-        torch.stack([1 - share, share], 1),
-        (top, min(bottom + 2, length)),
-    )
-
-
-def _classes_last(scores: Float[Tensor, "b k r w"]) -> Float[Tensor, "b r w k"]:
-    scores = scores.float()
-    last = scores.permute(0, 2, 3, 1)
-    if last.is_contiguous() or scores.device.type != "cpu":
-        return last.contiguous()
-    found = torch.empty_like(last, memory_format=torch.contiguous_format)
-    for image, table in zip(scores, found.flatten(1, 2), strict=True):
-        lines = image.permute(1, 2, 0)
-        # As a matrix, which torch transposes in blocks: several times faster.
-        table.copy_(lines.flatten(0, 1) if lines.is_contiguous() else image.contiguous().flatten(1).t())
-    return found
-
-
-def _mix(table: Float[Tensor, "m k"], index: Int[Tensor, "n t"], weights: Float[Tensor, "n t"]) -> Float[Tensor, "n k"]:
-    """Return weighted sums of rows of a table: what a bag of embeddings is, and nothing reads rows faster."""
-    return F.embedding_bag(index, table, per_sample_weights=weights, mode="sum")
-
-
-def _corners(down: Neighbours, across: Neighbours, width: int) -> tuple[Int[Tensor, "n 4"], Float[Tensor, "n 4"]]:
-    """Return the four pixels that each of a grid's lies between, counted row by row of `width`, and their shares."""
-    # By long rows of corners side by side: operations on rows of four would take as long as what they prepare.
-    upper = torch.tensor([True, True, False, False]).repeat(len(across.pixel))
-    lines = down.pixel * width
-    index = torch.where(upper, lines[:, :1], lines[:, 1:]) + across.pixel.repeat(1, 2).flatten()
-    weights = torch.where(upper, down.share[:, :1], down.share[:, 1:]) * across.share.repeat(1, 2).flatten()
-    return index.view(-1, 4), weights.view(-1, 4)
-
-
-def _interpolated(source: Float[Tensor, "b k r w"], down: Neighbours, top: int, width: int) -> Float[Tensor, "b k R W"]:
-    """Return what `Resized.rows` does by operations that a GPU is good at.
-
-    Not by a product of matrices, which it may be told to round (TF32).
-    """
-    index, share = (part.to(source.device) for part in (down.pixel - top, down.share))
-    wide = resize(source, (source.shape[-2], width))
-    upper, lower = wide[:, :, index[:, 0]], wide[:, :, index[:, 1]]
-    return upper * share[:, :1] + lower * share[:, 1:]

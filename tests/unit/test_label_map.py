@@ -75,9 +75,9 @@ def test_what_is_sure_is_right_and_most_of_a_patch_is() -> None:
 def test_labels_of_sure_pixels_need_no_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     """With one class everywhere nothing is resized at all; with a border between two, few pixels are read."""
     read: list[int] = []
-    mix = bands._mix
+    mix = bands.mix
     monkeypatch.setattr(
-        bands, "_mix", lambda table, index, weights: read.append(len(index)) or mix(table, index, weights)
+        bands, "mix", lambda table, index, weights: read.append(len(index)) or mix(table, index, weights)
     )
     coarse = torch.zeros(1, 3, 32, 32)
     coarse[:, 1] = 1

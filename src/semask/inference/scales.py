@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int16
 from torch import Tensor
 
-from semask.bands import Bands, Held, Resized, walk
+from semask.bands import UNSURE, Bands, Mirrored, Reader, Resized, pixelwise
 from semask.geometry import enlarged_size, fit_size
-from semask.inference.predictor import Model, Predictor, Scorer, place, predictor_of
+from semask.inference.predictor import Model, Predictor, Scorer, predictor_of
 from semask.resample import resize
 
 MAX_ENLARGED_PIXELS = 64_000_000
@@ -65,9 +67,9 @@ def tta(
 ) -> Predictor:
     """Average class probabilities over `ratios` of the box and, with `flip`, over mirrored images: at test time.
 
-    Scores that are no logits, those of mask classifiers, are averaged as they are. The sum at the images' own size is
-    held, in the processor's memory if it takes more than `memory_budget` [GiB]; `box`, `enlarge_to` and `antialias`
-    are those of `rescaled`.
+    Scores that are no logits, those of mask classifiers, are averaged as they are. What is held of every version are
+    the scores as the source gives them; means are made a band of rows at a time. `box`, `enlarge_to`, `antialias` and
+    `memory_budget` are those of `rescaled`.
 
     Source: Segmenter's authors' code and SeMask-FPN's multi-scale test: logits → original size → un-flip → softmax →
     mean. MaskFormer's: the same without the softmax.
@@ -81,19 +83,54 @@ def tta(
     ]
 
     def bands(images: Float[Tensor, "b c H W"]) -> Bands:
-        total: Tensor | None = None
-        for predictor, mirrored in versions:
-            version = predictor.bands(images.flip(-1) if mirrored else images)
-            for first, last, scores in walk(version):
-                if total is None:
-                    device = place(version.shape, scores.device, memory_budget)
-                    total = torch.zeros(version.shape, dtype=torch.float32, device=device)
-                shown = scores.flip(-1) if mirrored else scores
-                total[:, :, first:last] += (shown.softmax(1) if predictor.logits else shown).to(total.device)
-        assert total is not None  # there is a ratio
-        return Held(total.div_(len(versions)))
+        seen = [
+            Mirrored(predictor.bands(images.flip(-1))) if mirrored else predictor.bands(images)
+            for predictor, mirrored in versions
+        ]
+        return Mean(tuple(seen), softmax=versions[0][0].logits)
 
     return Predictor(bands, logits=False, memory_budget=memory_budget)
+
+
+class Mean(NamedTuple):
+    """The mean of several scores of one shape, or, with `softmax`, of the probabilities whose logits they are."""
+
+    sources: tuple[Bands, ...]
+    softmax: bool
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Return (b, k, H, W)."""
+        return self.sources[0].shape
+
+    @property
+    def device(self) -> torch.device:
+        """Return where scores are made."""
+        return self.sources[0].device
+
+    def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
+        """Return the scores of rows first … last - 1, with the classes last in memory."""
+        return self._mean(source.rows(first, last).permute(0, 2, 3, 1) for source in self.sources).permute(0, 3, 1, 2)
+
+    def sure(self, first: int, last: int) -> Int16[Tensor, "b r W"]:
+        """Return the classes of which all are sure: what is best in each is best in their mean."""
+        known, *others = (source.sure(first, last) for source in self.sources)
+        for other in others:
+            known = known.where(known == other, UNSURE)
+        return known
+
+    def reader(self, first: int, last: int) -> Reader:
+        """Return what averages the scores of each pixel."""
+        readers = [source.reader(first, last) for source in self.sources]
+        return pixelwise(lambda pixels: self._mean(read(pixels) for read in readers))
+
+    def of(self, image: int) -> Bands:
+        """Return the scores of one image of the batch."""
+        return Mean(tuple(source.of(image) for source in self.sources), self.softmax)
+
+    def _mean(self, scores: Iterable[Float[Tensor, "*p k"]]) -> Float[Tensor, "*p k"]:
+        shown = (each.float().softmax(-1) if self.softmax else each.float() for each in scores)
+        return functools.reduce(torch.add, shown) / len(self.sources)
 
 
 def _enlarge(images: Float[Tensor, "b c h w"], side: int) -> Float[Tensor, "b c H W"]:

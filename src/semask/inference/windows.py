@@ -12,11 +12,25 @@ import torch
 from jaxtyping import Float, Int16
 from torch import Tensor
 
-from semask.bands import Bands, Held, Reader, unsure
+from semask.bands import UNSURE, Bands, Held, Places, Reader, gather, pixelwise
 from semask.geometry import window_starts
 from semask.inference.predictor import Model, Predictor, Scorer, place, predictor_of
 
 Blend = Literal["mean", "hann"]
+
+
+UNSEEN = -2
+"""In place of a class: no window was there yet."""
+
+
+class Options(NamedTuple):
+    """What `sliding` is told."""
+
+    window: tuple[int, int]
+    stride: tuple[int, int]
+    batch_size: int
+    blend: Blend
+    memory_budget: float | None
 
 
 class Window(NamedTuple):
@@ -41,8 +55,9 @@ def sliding(
     The last window of an axis ends at the border; an axis shorter than the window is taken whole. A model's window is
     at least its `size_multiple`: less would be padding for the most part. `batch_size` windows go through at once,
     whichever image they are of. `blend` "hann" trusts a window's middle more than its border: weights sin²(π(i+½)/n)
-    along both axes. Sums of the rows that windows still reach are kept in the processor's memory when they need more
-    than `memory_budget` [GiB], and so are whole scores.
+    along both axes. Windows whose rows are still to come are kept as the source gives them, small where a model does;
+    if they would need more than `memory_budget` [GiB] at the image's size, they are kept and summed in the processor's
+    memory, and so are whole scores.
 
     Source: Segmenter's authors' code and SeMask-FPN's slide mode (mmsegmentation) place the same windows.
     """
@@ -50,105 +65,127 @@ def sliding(
     _check_blending(batch_size, blend)
     predictor = predictor_of(source)
 
-    def bands(images: Float[Tensor, "b c H W"]) -> Bands:
-        return Windows(
-            predictor,
-            images,
-            window=window,
-            stride=stride,
-            batch_size=batch_size,
-            blend=blend,
-            memory_budget=memory_budget,
-        )
+    options = Options(window, stride, batch_size, blend, memory_budget)
+    return Predictor(
+        lambda images: Windows(predictor, images, options), logits=predictor.logits, memory_budget=memory_budget
+    )
 
-    return Predictor(bands, logits=predictor.logits, memory_budget=memory_budget)
+
+class Scored(NamedTuple):
+    """A window with its scores, of its own size."""
+
+    window: Window
+    scores: Bands
 
 
 class Windows:
-    """Bands of scores that are made by windows, a row of windows at a time, when their rows are asked for."""
+    """Bands of scores that are made by windows, a row of windows at a time, when their rows are asked for.
 
-    def __init__(
-        self,
-        predictor: Predictor,
-        images: Float[Tensor, "b c H W"],
-        *,
-        window: tuple[int, int],
-        stride: tuple[int, int],
-        batch_size: int,
-        blend: Blend,
-        memory_budget: float | None,
-    ) -> None:
+    Windows are kept as a model gives them, small, and brought to their size where a band crosses them.
+    """
+
+    def __init__(self, predictor: Predictor, images: Float[Tensor, "b c H W"], options: Options) -> None:
         height, width = images.shape[-2:]
         self._predictor, self._images = predictor, images
-        self._batch_size, self._memory_budget = batch_size, memory_budget
+        self._options, (window, stride, _, blend, _) = options, options
         self._window = tall, wide = min(window[0], height), min(window[1], width)
         rows, columns = window_starts(height, tall, stride[0]), window_starts(width, wide, stride[1])
         self._pending = deque(itertools.starmap(Window, itertools.product(rows, range(len(images)), columns)))
-        down, across = _weights(tall, blend), _weights(wide, blend)
-        self._weights = torch.outer(down, across)
+        self._weights = down, across = _weights(tall, blend).float(), _weights(wide, blend).float()
         self._totals = _summed(down, rows, height), _summed(across, columns, width)
-        self._first = 0
-        """The row that sums begin with."""
-        self._sums: Tensor | None = None
-        self._score_next(0)
+        self._scored: list[Scored] = []
+        self._score_next()
+        self._classes, self._device = self._scored[0].scores.shape[1], self._scored[0].scores.device
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Return (b, k, H, W)."""
         batch, _, height, width = self._images.shape
-        return batch, self._summed.shape[1], height, width
+        return batch, self._classes, height, width
 
     @property
     def device(self) -> torch.device:
-        """Return where the sums are."""
-        return self._summed.device
+        """Return where scores are made."""
+        return self._device
 
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
-        """Return the scores of rows first … last - 1."""
-        while self._pending and self._pending[0].row < last:
-            self._score_next(first)
-        down, across = self._totals
-        weights = torch.outer(down[first:last], across)
-        return self._summed[:, :, first - self._first : last - self._first] / weights.to(self._summed)
+        """Return the scores of rows first … last - 1, with the classes last in memory."""
+        batch, classes, _, width = self.shape
+        sums = torch.zeros(batch, last - first, width, classes, device=self.device)
+        down, across = (weights.to(sums) for weights in self._weights)
+        for window, scores, top, bottom in self._crossing(first, last):
+            part = sums[window.image, top - first : bottom - first, window.column : window.column + len(across)]
+            rows = slice(top - window.row, bottom - window.row)
+            seen = scores.rows(rows.start, rows.stop)[0].permute(1, 2, 0)
+            part.addcmul_(seen.float(), torch.outer(down[rows], across)[..., None])
+        totals = torch.outer(self._totals[0][first:last], self._totals[1])
+        return (sums / totals.to(sums)[..., None]).permute(0, 3, 1, 2)
 
     def sure(self, first: int, last: int) -> Int16[Tensor, "b r W"]:
-        """Return no class: the sums tell."""
-        return unsure(self, first, last)
+        """Return the classes of which all windows over a pixel are sure: they are the best of its sum, too."""
+        batch, _, _, width = self.shape
+        known = torch.full((batch, last - first, width), UNSEEN, dtype=torch.int16)
+        wide = self._window[1]
+        for window, scores, top, bottom in self._crossing(first, last):
+            part = known[window.image, top - first : bottom - first, window.column : window.column + wide]
+            seen = scores.sure(top - window.row, bottom - window.row)[0]
+            part.copy_(torch.where((part == UNSEEN) | (part == seen), seen, UNSURE))
+        return known
 
     def reader(self, first: int, last: int) -> Reader:
-        """Return what reads the scores of these rows, all of which are made."""
-        rows = Held(self.rows(first, last)).reader(0, last - first)
-        return lambda places: rows(places._replace(row=places.row - first))
+        """Return what reads scores of the windows over each pixel."""
+        crossing = [
+            (window, scores.reader(top - window.row, bottom - window.row))
+            for window, scores, top, bottom in self._crossing(first, last)
+        ]
+        (tall, wide), (down, across) = self._window, self._weights
 
-    @property
-    def _summed(self) -> Tensor:
-        assert self._sums is not None  # the first windows are scored at once
-        return self._sums
+        def read(pixels: Places) -> Float[Tensor, "n k"]:
+            sums = torch.zeros(len(pixels.image), self.shape[1])
+            for window, read_window in crossing:
+                row, column = pixels.row[:, 0] - window.row, pixels.column[:, 0] - window.column
+                inside = (pixels.image == window.image) & (row >= 0) & (row < tall) & (column >= 0) & (column < wide)
+                (number,) = inside.nonzero(as_tuple=True)
+                row, column, one = row[number], column[number], torch.ones(len(number), 1)
+                own = Places(torch.zeros_like(row), row[:, None], column[:, None], one, one)
+                sums.index_add_(0, number, read_window(own) * (down[row] * across[column])[:, None])
+            return sums / (self._totals[0][pixels.row] * self._totals[1][pixels.column])
 
-    def _score_next(self, needed: int) -> None:
-        """Add the next windows to the sums, of which rows from `needed` on are kept."""
-        batch = [self._pending.popleft() for _ in range(min(self._batch_size, len(self._pending)))]
+        return pixelwise(read)
+
+    def of(self, image: int) -> Bands:
+        """Return the scores of one image of the batch, whose windows are scored once more."""
+        return Windows(self._predictor, self._images[image : image + 1], self._options)
+
+    def _crossing(self, first: int, last: int) -> list[tuple[Window, Bands, int, int]]:
+        """Return the windows over rows first … last - 1 with their scores and the first and last of those rows.
+
+        Windows above `first` are let go, and not scored if they have not been: making scores smaller leaves rows out.
+        """
+        tall = self._window[0]
+        self._scored = [scored for scored in self._scored if scored.window.row + tall > first]
+        while self._pending and self._pending[0].row < last:
+            if self._pending[0].row + tall <= first:
+                self._pending.popleft()
+            else:
+                self._score_next()
+        return [
+            (window, scores, max(first, window.row), min(last, window.row + tall))
+            for window, scores in self._scored
+            if window.row < last
+        ]
+
+    def _score_next(self) -> None:
+        batch = [self._pending.popleft() for _ in range(min(self._options.batch_size, len(self._pending)))]
         tall, wide = self._window
         crops = [self._images[w.image, :, w.row : w.row + tall, w.column : w.column + wide] for w in batch]
-        found = self._predictor(torch.stack(crops))
-        # Making scores smaller may leave rows out, and windows begin in these, too.
-        self._reach(batch[-1].row + tall, min(needed, batch[0].row), found)
-        self._weights = self._weights.to(self._summed)  # copied to a GPU once
-        for (row, image, column), scores in zip(batch, found, strict=True):
-            top = row - self._first
-            part = self._summed[image, :, top : top + tall, column : column + wide]
-            part.addcmul_(scores.to(part), self._weights)
-
-    def _reach(self, bottom: int, needed: int, found: Float[Tensor, "n k h w"]) -> None:
-        """Make room for sums down to row `bottom`, and let go of rows above `needed`."""
-        if self._sums is not None and bottom <= self._first + self._sums.shape[2]:
-            return
-        shape = (len(self._images), found.shape[1], bottom - needed, self._images.shape[-1])
-        sums = torch.zeros(shape, dtype=torch.float32, device=place(shape, found.device, self._memory_budget))
-        if self._sums is not None:
-            kept = self._sums[:, :, needed - self._first :]
-            sums[:, :, : kept.shape[2]] = kept
-        self._sums, self._first = sums, needed
+        found = self._predictor.bands(torch.stack(crops))
+        # All that are kept at once, at the images' width.
+        shape = (len(self._images), found.shape[1], tall, self._images.shape[-1])
+        device = place(shape, found.device, self._options.memory_budget)
+        if device != found.device:
+            found = Held(gather(found, device=device))
+        self._scored += [Scored(window, found.of(number)) for number, window in enumerate(batch)]
 
 
 def _check_windows(window: tuple[int, int], stride: tuple[int, int], *, smallest: int) -> None:
