@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from semask.model import SegmentationModel
+from semask.plain import plainly
 
 
 def parameters(model: nn.Module) -> int:
@@ -91,7 +92,8 @@ def _run(model: nn.Module, height: int, width: int) -> None:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)  # FlopCounterMode hooks into the graph of parameters that are a module's input
     try:
-        with torch.no_grad():
+        # The papers' models pad windows and compute what the padding becomes.
+        with torch.no_grad(), plainly():
             channels = len(model.mean) if isinstance(model, SegmentationModel) else 3
             predict(torch.zeros(1, channels, height, width, device=device))
     finally:

@@ -12,7 +12,9 @@ from jaxtyping import Bool, Float
 from timm.models.swin_transformer import SwinTransformerBlock, SwinTransformerStage, WindowAttention
 from torch import Tensor, nn
 
-from semask.layers.windows import run_in_windows
+from semask.layers.tiling import Part, is_tiled, run_in_parts, tiling_of
+from semask.layers.tokenwise import lean, tokenwise
+from semask.layers.windows import kinds_of_neighbours, run_in_windows
 
 
 class ShiftedWindowAttention(nn.Module):
@@ -25,6 +27,7 @@ class ShiftedWindowAttention(nn.Module):
     """
 
     relative_position_index: Tensor
+    near: Tensor
 
     def __init__(self, attention: WindowAttention, *, shift: int) -> None:
         """Take over the weights of timm's attention; `shift` [tokens] is 0 or half the window."""
@@ -36,10 +39,28 @@ class ShiftedWindowAttention(nn.Module):
         self.proj = attention.proj
         self.relative_position_bias_table = attention.relative_position_bias_table
         self.register_buffer("relative_position_index", relative_positions(self.window_size), persistent=False)
+        self.register_buffer("near", kinds_of_neighbours(self.window_size, shift=shift), persistent=False)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         """Return the attended map at the same size."""
-        return run_in_windows(x, self.window_size, shift=self.shift, attend=self._attend)
+        if not is_tiled(x):
+            return run_in_windows(x, self.window_size, shift=self.shift, attend=self._attend)
+        # Of every kind of window, and so one bias for all windows of a part.
+        biases = self._position_bias() - 100.0 * ~self.near[:, None]
+        tiling = tiling_of(x, self.window_size, shift=self.shift)
+        (out,) = run_in_parts(x.flatten(0, 2), tiling, lambda tokens, part: (self._attend_part(tokens, part, biases),))
+        return out.view(x.shape)
+
+    def _attend_part(
+        self, tokens: Float[Tensor, "m c"], part: Part, biases: Float[Tensor, "kinds heads n n"]
+    ) -> Float[Tensor, "m c"]:
+        padding = self.qkv(tokens.new_zeros(1, tokens.shape[-1]))
+        joint = part.fill(self.qkv(tokens), padding, self.window_size**2)
+        query, key, value = joint.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        bias = biases[part.kind][None].to(query.dtype)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        out: Tensor = self.proj(part.drain(attended.transpose(1, 2).flatten(2)))
+        return out
 
     def _attend(self, windows: Float[Tensor, "nb n c"], near: Bool[Tensor, "w n n"] | None) -> Float[Tensor, "nb n c"]:
         query, key, value = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
@@ -60,7 +81,7 @@ class ShiftedWindowAttention(nn.Module):
 
     def _position_bias(self) -> Float[Tensor, "heads n n"]:
         bias: Tensor = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
-        return bias
+        return bias.contiguous()
 
 
 class DenseSwinBlock(nn.Module):
@@ -84,8 +105,13 @@ class DenseSwinBlock(nn.Module):
         normalised = self.norm1(x)
         queries = self.attn.queries(normalised) if self.gives_queries else None
         x = x + self.drop_path1(self.attn(normalised))
-        out: Tensor = x + self.drop_path2(self.mlp(self.norm2(x)))
+        out = x + self.drop_path2(tokenwise(self._expand_and_contract, x))
         return out if queries is None else torch.cat((out, queries), dim=-1)
+
+    def _expand_and_contract(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
+        mlp = self.mlp
+        hidden = lean(lambda tokens: mlp.fc1(self.norm2(tokens)), x)
+        return lean(lambda wide: mlp.drop2(mlp.fc2(mlp.norm(mlp.drop1(mlp.act(wide))))), hidden)
 
 
 def relative_positions(window_size: int) -> Tensor:

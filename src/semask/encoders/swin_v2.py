@@ -6,7 +6,9 @@ from jaxtyping import Float
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from torch import Tensor, nn
 
-from semask.layers.windows import run_in_windows
+from semask.layers.tiling import Part, is_tiled, run_in_parts, tiling_of
+from semask.layers.tokenwise import tokenwise
+from semask.layers.windows import kinds_of_neighbours, run_in_windows
 
 
 class DenseSwinV2Block(nn.Module):
@@ -17,6 +19,8 @@ class DenseSwinV2Block(nn.Module):
 
     Source: Swin V2 (arXiv:2111.09883) §3.2, residual post-norm; the order of padding as in Swin's segmentation code.
     """
+
+    near: Tensor
 
     def __init__(self, block: SwinTransformerV2Block) -> None:
         """Take over a block whose windows are squares."""
@@ -29,17 +33,27 @@ class DenseSwinV2Block(nn.Module):
         self.mlp = block.mlp
         self.norm2 = block.norm2
         self.drop_path2 = block.drop_path2
+        self.register_buffer("near", kinds_of_neighbours(self.window_size, shift=self.shift), persistent=False)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         """Attention, then MLP, each normalised behind and added to the map."""
         x = x + self.drop_path1(self.norm1(self._attend(x)))
-        out: Tensor = x + self.drop_path2(self.norm2(self.mlp(x)))
+        out: Tensor = x + self.drop_path2(self.norm2(tokenwise(self.mlp, x)))
         return out
 
     def _attend(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        if is_tiled(x):
+            tiling = tiling_of(x, self.window_size, shift=self.shift)
+            (out,) = run_in_parts(x.flatten(0, 2), tiling, lambda tokens, part: (self._attend_part(tokens, part),))
+            return out.view(x.shape)
         return run_in_windows(
             x,
             self.window_size,
             shift=self.shift,
             attend=lambda windows, near: self.attn(windows, mask=None if near is None else -100.0 * ~near),
         )
+
+    def _attend_part(self, tokens: Float[Tensor, "m c"], part: Part) -> Float[Tensor, "m c"]:
+        windows = part.fill(tokens, tokens.new_zeros(1, tokens.shape[-1]), self.window_size**2)
+        apart = -100.0 * ~self.near[part.kind][None] if part.kind else None
+        return part.drain(self.attn(windows, mask=apart))

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from semask.layers.windows import join_windows, neighbours, pad_to_windows, split_windows
+from semask.layers.tiling import Part, is_tiled, run_in_parts, tiling_of
+from semask.layers.unequal import attend
+from semask.layers.windows import join_windows, kinds_of_neighbours, neighbours, pad_to_windows, split_windows
 
 
 class SemanticAttention(nn.Module):
@@ -67,10 +68,23 @@ class SemanticAttention(nn.Module):
     ) -> tuple[Float[Tensor, "*b n c"], Float[Tensor, "*b n k"]]:
         """Return what is to be added to the tokens, λ included, and the semantic map; `mask` is True where to look."""
         semantic = self.query(x)
-        attended = F.scaled_dot_product_attention(
-            semantic, self.key(x), self.value(x), attn_mask=mask, scale=self.scale
-        )
-        return self.gain * self.dropout(self.project(attended)), semantic
+        attended = attend(semantic, self.key(x), self.value(x), mask=mask, scale=self.scale)
+        return self._update(attended), semantic
+
+    def attend_part(
+        self, tokens: Float[Tensor, "m c"], part: Part, area: int, mask: Bool[Tensor, "n n"] | None
+    ) -> tuple[Float[Tensor, "m c"], Float[Tensor, "m k"]]:
+        """Return what `forward` does, for tokens in windows of `area` tokens, of which zeros pad some."""
+        zero = tokens.new_zeros(1, tokens.shape[-1])
+        semantic = self.query(tokens)
+        query = part.fill(semantic, self.query(zero), area)
+        key, value = (part.fill(linear(tokens), linear(zero), area) for linear in (self.key, self.value))
+        attended = attend(query, key, value, mask=mask, scale=self.scale)
+        return self._update(part.drain(attended)), semantic
+
+    def _update(self, attended: Float[Tensor, "*b n c"]) -> Float[Tensor, "*b n c"]:
+        out: Tensor = self.gain * self.dropout(self.project(attended))
+        return out
 
 
 class SemanticLayer(nn.Module):
@@ -115,28 +129,48 @@ class SemanticLayer(nn.Module):
         """Return the masked map and the last unit's semantic map, both at the map's size; self-attention has none."""
         _, height, width, _ = x.shape
         normalised = self.norm(x)
+        if len(self.units) == 1 and self.window_size is not None and is_tiled(x):
+            update, semantic = self._attend_tiled(normalised)
+            return self._result(x, normalised, update, semantic)
         tokens = normalised if self.window_size is None else pad_to_windows(normalised, self.window_size)
         total, semantic = self._attend(tokens, 0)
         for number in range(1, len(self.units)):
             update, semantic = self._attend(tokens + total, number)
             total = total + update
-        update, semantic = (t[:, :height, :width] for t in (total, semantic))
+        update, semantic = (t.narrow(1, 0, height).narrow(2, 0, width) for t in (total, semantic))
+        return self._result(x, normalised, update, semantic)
+
+    def _result(self, x: Tensor, normalised: Tensor, update: Tensor, semantic: Tensor) -> tuple[Tensor, Tensor | None]:
         return (x if self.residual == "input" else normalised) + update, semantic if self.units[-1].semantic else None
+
+    def _attend_tiled(self, x: Float[Tensor, "b h w c"]) -> tuple[Float[Tensor, "b h w c"], Float[Tensor, "b h w k"]]:
+        """Run the only unit; what several make of the padding would have to be carried from one to the next."""
+        unit, size, shift = self.units[0], self.window_size, self.shifts[0]
+        assert isinstance(unit, SemanticAttention)
+        assert size is not None
+        near = kinds_of_neighbours(size, shift=shift) if shift else None
+        update, semantic = run_in_parts(
+            x.flatten(0, 2),
+            tiling_of(x, size, shift=shift),
+            lambda tokens, part: unit.attend_part(tokens, part, size**2, None if near is None else near[part.kind]),
+        )
+        return update.view(x.shape), semantic.unflatten(0, x.shape[:3])
 
     def _attend(self, x: Float[Tensor, "b h w c"], number: int) -> tuple[Tensor, Tensor]:
         """Run one unit in its windows over a map that they tile."""
         unit, size, shift = self.units[number], self.window_size, self.shifts[number]
-        height, width = x.shape[1], x.shape[2]
+        batch, height, width, _ = x.shape
         if size is None:
             update, semantic = (t.unflatten(1, (height, width)) for t in unit(x.flatten(1, 2)))
         elif not shift:
             windows = split_windows(x, size)
-            update, semantic = (join_windows(t, size, height, width) for t in unit(windows))
+            update, semantic = (join_windows(t, size, (batch, height, width)) for t in unit(windows))
         else:
             windows = split_windows(x.roll((-shift, -shift), dims=(1, 2)), size)
             near = neighbours(height, width, size, shift=shift, device=x.device)
-            out = unit(windows.unflatten(0, (-1, len(near))), near)
+            out = unit(windows.unflatten(0, (batch, near.shape[0])), near)
             update, semantic = (
-                join_windows(t.flatten(0, 1), size, height, width).roll((shift, shift), dims=(1, 2)) for t in out
+                join_windows(t.flatten(0, 1), size, (batch, height, width)).roll((shift, shift), dims=(1, 2))
+                for t in out
             )
         return update, semantic

@@ -24,10 +24,11 @@ def split_windows(x: Float[Tensor, "b h w c"], size: int) -> Float[Tensor, "nb n
     return windows.transpose(2, 3).flatten(3, 4).flatten(0, 2)
 
 
-def join_windows(windows: Float[Tensor, "nb n c"], size: int, height: int, width: int) -> Float[Tensor, "b h w c"]:
-    """Undo `split_windows` for a map of height × width tokens."""
+def join_windows(windows: Float[Tensor, "nb n c"], size: int, shape: tuple[int, int, int]) -> Float[Tensor, "b h w c"]:
+    """Undo `split_windows` for maps of `shape` (batch, height, width)."""
+    batch, height, width = shape
     rows, columns = height // size, width // size
-    grid: Tensor = windows.unflatten(1, (size, size)).unflatten(0, (-1, rows, columns))  # b rows columns i j c
+    grid: Tensor = windows.unflatten(1, (size, size)).unflatten(0, (batch, rows, columns))  # b rows columns i j c
     return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
@@ -38,17 +39,18 @@ def run_in_windows(
 
     `attend` gets the windows, nb n c, and with a shift which of their tokens were neighbours (w n n), else None.
     """
-    _, height, width, _ = x.shape
+    batch, height, width, _ = x.shape
     padded = pad_to_windows(x, size)
     tall, wide = padded.shape[1], padded.shape[2]
     near = None
     if shift:
         padded = padded.roll((-shift, -shift), dims=(1, 2))
         near = neighbours(tall, wide, size, shift=shift, device=x.device)
-    out = join_windows(attend(split_windows(padded, size), near), size, tall, wide)
+    out = join_windows(attend(split_windows(padded, size), near), size, (batch, tall, wide))
     if shift:
         out = out.roll((shift, shift), dims=(1, 2))
-    return out[:, :height, :width]
+    # Not by slices, whose size is the lesser of two: a compiler for all sizes would carry that on from block to block.
+    return out.narrow(1, 0, height).narrow(2, 0, width)
 
 
 def neighbours(height: int, width: int, size: int, *, shift: int, device: torch.device) -> Bool[Tensor, "w n n"]:
@@ -62,6 +64,16 @@ def neighbours(height: int, width: int, size: int, *, shift: int, device: torch.
     region = (3 * row[:, None] + column[None, :]).to(torch.float32)  # the nine regions of the rolled map
     region = split_windows(region[None, :, :, None], size)[..., 0]
     return region[:, :, None] == region[:, None, :]
+
+
+def kinds_of_neighbours(size: int, *, shift: int) -> Bool[Tensor, "kinds n n"]:
+    """Return the neighbours in a window of each kind: inside, last of a row, last of a column, the corner.
+
+    Without a shift all windows are of the first kind.
+    """
+    if not shift:
+        return torch.ones(1, size**2, size**2, dtype=torch.bool)
+    return neighbours(2 * size, 2 * size, size, shift=shift, device=torch.empty(0).device)
 
 
 def _strip(side: int, size: int, shift: int, device: torch.device) -> Tensor:
