@@ -15,6 +15,7 @@ from semask.checkpoints.record import RECORD, WEIGHTS, read_record, require_chec
 from semask.data.classes import Classes
 from semask.model import SegmentationModel
 from semask.recipes import Recipe, from_dict
+from semask.weightless import unfilled
 from semask.whole_file import whole_file
 
 
@@ -43,7 +44,8 @@ def load(directory: str | Path, *, device: str | torch.device = "cpu") -> Bundle
     record = read_record(directory / RECORD)
     recipe = from_dict(record["recipe"])
     classes = Classes.from_dict(record["classes"]) if record.get("classes") else None
-    model = build_model(recipe)
+    with unfilled():
+        model = build_model(recipe)
     try:
         tensors = load_file(directory / WEIGHTS)
     except (SafetensorError, OSError) as error:
@@ -56,8 +58,10 @@ def load(directory: str | Path, *, device: str | torch.device = "cpu") -> Bundle
             f"the weights in {str(directory)!r} do not fit their recipe: {len(odd)} tensors are missing, unexpected or "
             f"of another shape, first {', '.join(odd[:5])}. {RECORD} and {WEIGHTS} must come from one run."
         )
-    # Not strict: what is shared has a second name, and comes with the first.
-    model.load_state_dict(tensors, strict=False)
+    # Copied, since what was read is a view of the file, which may change. Not strict: what is shared has a second name,
+    # and comes with the first.
+    values = {key: value.to(wanted[key].dtype, copy=True) for key, value in tensors.items()}
+    model.load_state_dict(values, strict=False, assign=True)
     return Bundle(model.to(device), recipe, classes)
 
 
