@@ -6,7 +6,8 @@ Resuming at step t, or splitting a batch over devices, is a matter of asking for
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -142,7 +143,12 @@ class TrainingFiles(Dataset[Sample]):
         return Sample(*self.transform.finish(*seen, random), pair.stem)
 
     def _view(self, pair: Pair, random: np.random.Generator) -> tuple[Picture, UInt8[Tensor, "h w"]]:
-        return self.transform.view(*read_pair(pair, self.classes, self.transform.data), random)
+        data = self.transform.data
+        if not data.reduced_decode:
+            return self.transform.view(*read_pair(pair, self.classes, data), random)
+        draw_size = partial(self.transform.draw_size, random=random)
+        image, label, size = read_reduced_pair(pair, self.classes, data, draw_size)
+        return self.transform.view(image, label, random, size=size)
 
     def _pasted(
         self, pasting: CopyPaste, seen: tuple[Picture, Tensor], draw: int
@@ -232,16 +238,38 @@ def read_pair(pair: Pair, classes: Classes, data: DataRecipe) -> tuple[Picture, 
         ValueError: a file cannot be read, the sizes differ, or a label value is not in the label map.
     """
     image, source = read_picture(pair.image, data), read_label(pair.label)
-    if image.shape[1:] != source.shape:
+    _check_sizes(pair, image, source)
+    return image, _encoded(pair, classes, source)
+
+
+def read_reduced_pair(
+    pair: Pair, classes: Classes, data: DataRecipe, draw_size: Callable[[int, int], tuple[int, int]]
+) -> tuple[Picture, UInt8[Tensor, "H W"], tuple[int, int]]:
+    """Read a pair for the size that is drawn from the label's: the picture may be half as large, or less.
+
+    Raises a ValueError as `read_pair` does.
+    """
+    source = read_label(pair.label)
+    size = draw_size(*source.shape)
+    image = read_picture(pair.image, data, at_least=size)
+    _check_sizes(pair, image, source, factors=(1, 2, 4, 8))
+    return image, _encoded(pair, classes, source), size
+
+
+def _check_sizes(pair: Pair, image: Picture, label: Tensor, *, factors: tuple[int, ...] = (1,)) -> None:
+    if all(image.shape[1:] != tuple(-(-side // factor) for side in label.shape) for factor in factors):
         raise ValueError(
-            f"{pair.label}: label of {source.shape[0]}×{source.shape[1]} for an image of "
+            f"{pair.label}: label of {label.shape[0]}×{label.shape[1]} for an image of "
             f"{image.shape[1]}×{image.shape[2]} pixels; make them one size"
         )
+
+
+def _encoded(pair: Pair, classes: Classes, source: Tensor) -> UInt8[Tensor, "H W"]:
     label = classes.encode(source.numpy())
     if (unknown := label == UNKNOWN).any():
         value = int(source.numpy()[unknown][0])
         raise ValueError(f'{pair.label}: value {value} is in no class; add it to "labels" of the class table')
-    return image, torch.from_numpy(label.astype(np.uint8))
+    return torch.from_numpy(label.astype(np.uint8))
 
 
 def _scene(number: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -37,8 +37,13 @@ class Refused(ValueError):
     """A file is whole, but not of a kind that is read; the message has no file name yet."""
 
 
-def read_image(source: str | Source, *, max_pixels: int = MAX_PIXELS) -> UInt8[Tensor, "3 H W"]:
+def read_image(
+    source: str | Source, *, max_pixels: int = MAX_PIXELS, at_least: tuple[int, int] | None = None
+) -> UInt8[Tensor, "3 H W"]:
     """Read a picture as RGB, upright.
+
+    With `at_least` (height, width) [px], a JPEG is decoded at the least of 1, ½, ¼ and ⅛ of its size, rounded up, that
+    is not smaller.
 
     The EXIF orientation is applied, grey is repeated, 16 bit becomes 8 (grey divided by 257, colours by 256),
     transparent pixels show white below them, CMYK and palettes are converted. Of animations the first frame is read.
@@ -49,6 +54,9 @@ def read_image(source: str | Source, *, max_pixels: int = MAX_PIXELS) -> UInt8[T
     """
     with opened(source, max_pixels) as image:
         _refuse_depth(image)
+        if at_least is not None and image.format in LOSSY:
+            turned = image.getexif().get(ORIENTATION) in TURNED
+            image.draft("RGB", at_least if turned else at_least[::-1])
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         pixels = np.array(_rgb(image))

@@ -32,13 +32,14 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 Picture = UInt8[Tensor, "c H W"] | Float[Tensor, "c H W"]
 
 
-def read_picture(source: str | Source, data: DataRecipe) -> Picture:
+def read_picture(source: str | Source, data: DataRecipe, *, at_least: tuple[int, int] | None = None) -> Picture:
     """Read a picture with `data.channels` channels: uint8 where the file has 8 bits, else float32 in [0, 1].
 
     Three channels are RGB as `read_image` gives them, unless `data.value_range` is set or the file is a TIFF of more
     than 8 bits. Otherwise channels come as they are stored: the samples or pages of a TIFF, the channels of a PNG with
     its alpha. Grey is repeated where three are wanted. Integers of 8 and 16 bit are divided by the largest that fits;
-    `data.value_range` says what becomes 0 and 1 instead, and what lies beyond is cut off.
+    `data.value_range` says what becomes 0 and 1 instead, and what lies beyond is cut off. `at_least` is that of
+    `read_image`, for pictures that it reads.
 
     Raises:
         ValueError: as for `read_image`; or the file has another number of channels, numbers of unknown range, or places
@@ -46,7 +47,7 @@ def read_picture(source: str | Source, data: DataRecipe) -> Picture:
     """
     source = Path(source) if isinstance(source, str) else source
     if not _is_raster(source, data):
-        return read_image(source)
+        return read_image(source, at_least=at_least)
     try:
         stored = (_tiff_samples if _is_tiff(source) else _image_samples)(source, data.channels)
         return _scaled(stored.repeat(data.channels // len(stored), axis=0), data.value_range)

@@ -7,11 +7,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as tv
 
 from semask.data.photometric import distort, distort_bands
 from semask.data.raster import Picture, as_unit, check_channels
+from semask.data.resize import ResizedLabel, resize_part
 from semask.geometry import fit_size
 from semask.recipes.recipe import IMAGENET_MEAN, DataRecipe
 from semask.structures import IGNORE
@@ -43,6 +42,7 @@ class TrainTransform:
         _check_scales(data)
         check_channels(data, mean)
         _check_shares(data)
+        _check_reduced(data)
         if min(data.crop) < 1:
             raise ValueError(f"crop must be positive, (height, width) [px], got {data.crop}")
         if data.padding is not None and not 0 <= data.padding <= 1:
@@ -61,15 +61,23 @@ class TrainTransform:
         return self.finish(*self.view(image, label, random), random)
 
     def view(
-        self, image: Picture, label: UInt8[Tensor, "H W"], random: np.random.Generator
+        self,
+        image: Picture,
+        label: UInt8[Tensor, "H W"],
+        random: np.random.Generator,
+        *,
+        size: tuple[int, int] | None = None,
     ) -> tuple[Picture, UInt8[Tensor, "h w"]]:
-        """Resize, crop and flip; the outcome is smaller than the crop where the picture is."""
-        image, label = self._resize(image, label, random)
-        rows, columns = self._crop(label, random)
-        image, label = image[:, rows, columns], label[rows, columns]
-        if random.random() < self.data.flip:
-            image, label = image.flip(-1), label.flip(-1)
-        return image, label
+        """Resize, crop and flip; the outcome is smaller than the crop where the picture is.
+
+        `size` is what `draw_size` gave, if it was asked before: the picture may then be smaller than its label.
+        """
+        height, width = label.shape
+        size = size or self.draw_size(height, width, random)
+        resized = ResizedLabel(label, size)
+        window = self._crop(resized, random)
+        seen, ids = resize_part(image, size, window, antialias=self.data.antialias), resized[window]
+        return (seen.flip(-1), ids.flip(-1)) if random.random() < self.data.flip else (seen, ids)
 
     def finish(
         self, image: Picture, label: UInt8[Tensor, "h w"], random: np.random.Generator
@@ -80,17 +88,8 @@ class TrainTransform:
         unit = as_unit(image)
         return self._pad(distort_bands(unit, random) if self.data.photometric else unit, label)
 
-    def _resize(self, image: Tensor, label: Tensor, random: np.random.Generator) -> tuple[Tensor, Tensor]:
-        height, width = label.shape
-        size = self._size(height, width, random)
-        if size == (height, width):
-            return image, label
-        # torch's bilinear kernel for 8 bits fails where one pixel is left.
-        smooth = InterpolationMode.BILINEAR if size != (1, 1) else InterpolationMode.NEAREST
-        resized = tv.resize(image, list(size), interpolation=smooth, antialias=self.data.antialias)
-        return resized, tv.resize(label[None], list(size), interpolation=InterpolationMode.NEAREST)[0]
-
-    def _size(self, height: int, width: int, random: np.random.Generator) -> tuple[int, int]:
+    def draw_size(self, height: int, width: int, random: np.random.Generator) -> tuple[int, int]:
+        """Draw the size that a picture of this one is resized to: the first of all draws."""
         if self.data.short_edges is not None:
             short = self.data.short_edges[int(random.integers(len(self.data.short_edges)))]
             return fit_size(height, width, (self.data.long_edge, short))
@@ -106,13 +105,13 @@ class TrainTransform:
             return float(random.uniform(*self.data.scale_range))
         return 1.0
 
-    def _crop(self, label: Tensor, random: np.random.Generator) -> tuple[slice, slice]:
+    def _crop(self, label: ResizedLabel, random: np.random.Generator) -> tuple[slice, slice]:
         """Draw a window; redraw while one class fills it, and take the last draw as it is.
 
         Some are laid around a pixel of a rare class instead, and taken as they are.
         """
         if self.rarity is not None and random.random() < self.data.rare_crops:
-            around = rare_window(label, self.data.crop, self.rarity, random)
+            around = rare_window(label[:, :], self.data.crop, self.rarity, random)
             if around is not None:
                 return around
         window = self._draw_window(label, random)
@@ -124,7 +123,7 @@ class TrainTransform:
             window = self._draw_window(label, random)
         return window
 
-    def _draw_window(self, label: Tensor, random: np.random.Generator) -> tuple[slice, slice]:
+    def _draw_window(self, label: ResizedLabel, random: np.random.Generator) -> tuple[slice, slice]:
         (height, width), (high, wide) = label.shape, self.data.crop
         top = int(random.integers(max(height - high, 0) + 1))
         left = int(random.integers(max(width - wide, 0) + 1))
@@ -176,6 +175,15 @@ def _check_shares(data: DataRecipe) -> None:
         )
     if data.hue[0] > data.hue[1]:
         raise ValueError(f"data.hue goes from the least turn to the greatest, got {data.hue[0]} {data.hue[1]}")
+
+
+def _check_reduced(data: DataRecipe) -> None:
+    """Refuse decoding at a reduced size of what is not read as RGB of 8 bits."""
+    if data.reduced_decode and (data.kind == "scenes" or data.channels != 3 or data.value_range is not None):
+        raise ValueError(
+            "data.reduced_decode is for JPEG files in RGB, not for scenes, other channels or a value_range; say "
+            "--data.reduced-decode false"
+        )
 
 
 def _check_scales(data: DataRecipe) -> None:

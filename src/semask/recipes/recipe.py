@@ -228,6 +228,9 @@ class DataRecipe:
     antialias: bool = False
     """Average over all pixels that fall into one where pictures are made smaller (Pillow, and so detectron2), rather
     than over the nearest four."""
+    reduced_decode: bool = False
+    """Training: decode a JPEG at a half, a quarter or an eighth of its size where the drawn size is no larger, which is
+    faster. Pixels are then means of those they stand for, and differ from those of published recipes."""
     crop: tuple[int, int] = (512, 512)
     """(height, width) of the training crop [px]."""
     padding: float | None = None
