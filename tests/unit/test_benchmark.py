@@ -1,0 +1,152 @@
+"""Rounds, percentiles, memory and the search for the largest batch, each against independent evidence."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from semask.benchmark.batches import FitsInMemory, largest_batch, memory_limit
+from semask.benchmark.clock import processor, wall
+from semask.benchmark.memory import Memory, available_memory, in_fresh_process, peak_memory
+from semask.benchmark.peak import matmul_peak
+from semask.benchmark.rounds import Timings, alternate
+from semask.benchmark.spread import spread
+
+MIB = 2**20
+
+
+@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=60))
+def test_percentiles_are_numpys(values: list[float]) -> None:
+    found = spread(values)
+    quarter, median, three_quarters, p90, p99 = np.percentile(values, [25, 50, 75, 90, 99])
+    expected = (median, quarter, three_quarters, p90, p99, min(values), max(values), len(values))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert found.iqr == pytest.approx(three_quarters - quarter, abs=1e-9 * max(values))
+
+
+def test_nothing_has_no_median() -> None:
+    with pytest.raises(ValueError, match="nothing to take the median of; measure at least once"):
+        spread([])
+
+
+def test_every_side_runs_once_a_round_and_begins_by_turns() -> None:
+    order: list[str] = []
+    sides = {name: (lambda name=name: order.append(name)) for name in "abc"}
+    told: list[str] = []
+    timings = alternate(sides, rounds=4, warmup=2, progress=told.append)
+    rounds = ["".join(order[start : start + 3]) for start in range(0, len(order), 3)]
+    assert [sorted(each) for each in rounds] == [list("abc")] * 6
+    assert rounds[2:] == ["abc", "bca", "cab", "abc"]
+    assert all(before[0] != after[0] for before, after in zip(rounds, rounds[1:], strict=False))
+    assert told == order
+    assert {name: len(times) for name, times in timings.seconds.items()} == {"a": 4, "b": 4, "c": 4}
+
+
+def test_the_clock_times_measured_runs_alone() -> None:
+    readings = iter(range(100))
+
+    def clock(work: object) -> float:
+        return float(next(readings))
+
+    timings = alternate({"a": lambda: None, "b": lambda: None}, rounds=2, warmup=1, clock=clock)
+    assert timings.seconds == {"a": (2.0, 5.0), "b": (3.0, 4.0)}  # the second round begins with b
+
+
+def test_ratios_are_of_one_round() -> None:
+    """A machine that becomes ten times slower half-way changes no ratio."""
+    timings = Timings({"new": (1.0, 10.0, 3.0), "old": (2.0, 20.0, 6.0)})
+    ratio = timings.ratio("old", "new")
+    assert (ratio.median, ratio.least, ratio.greatest, ratio.runs) == (2, 2, 2, 3)
+    assert str(ratio) == "2.00 (2.00 … 2.00, 3 rounds)"
+
+
+@pytest.mark.parametrize(("rounds", "warmup"), [(0, 1), (3, -1)])
+def test_rounds_that_are_none(rounds: int, warmup: int) -> None:
+    with pytest.raises(ValueError, match=rf"at least 1 round .* got {rounds} and {warmup}"):
+        alternate({"a": lambda: None}, rounds=rounds, warmup=warmup)
+
+
+def test_clocks_tell_waiting_from_computing() -> None:
+    assert wall(lambda: time.sleep(0.05)) >= 0.05
+    assert processor(lambda: time.sleep(0.05)) < 0.05
+
+
+def hold(mebibytes: int) -> None:
+    """Hold a tensor of that size, every page of it, for a moment."""
+    torch.ones(mebibytes * MIB // 4)
+
+
+def measured(mebibytes: int) -> Memory:
+    hold(1)
+    return peak_memory(lambda: hold(mebibytes))
+
+
+def test_the_memory_meter_reads_what_was_allocated() -> None:
+    found = measured(200)
+    assert found.meter == "VmHWM"
+    assert 190 * MIB <= found.above <= 260 * MIB
+    assert found.total >= found.above
+    assert measured(1).above < 50 * MIB, "the high-water mark begins anew"
+
+
+def test_a_fresh_process_gives_freed_blocks_back() -> None:
+    """glibc reads these when a process begins; ours is left as it was."""
+    assert in_fresh_process(os.getpid) != os.getpid()
+    assert in_fresh_process(os.getenv, "MALLOC_TRIM_THRESHOLD_") == str(MIB)
+    assert os.getenv("MALLOC_TRIM_THRESHOLD_") is None
+
+
+@pytest.mark.slow
+def test_the_memory_meter_in_a_fresh_process() -> None:
+    found = in_fresh_process(measured, mebibytes=200)
+    assert 190 * MIB <= found.above <= 260 * MIB
+
+
+def test_free_memory_is_less_than_there_is() -> None:
+    with open("/proc/meminfo", encoding="utf-8") as file:
+        total = 1024 * int(file.readline().split()[1])
+    assert 0 < available_memory() <= total
+    assert memory_limit(0.5) == 512 * MIB
+    assert memory_limit(None) < total
+
+
+@given(st.integers(0, 300), st.integers(1, 200))
+def test_the_largest_batch_is_that_of_trying_all(capacity: int, most: int) -> None:
+    tried: list[int] = []
+
+    def fits(batch: int) -> bool:
+        tried.append(batch)
+        return batch <= capacity
+
+    expected = max((batch for batch in range(1, most + 1) if batch <= capacity), default=0)
+    assert largest_batch(fits, most) == expected
+    assert len(tried) == len(set(tried)) <= 2 * most.bit_length() + 1
+    assert max(tried) <= max(2 * capacity, 1), "never far beyond what fits"
+
+
+def test_what_needs_too_much_memory_is_never_run() -> None:
+    """8 MiB for every image, and 64 MiB as a limit: 8 images fit, 16 are foreseen not to, and are not tried."""
+    ran: list[int] = []
+
+    def work(batch: int) -> object:
+        def run() -> None:
+            ran.append(batch)
+            hold(8 * batch)
+
+        return run
+
+    fits = FitsInMemory(work, 66 * MIB)  # type: ignore[arg-type]
+    assert largest_batch(fits) in (7, 8)
+    assert max(ran) <= 9
+
+
+def test_the_peak_is_a_rate() -> None:
+    """A product of 64³ multiply-adds that took a nanosecond would be more than any processor does."""
+    assert 1e6 < matmul_peak(torch.device("cpu"), "float32", side=64) < 1e15
+    assert 1e4 < matmul_peak(torch.device("cpu"), "bfloat16", side=64) < 1e15
