@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from semask.encoders.chain import Chain
 from semask.encoders.masking import mask
+from semask.encoders.recompute import again
 from semask.structures import Features
 
 
@@ -17,6 +20,8 @@ class HierarchicalEncoder(nn.Module):
 
     Source: SeMask (arXiv:2112.12782) §3.1, figure 2.
     """
+
+    num_recomputable: ClassVar[int] = 4
 
     def __init__(self, chain: Chain, *, semantic: Sequence[nn.Module] = (), norms: Sequence[nn.LayerNorm] = ()) -> None:
         """`semantic` and `norms` hold one module per stage, or none; a norm acts on what leaves the encoder only."""
@@ -33,6 +38,7 @@ class HierarchicalEncoder(nn.Module):
         self.stage_of = {name: stage for stage, name in enumerate(chain.outputs)}
         self.masked_stage_of = {name: stage for stage, name in enumerate(chain.semantic_after or chain.outputs)}
         self.chain = chain.modules
+        self.recomputed: frozenset[int] = frozenset()
         self.semantic = nn.ModuleList(semantic)
         self.norms = nn.ModuleList(norms)
 
@@ -41,14 +47,35 @@ class HierarchicalEncoder(nn.Module):
         x: Tensor = images
         maps: list[Tensor] = []
         priors: list[Tensor] = []
+        for stage, steps in enumerate(self._steps()):
+            if stage + 1 in self.recomputed and torch.is_grad_enabled():
+                x, level, prior = again(self._run, x, steps, modules=(self.chain, self.semantic))
+            else:
+                x, level, prior = self._run(x, steps)
+            maps.append(level)
+            priors.extend(prior)
+        return Features(tuple(maps), tuple(priors))
+
+    def _steps(self) -> list[list[tuple[str, Callable[[Tensor], Tensor]]]]:
+        """Return the modules of every stage, by name; one whose result is a map is the last of its stage."""
+        stages: list[list[tuple[str, Callable[[Tensor], Tensor]]]] = [[]]
         for name, module in self.chain.items():
+            stages[-1].append((name, module))
+            if name in self.stage_of:
+                stages.append([])
+        return stages[:-1]
+
+    def _run(
+        self, x: Tensor, steps: Sequence[tuple[str, Callable[[Tensor], Tensor]]]
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Run a stage; return what flows on, the stage's map, and its semantic map if there is one."""
+        prior: list[Tensor] = []
+        for name, module in steps:
             x = module(x)
             if self.semantic and name in self.masked_stage_of:
-                masked = mask(self.semantic[self.masked_stage_of[name]], self._channels_first(x), priors)
+                masked = mask(self.semantic[self.masked_stage_of[name]], self._channels_first(x), prior)
                 x = masked.permute(0, 2, 3, 1) if self.channels_last else masked
-            if name in self.stage_of:
-                maps.append(self._output(x, self.stage_of[name]))
-        return Features(tuple(maps), tuple(priors))
+        return x, self._output(x, self.stage_of[steps[-1][0]]), prior
 
     def _channels_first(self, x: Tensor) -> Tensor:
         return x.permute(0, 3, 1, 2) if self.channels_last else x

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import timm
 import torch
@@ -16,6 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from semask.encoders.chain import family_of
+from semask.encoders.recompute import again
 from semask.structures import Features
 
 Resizing = Literal["bilinear", "bicubic"]
@@ -81,6 +82,8 @@ class PlainEncoder(nn.Module):
 
     Source: Segmenter (arXiv:2105.05633) §3.1; the rule on the number of tokens from the authors' code.
     """
+
+    num_recomputable: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -154,7 +157,7 @@ class PlainEncoder(nn.Module):
         maps: list[Tensor] = []
         tokens = self.embed(images)
         for number, block in enumerate(self.backbone.blocks, start=1):
-            tokens = block(tokens)
+            tokens = self._through(block, tokens)
             if number in numbers:
                 maps.append(self._map(tokens, images))
         return maps
@@ -168,8 +171,27 @@ class PlainEncoder(nn.Module):
         """Return all tokens after the last norm: class and others first, patches row by row."""
         if self.position_resize is None:
             return self.backbone.forward_features(images)  # type: ignore[no-any-return]
-        out: Tensor = self.backbone.norm(self.backbone.blocks(self.embed(images)))
+        tokens = self.embed(images)
+        for block in self.backbone.blocks:
+            tokens = self._through(block, tokens)
+        out: Tensor = self.backbone.norm(tokens)
         return out
+
+    @property
+    def recomputed(self) -> frozenset[int]:
+        """The stages that are made again in the backward pass, see `recompute`: 1 or none."""
+        return frozenset({1} if self.backbone.grad_checkpointing else ())
+
+    @recomputed.setter
+    def recomputed(self, stages: frozenset[int]) -> None:
+        self.backbone.set_grad_checkpointing(bool(stages))
+
+    def _through(self, block: nn.Module, tokens: Tensor) -> Tensor:
+        if self.recomputed and torch.is_grad_enabled():
+            tokens = again(block, tokens, modules=(block,))
+        else:
+            tokens = block(tokens)
+        return tokens
 
     def embed(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b n d"]:
         """Return what the first block reads, where this class resizes the table itself."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -29,6 +30,8 @@ class SimplePyramidEncoder(nn.Module):
     Source: ViTDet (arXiv:2203.16527) §3, the simple feature pyramid.
     """
 
+    num_recomputable: ClassVar[int] = 1
+
     def __init__(self, plain: PlainEncoder, *, semantic: Sequence[nn.Module] = ()) -> None:
         """`plain` gives one map; `semantic` holds four modules or none."""
         super().__init__()
@@ -41,6 +44,15 @@ class SimplePyramidEncoder(nn.Module):
         self.size_multiple = 2 * patch
         self.fixed_size = None
         self.channels_last = False
+
+    @property
+    def recomputed(self) -> frozenset[int]:
+        """The stages that are made again in the backward pass: the ViT, or none."""
+        return self.plain.recomputed
+
+    @recomputed.setter
+    def recomputed(self, stages: frozenset[int]) -> None:
+        self.plain.recomputed = stages
 
     def forward(self, images: Float[Tensor, "b c H W"]) -> Features:
         """Encode normalised images whose sides are multiples of two patches."""

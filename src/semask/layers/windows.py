@@ -6,30 +6,30 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
-
-from semask.geometry import padding_to_multiple
 
 
 def pad_to_windows(x: Float[Tensor, "b h w c"], size: int) -> Float[Tensor, "b H W c"]:
     """Pad a map with zeros at the right and bottom so that windows of `size` tokens tile it."""
-    bottom, right = padding_to_multiple(x.shape[1], x.shape[2], size)
+    # Whole windows less the map: a compiler for all sizes can follow that, and a remainder it cannot.
+    bottom, right = (_windows_along(side, size) * size - side for side in x.shape[1:3])
     return F.pad(x, (0, 0, 0, right, 0, bottom))
 
 
-def split_windows(x: Float[Tensor, "b h w c"], size: int) -> Float[Tensor, "nb n c"]:
+def split_windows(x: Shaped[Tensor, "b h w c"], size: int) -> Shaped[Tensor, "nb n c"]:
     """Cut a map whose sides are multiples of `size` into windows, row by row, each flattened to its tokens."""
-    windows: Tensor = x.unflatten(2, (-1, size)).unflatten(1, (-1, size))  # b rows i columns j c
-    return windows.transpose(2, 3).flatten(3, 4).flatten(0, 2)
+    batch, height, width, channels = x.shape
+    rows, columns = height // size, width // size
+    grid = x.reshape(batch, rows, size, columns, size, channels).transpose(2, 3)
+    return grid.reshape(batch * rows * columns, size * size, channels)
 
 
 def join_windows(windows: Float[Tensor, "nb n c"], size: int, shape: tuple[int, int, int]) -> Float[Tensor, "b h w c"]:
     """Undo `split_windows` for maps of `shape` (batch, height, width)."""
     batch, height, width = shape
-    rows, columns = height // size, width // size
-    grid: Tensor = windows.unflatten(1, (size, size)).unflatten(0, (batch, rows, columns))  # b rows columns i j c
-    return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    grid = windows.reshape(batch, height // size, width // size, size, size, windows.shape[-1])
+    return grid.transpose(2, 3).reshape(batch, height, width, windows.shape[-1])
 
 
 def run_in_windows(
@@ -61,7 +61,7 @@ def neighbours(height: int, width: int, size: int, *, shift: int, device: torch.
     Source: Swin (arXiv:2103.14030) §3.2, figure 4.
     """
     row, column = (_strip(side, size, shift, device) for side in (height, width))
-    region = (3 * row[:, None] + column[None, :]).to(torch.float32)  # the nine regions of the rolled map
+    region = 3 * row[:, None] + column[None, :]  # the nine regions of the rolled map
     region = split_windows(region[None, :, :, None], size)[..., 0]
     return region[:, :, None] == region[:, None, :]
 
@@ -80,3 +80,7 @@ def _strip(side: int, size: int, shift: int, device: torch.device) -> Tensor:
     """Number the tokens of one axis by what the roll did: 0 in place, 1 last window, 2 wrapped around."""
     position = torch.arange(side, device=device)
     return (position >= side - size).long() + (position >= side - shift).long()
+
+
+def _windows_along(side: int, size: int) -> int:
+    return (side + size - 1) // size

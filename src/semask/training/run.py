@@ -18,6 +18,7 @@ from rich.console import Console
 from semask.build import build_loss, build_model
 from semask.complexity import parameters
 from semask.data.check import check_pairs
+from semask.encoders.recompute import recompute
 from semask.metrics import Confusion
 from semask.recipes import Recipe, TrainRecipe
 from semask.training.callbacks import Checkpoints, MovingAverage, RandomStates, StillLambda
@@ -69,6 +70,7 @@ def train(recipe: Recipe, options: RunOptions | None = None) -> TrainResult:
             warn_of_warm_up(recipe)
         seed_everything(recipe.train.seed, workers=True, verbose=False)
         model = build_model(recipe).train()
+        recompute(model.encoder, recipe.train.recompute_stages)
         if resume is None:
             load_pretrained(model, recipe, console=console, from_scratch=options.from_scratch)
         if first:
