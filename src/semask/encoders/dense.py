@@ -5,27 +5,72 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch.nn.functional as F
+from jaxtyping import Float
 from timm.layers import PatchEmbed
-from timm.models.swin_transformer import SwinTransformerBlock
+from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block
-from torch import nn
+from torch import Tensor, nn
 
 from semask.encoders.swin import DenseSwinBlock
 from semask.encoders.swin_v2 import DenseSwinV2Block
 
+
+class DensePatchEmbedding(nn.Module):
+    """Make one token of every patch of an image, padded at the right and bottom to whole patches.
+
+    As timm's, but how many patches there are is one division, rounded up: a compiler for all sizes follows that through
+    a whole network, and timm's remainders it does not.
+    """
+
+    def __init__(self, embedding: PatchEmbed) -> None:
+        super().__init__()
+        self.patch_size = int(embedding.patch_size[0])
+        self.proj = embedding.proj
+        self.norm = embedding.norm
+
+    def forward(self, images: Float[Tensor, "b i H W"]) -> Float[Tensor, "b h w c"]:
+        """Return ⌈H / patch⌉ × ⌈W / patch⌉ tokens."""
+        out: Tensor = self.norm(self.proj(pad_to_multiple(images, self.patch_size)).permute(0, 2, 3, 1))
+        return out
+
+
+class DensePatchMerging(nn.Module):
+    """Make one token of every 2×2, padded where a side is odd: as timm's, but see `DensePatchEmbedding`."""
+
+    def __init__(self, merging: PatchMerging) -> None:
+        super().__init__()
+        self.norm = merging.norm
+        self.reduction = merging.reduction
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j o"]:
+        """Return ⌈h / 2⌉ × ⌈w / 2⌉ tokens."""
+        batch, height, width, channels = x.shape
+        rows, columns = (height + 1) // 2, (width + 1) // 2
+        padded = F.pad(x, (0, 0, 0, 2 * columns - width, 0, 2 * rows - height))
+        pairs = padded.reshape(batch, rows, 2, columns, 2, channels)
+        out: Tensor = self.reduction(self.norm(pairs.permute(0, 1, 3, 4, 2, 5).flatten(3)))
+        return out
+
+
+def pad_to_multiple(images: Float[Tensor, "b c H W"], multiple: int) -> Float[Tensor, "b c h w"]:
+    """Pad images with zeros at the right and bottom until both sides are divisible by `multiple`."""
+    bottom, right = ((side + multiple - 1) // multiple * multiple - side for side in images.shape[-2:])
+    return F.pad(images, (0, right, 0, bottom))
+
+
 DENSE: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
+    PatchEmbed: DensePatchEmbedding,
+    PatchMerging: DensePatchMerging,
     SwinTransformerBlock: DenseSwinBlock,
     SwinTransformerV2Block: DenseSwinV2Block,
 }
-"""timm's blocks and what takes over their weights."""
+"""timm's modules and what takes over their weights."""
 
 
 def make_dense(network: nn.Module) -> None:
-    """Replace the blocks of timm's Swin or Swin V2, in place, and let its patch embedding pad any image."""
-    for module in network.modules():
-        if isinstance(module, PatchEmbed):
-            module.dynamic_img_pad = True
-            module.strict_img_size = False
+    """Replace modules of timm's Swin or Swin V2, in place, by such as take images and maps of any size."""
+    for module in list(network.modules()):
         for name, child in list(module.named_children()):
             if type(child) in DENSE:
                 setattr(module, name, DENSE[type(child)](child))

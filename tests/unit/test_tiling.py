@@ -1,0 +1,163 @@
+"""Windows from a tiling, against the same windows cut from a padded and rolled map."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from timm.models.swin_transformer import WindowAttention
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from semask.encoders.swin import ShiftedWindowAttention
+from semask.layers.semantic import SemanticAttention, SemanticLayer
+from semask.layers.tiling import PART_TOKENS, tile
+from semask.layers.tokenwise import lean, tokenwise
+from semask.layers.windows import kinds_of_neighbours, neighbours, pad_to_windows, split_windows
+from semask.plain import plainly
+
+
+@settings(deadline=None)
+@given(st.integers(1, 3), st.integers(1, 12), st.integers(1, 12), st.integers(1, 5), st.booleans(), st.booleans())
+def test_parts_hold_the_windows_of_the_rolled_map(
+    batch: int, height: int, width: int, size: int, shifted: bool, in_parts: bool
+) -> None:
+    shift = size // 2 if shifted else 0
+    tiling = tile(batch, height, width, size, shift=shift, in_parts=in_parts)
+    x = torch.randn(batch, height, width, 2)
+    padded = pad_to_windows(x + 1, size).roll((-shift, -shift), dims=(1, 2))
+    windows = split_windows(padded, size)
+    near = kinds_of_neighbours(size, shift=shift)
+    expected = neighbours(*padded.shape[1:3], size, shift=shift, device=x.device).repeat(batch, 1, 1) if shift else None
+    found = []
+    for part in tiling.parts:
+        filled = part.fill((x + 1).flatten(0, 2)[part.tokens], torch.zeros(1, 2), size**2)
+        torch.testing.assert_close(part.drain(filled), (x + 1).flatten(0, 2)[part.tokens])
+        for window in filled:
+            (place,) = (windows == window).all(-1).all(-1).nonzero()[:1]
+            assert expected is None or torch.equal(expected[place.item()], near[part.kind])
+        found.append(filled)
+    together = torch.cat(found)
+    assert len(together) == len(windows)
+    order = torch.cat([part.tokens for part in tiling.parts])
+    torch.testing.assert_close(order[tiling.places], torch.arange(batch * height * width))
+    torch.testing.assert_close(together.sum((0, 1)), windows.sum((0, 1)))
+
+
+def attention_of(size: int, shift: int) -> ShiftedWindowAttention:
+    torch.manual_seed(0)
+    attention = WindowAttention(12, 3, window_size=size)
+    for parameter in attention.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return ShiftedWindowAttention(attention, shift=shift)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shift", [0, 2])
+@pytest.mark.parametrize("size", [(2, 8, 8), (1, 9, 6), (3, 1, 2), (1, 61, 83)], ids=str)
+def test_window_attention_forward_and_backward(size: tuple[int, int, int], shift: int, dtype: torch.dtype) -> None:
+    attention = attention_of(4, shift).to(dtype)
+    x = torch.randn(*size, 12, dtype=dtype, requires_grad=True)
+    found = []
+    for choice in (True, False):
+        with plainly(choice):
+            out = attention(x)
+            with torch.inference_mode():
+                kept = attention(x)
+            found.append((out, kept, *torch.autograd.grad(out.float().square().sum(), [x, *attention.parameters()])))
+    tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.2}
+    for plain, fast in zip(*found, strict=True):
+        scale = plain.float().abs().max().clamp(min=1)
+        torch.testing.assert_close(fast.float() / scale, plain.float() / scale, **tolerance)
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 19, 150, 171])
+@pytest.mark.parametrize(("window", "shifted"), [(4, False), (4, True), (None, False)])
+def test_semantic_layer_forward_and_backward(num_classes: int, window: int | None, shifted: bool) -> None:
+    torch.manual_seed(0)
+    unit = SemanticAttention(24, num_classes, dropout=0.0)
+    layer = SemanticLayer(24, [unit], window_size=window, shifts=[shifted])
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    x = torch.randn(2, 7, 10, 24, requires_grad=True)
+    found = []
+    for choice in (True, False):
+        with plainly(choice):
+            masked, semantic = layer(x)
+            gradients = torch.autograd.grad(masked.square().sum() + semantic.sum(), [x, *layer.parameters()])
+            found.append((masked, semantic, *gradients))
+    for plain, fast in zip(*found, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-3)
+
+
+def test_weights_that_change_are_seen() -> None:
+    """What is remembered is of places alone: weights may be loaded, moved or copied at any time."""
+    attention = attention_of(4, 2).eval()
+    x = torch.randn(1, 9, 7, 12)
+    with torch.inference_mode():
+        attention(x)
+        attention.relative_position_bias_table.data.add_(torch.randn(49, 3))
+        copied = copy.deepcopy(attention)
+        attention.load_state_dict({name: value + 0.1 for name, value in attention.state_dict().items()})
+        for module in (attention, copied):
+            fast = module(x)
+            with plainly():
+                torch.testing.assert_close(fast, module(x))
+    x.requires_grad_()
+    attention(x).sum().backward()  # after a tiling was made in inference mode
+    assert x.grad is not None
+
+
+class Largest(TorchDispatchMode):
+    """The numbers of the largest tensor that is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for leaf in torch.utils._pytree.tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self.numbers = max(self.numbers, leaf.numel())
+        return out
+
+
+def test_neither_a_mask_nor_an_mlp_is_made_for_the_whole_map() -> None:
+    attention = attention_of(4, 2).eval()
+    mlp = nn.Sequential(nn.Linear(12, 48), nn.GELU(), nn.Linear(48, 12))
+    x = torch.randn(1, 101, 103, 12)
+    with torch.inference_mode(), Largest() as fast:
+        torch.testing.assert_close(tokenwise(mlp, x), mlp(x.reshape(-1, 12)).view(x.shape))
+    assert fast.numbers == 101 * 103 * 48  # of what it is compared with
+    with torch.inference_mode(), Largest() as fast:
+        attention(x)
+        tokenwise(mlp, x)
+    assert fast.numbers == max(x.numel(), PART_TOKENS * 48)
+    with torch.inference_mode(), plainly(), Largest() as plain:
+        attention(x)
+    assert plain.numbers >= 26 * 26 * 3 * 4**4  # the mask of every window and head
+
+
+def test_a_lean_layer_keeps_its_input_alone() -> None:
+    norm, linear = nn.LayerNorm(8), nn.Linear(8, 32)
+    x = torch.randn(5, 8, requires_grad=True)
+    kept: list[Tensor] = []
+    runs: list[int] = []
+    linear.register_forward_hook(lambda *_: runs.append(1))
+
+    def layer(tokens: Tensor) -> Tensor:
+        out: Tensor = linear(norm(tokens))
+        return out
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        out = lean(layer, x)
+    assert {tensor.data_ptr() for tensor in kept} == {x.data_ptr()}
+    parameters = [x, *norm.parameters(), *linear.parameters()]
+    found = torch.autograd.grad(out.square().sum(), parameters)
+    assert len(runs) == 1  # the linear layer's product is not made again
+    for fast, plain in zip(found, torch.autograd.grad(layer(x).square().sum(), parameters), strict=True):
+        torch.testing.assert_close(fast, plain)
