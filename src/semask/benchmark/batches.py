@@ -15,15 +15,16 @@ SHARE = 0.8
 """Of the memory that is free: the rest is for what other programs take meanwhile."""
 
 
-def largest_batch(fits: Callable[[int], bool], most: int = MOST) -> int:
-    """Return the largest batch in [1, most] that fits, if all smaller ones do; 0 if none does.
+def largest_batch(fits: Callable[[int], bool], *, least: int = 1, most: int = MOST) -> int:
+    """Return the largest batch from `least` to `most` that fits, if all smaller ones do; 0 if none does.
 
-    Asks in order 1, 2, 4, … and then between the last that fitted and the first that did not.
+    Asks for the least, twice that and so on, and then between the last that fitted and the first that did not.
     """
-    fitting, failing = 0, most + 1
+    if not fits(least):
+        return 0
+    fitting, failing = least, most + 1
     while fitting + 1 < failing:
-        middle = (fitting + failing) // 2
-        batch = middle if failing <= most else min(max(2 * fitting, 1), most)
+        batch = (fitting + failing) // 2 if failing <= most else min(2 * fitting, most)
         if fits(batch):
             fitting = batch
         else:

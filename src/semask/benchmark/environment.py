@@ -17,7 +17,6 @@ from semask.plain import is_plain
 
 PACKAGES = (
     "semask",
-    "torch",
     "torchvision",
     "timm",
     "transformers",
@@ -40,7 +39,10 @@ def environment(device: torch.device) -> dict[str, Any]:
         "load": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
         "system": platform.platform(),
         "python": platform.python_version(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
+        "packages": {
+            "torch": torch.__version__,  # with its build, which the package's version leaves out
+            **{name: found for name in PACKAGES if (found := _version(name)) is not None},
+        },
         "commit": commit(),
         "driver": driver() if device.type == "cuda" else None,
         "cuda": torch.version.cuda if device.type == "cuda" else None,

@@ -94,16 +94,20 @@ def _side(contender: Contender, options: Options, device: torch.device, folder: 
 
 
 def _largest(title: str, work: Callable[[int], Work], options: Options, device: torch.device) -> int:
-    """Return the largest batch that fits; a ValueError tells that none does."""
+    """Return the largest batch that fits; a ValueError tells that none does.
+
+    It is at least the usual one: batch norms of pooled maps train on no single image.
+    """
+    least = options.batch_size
     if device.type == "cuda":
-        found = largest_batch(fits_on_gpu(work))
+        found = largest_batch(fits_on_gpu(work), least=least)
     else:
-        work(1)()  # what a first run alone needs is not measured
-        found = largest_batch(FitsInMemory(work, memory_limit(options.memory)))
+        work(least)()  # what a first run alone needs is not measured
+        found = largest_batch(FitsInMemory(work, memory_limit(options.memory)), least=least)
     gc.collect()
     if not found:
         raise ValueError(
-            f"not even one image of {title!r} fits into the memory; give more --memory or a smaller --size"
+            f"not even a batch of {least} of {title!r} fits into the memory; give more --memory or a smaller --size"
         )
     return found
 

@@ -44,8 +44,7 @@ def load(directory: str | Path, *, device: str | torch.device = "cpu") -> Bundle
     record = read_record(directory / RECORD)
     recipe = from_dict(record["recipe"])
     classes = Classes.from_dict(record["classes"]) if record.get("classes") else None
-    with unfilled():
-        model = build_model(recipe)
+    model = _build_unfilled(recipe)
     try:
         tensors = load_file(directory / WEIGHTS)
     except (SafetensorError, OSError) as error:
@@ -63,6 +62,18 @@ def load(directory: str | Path, *, device: str | torch.device = "cpu") -> Bundle
     values = {key: value.to(wanted[key].dtype, copy=True) for key, value in tensors.items()}
     model.load_state_dict(values, strict=False, assign=True)
     return Bundle(model.to(device), recipe, classes)
+
+
+def _build_unfilled(recipe: Recipe) -> SegmentationModel:
+    """Return the model without values, where it can be built so."""
+    try:
+        with unfilled():
+            model = build_model(recipe)
+        if not any(buffer.is_meta for buffer in model.buffers()):
+            return model
+    except RuntimeError:  # timm's Swin V2 computes buffers on the device that its parameters are on
+        pass
+    return build_model(recipe)
 
 
 def _own_tensors(model: SegmentationModel) -> dict[str, Tensor]:

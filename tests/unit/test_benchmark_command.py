@@ -1,0 +1,242 @@
+"""`semask bench`: what it measures of tiny models, beside what, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from semask import build, cli, plain
+from semask.benchmark.contender import contender
+from semask.benchmark.cost import cost_of
+from semask.benchmark.measure import measure
+from semask.benchmark.options import Options
+from semask.benchmark.sides import sides_of
+from semask.benchmark.work import Setting, label_maps, work_of
+from semask.checkpoints import store
+from semask.recipes import get
+from semask.structures import IGNORE
+
+RECIPE = "scenes/semask-micro-fpn"
+CPU = torch.device("cpu")
+QUICK = {"rounds": 1, "warmup": 0, "size": (32,)}
+
+
+@pytest.fixture(autouse=True)
+def _small_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's peak is of no interest here."""
+    monkeypatch.setattr("semask.benchmark.peak.SIDES", {"cpu": 64})
+
+
+def test_a_record_says_what_was_measured_and_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "a.json"
+    flags = ["--size", "32", "48", "--batch", "2", "--rounds", "3", "--warmup", "1", "--threads", "1"]
+    assert cli.main(["bench", RECIPE, "scenes/micro-fpn", "--against", "plain", *flags, "--out", str(out)]) == 0
+    record = json.loads(out.read_text())
+    first, second, *plain_ones = record["measured"]
+    assert [first["title"], second["title"]] == [RECIPE, "scenes/micro-fpn"]
+    assert [each["title"] for each in plain_ones] == [f"{RECIPE} (plain)", "scenes/micro-fpn (plain)"]
+    assert [each["plain"] for each in record["measured"]] == [False, False, True, True]
+    assert first["size"] == [32, 48]
+    assert (first["batch"], first["rounds"], first["images_per_run"]) == (2, 3, 2)
+    assert first["images_per_second"] == pytest.approx(2 / sorted(first["every_second"])[1])
+    ratios = sorted(b / a for a, b in zip(first["every_second"], second["every_second"], strict=True))
+    assert second["time_to_first"]["median"] == pytest.approx(ratios[1])
+    share = first["multiply_adds"] * first["images_per_second"] / record["matmul_peak"]
+    assert first["share_of_peak"] == pytest.approx(share)
+    around = record["environment"]
+    assert around["threads"] == 1
+    assert around["packages"]["torch"] == torch.__version__
+    assert around["precision"]["float32_matmul"] == "highest"
+    told = capsys.readouterr().out
+    assert RECIPE in told
+    assert "32×48 px · float32 · 3 rounds in turn · inside: normalisation, padding, model" in told
+    assert "fewer than 20 rounds" in told
+
+
+def test_parameters_and_multiply_adds_are_those_of_the_model() -> None:
+    """Counted on a twin without weights; here by running the model itself."""
+    model = build(RECIPE)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    cost = cost_of(model, (40, 56))
+    assert cost.parameters == sum(parameter.numel() for parameter in model.parameters())
+    model.requires_grad_(False)
+    # Plainly, since fast paths do less, and the counter does not know the fused attention of processors.
+    with plain.plainly(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model.predict(torch.zeros(1, 3, 40, 56))
+    assert cost.multiply_adds == counter.get_total_flops() // 2
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_prediction_is_the_models_own_label_map() -> None:
+    model = build(RECIPE)
+    images = torch.rand(2, 3, 33, 47, generator=torch.Generator().manual_seed(0))
+    side = contender("x", model, get(RECIPE))
+    found = work_of("predict", side, Setting(CPU, "float32", (33, 47)), 2)()
+    with torch.inference_mode():
+        expected = model.labels((images * 255).to(torch.uint8) / 255)
+    assert found.dtype == torch.uint8  # type: ignore[union-attr, attr-defined]
+    assert torch.equal(found, expected)  # type: ignore[arg-type]
+
+
+def test_a_training_step_trains_only_with_the_optimisers_step_and_leaves_no_gradients() -> None:
+    model = build("scenes/micro-fpn")
+    side = contender("x", model, get("scenes/micro-fpn"))
+    for with_step in (False, True):
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        work_of("train", side, Setting(CPU, "float32", (32, 32), with_step), 2)()
+        moved = [not torch.equal(parameter, old) for parameter, old in zip(model.parameters(), before, strict=True)]
+        assert any(moved) == with_step
+        assert all(parameter.grad is None for parameter in model.parameters())
+    assert model.training
+
+
+def test_labels_have_regions_and_a_part_without() -> None:
+    labels = label_maps(150, (64, 96), 2)
+    assert labels.dtype == torch.uint8
+    assert (labels[:, :6] == IGNORE).all()
+    assert int(labels[:, 6:].max()) < 150
+    assert 2 <= len(labels[0, 6:].unique()) <= 24
+
+
+def test_plain_sides_run_plainly_and_others_do_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[bool] = []
+    options = Options(against=("plain",), size=(32,))
+    fast, slow = sides_of([RECIPE], options, CPU, tmp_path)
+    monkeypatch.setattr("semask.model.SegmentationModel.predict", lambda self, images: seen.append(plain.is_plain()))
+    fast.run()
+    slow.run()
+    assert seen == [False, True]
+    assert not plain.is_plain()
+
+
+def test_bfloat16_is_by_autocast(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen = []
+    forward = torch.nn.Linear.forward
+
+    def spied(self: torch.nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
+        found = forward(self, inputs)
+        seen.append(found.dtype)
+        return found
+
+    monkeypatch.setattr("torch.nn.Linear.forward", spied)
+    (side,) = sides_of([RECIPE], Options(dtype="bfloat16", size=(32,)), CPU, tmp_path)
+    side.run()
+    assert torch.bfloat16 in seen
+
+
+def test_an_evaluation_is_of_drawn_scenes_and_of_ones_own_files(tmp_path: Path) -> None:
+    record = measure([RECIPE], Options(what="evaluate", images=2, **QUICK))
+    (values,) = record["measured"]
+    assert values["images_per_run"] == 2
+    assert values["multiply_adds"] is None
+    assert values["share_of_peak"] is None
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loading_counts_pictures_of_whole_batches(workers: int) -> None:
+    record = measure([RECIPE], Options(what="load", images=5, batch=2, workers=workers, rounds=2, warmup=0))
+    (values,) = record["measured"]
+    assert (values["images_per_run"], values["batch"], values["workers"]) == (4, 2, workers)
+    assert values["size"] == [128, 128]
+    assert values["parameters"] is None
+    assert record["matmul_peak"] is None
+
+
+def test_drawn_files_stand_for_a_data_set_that_is_not_here() -> None:
+    """ade20k's crops of 512² from drawn files, by its own augmentation and of its 150 classes."""
+    record = measure(["ade20k/swin-t-fpn"], Options(what="load", images=1, batch=1, rounds=1, warmup=0, size=(64, 80)))
+    assert record["measured"][0]["size"] == [512, 512]
+
+
+def test_a_checkpoint_has_its_own_weights(tmp_path: Path) -> None:
+    recipe = get("scenes/micro-fpn")
+    model = build("scenes/micro-fpn")
+    store.save(tmp_path / "run", model, recipe)
+    side = sides_of([str(tmp_path / "run")], Options(what="predict", size=(32,)), CPU, tmp_path)[0]
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(side.run(), model.labels((images * 255).to(torch.uint8) / 255))  # type: ignore[arg-type]
+    assert side.recipe == "scenes/micro-fpn"
+
+
+def test_the_largest_batch_by_segmenters_protocol(tmp_path: Path) -> None:
+    options = Options(max_batch=True, size=(64,), memory=0.006)
+    (side,) = sides_of(["scenes/micro-fpn"], options, CPU, tmp_path)
+    assert 2 <= side.batch <= 32
+    assert side.images == side.batch
+    assert Options(max_batch=True).size_for((480, 480)) == (512, 512)
+    with pytest.raises(ValueError, match="not even a batch of 2 of 'scenes/micro-fpn' fits into the memory"):
+        sides_of(["scenes/micro-fpn"], Options(max_batch=True, size=(32,), memory=1e-6, what="train"), CPU, tmp_path)
+
+
+def test_the_compiled_model_is_what_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Shapes checked by jaxtyping cannot be traced, so torch.compile hands the function back, and counts."""
+    calls: list[str] = []
+
+    def compiled(function: Any, **_: object) -> Any:
+        def run(*arguments: Any) -> Any:
+            calls.append(function.__name__)
+            return function(*arguments)
+
+        return run
+
+    monkeypatch.setattr("torch.compile", compiled)
+    (side,) = sides_of(["scenes/micro-fpn"], Options(compile=True, size=(32,)), CPU, tmp_path)
+    side.run()
+    assert calls == ["predict"]
+    (side,) = sides_of(["scenes/micro-fpn"], Options(compile=True, what="train", size=(64,)), CPU, tmp_path)
+    side.run()
+    assert calls == ["predict", "_call_impl"]
+
+
+@pytest.mark.slow
+def test_models_compile() -> None:
+    code = (
+        "from semask.cli import main; main(['bench', 'scenes/micro-fpn', '--compile', '--size', '64', '--rounds', '1'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "float32 · compile" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to measure; give recipes"),
+        ([RECIPE, "--batch", "0"], "--batch must be at least 1, got 0"),
+        ([RECIPE, "--rounds", "0"], "--rounds must be at least 1, got 0"),
+        ([RECIPE, "--threads", "0"], "--threads must be at least 1, got 0"),
+        ([RECIPE, "--warmup", "-1"], "numbers from 0 on, got -1 and 0"),
+        ([RECIPE, "--size", "1", "2", "3"], "--size is a height and a width, or the side of a square"),
+        ([RECIPE, "--size", "0"], "from 1 px on; got 0"),
+        ([RECIPE, "--memory", "0"], "--memory must be more than 0 GiB, got 0"),
+        ([RECIPE, "--max-batch", "--batch", "2"], "--max-batch finds the batch, so leave --batch 2 out"),
+        ([RECIPE, "--step"], "--step is the optimiser's and belongs to --what train, not to forward"),
+        ([RECIPE, "--what", "load", "--max-batch"], "the largest batch is found for forward, predict and train"),
+        ([RECIPE, "--what", "evaluate", "--against", "smp"], "which smp have no equal of"),
+        ([RECIPE, "--what", "load", "--images", "1", "--batch", "2"], "--images 1 are less than a batch of 2"),
+        (["scenes/nothing"], "no recipe called 'scenes/nothing'"),
+        ([RECIPE, "--device", "cuda"], "there is no GPU that torch can use"),
+        ([RECIPE, "--out", "record.txt"], "--out names a file that ends in .json"),
+    ],
+)
+def test_what_cannot_be_measured(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys; from semask.cli import main\n"
+        "try: main(['bench', '--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'numpy', 'PIL'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
