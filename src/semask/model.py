@@ -88,8 +88,10 @@ class SegmentationModel(nn.Module):
     def prepare(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b c PH PW"]:
         """Normalise and pad: what the encoder reads."""
         self._check(images)
-        normalised = (images - self.mean) / self.std
+        normalised = (images - self.mean).div_(self.std)  # in place: of a large photograph a copy less
         bottom, right = self._padding(images.shape[-2], images.shape[-1])
+        if not torch.compiler.is_compiling() and bottom == right == 0:
+            return normalised  # padding by nothing would copy it
         return F.pad(normalised, (0, right, 0, bottom))
 
     def scores(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b k H W"]:

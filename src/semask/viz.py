@@ -12,10 +12,13 @@ from torch import Tensor
 
 from semask.data.classes import Classes
 from semask.structures import IGNORE
+from semask.unit import as_unit
 from semask.whole_file import whole_file
 
 IGNORE_COLOUR = (0, 0, 0)
 """What unlabelled pixels look like."""
+PIXELS = 2**20
+"""Pixels painted at once: a photograph as floats takes twelve bytes a pixel, several times over."""
 
 
 def numbered_classes(num_classes: int) -> Classes:
@@ -32,9 +35,13 @@ def colourise(labels: Integer[Tensor, "H W"], classes: Classes) -> UInt8[Tensor,
 
 
 def overlay(
-    image: Float[Tensor, "3 H W"], labels: Integer[Tensor, "H W"], classes: Classes, *, alpha: float = 0.5
+    image: UInt8[Tensor, "3 H W"] | Float[Tensor, "3 H W"],
+    labels: Integer[Tensor, "H W"],
+    classes: Classes,
+    *,
+    alpha: float = 0.5,
 ) -> UInt8[Tensor, "3 H W"]:
-    """Lay the colours over an image in [0, 1]; `alpha` 0 shows the image alone, 1 the colours alone.
+    """Lay the colours over an image in [0, 1], or of bytes; `alpha` 0 shows the image alone, 1 the colours alone.
 
     Pixels without a class show the image.
     """
@@ -42,10 +49,14 @@ def overlay(
         raise ValueError(f"alpha is the share of colour and lies in [0, 1], got {alpha}")
     if image.shape[-2:] != labels.shape:
         raise ValueError(f"image {tuple(image.shape)} and labels {tuple(labels.shape)} differ in size")
-    ids = labels.cpu().long()
-    weight = alpha * ((ids >= 0) & (ids < len(classes.colours))).float()
-    mixed = image.cpu().float() * (1 - weight) + colourise(labels, classes) / 255 * weight
-    return (mixed.clamp(0, 1) * 255).round().to(torch.uint8)
+    mixed = torch.empty(image.shape, dtype=torch.uint8)
+    step = max(1, PIXELS // labels.shape[1])
+    for rows in (slice(first, first + step) for first in range(0, len(labels), step)):
+        ids = labels[rows].cpu()
+        weight = alpha * ((ids >= 0) & (ids < len(classes.colours))).float()
+        shown = as_unit(image[:, rows].cpu()).float() * (1 - weight) + colourise(ids, classes) / 255 * weight
+        mixed[:, rows] = (shown.clamp(0, 1) * 255).round().to(torch.uint8)
+    return mixed
 
 
 def write_label(path: str | Path, labels: Integer[Tensor, "H W"], classes: Classes) -> None:

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from semask.build import build
-from semask.inference import Model, Predictor, build_predictor, build_prior, rescaled, sliding, tta
+from semask.inference import Model, Predictor, build_predictor, build_prior, predictor_of, rescaled, sliding, tta
 from semask.metrics import Confusion
 from semask.model import SegmentationModel
 from semask.recipes import recipe
 from semask.recipes.recipe import DataRecipe
-from tests.unit.toy_predictors import Toy, bilinear, patch_model
+from tests.unit.toy_predictors import Toy, bilinear, gradient, patch_model
 
 
 def test_a_recipe_composes_its_predictor() -> None:
@@ -162,3 +162,22 @@ def test_windows_of_a_mask_classifier_are_at_least_what_it_pads_to(masks: Segmen
             scores = windows(torch.rand(1, 3, *size))
         assert scores.shape == (1, 12, *size)
         assert scores.isfinite().all()
+
+
+def test_bytes_become_floats_where_a_model_sees_them() -> None:
+    pixels = torch.randint(0, 256, (2, 3, 20, 26), dtype=torch.uint8)
+    seen: list[tuple[torch.dtype, int]] = []
+
+    def scores(images: torch.Tensor) -> torch.Tensor:
+        seen.append((images.dtype, images.shape[-1]))
+        return gradient(images)
+
+    for predictor in (
+        predictor_of(scores),
+        sliding(scores, window=(8, 8), stride=(6, 6)),
+        rescaled(sliding(scores, window=(8, 8), stride=(6, 6)), ratio=1.5),
+        tta(scores, ratios=(1.0, 0.5), flip=True, enlarge_to=16),
+    ):
+        torch.testing.assert_close(predictor(pixels), predictor(pixels / 255))
+        assert torch.equal(predictor.labels(pixels), predictor.labels(pixels / 255))
+    assert {dtype for dtype, _ in seen} == {torch.float32}

@@ -248,3 +248,23 @@ def test_test_flags_begin_at_the_checkpoints_recipe(tmp_path: Path) -> None:
     assert (settings.checkpoint, settings.pictures) == (tmp_path, Path("a.png"))
     assert settings.run == PredictOptions(out=Path("o"), overlay=False)
     assert parse([str(tmp_path), "a.png", "--out", "o", "--test.flip=false"]).test.flip is False
+
+
+def test_memory_that_is_not_enough_is_told_with_what_helps(
+    checkpoint: Path,
+    picture: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Image.fromarray(picture).save(tmp_path / "a.png")
+
+    def too_much(self: SegmentationModel, images: torch.Tensor) -> torch.Tensor:
+        return torch.empty(2**60, dtype=torch.uint8)  # torch itself says so
+
+    monkeypatch.setattr(SegmentationModel, "bands", too_much)
+    with pytest.raises(ValueError, match="none of the 1 files"):
+        predict(checkpoint, tmp_path / "a.png", PredictOptions(out=tmp_path / "out"))
+    told = capsys.readouterr().err
+    assert "a.png: the memory is not enough for this picture at once" in told
+    assert "--test.mode sliding" in told

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from semask.data.image import read_image
-from semask.data.raster import as_rgb, as_unit, probe_picture, read_picture
+from semask.data.raster import as_rgb, probe_picture, read_picture
 from semask.recipes.recipe import DataRecipe
+from semask.unit import as_unit
 
 RGB = DataRecipe()
 

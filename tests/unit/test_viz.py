@@ -83,3 +83,12 @@ def test_confusion_of_what_was_written(tmp_path: Path) -> None:
     confusion = Confusion(2)
     confusion.update(torch.from_numpy(np.array(Image.open(tmp_path / "a.png"))), LABELS)
     assert confusion.scores().miou == 1.0
+
+
+def test_overlays_of_bytes_and_strip_by_strip_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.randint(0, 256, (3, 13, 9), dtype=torch.uint8)
+    labels = torch.randint(0, 4, (13, 9), dtype=torch.uint8)
+    whole = overlay(image / 255, labels, CLASSES, alpha=0.3)
+    assert torch.equal(overlay(image, labels, CLASSES, alpha=0.3), whole)
+    monkeypatch.setattr("semask.viz.PIXELS", 20)
+    assert torch.equal(overlay(image, labels, CLASSES, alpha=0.3), whole)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
@@ -120,7 +121,8 @@ def predict(checkpoint: Path, pictures: Path, options: PredictOptions, *, test: 
     skipped = []
     for file, name in track(list(zip(files, names, strict=True)), description="Segmenting", console=console):
         try:
-            paint(painter, read_picture(file, painter.data), out, name)
+            with _memory_told():
+                paint(painter, read_picture(file, painter.data), out, name)
         except ValueError as error:
             told = str(error) if str(file) in str(error) else f"{file}: {error}"
             console.print(f"skipped: {told}", style="yellow")
@@ -169,22 +171,35 @@ def paint(painter: Painter, picture: Picture, out: Path, name: str) -> None:
     """Segment one picture c×H×W and write the results under `name`."""
     import torch
 
-    from semask.data.raster import as_rgb, as_unit
+    from semask.data.raster import as_rgb
     from semask.viz import overlay, write_image, write_label
 
-    pixels = as_unit(picture)
     with torch.inference_mode():
-        batch = pixels[None].to(painter.device)
+        batch = picture[None].to(painter.device)
         labels = painter.predictor.labels(batch)[0].cpu()
         prior = painter.prior.labels(batch)[0].cpu() if painter.prior else None
     write_label(out / PREDICTIONS / f"{name}.png", labels, painter.classes)
     if painter.submission is not None:
-        painter.submission.write(name, labels, size=(pixels.shape[-2], pixels.shape[-1]))
+        painter.submission.write(name, labels, size=(picture.shape[-2], picture.shape[-1]))
     if prior is not None:
         write_label(out / PRIORS / f"{name}.png", prior, painter.classes)
     if painter.overlay:
-        mixed = overlay(as_rgb(pixels), labels, painter.classes, alpha=painter.alpha)
+        mixed = overlay(as_rgb(picture), labels, painter.classes, alpha=painter.alpha)
         write_image(out / OVERLAYS / f"{name}.jpg", mixed)
+
+
+@contextmanager
+def _memory_told() -> Iterator[None]:
+    """Say what helps where memory is not enough for a picture."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch has a class of its own for a GPU's memory alone.
+        if not isinstance(error, MemoryError) and "allocate" not in str(error):
+            raise
+        raise ValueError(
+            "the memory is not enough for this picture at once; take it window by window, say --test.mode sliding"
+        ) from error
 
 
 def find_files(pictures: Path, *, leave_out: Path) -> list[Path]:

@@ -9,9 +9,10 @@ from scipy import ndimage
 from torch import Tensor
 
 from semask.data.classes import Classes
-from semask.data.raster import Picture, as_unit
+from semask.data.raster import Picture
 from semask.recipes.recipe import DataRecipe
 from semask.structures import IGNORE
+from semask.unit import as_unit
 
 View = tuple[Picture, UInt8[Tensor, "h w"]]
 

@@ -19,7 +19,7 @@ from semask.data.classes import UNKNOWN, Classes, packaged
 from semask.data.copy_paste import CopyPaste
 from semask.data.folder import Pair, find_pairs, find_root
 from semask.data.image import read_label
-from semask.data.raster import Picture, as_unit, check_channels, read_picture
+from semask.data.raster import Picture, check_channels, read_picture
 from semask.data.sampling import (
     AUGMENT,
     PASTE,
@@ -36,6 +36,7 @@ from semask.data.transforms import TrainTransform
 from semask.data.tree import Tree
 from semask.recipes.recipe import IMAGENET_MEAN, DataRecipe
 from semask.structures import Batch, Sample
+from semask.unit import as_unit
 
 
 def classes_of(data: DataRecipe) -> Classes:

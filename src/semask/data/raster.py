@@ -64,12 +64,7 @@ def probe_picture(source: str | Source, data: DataRecipe) -> tuple[int, int]:
     return height, width
 
 
-def as_unit(picture: Picture) -> Float[Tensor, "c H W"]:
-    """Return a picture of either kind as float32 in [0, 1], channel by channel in memory."""
-    return picture.contiguous().float().div_(255.0) if picture.dtype == torch.uint8 else picture
-
-
-def as_rgb(picture: Float[Tensor, "c H W"]) -> Float[Tensor, "3 H W"]:
+def as_rgb(picture: Picture) -> Picture:
     """Return what to show of a picture: its first three channels, or its first as grey."""
     return picture[:3] if picture.shape[0] >= 3 else picture[:1].expand(3, -1, -1)
 

@@ -9,11 +9,12 @@ from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
 from semask.data.photometric import distort, distort_bands
-from semask.data.raster import Picture, as_unit, check_channels
+from semask.data.raster import Picture, check_channels
 from semask.data.resize import ResizedLabel, resize_part
 from semask.geometry import fit_size
 from semask.recipes.recipe import IMAGENET_MEAN, DataRecipe
 from semask.structures import IGNORE
+from semask.unit import as_unit
 
 CROP_ATTEMPTS = 10
 

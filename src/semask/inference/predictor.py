@@ -12,7 +12,10 @@ from torch import Tensor
 
 from semask.bands import Bands, Held, best_class, gather, walk
 from semask.label_map import check_classes, label_map
+from semask.unit import as_unit
 
+Images = Float[Tensor, "b c H W"] | UInt8[Tensor, "b c H W"]
+"""In [0, 1], or bytes: these become floats where a model sees them, a window at a time."""
 Scorer = Callable[[Float[Tensor, "b c H W"]], Float[Tensor, "b k H W"]]
 """A plain function from images to scores; those of `Predictor.logits`' kind unless said otherwise."""
 
@@ -44,7 +47,7 @@ class Labelled(NamedTuple):
 
 
 class Predictor:
-    """Images (b c H W) to scores (b k H W), by a call; or to label maps, a band of rows at a time.
+    """Images (b c H W), floats in [0, 1] or bytes, to scores (b k H W); or to label maps, a band of rows at a time.
 
     logits: whether the softmax of the scores is the probability; if not, their share of the sum over classes is.
     memory_budget: [GiB] whole scores that a call returns are put together in the processor's memory when they need
@@ -53,7 +56,7 @@ class Predictor:
 
     def __init__(
         self,
-        bands: Callable[[Float[Tensor, "b c H W"]], Bands],
+        bands: Callable[[Images], Bands],
         *,
         logits: bool = True,
         memory_budget: float | None = None,
@@ -63,20 +66,20 @@ class Predictor:
         self.logits = logits
         self.memory_budget = memory_budget
 
-    def __call__(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b k H W"]:
+    def __call__(self, images: Images) -> Float[Tensor, "b k H W"]:
         """Return the scores; gradients are recorded if the caller lets them."""
         bands = self.bands(images)
         over = place(bands.shape, images.device, self.memory_budget) != images.device
         return gather(bands, device="cpu" if over else None)
 
-    def labels(self, images: Float[Tensor, "b c H W"]) -> UInt8[Tensor, "b H W"]:
+    def labels(self, images: Images) -> UInt8[Tensor, "b H W"]:
         """Return the best class of every pixel.
 
         A FloatingPointError tells scores that are no numbers: labels cannot, and would be of one class.
         """
         return label_map(self.bands(images))
 
-    def labelled(self, images: Float[Tensor, "b c H W"]) -> Labelled:
+    def labelled(self, images: Images) -> Labelled:
         """Return the best class of every pixel and its probability, nan where scores are no numbers."""
         bands = self.bands(images)
         check_classes(bands.shape[1])
@@ -103,8 +106,8 @@ def predictor_of(source: Model | Predictor | Scorer) -> Predictor:
     # Not by isinstance, which from Python 3.12 on sees no attributes that a compiled model passes on.
     if hasattr(source, "bands"):
         model = cast(Model, source)
-        return Predictor(model.bands, logits=model.scores_are_logits)
-    return Predictor(lambda images: Held(source(images)))
+        return Predictor(lambda images: model.bands(as_unit(images)), logits=model.scores_are_logits)
+    return Predictor(lambda images: Held(source(as_unit(images))))
 
 
 def place(shape: tuple[int, ...], device: torch.device, budget: float | None) -> torch.device:

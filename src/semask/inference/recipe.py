@@ -6,6 +6,7 @@ from semask.inference.predictor import Model, Predictor
 from semask.inference.scales import rescaled, tta
 from semask.inference.windows import sliding
 from semask.recipes.recipe import DataRecipe, TestRecipe
+from semask.unit import as_unit
 
 
 def build_predictor(model: Model, test: TestRecipe, data: DataRecipe) -> Predictor:
@@ -49,7 +50,7 @@ def build_prior(model: Model, test: TestRecipe, data: DataRecipe) -> Predictor:
 
     It is made in one pass, by a model of a fixed size in windows.
     """
-    source = _whole(Predictor(model.prior_bands), model, test)
+    source = _whole(Predictor(lambda images: model.prior_bands(as_unit(images))), model, test)
     return rescaled(
         source,
         box=data.base_scale,

@@ -8,14 +8,17 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int16
+from jaxtyping import Float, Int16, UInt8
 from torch import Tensor
 
 from semask.bands import UNSURE, Bands, Mirrored, Reader, Resized, pixelwise
 from semask.geometry import enlarged_size, fit_size
-from semask.inference.predictor import Model, Predictor, Scorer, predictor_of
+from semask.inference.predictor import Images, Model, Predictor, Scorer, predictor_of
 from semask.resample import resize
+from semask.unit import as_unit
 
+Sized = Float[Tensor, "b c h w"] | UInt8[Tensor, "b c h w"]
+"""Images of another size."""
 MAX_ENLARGED_PIXELS = 64_000_000
 """No image is enlarged beyond this: a ViT's scores of 150 classes take 38 GB there."""
 
@@ -45,9 +48,9 @@ def rescaled(
         raise ValueError(f"images are enlarged to the side of a window, at least 1 pixel; got {enlarge_to}")
     predictor = predictor_of(source)
 
-    def bands(images: Float[Tensor, "b c H W"]) -> Bands:
+    def bands(images: Images) -> Bands:
         height, width = images.shape[-2:]
-        seen = resize(images, fit_size(height, width, box or (height, width), ratio), antialias=antialias)
+        seen = _resized(images, fit_size(height, width, box or (height, width), ratio), antialias=antialias)
         if enlarge_to is not None:
             seen = _enlarge(seen, enlarge_to)
         return Resized(predictor.bands(seen), (height, width))
@@ -82,7 +85,7 @@ def tta(
         for mirrored in ((False, True) if flip else (False,))
     ]
 
-    def bands(images: Float[Tensor, "b c H W"]) -> Bands:
+    def bands(images: Images) -> Bands:
         seen = [
             Mirrored(predictor.bands(images.flip(-1))) if mirrored else predictor.bands(images)
             for predictor, mirrored in versions
@@ -133,7 +136,7 @@ class Mean(NamedTuple):
         return functools.reduce(torch.add, shown) / len(self.sources)
 
 
-def _enlarge(images: Float[Tensor, "b c h w"], side: int) -> Float[Tensor, "b c H W"]:
+def _enlarge(images: Images, side: int) -> Sized:
     height, width = images.shape[-2:]
     size = enlarged_size(height, width, side)
     if size != (height, width) and math.prod(size) > MAX_ENLARGED_PIXELS:
@@ -142,4 +145,8 @@ def _enlarge(images: Float[Tensor, "b c h w"], side: int) -> Float[Tensor, "b c 
             f"px; the limit is {MAX_ENLARGED_PIXELS / 1e6:g} megapixels. Crop the image, take it whole (--test.mode "
             "whole), or do not enlarge it (--test.enlarge false)."
         )
-    return resize(images, size)
+    return _resized(images, size)
+
+
+def _resized(images: Images, size: tuple[int, int], *, antialias: bool = False) -> Sized:
+    return images if size == tuple(images.shape[-2:]) else resize(as_unit(images), size, antialias=antialias)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from semask.bands import UNSURE, Bands, Held, Places, Reader, gather, pixelwise
 from semask.geometry import window_starts
-from semask.inference.predictor import Model, Predictor, Scorer, place, predictor_of
+from semask.inference.predictor import Images, Model, Predictor, Scorer, place, predictor_of
 
 Blend = Literal["mean", "hann"]
 
@@ -84,7 +84,7 @@ class Windows:
     Windows are kept as a model gives them, small, and brought to their size where a band crosses them.
     """
 
-    def __init__(self, predictor: Predictor, images: Float[Tensor, "b c H W"], options: Options) -> None:
+    def __init__(self, predictor: Predictor, images: Images, options: Options) -> None:
         height, width = images.shape[-2:]
         self._predictor, self._images = predictor, images
         self._options, (window, stride, _, blend, _) = options, options

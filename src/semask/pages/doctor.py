@@ -18,12 +18,13 @@ from semask.data.facts import ImageFacts
 from semask.data.folder import Pair
 from semask.data.image import read_label
 from semask.data.problem import KINDS, Problem
-from semask.data.raster import as_rgb, as_unit, read_picture
+from semask.data.raster import as_rgb, read_picture
 from semask.data.source import Source
 from semask.pages.page import write_page
 from semask.pages.picture import painted, photograph
 from semask.pages.plot import BOTTOM, LEFT, RIGHT, TOP, Dot, Plot, axis
 from semask.recipes.recipe import DataRecipe
+from semask.unit import as_unit
 
 TITLES = {
     "split": "Files that are missing",
