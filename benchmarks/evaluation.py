@@ -13,11 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +23,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torchmetrics.classification import MulticlassJaccardIndex
 
+from semask.benchmark.clock import Clock, Work, processor, wall
+from semask.benchmark.memory import in_fresh_process, resident
+from semask.benchmark.rounds import alternate
 from semask.build import build
 from semask.data.dataset import validation_set
 from semask.data.synthetic import draw_scene
@@ -41,26 +40,14 @@ K = 150
 SIZE = (512, 683)
 LARGE = 4096
 RECIPES = ("ade20k/semask-swin-t-fpn", "ade20k/seg-t-mask-16")
+CLOCKS: dict[str, Clock] = {"wall": wall, "processor": processor}
 NOTHING_ELSE = Measures(boundary=False, areas=(), bins=0)
 
 
-def ratios(
-    theirs: Callable[[], object], ours: Callable[[], object], rounds: int, clock: Callable[[], float]
-) -> list[float]:
-    """Return theirs / ours of each round, sides in turn; a first round warms up."""
-    found = []
-    for number in range(rounds + 1):
-        spent = {}
-        for side in (theirs, ours) if number % 2 else (ours, theirs):
-            start = clock()
-            side()
-            spent[side] = clock() - start
-        found.append(spent[theirs] / spent[ours])
-    return found[1:]
-
-
-def told(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f}× | {min(values):.2f} … {max(values):.2f} | {len(values)}"
+def ratio(theirs: Work, ours: Work, rounds: int, clock: Clock) -> str:
+    """Return theirs / ours of the rounds in a table's cells."""
+    found = alternate({"theirs": theirs, "ours": ours}, rounds=rounds, warmup=1, clock=clock).ratio("theirs", "ours")
+    return f"{found.median:.2f}× | {found.least:.2f} … {found.greatest:.2f} | {found.runs}"
 
 
 def maps(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,7 +59,7 @@ def maps(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return prediction[0], truth[0]
 
 
-def matrix(rounds: int, clock: Callable[[], float]) -> list[str]:
+def matrix(rounds: int, clock: Clock) -> list[str]:
     prediction, truth = maps(0)
     bytes_of = prediction.to(torch.uint8), truth.to(torch.uint8)
     lines = []
@@ -89,7 +76,7 @@ def matrix(rounds: int, clock: Callable[[], float]) -> list[str]:
             for _ in range(10):
                 count_pairs(*bytes_of, K)
 
-        lines.append(f"| matrix, {what} | {told(ratios(theirs, ours, rounds, clock))} |")
+        lines.append(f"| matrix, {what} | {ratio(theirs, ours, rounds, clock)} |")
     return lines
 
 
@@ -104,7 +91,7 @@ def plain_loop(model: SegmentationModel, root: Path, files: int) -> torch.Tensor
     return metric.confmat
 
 
-def loop(rounds: int, clock: Callable[[], float]) -> list[str]:
+def loop(rounds: int, clock: Clock) -> list[str]:
     lines, files = [], 4
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -129,16 +116,8 @@ def loop(rounds: int, clock: Callable[[], float]) -> list[str]:
                 return plain_loop(model, root, files)
 
             differing = int((ours() - theirs()).abs().sum()) // 2
-            lines.append(f"| loop, {name} ({differing} pixels differ) | {told(ratios(theirs, ours, rounds, clock))} |")
+            lines.append(f"| loop, {name} ({differing} pixels differ) | {ratio(theirs, ours, rounds, clock)} |")
     return lines
-
-
-MEMORY = """
-import resource, sys, torch
-sys.path.insert(0, {here!r})
-import evaluation as benchmark
-print(benchmark.peak({what!r}))
-"""
 
 
 def large() -> torch.Tensor:
@@ -173,24 +152,13 @@ def peak(what: str) -> float:
             model(images)
         else:
             build_predictor(model, windows if what == "windows" else TestRecipe(), DataRecipe()).labelled(images)
-    return _high_water()
-
-
-def _high_water() -> float:
-    status = Path("/proc/self/status").read_text()
-    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) / 2**20
+    return resident("VmHWM") / 2**30
 
 
 def memory() -> list[str]:
     lines = []
     for kind in ("whole", "windows"):
-        found = {}
-        for what in (f"{kind}, model alone", kind):
-            code = MEMORY.format(here=str(Path(__file__).parent), what=what)
-            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-            found[what] = float(done.stdout)
-        alone, all_of_it = found[f"{kind}, model alone"], found[kind]
+        alone, all_of_it = (in_fresh_process(peak, what) for what in (f"{kind}, model alone", kind))
         lines.append(f"| memory, {kind} | {all_of_it - alone:.2f} GiB above the model's {alone:.2f} GiB | | |")
     return lines
 
@@ -199,10 +167,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("parts", nargs="*", default=["matrix", "loop", "memory"])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--clock", choices=["wall", "processor"], default="processor")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="processor")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    clock = time.perf_counter if options.clock == "wall" else time.process_time
+    clock = CLOCKS[options.clock]
     lines = ["| what | median | least … most | rounds |", "|---|---|---|---|"]
     for part in options.parts:
         lines += {

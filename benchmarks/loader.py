@@ -21,7 +21,6 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +32,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from semask.benchmark.rounds import rotated
+from semask.benchmark.spread import spread
 from semask.data.dataset import collate, training_set
 from semask.data.folder import find_pairs
 from semask.data.synthetic import SCENE_CLASSES, draw_scene
@@ -139,11 +140,12 @@ def measure(root: Path, box: tuple[int, int], workers: int, draws: int, rounds: 
         plain = PlainSet(data, draws, min(box))
         return rate(DataLoader(plain, batch_size=BATCH, num_workers=workers, worker_init_fn=one_thread), draws)
 
-    found: dict[Callable[[], Rate], list[Rate]] = {ours_once: [], plain_once: []}
+    sides = {"ours": ours_once, "plain": plain_once}
+    found: dict[str, list[Rate]] = {name: [] for name in sides}
     for turn in range(rounds):
-        for once in (ours_once, plain_once) if turn % 2 == 0 else (plain_once, ours_once):
-            found[once].append(once())
-    return found[ours_once], found[plain_once]
+        for name in rotated(list(sides), turn):
+            found[name].append(sides[name]())
+    return found["ours"], found["plain"]
 
 
 def table(rows: list[tuple[str, int, list[Rate], list[Rate]]]) -> str:
@@ -153,10 +155,10 @@ def table(rows: list[tuple[str, int, list[Rate], list[Rate]]]) -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, workers, ours, plain in rows:
-        ratios = [a.processor / b.processor for a, b in zip(ours, plain, strict=True)]
+        ratio = spread([a.processor / b.processor for a, b in zip(ours, plain, strict=True)])
         walls = [f"{statistics.median(rate.wall for rate in rates):.1f}" for rates in (ours, plain)]
         cores = [f"{statistics.median(rate.processor for rate in rates):.1f}" for rates in (ours, plain)]
-        told = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} … {max(ratios):.2f})"
+        told = f"{ratio.median:.2f} ({ratio.least:.2f} … {ratio.greatest:.2f})"
         lines.append(f"| {' | '.join([name, str(workers), *walls, *cores, told])} |")
     return "\n".join(lines)
 

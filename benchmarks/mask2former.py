@@ -13,19 +13,13 @@ Times differ from machine to machine and hour to hour; what is reported are rati
 from __future__ import annotations
 
 import gc
-import json
-import os
 import platform
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -33,6 +27,10 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
+from semask.benchmark.clock import Clock, clock_of, processor
+from semask.benchmark.memory import in_fresh_process, peak_memory
+from semask.benchmark.rounds import alternate, rotated
+from semask.benchmark.spread import Spread, spread
 from semask.build import build_loss, build_model
 from semask.checkpoints.export import write_transformers
 from semask.losses.masks import MaskClassificationLoss
@@ -48,7 +46,7 @@ class Options:
     encoder: of a recipe ade20k/<encoder>-mask2former over Swin. classes: in every picture, in blocks. attention: what
     transformers is told; "default" is its own choice. clock: "processor" counts the time that the process computed, for
     machines that others use as well; with one thread that is what the wall clock says on an idle one. rounds,
-    memory_rounds: 0 leaves that part out. side: measure the memory of one side alone, in this process.
+    memory_rounds: 0 leaves that part out.
     """
 
     size: tuple[int, int] = (512, 512)
@@ -63,11 +61,13 @@ class Options:
     precision: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["default", "sdpa"] = "default"
     clock: Literal["wall", "processor"] = "wall"
-    side: Literal["ours", "theirs"] | None = None
 
     @property
     def recipe(self) -> str:
         return f"ade20k/{self.encoder}-mask2former"
+
+    def timer(self) -> Clock:
+        return processor if self.clock == "processor" else clock_of(torch.device(self.device))
 
     def autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
@@ -192,20 +192,6 @@ def check_equal(ours: Ours, theirs: Theirs, inputs: Inputs) -> None:
         print(f"equal: losses {losses[0].item():.5f} and {losses[1].item():.5f}")
 
 
-def timed(task: Callable[[Side], None], side: Side, options: Options) -> float:
-    clock = time.perf_counter if options.clock == "wall" else time.process_time
-    _wait(options)
-    start = clock()
-    task(side)
-    _wait(options)
-    return clock() - start
-
-
-def _wait(options: Options) -> None:
-    if options.device == "cuda":
-        torch.cuda.synchronize()
-
-
 def step(side: Side, inputs: Inputs, options: Options) -> None:
     """Forward, loss and backward; the gradients of the step before are overwritten in place."""
     side.model.zero_grad(set_to_none=False)
@@ -231,57 +217,36 @@ def compare_times(options: Options) -> None:
     for name, task in tasks.items():
         for side in (ours, theirs):
             side.model.train(name == "training step")
-            task(side)  # warm
-        ratios = []
-        for number in range(options.rounds):
-            order: tuple[Side, ...] = (ours, theirs) if number % 2 == 0 else (theirs, ours)
-            seconds = {type(side): timed(task, side, options) for side in order}
-            ratios.append(seconds[Theirs] / seconds[Ours])
-        print(f"{name}: theirs took {summary(ratios)} of the time of ours", flush=True)
+        works = {"ours": partial(task, ours), "theirs": partial(task, theirs)}
+        found = alternate(works, rounds=options.rounds, warmup=1, clock=options.timer())
+        print(f"{name}: theirs took {told(found.ratio('theirs', 'ours'))} of the time of ours", flush=True)
 
 
-def summary(ratios: list[float]) -> str:
-    return f"{statistics.median(ratios):.2f}× ({min(ratios):.2f} … {max(ratios):.2f}, {len(ratios)} rounds)"
+def told(found: Spread) -> str:
+    return f"{found.median:.2f}× ({found.least:.2f} … {found.greatest:.2f}, {found.runs} rounds)"
 
 
-def measure_memory(options: Options) -> dict[str, float]:
+def measure_memory(options: Options, side_name: Literal["ours", "theirs"]) -> dict[str, float]:
     """Return what a training step needs [MiB]: weights with gradients, and what comes on top at the peak.
 
     Weights and gradients are there before the step, and a step at 64×64 px has loaded all that is loaded late.
     """
-    side: Side = make_ours(options) if options.side == "ours" else make_theirs(options)
+    torch.set_num_threads(options.threads)
+    side: Side = make_ours(options) if side_name == "ours" else make_theirs(options)
     side.model.train()
     gc.collect()
     step(side, make_inputs(options, size=(64, 64), batch=2), options)
     inputs = make_inputs(options, size=options.size, batch=options.memory_batch)
     fixed = 2 * sum(parameter.nbytes for parameter in side.model.parameters())
-    gc.collect()
-    if options.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step(side, inputs, options)
-        peak = torch.cuda.max_memory_allocated()
-    else:
-        # Makes the highest resident size start anew.
-        Path("/proc/self/clear_refs").write_text("5")
-        before = _resident("VmRSS")
-        step(side, inputs, options)
-        peak = _resident("VmHWM")
-    return {"fixed": fixed / 2**20, "activations": (peak - before) / 2**20, "process": peak / 2**20}
-
-
-def _resident(field: str) -> int:
-    """Return a field of the process's status, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
+    memory = peak_memory(lambda: step(side, inputs, options), torch.device(options.device))
+    return {"fixed": fixed / 2**20, "activations": memory.above / 2**20, "process": memory.total / 2**20}
 
 
 def compare_memory(options: Options) -> None:
     """Run either side in fresh processes, in turn."""
     ratios: dict[str, list[float]] = {}
     for number in range(options.memory_rounds):
-        sides = ("ours", "theirs") if number % 2 == 0 else ("theirs", "ours")
-        found = {side: _in_own_process(options, side) for side in sides}
+        found = {side: in_fresh_process(measure_memory, options, side) for side in rotated(["ours", "theirs"], number)}
         for each in found.values():
             each["step"] = each["fixed"] + each["activations"]
         print({side: {key: round(value) for key, value in each.items()} for side, each in found.items()}, "MiB")
@@ -292,26 +257,11 @@ def compare_memory(options: Options) -> None:
         ("activations", "activations alone"),
         ("process", "the whole process, libraries included"),
     ):
-        print(f"peak memory of a training step, {name}: ours took {summary(ratios[key])} of theirs")
-
-
-def _in_own_process(options: Options, side: str) -> dict[str, float]:
-    given = [
-        f"--{key.replace('_', '-')}={value}" for key, value in asdict(options).items() if key not in ("size", "side")
-    ]
-    command = [sys.executable, __file__, *given, "--size", *map(str, options.size), "--side", side]
-    # Blocks of 1 MiB and more go back to the system when freed, whatever was freed before.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**20)}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
+        print(f"peak memory of a training step, {name}: ours took {told(spread(ratios[key]))} of theirs")
 
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
-    if options.side is not None:
-        print(json.dumps(measure_memory(options)))
-        return
     from importlib.metadata import version
 
     print(f"Python {platform.python_version()},", *(f"{name} {version(name)}" for name in ("torch", "transformers")))
