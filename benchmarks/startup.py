@@ -1,0 +1,127 @@
+"""How long commands take to begin, each in processes of its own, beside what cannot be avoided.
+
+    python benchmarks/startup.py --rounds 9 --out benchmarks/startup_<hardware>_<date>.md
+
+`import semask` and every --help are set beside a Python that does nothing, `semask predict` on one picture of 512² px
+beside a process that imports torch, timm, torchvision and Pillow and nothing else, plus what the model itself took for
+its first label map in a third one. Sides take turns; the table holds medians of the rounds' ratios. By default the
+processor time of the processes counts, which other programs on the machine disturb least.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from semask.benchmark.clock import Work, wall
+from semask.benchmark.environment import environment
+from semask.benchmark.memory import in_fresh_process
+from semask.benchmark.rounds import Timings, alternate
+from semask.benchmark.spread import Spread, spread
+from semask.build import build_model
+from semask.checkpoints import store
+from semask.cli import COMMANDS
+from semask.data.synthetic import draw_scene
+from semask.recipes import get
+
+NOTHING, BARE, PREDICT = "python -c pass", "import torch, timm, torchvision, PIL.Image", "semask predict"
+SEMASK = (sys.executable, "-m", "semask.cli")
+
+
+def children(work: Work) -> float:
+    """Return the seconds that processes begun and ended by the work were computing."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    work()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+CLOCKS = {"wall": wall, "processor": children}
+
+
+def process(*command: str) -> Callable[[], None]:
+    def run() -> None:
+        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    return run
+
+
+def own_time(checkpoint: Path, clock: str) -> float:
+    """Return what the first label map of a model takes [s], once it is read."""
+    torch.set_num_threads(1)
+    model = store.load(checkpoint).model
+    images = torch.rand(1, 3, 512, 512)
+    timer = time.perf_counter if clock == "wall" else time.process_time
+    with torch.inference_mode():
+        began = timer()
+        model.labels(images)
+        return timer() - began
+
+
+def small(rounds: int, clock: str) -> list[str]:
+    sides = {NOTHING: process(sys.executable, "-c", "pass")}
+    sides["import semask"] = process(sys.executable, "-c", "import semask")
+    sides["semask --help"] = process(*SEMASK, "--help")
+    sides |= {f"semask {command} --help": process(*SEMASK, command, "--help") for command in COMMANDS}
+    found = alternate(sides, rounds=rounds, warmup=1, clock=CLOCKS[clock])
+    return [row(name, NOTHING, found.ratio(name, NOTHING), found) for name in list(sides)[1:]]
+
+
+def predictions(rounds: int, clock: str, recipes: Sequence[str]) -> list[str]:
+    lines = []
+    for name in recipes:
+        with tempfile.TemporaryDirectory() as folder:
+            recipe, picture = get(name), str(Path(folder) / "picture.jpg")
+            store.save(folder, build_model(recipe), recipe)
+            Image.fromarray(draw_scene(0, (512, 512))[0]).save(picture)
+            sides = {
+                BARE: process(sys.executable, "-c", BARE),
+                PREDICT: process(*SEMASK, "predict", folder, picture, "--out", f"{folder}/out", "--device", "cpu"),
+            }
+            found = alternate(sides, rounds=rounds, warmup=1, clock=CLOCKS[clock])
+            own = [in_fresh_process(partial(own_time, Path(folder), clock)) for _ in range(rounds)]
+            both = zip(found.seconds[PREDICT], found.seconds[BARE], own, strict=True)
+            lines.append(
+                row(f"{PREDICT}, {name}", "the imports and its model", spread([a / (b + c) for a, b, c in both]), found)
+            )
+    return lines
+
+
+def row(name: str, beside: str, seen: Spread, found: Timings) -> str:
+    side = name.partition(",")[0]
+    told = f"{seen.median:.2f}× | {seen.least:.2f} … {seen.greatest:.2f}"
+    return f"| `{name}` | {beside} | {told} | {found.spread(side).median:.2f} s |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--clock", choices=list(CLOCKS), default="processor")
+    parser.add_argument("--recipes", nargs="*", default=["ade20k/semask-swin-t-fpn", "ade20k/seg-b-mask-16"])
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    lines = ["| side | beside | ratio, median | least … greatest | median |", "|---|---|---|---|---|"]
+    lines += small(options.rounds, options.clock) + predictions(options.rounds, options.clock, options.recipes)
+    around = environment(torch.device("cpu"))
+    machine = f"{around['processor']}, {around['cores']} cores, Python {around['python']}"
+    versions = f"torch {torch.__version__}, timm {around['packages']['timm']}"
+    told = f"{machine}, {versions}; {options.rounds} rounds; {options.clock} time; one thread; load {around['load']}"
+    text = "\n".join([*lines, "", told, ""])
+    print(text)
+    if options.out:
+        options.out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
