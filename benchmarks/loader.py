@@ -9,12 +9,17 @@ redraws crops that one class fills, keeps the families' 8-bit rounding, maps lab
 that are none. They take turns, and the table holds medians of the rounds' rates and of their ratios. Pictures per
 second tell how workers scale, pictures per second of processor time what one core does: on a machine that is shared,
 only the second can be compared.
+
+A first table holds ours beside itself: resizing all of a picture before it is cropped, and decoding JPEG at a reduced
+size (`data.reduced_decode`), which changes pixels.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import math
 import os
 import platform
 import resource
@@ -32,11 +37,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from semask.benchmark.rounds import rotated
+from semask.benchmark.clock import processor
+from semask.benchmark.rounds import alternate, rotated
 from semask.benchmark.spread import spread
 from semask.data.dataset import collate, training_set
 from semask.data.folder import find_pairs
 from semask.data.synthetic import SCENE_CLASSES, draw_scene
+from semask.plain import plainly
 from semask.recipes.recipe import IMAGENET_MEAN, DataRecipe
 from semask.structures import IGNORE
 
@@ -148,6 +155,39 @@ def measure(root: Path, box: tuple[int, int], workers: int, draws: int, rounds: 
     return found["ours"], found["plain"]
 
 
+def own_ways(root: Path, box: tuple[int, int], draws: int, rounds: int) -> list[str]:
+    """Return lines of a table: our pipeline beside itself, in this process, by processor time."""
+    data = recipe(root, box)
+    exact, reduced = (training_set(dataclasses.replace(data, reduced_decode=on), seed=0) for on in (False, True))
+
+    def read(samples: Dataset[Any]) -> None:
+        for draw in range(draws):
+            samples[draw]
+
+    def plain() -> None:
+        with plainly():
+            read(exact)
+
+    sides = {"plain": plain, "exact": lambda: read(exact), "reduced": lambda: read(reduced)}
+    timings = alternate(sides, rounds=rounds, warmup=1, clock=processor)
+    unlike = likeness(data, draws)
+    return [
+        f"| the crop's part resized / the whole | {timings.ratio('exact', 'plain')} | equal |",
+        f"| decoded smaller / whole | {timings.ratio('reduced', 'exact')} | {unlike} |",
+    ]
+
+
+def likeness(data: DataRecipe, draws: int) -> str:
+    """Tell how near pictures decoded at a reduced size come to others, without the distortion of colours."""
+    still = dataclasses.replace(data, photometric=False)
+    exact, reduced = (training_set(dataclasses.replace(still, reduced_decode=on), seed=0) for on in (False, True))
+    errors = [float((exact[draw].image - reduced[draw].image).square().mean()) for draw in range(draws)]
+    found = [-10 * math.log10(error) for error in errors if error]
+    if not found:
+        return "no draw is small enough"
+    return f"{len(found)} of {draws} draws differ, PSNR {statistics.median(found):.1f} dB (least {min(found):.1f})"
+
+
 def table(rows: list[tuple[str, int, list[Rate], list[Rate]]]) -> str:
     lines = [
         "| pictures | workers | semask [img/s] | torchvision [img/s] | semask [img/s of a core] | torchvision "
@@ -166,20 +206,28 @@ def table(rows: list[tuple[str, int, list[Rate], list[Rate]]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--draws", type=int, default=64, help="pictures per round and pipeline")
     parser.add_argument("--files", type=int, default=24)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     one_thread()
-    rows = []
+    rows, own = [], ["| | time | pixels |", "| --- | ---: | --- |"]
     for name, (size, box) in SIZES.items():
         with tempfile.TemporaryDirectory() as folder:
             draw_files(Path(folder), size, options.files)
+            own += [
+                line.replace("| ", f"| {name}: ", 1)
+                for line in own_ways(Path(folder), box, options.draws, options.rounds)
+            ]
+            print(*own[-2:], sep="\n", flush=True)
             for workers in options.workers:
                 rows.append((name, workers, *measure(Path(folder), box, workers, options.draws, options.rounds)))
                 print(table(rows[-1:]).splitlines()[-1], flush=True)
-    told = f"{table(rows)}\n\n{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, torchvision "
+    told = (
+        "\n".join(own)
+        + f"\n\n{table(rows)}\n\n{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, torchvision "
+    )
     told += f"{torchvision.__version__}, {options.rounds} rounds of {options.draws} pictures, batches of {BATCH}\n"
     print(told)
     if options.out:
