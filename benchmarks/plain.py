@@ -3,7 +3,7 @@
 semask's own are chosen by its switch (`SEMASK_PLAIN=1`): window attention that makes its bias and mask at every call,
 semantic attention by two products and a softmax, deformable attention by `grid_sample`, label maps by `interpolate` and
 `argmax` at full size, losses by `interpolate` and `cross_entropy`. Attention in other layers and in timm's goes through
-torch's function, for which the formula is put here.
+torch's function, for which the formula is put here; so is Semantic FPN's sum of new maps.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from semask.decoders.semantic_fpn import SemanticFPN
 from semask.plain import plainly
+from semask.resample import resize
+from semask.structures import Features, PixelLogits
 
 
 def attention(
@@ -37,16 +40,25 @@ def attention(
     return F.dropout(scores.softmax(-1), dropout_p) @ value
 
 
+def add_levels(self: SemanticFPN, features: Features) -> PixelLogits:
+    """Semantic FPN with a new map for every sum."""
+    maps = features.maps if self.neck is None else self.neck(features.maps)
+    total = self.branches[0](maps[0])
+    for branch, level in zip(self.branches[1:], maps[1:], strict=True):
+        total = total + resize(branch(level), (total.shape[-2], total.shape[-1]))
+    return PixelLogits(self.classify(self.dropout(total)))
+
+
 @contextmanager
 def plain_formulations() -> Iterator[None]:
     """Run everything inside plainly; for models that are not compiled."""
-    fused = F.scaled_dot_product_attention
-    F.scaled_dot_product_attention = attention
+    fused, in_place = F.scaled_dot_product_attention, SemanticFPN.forward
+    F.scaled_dot_product_attention, SemanticFPN.forward = attention, add_levels
     try:
         with plainly():
             yield
     finally:
-        F.scaled_dot_product_attention = fused
+        F.scaled_dot_product_attention, SemanticFPN.forward = fused, in_place
 
 
 def chosen(plain: bool) -> Any:

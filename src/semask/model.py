@@ -104,10 +104,9 @@ class SegmentationModel(nn.Module):
 
     def predict(self, images: Float[Tensor, "b c H W"]) -> PixelLogits | MaskLogits:
         """Return the main prediction alone: neither the prior nor predictions of earlier layers are computed."""
-        features = self.encode(images)
-        if self.has_auxiliary:
-            return self.decoder(features, auxiliary=False)  # type: ignore[no-any-return]
-        return self.decoder(features)  # type: ignore[no-any-return]
+        options = {"auxiliary": False} if self.has_auxiliary else {}
+        # Handed on, not kept, and without the priors: they need not be there while the decoder runs.
+        return self.decoder(self.encode(images)._replace(priors=()), **options)  # type: ignore[no-any-return]
 
     def bands(self, images: Float[Tensor, "b c H W"]) -> Bands:
         """Return what `scores` returns, made a band of rows at a time: of large images it needs much less memory."""

@@ -44,7 +44,8 @@ class SemanticFPN(nn.Module):
         total = self.branches[0](maps[0])
         size = (total.shape[-2], total.shape[-1])
         for branch, level in zip(self.branches[1:], maps[1:], strict=True):
-            total = total + resize(branch(level), size)
+            # Into the doubled map, which no backward pass asks for again.
+            total = resize(branch(level), size).add_(total)
         return PixelLogits(self.classify(self.dropout(total)))
 
 
