@@ -1,0 +1,185 @@
+"""`semask report` on records of speed: tables, what must be said beside them, and plots."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from semask import cli
+from semask.benchmark import report as speed
+from semask.benchmark.plot import points
+from semask.benchmark.record import BenchRecord, read_bench
+from semask.recipes import get
+from tests.unit.test_record import write as write_evaluation
+
+RECIPE = "ade20k/semask-swin-t-fpn"
+ENVIRONMENT = {
+    "device": "x processor, 2 threads",
+    "processor": "AMD EPYC",
+    "threads": 2,
+    "driver": None,
+    "cuda": None,
+    "cudnn": None,
+    "packages": {"torch": "2.15.0"},
+    "precision": {"float32_matmul": "highest"},
+}
+
+
+def measured(title: str, *, speed: float = 4.0, **others: Any) -> dict[str, Any]:
+    seconds = {"median": 1 / speed, "p90": 0.3, "p99": 0.4}
+    values = {
+        "title": title,
+        "recipe": RECIPE,
+        "library": "semask",
+        "what": "predict",
+        "size": [512, 512],
+        "batch": 1,
+        "dtype": "float32",
+        "rounds": 20,
+        "images_per_second": speed,
+        "seconds": seconds,
+        "time_to_first": {"median": 1.0, "least": 0.9, "greatest": 1.1},
+        "memory": {"above": 300 * 2**20, "total": 900 * 2**20, "meter": "VmHWM"},
+        "parameters": 34_656_000,
+        "multiply_adds": 43_000_000_000,
+        "share_of_peak": 0.5,
+    }
+    return values | others
+
+
+def write(path: Path, *entries: dict[str, Any], environment: dict[str, Any] = ENVIRONMENT) -> str:
+    record = {"kind": "semask bench", "format": 1, "environment": environment, "matmul_peak": 1e11, "measured": entries}
+    path.write_text(json.dumps(record))
+    return str(path)
+
+
+SIDES = (
+    measured(RECIPE),
+    measured(f"{RECIPE} (plain)", speed=2.0, library="plain", plain=True),
+    measured("timm swin (encoder alone)", speed=8.0, library="timm", parameters=27_500_000),
+)
+
+
+def test_a_table_holds_every_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "table.csv"
+    assert cli.main(["report", write(tmp_path / "a.json", *SIDES), "--out", str(out)]) == 0
+    ours, plain, timm = csv.DictReader(out.open())
+    assert [ours["model"], ours["run"], ours["size"], ours["precision"]] == [RECIPE, "predict", "512×512", "float32"]
+    assert [ours["images/s"], ours["median [ms]"], ours["memory [MiB]"]] == ["4.00", "250.00", "300"]
+    assert [ours["parameters [M]"], ours["multiply-adds [G]"], ours["of peak [%]"]] == ["34.7", "43.0", "50.0"]
+    assert ours["machine"] == "AMD EPYC, 2 threads"
+    assert plain["precision"] == "float32 + plain"
+    miou = get(RECIPE).published.miou
+    assert [ours["mIoU"], plain["mIoU"], timm["mIoU"]] == [f"{miou:.2f} (published)"] * 2 + [""]
+    assert "must not be compared" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [("threads", 4), ("processor", "other"), ("packages", {"torch": "2.14.0"}), ("driver", "600.1"), ("cuda", "13.2")],
+)
+def test_figures_of_two_machines_are_never_set_beside_each_other_in_silence(
+    place: str, value: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [write(tmp_path / "a.json", SIDES[0])]
+    paths += [write(tmp_path / "b.json", SIDES[0], environment=ENVIRONMENT | {place: value})]
+    name = "torch" if place == "packages" else place
+    for suffix in ("md", "tex", "csv"):
+        out = tmp_path / f"table.{suffix}"
+        assert cli.main(["report", *paths, "--out", str(out)]) == 0
+        told = capsys.readouterr().err if suffix == "csv" else out.read_text()
+        assert f"These rows differ in {name}" in told
+        assert suffix != "tex" or told.startswith("% These rows differ")
+
+
+def test_rows_of_several_runs_kinds_and_sizes_are_told(tmp_path: Path) -> None:
+    first = read_bench(Path(write(tmp_path / "a.json", SIDES[0])))
+    other = measured(RECIPE, what="train", dtype="bfloat16", size=[640, 640], rounds=7)
+    both = [*first, *read_bench(Path(write(tmp_path / "b.json", other)))]
+    assert speed.notes(first) == []
+    told = " ".join(speed.notes(both))
+    for word in ("come from several runs", "one kind of run", "one precision", "one size", "Fewer than 20 rounds"):
+        assert word in told
+
+
+def test_an_evaluation_beside_a_measurement_gives_its_accuracy(tmp_path: Path) -> None:
+    evaluation = write_evaluation(tmp_path / "metrics.json", recipe=RECIPE)
+    paths = [write(tmp_path / "a.json", *SIDES), str(evaluation)]
+    assert cli.main(["report", *paths, "--out", str(tmp_path / "t.csv")]) == 0
+    rows = list(csv.DictReader((tmp_path / "t.csv").open()))
+    miou = 100 * json.loads(evaluation.read_text())["scores"]["miou"]
+    assert [row["mIoU"] for row in rows] == [f"{miou:.2f}", f"{miou:.2f}", ""]
+
+
+@pytest.mark.parametrize("by", ["miou", "parameters", "multiply-adds"])
+def test_points_stand_where_the_values_are(by: Any, tmp_path: Path) -> None:
+    records = [BenchRecord(tmp_path, {**side, "environment": ENVIRONMENT}) for side in SIDES]
+    found = points(records, by, speed.accuracies_of(records, []))
+    expected = {"miou": get(RECIPE).published.miou, "parameters": 34.656, "multiply-adds": 43.0}[by]
+    assert (found[0].speed, found[0].value) == (4.0, pytest.approx(expected))
+    assert found[0].measured == (by != "miou")
+    assert len(found) == (2 if by == "miou" else 3)
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_plots_are_drawn(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plot = tmp_path / f"plot.{suffix}"
+    assert cli.main(["report", write(tmp_path / "a.json", *SIDES), "--plot", str(plot)]) == 0
+    assert "1 of 3 rows have no miou and are not in the plot" in capsys.readouterr().err
+    if suffix == "png":
+        with Image.open(plot) as image:
+            pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+        for colour in ((47, 111, 222), (143, 179, 240)):  # semask's and plain's
+            assert (pixels == colour).all(axis=1).sum() > 50
+    elif suffix == "svg":
+        assert "<svg" in plot.read_text(encoding="utf-8")
+    else:
+        assert plot.read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--plot", "a.bmp"], "a plot is written as .png, .svg, .pdf"),
+        (["--classes"], "--classes is of evaluations"),
+        (["--out", "a.txt"], "a table is written as .md, .csv, .tex"),
+    ],
+)
+def test_what_cannot_be_reported(
+    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["report", write(tmp_path / "a.json", *SIDES), *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_nothing_to_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report", write(tmp_path / "a.json", SIDES[2]), "--plot", str(tmp_path / "a.png")]) == 2
+    assert "no record says miou" in capsys.readouterr().err
+    evaluation = write_evaluation(tmp_path / "metrics.json", recipe=RECIPE)
+    assert cli.main(["report", str(evaluation), "--plot", str(tmp_path / "a.png")]) == 2
+    assert "--plot is of speed; give records that `semask bench` wrote" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ({"format": 2}, "no record of `semask bench` of format 1"),
+        ({"measured": 3}, "no record of `semask bench` of format 1"),
+        ({"environment": None}, "no record of `semask bench` of format 1"),
+        ({"measured": [{"title": 3}]}, "no whole record of `semask bench`: its 'title' is missing or spoilt"),
+        ({"measured": ["x"]}, "no whole record of `semask bench`: its 'title' is missing or spoilt"),
+    ],
+)
+def test_spoilt_records(
+    spoil: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(write(tmp_path / "a.json", *SIDES))
+    path.write_text(json.dumps(json.loads(path.read_text()) | spoil))
+    assert cli.main(["report", str(path)]) == 2
+    assert message in capsys.readouterr().err
