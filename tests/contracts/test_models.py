@@ -19,6 +19,7 @@ from semask.decoders.maskformer import MaskFormerPredictor
 from semask.model import SegmentationModel
 from semask.recipes import DecoderRecipe, EncoderRecipe, LossRecipe, MaskLossRecipe, ModelRecipe, Recipe
 from semask.structures import LossTerms, Segmentation
+from tests.contracts.unasked import Unasked
 
 NUM_CLASSES = 5
 PYRAMIDS = {
@@ -240,6 +241,28 @@ def test_bfloat16(model: SegmentationModel) -> None:
         rounded = model.scores(images)
     assert not torch.equal(rough, exact), "computed in float32 after all"
     assert (rough - exact).square().mean().sqrt() < 4 * (rounded - exact).square().mean().sqrt()
+
+
+def test_a_step_under_autocast_never_waits_for_the_device(model: SegmentationModel) -> None:
+    """Neither forward nor backward, nor a prediction; and all gradients are finite."""
+    model = copy.deepcopy(model).train()
+    images = torch.rand(2, 3, 64, 64)
+    with Unasked():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            leaves = torch.utils._pytree.tree_leaves(model(images))
+        parts = [leaf.float().square().mean() for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        torch.stack(parts).sum().backward()
+        with torch.inference_mode():
+            model.eval().predict(images)
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
+
+
+def test_the_mode_notices_who_waits() -> None:
+    with Unasked():
+        for ask in (lambda x: x.sum().item(), lambda x: bool(x.any()), lambda x: x[x > 0]):
+            with pytest.raises(AssertionError, match="waits for the device"):
+                ask(torch.ones(3))
 
 
 def test_export_equals_eager(model: SegmentationModel) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from semask.layers.deformable import DeformableAttention, Grid, deformable_attention, grid_of, star
 from semask.layers.position import centres
+from semask.plain import plainly
 
 Sizes = list[tuple[int, int]]
 PYRAMIDS: list[Sizes] = [[(3, 5)], [(1, 1), (2, 1)], [(2, 3), (3, 5), (7, 9)]]
@@ -204,3 +205,19 @@ def test_an_exported_program_takes_any_size(monkeypatch: pytest.MonkeyPatch) -> 
 def test_heads_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="8 heads cannot share a width of 20"):
         DeformableAttention(20)
+
+
+@pytest.mark.parametrize("sizes", [[(3, 5)], [(2, 2), (4, 3), (7, 6)]], ids=str)
+def test_the_plain_formulation_is_the_same(sizes: Sizes) -> None:
+    torch.manual_seed(0)
+    tokens = sum(height * width for height, width in sizes)
+    values = torch.randn(2, tokens, 4, 3, requires_grad=True)
+    locations = (1.2 * torch.rand(2, 5, 4, len(sizes), 2, 2) - 0.1).requires_grad_()
+    weights = torch.rand(2, 5, 4, len(sizes), 2, requires_grad=True)
+    found = []
+    for choice in (True, False):
+        with plainly(choice):
+            out = deformable_attention(values, grid_of(sizes, device=values.device), locations, weights)
+        found.append((out, *torch.autograd.grad(out.square().sum(), [values, locations, weights])))
+    for plain, fast in zip(*found, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-4)

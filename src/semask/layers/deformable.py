@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from semask.layers.attention import check_heads
 from semask.layers.position import centres
+from semask.plain import is_plain
 
 Size = tuple[int, int]
 
@@ -56,6 +57,8 @@ def deformable_attention(
 
     Source: Deformable DETR (arXiv:2010.04159) eq. 3; `grid_sample` with aligned corners off gives the same.
     """
+    if is_plain():
+        return _sampled(values, grid, locations, weights)
     batch, tokens, heads, width = values.shape
     precision = torch.promote_types(values.dtype, torch.float32)
     rows, shares = _neighbours(grid, locations.to(precision))
@@ -67,6 +70,24 @@ def deformable_attention(
     table = values.to(precision).reshape(-1, width)
     mixed = F.embedding_bag(bags, table, per_sample_weights=parts, mode="sum")
     return mixed.reshape(batch, -1, heads * width).to(values.dtype)
+
+
+def _sampled(values: Tensor, grid: Grid, locations: Tensor, weights: Tensor) -> Tensor:
+    """Return the same by sampling every map at its points: the plain formulation."""
+    places = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # b·heads q l p 2, from −1 to 1
+    tokens = values.permute(0, 2, 3, 1).flatten(0, 1)  # b·heads d n
+    sampled = [
+        F.grid_sample(
+            tokens[..., first : first + width * height].unflatten(-1, (height, width)),
+            places[:, :, level],
+            align_corners=False,
+        )
+        for level, (first, (width, height)) in enumerate(zip(grid.firsts.tolist(), grid.extents.tolist(), strict=True))
+    ]
+    shares = weights.transpose(1, 2).flatten(0, 1).flatten(2)[:, None]  # b·heads 1 q l·p
+    mixed = (torch.cat(sampled, dim=-1) * shares).sum(-1)
+    out: Tensor = mixed.unflatten(0, (len(values), -1)).flatten(1, 2).transpose(1, 2)
+    return out
 
 
 def _neighbours(
