@@ -59,6 +59,10 @@ def write(path: Path, *entries: dict[str, Any], environment: dict[str, Any] = EN
     return str(path)
 
 
+def rows_of(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
 SIDES = (
     measured(RECIPE),
     measured(f"{RECIPE} (plain)", speed=2.0, library="plain", plain=True),
@@ -69,7 +73,7 @@ SIDES = (
 def test_a_table_holds_every_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "table.csv"
     assert cli.main(["report", write(tmp_path / "a.json", *SIDES), "--out", str(out)]) == 0
-    ours, plain, timm = csv.DictReader(out.open())
+    ours, plain, timm = rows_of(out)
     assert [ours["model"], ours["run"], ours["size"], ours["precision"]] == [RECIPE, "predict", "512×512", "float32"]
     assert [ours["images/s"], ours["median [ms]"], ours["memory [MiB]"]] == ["4.00", "250.00", "300"]
     assert [ours["parameters [M]"], ours["multiply-adds [G]"], ours["of peak [%]"]] == ["34.7", "43.0", "50.0"]
@@ -112,7 +116,7 @@ def test_an_evaluation_beside_a_measurement_gives_its_accuracy(tmp_path: Path) -
     evaluation = write_evaluation(tmp_path / "metrics.json", recipe=RECIPE)
     paths = [write(tmp_path / "a.json", *SIDES), str(evaluation)]
     assert cli.main(["report", *paths, "--out", str(tmp_path / "t.csv")]) == 0
-    rows = list(csv.DictReader((tmp_path / "t.csv").open()))
+    rows = rows_of(tmp_path / "t.csv")
     miou = 100 * json.loads(evaluation.read_text())["scores"]["miou"]
     assert [row["mIoU"] for row in rows] == [f"{miou:.2f}", f"{miou:.2f}", ""]
 
