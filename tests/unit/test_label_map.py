@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from semask import bands
 from semask import label_map as label_maps
 from semask.bands import UNSURE, Bands, Cut, Held, Mirrored, Resized
+from semask.inference import build_predictor
 from semask.label_map import label_map
 from semask.model import SegmentationModel
 from semask.plain import plainly
+from semask.recipes import DataRecipe, TestRecipe
 from semask.structures import Features, MaskLogits, PixelLogits
 
 CLASSES = [1, 2, 19, 150, 171]
@@ -193,3 +199,64 @@ def test_more_classes_than_a_byte_holds() -> None:
     assert segmenter.labels(images).dtype == torch.int64
     with pytest.raises(ValueError, match="up to 256 classes, these scores are of 300"):
         label_map(segmenter.bands(images))
+
+
+class Blocks:
+    """A model of scores at stride 2 that depend on blocks of colour in an image, and a little on their noise."""
+
+    size_multiple = 1
+
+    def __init__(self, classes: int, *, logits: bool) -> None:
+        self.scores_are_logits, self.weight = logits, 9 * torch.randn(classes, 3, 1, 1)
+
+    def bands(self, images: Tensor) -> Bands:
+        height, width = images.shape[-2:]
+        scores = F.conv2d(F.adaptive_avg_pool2d(images, (-(-height // 2), -(-width // 2))), self.weight)
+        return Resized(Held(scores if self.scores_are_logits else scores.sigmoid()), (height, width))
+
+    prior_bands = bands
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that any tensor made in this context holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.numbers = max([self.numbers, *(leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, Tensor))])
+        return out
+
+
+WINDOWS = {"mode": "sliding", "window": (40, 32), "stride": (27, 21), "batch_size": 2}
+TESTS = [
+    TestRecipe(),
+    TestRecipe(**WINDOWS),
+    TestRecipe(**WINDOWS, blend="hann"),
+    TestRecipe(flip=True),
+    TestRecipe(scales=(0.75, 1.5), flip=True, **WINDOWS),
+]
+
+
+@pytest.mark.parametrize("logits", [True, False])
+@pytest.mark.parametrize("test", TESTS)
+def test_windows_and_means_are_sure_where_all_are(
+    test: TestRecipe, logits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bands, "NUMBERS", 100_000)
+    monkeypatch.setattr(label_maps, "NUMBERS", 100_000)
+    monkeypatch.setattr(label_maps, "PIXELS", 10_000)
+    blocks = torch.rand(2, 3, 4, 4).repeat_interleave(28, 2).repeat_interleave(30, 3)[..., :110, :117]
+    images = (blocks + 0.01 * torch.rand_like(blocks)).clamp(0, 1)
+    predictor = build_predictor(Blocks(30, logits=logits), test, DataRecipe())
+    with torch.inference_mode():
+        with Largest() as largest:
+            found = predictor.labels(images)
+        assert largest.numbers < 2 * 30 * 110 * 117 / 2.5
+        check(found, predictor(images))
+        sure = predictor.bands(images).sure(0, 110)
+        known = sure != UNSURE
+        assert 0.4 < known.float().mean() < 1
+        assert torch.equal(sure[known].to(torch.uint8), found[known])

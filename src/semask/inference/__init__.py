@@ -4,8 +4,9 @@
 
 Each takes a model, another predictor or a plain function. A call gives scores (b k H W): the model's, except `tta`,
 whose mean is over softmax maps if these are logits; either way the best class is the arg max. `labels` and `labelled`
-give label maps without holding the scores of a whole image: they are made, resized and decided in bands of rows, and
-windows are let go when their rows are done. Only `tta` holds a sum of scores at the images' own size.
+give label maps without holding the scores of a whole image: they are made, resized and decided in bands of rows,
+labels only where neighbouring pixels of the model's own scores disagree. Windows and the versions of `tta` are kept as
+the model gave them, and windows are let go when their rows are done.
 
 A predictor takes a model apart into its methods, which `torch.compile(model)` does not reach: compile its parts in
 place (`model.encoder.compile()`, `model.decoder.compile()`).
