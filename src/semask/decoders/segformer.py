@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from semask.layers.blocks import ConvNormAct, pixel_classifier
+from semask.plain import is_plain
 from semask.resample import resize
 from semask.structures import Features, PixelLogits
 
@@ -47,7 +50,21 @@ class SegFormer(nn.Module):
     def forward(self, features: Features) -> PixelLogits:
         """Decode the maps; the priors are not looked at."""
         size = (features.maps[0].shape[-2], features.maps[0].shape[-1])
-        pairs = zip(self.branches, features.maps, strict=True)
-        levels = [resize(branch(level), size) for branch, level in pairs]
-        fused = self.fuse(torch.cat(levels[::-1] if self.coarse_first else levels, dim=1))
+        levels = [branch(level) for branch, level in zip(self.branches, features.maps, strict=True)]
+        fused = self._fuse_plainly(levels, size) if is_plain() else self._fuse(levels, size)
         return PixelLogits(self.classify(self.dropout(fused)))
+
+    def _fuse_plainly(self, levels: list[Tensor], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
+        resized = [resize(level, size) for level in levels]
+        out: Tensor = self.fuse(torch.cat(resized[::-1] if self.coarse_first else resized, dim=1))
+        return out
+
+    def _fuse(self, levels: list[Tensor], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
+        """Fuse each level at its own grid: both steps are linear, and a 1×1 convolution may come before resizing."""
+        weights = self.fuse.conv.weight.chunk(len(levels), dim=1)
+        total: Tensor | None = None
+        for level, weight in zip(levels, weights[::-1] if self.coarse_first else weights, strict=True):
+            part = resize(F.conv2d(level, weight), size)
+            total = part if total is None else total + part
+        out: Tensor = self.fuse.act(self.fuse.bn(total))
+        return out
