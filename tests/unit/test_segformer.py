@@ -10,6 +10,7 @@ from semask import recipes
 from semask.build import build_weightless
 from semask.complexity import all_multiply_adds, parameters
 from semask.decoders.segformer import Form, SegFormer
+from semask.plain import plainly
 from semask.structures import Features
 
 WIDTHS = (6, 10, 12, 16)
@@ -111,3 +112,22 @@ def test_norms_of_the_encoder_alone_do_not_decay() -> None:
         for kind in ("weight", "bias")
     }
     assert kept == norms
+
+
+@pytest.mark.parametrize("num_classes", [1, 19, 150])
+@pytest.mark.parametrize("form", ["authors", "mmsegmentation"])
+def test_fused_level_by_level_as_side_by_side(form: Form, num_classes: int) -> None:
+    torch.manual_seed(0)
+    head = SegFormer(WIDTHS, num_classes=num_classes, channels=8, dropout=0.0, form=form)
+    grids = ((9, 13), (5, 7), (3, 4), (2, 2))
+    maps = tuple(torch.randn(2, w, *grid, requires_grad=True) for w, grid in zip(WIDTHS, grids, strict=True))
+    found = []
+    for choice in (True, False):
+        with plainly(choice):
+            logits = head(Features(maps)).logits
+        # A bias in front of BatchNorm has no gradient but for rounding.
+        inputs = [*maps, *(p for name, p in head.named_parameters() if not name.startswith("branches"))]
+        found.append((logits, *torch.autograd.grad(logits.square().sum(), inputs)))
+    for plain, fast in zip(*found, strict=True):
+        scale = plain.abs().max()
+        torch.testing.assert_close(fast / scale, plain / scale, rtol=1e-4, atol=1e-5)

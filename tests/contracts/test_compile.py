@@ -1,0 +1,57 @@
+"""Models compile as one graph that takes images of any size: Dynamo alone, and a few with all that follows."""
+
+from __future__ import annotations
+
+import jaxtyping
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+
+from tests.contracts.test_models import CASES, tensors, tiny
+
+SIZES = ((2, 165, 197), (3, 181, 229))
+"""At no stage of Swin do windows of 4 tokens tile maps of these sizes, which would be a graph of its own."""
+ONE_SIZE: set[str] = {"psanet"}
+"""Decoders that run another way for maps of odd sides."""
+ONE_OF_EACH = {decoder: case for case in reversed(CASES) for decoder in [case[1]]} | {
+    encoder: case for case in reversed(CASES) for encoder in [case[0]]
+}
+
+
+@pytest.fixture(autouse=True)
+def _sizes_are_symbols(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a symbolic size is no int to it
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[] if case[1] == "segmenter_linear" and case[0] == "segmenter" else [pytest.mark.slow])
+        for case in sorted({*ONE_OF_EACH.values()})
+    ],
+    ids=str,
+)
+def test_one_graph_for_all_sizes(case: tuple[str, str, bool]) -> None:
+    encoder, decoder, semantic = case
+    model = tiny(encoder, decoder, semantic=semantic)
+    counter = CompileCounter()
+    compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=True)
+    for batch, height, width in SIZES:
+        images = torch.rand(batch, 3, height, width)
+        with torch.no_grad():
+            pairs = zip(tensors(compiled(images)), tensors(model(images)), strict=True)
+            for mine, eager in pairs:
+                torch.testing.assert_close(mine, eager, rtol=1e-3, atol=1e-3)
+    assert counter.frame_count <= (2 if decoder in ONE_SIZE else 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("encoder", "decoder"), [("swin", "semantic_fpn"), ("vit", "segmenter_mask")])
+def test_inductors_code_is_the_same_model(encoder: str, decoder: str) -> None:
+    model = tiny(encoder, decoder, semantic=encoder == "swin")
+    images = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        compiled = torch.compile(model, fullgraph=True)(images)
+        for mine, eager in zip(tensors(compiled), tensors(model(images)), strict=True):
+            torch.testing.assert_close(mine, eager, rtol=1e-3, atol=1e-4)
