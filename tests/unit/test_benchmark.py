@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from semask.benchmark.batches import FitsInMemory, largest_batch, memory_limit
 from semask.benchmark.clock import processor, wall
 from semask.benchmark.memory import Memory, available_memory, in_fresh_process, peak_memory
+from semask.benchmark.options import Dtype
 from semask.benchmark.peak import matmul_peak
 from semask.benchmark.rounds import Timings, alternate
 from semask.benchmark.spread import spread
@@ -147,7 +149,20 @@ def test_what_needs_too_much_memory_is_never_run() -> None:
     assert max(ran) <= 9
 
 
-def test_the_peak_is_a_rate() -> None:
-    """A product of 64³ multiply-adds that took a nanosecond would be more than any processor does."""
-    assert 1e6 < matmul_peak(torch.device("cpu"), "float32", side=64) < 1e15
-    assert 1e4 < matmul_peak(torch.device("cpu"), "bfloat16", side=64) < 1e15
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_peak_is_a_rate(dtype: Dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that says a nanosecond for every multiply-add; matrices grow until a product takes long enough."""
+    sides: list[int] = []
+
+    def product(left: torch.Tensor, right: torch.Tensor, *, out: torch.Tensor) -> None:
+        assert left.dtype == right.dtype == out.dtype == getattr(torch, dtype)
+        sides.append(len(left))
+
+    def clock(work: Callable[[], object]) -> float:
+        work()
+        return sides[-1] ** 3 * 1e-9
+
+    monkeypatch.setattr("torch.mm", product)
+    monkeypatch.setattr("semask.benchmark.peak.clock_of", lambda device: clock)
+    assert matmul_peak(torch.device("cpu"), dtype) == pytest.approx(1e9)
+    assert list(dict.fromkeys(sides)) == [256, 512], "0.017 s, and 0.134 s"

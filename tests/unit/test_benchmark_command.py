@@ -138,6 +138,7 @@ def test_an_evaluation_is_of_drawn_scenes_and_of_ones_own_files(tmp_path: Path) 
     assert values["images_per_run"] == 2
     assert values["multiply_adds"] is None
     assert values["share_of_peak"] is None
+    assert values["size"] == [], "scenes have a size of their own"
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -147,6 +148,8 @@ def test_loading_counts_pictures_of_whole_batches(workers: int) -> None:
     assert (values["images_per_run"], values["batch"], values["workers"]) == (4, 2, workers)
     assert values["size"] == [128, 128]
     assert values["parameters"] is None
+    rate = values["images_per_second"] / workers if workers else None
+    assert values["images_per_second_of_a_worker"] == rate
     assert record["matmul_peak"] is None
 
 
@@ -222,6 +225,7 @@ def test_models_compile() -> None:
         ([RECIPE, "--what", "load", "--max-batch"], "the largest batch is found for forward, predict and train"),
         ([RECIPE, "--what", "evaluate", "--against", "smp"], "which smp have no equal of"),
         ([RECIPE, "--what", "load", "--images", "1", "--batch", "2"], "--images 1 are less than a batch of 2"),
+        ([RECIPE, "--what", "predict", "--against", "timm"], "timm's encoder alone makes no label maps"),
         (["scenes/nothing"], "no recipe called 'scenes/nothing'"),
         ([RECIPE, "--device", "cuda"], "there is no GPU that torch can use"),
         ([RECIPE, "--out", "record.txt"], "--out names a file that ends in .json"),

@@ -102,6 +102,8 @@ def check(names: Sequence[str], options: Options) -> None:
         raise ValueError(f"--max-batch finds the batch, so leave --batch {options.batch} out")
     if options.step and options.what != "train":
         raise ValueError(f"--step is the optimiser's and belongs to --what train, not to {options.what}")
+    if options.what == "predict" and "timm" in options.against:
+        raise ValueError("timm's encoder alone makes no label maps; compare with it by --what forward or train")
     if options.reads_files:
         _check_files(options)
 

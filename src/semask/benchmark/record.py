@@ -49,6 +49,7 @@ class BenchRecord(NamedTuple):
 def entry(side: Side, timings: Timings, first: str, memory: Memory, options: Options) -> dict[str, Any]:
     """Return what was measured of a side as JSON values; `first` is the side that ratios are to."""
     seconds = timings.seconds[side.title]
+    rate = side.images / timings.spread(side.title).median
     plain = is_plain() or side.library == "plain"
     return {
         "title": side.title,
@@ -70,7 +71,8 @@ def entry(side: Side, timings: Timings, first: str, memory: Memory, options: Opt
         "rounds": len(seconds),
         "seconds": numbers(timings.spread(side.title)),
         "every_second": list(seconds),
-        "images_per_second": side.images / timings.spread(side.title).median,
+        "images_per_second": rate,
+        "images_per_second_of_a_worker": rate / options.workers if options.reads_files and options.workers else None,
         "to": first,
         "memory": {"above": memory.above, "total": memory.total, "meter": memory.meter},
         "parameters": None if side.cost is None else side.cost.parameters,

@@ -29,7 +29,8 @@ PASSES = {"forward": 1, "predict": 1, "train": 3}
 class Side(NamedTuple):
     """One of those that take turns.
 
-    library: semask, plain (semask's plain formulations) or a peer's. size: (height, width) [px]. batch: images at once;
+    library: semask, plain (semask's plain formulations) or a peer's. size: (height, width) [px], empty where pictures
+    have their own. batch: images at once;
     images: of one run. cost: of one image's forward pass, None where no model runs. multiply_adds: of one image in all
     passes, None where pictures differ in size. channels_last: whether the model was laid out so.
     """
@@ -38,7 +39,7 @@ class Side(NamedTuple):
     library: str
     recipe: str
     run: Work
-    size: tuple[int, int]
+    size: tuple[int, ...]
     batch: int
     images: int
     cost: Cost | None = None
@@ -81,9 +82,10 @@ def _side(contender: Contender, options: Options, device: torch.device, folder: 
         compile_model(contender.module)
     title, library, recipe = contender.title, contender.library, contender.recipe.name
     if options.what == "evaluate":
-        contender = contender._replace(recipe=with_data(contender.recipe, options, setting.size, folder))
-        run = evaluate(contender, setting, options)
-        return Side(title, library, recipe, run, setting.size, options.batch_size, options.images, cost, None, laid_out)
+        recipe_with_data = with_data(contender.recipe, options, setting.size, folder)
+        run = evaluate(contender._replace(recipe=recipe_with_data), setting, options)
+        size = setting.size if recipe_with_data.data.root == str(folder) else ()
+        return Side(title, library, recipe, run, size, options.batch_size, options.images, cost, None, laid_out)
 
     def work(batch: int) -> Work:
         return work_of(options.what, contender, setting, batch)

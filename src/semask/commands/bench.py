@@ -99,13 +99,15 @@ def table(record: Mapping[str, Any]) -> Table:
 def conditions(record: Mapping[str, Any]) -> list[str]:
     """Return lines on what was measured and where."""
     values, around = record["measured"][0], record["environment"]
-    sizes = {"×".join(map(str, each["size"])) for each in record["measured"]}
+    sizes = {"×".join(map(str, each["size"])) + " px" if each["size"] else "own sizes" for each in record["measured"]}
     flags = [name for name in ("compile", "step", "plain") if values.get(name)]
     lines = [
-        " · ".join([values["what"], f"{' and '.join(sorted(sizes))} px", values["dtype"], *flags])
+        " · ".join([values["what"], " and ".join(sorted(sizes)), values["dtype"], *flags])
         + f" · {values['rounds']} rounds in turn · inside: {', '.join(values['inside'])}",
         f"{around['device']} ({around['processor']}), load {around['load']} · torch {around['packages']['torch']}",
     ]
+    if (rate := values["images_per_second_of_a_worker"]) is not None:
+        lines.append(f"{values['workers']} workers, {rate:.2f} images/s each")
     if record["matmul_peak"] is not None:
         lines.append(f"peak: {record['matmul_peak'] / 1e9:.1f}·10⁹ multiply-adds/s, of a large matrix product here")
     if values["rounds"] < FEW_ROUNDS:
