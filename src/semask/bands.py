@@ -150,8 +150,8 @@ class Resized(NamedTuple):
         height, width = self.source.shape[2:]
         if (height, width) == self.size:
             return self.source.sure(first, last)
-        if height * width > self.size[0] * self.size[1]:
-            return unsure(self, first, last)  # more to look at than to find
+        if isinstance(self.source, Held) and height * width > self.size[0] * self.size[1]:
+            return unsure(self, first, last)  # more scores to look at than to find
         down, across = neighbours(height, self.size[0], first, last), neighbours(width, self.size[1])
         top, bottom = down.reach
         seen = self.source.sure(top, bottom)

@@ -236,7 +236,7 @@ TESTS = [
     TestRecipe(**WINDOWS),
     TestRecipe(**WINDOWS, blend="hann"),
     TestRecipe(flip=True),
-    TestRecipe(scales=(0.75, 1.5), flip=True, **WINDOWS),
+    TestRecipe(scales=(1.5,), flip=True, **WINDOWS),
 ]
 
 
@@ -245,18 +245,18 @@ TESTS = [
 def test_windows_and_means_are_sure_where_all_are(
     test: TestRecipe, logits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bands, "NUMBERS", 100_000)
-    monkeypatch.setattr(label_maps, "NUMBERS", 100_000)
+    monkeypatch.setattr(bands, "NUMBERS", 50_000)
+    monkeypatch.setattr(label_maps, "NUMBERS", 50_000)
     monkeypatch.setattr(label_maps, "PIXELS", 10_000)
-    blocks = torch.rand(2, 3, 4, 4).repeat_interleave(28, 2).repeat_interleave(30, 3)[..., :110, :117]
+    blocks = torch.rand(1, 3, 3, 3).repeat_interleave(28, 2).repeat_interleave(30, 3)[..., :80, :87]
     images = (blocks + 0.01 * torch.rand_like(blocks)).clamp(0, 1)
     predictor = build_predictor(Blocks(30, logits=logits), test, DataRecipe())
     with torch.inference_mode():
         with Largest() as largest:
             found = predictor.labels(images)
-        assert largest.numbers < 2 * 30 * 110 * 117 / 2.5
+        assert largest.numbers < 30 * 80 * 87 / 2
         check(found, predictor(images))
-        sure = predictor.bands(images).sure(0, 110)
+        sure = predictor.bands(images).sure(0, 80)
         known = sure != UNSURE
-        assert 0.4 < known.float().mean() < 1
+        assert 0.3 < known.float().mean() < 1
         assert torch.equal(sure[known].to(torch.uint8), found[known])
