@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from semask.benchmark.record import BenchRecord
 from semask.benchmark.report import Accuracy
@@ -110,7 +110,7 @@ def _scale(axes: Axes, chosen: Sequence[Point], by: By) -> None:
         axis = axes.xaxis if which == "x" else axes.yaxis
         getattr(axes, f"set_{which}scale")("log")
         axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
-        axis.set_major_formatter(ScalarFormatter())
+        axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())
         getattr(axes, f"set_{which}lim")(min(values) / 1.4, max(values) * 1.4)
     if by == "miou":
