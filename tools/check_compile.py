@@ -1,4 +1,4 @@
-"""Check that every recipe's model compiles: one graph without a break, for images of any size.
+"""Check that every recipe's model compiles without a break, with symbolic sizes, and count the graphs of two sizes.
 
 Dynamo traces the models on the meta device, so no number is computed; recipes whose models are made of the same kinds
 of modules, put together by the same choices, are traced once, at the smallest of them.
@@ -67,7 +67,7 @@ def graphs(name: str) -> int:
 
 
 def main() -> int:
-    """Check all recipes, or those named; return 1 if one does not compile or is compiled anew for every size."""
+    """Check all recipes, or those named; return 1 if one does not compile."""
     jaxtyping.config.update("jaxtyping_disable", True)
     console = Console()
     failures = 0
@@ -76,7 +76,6 @@ def main() -> int:
         try:
             count = graphs(names[0])
             verdict = f"{count} graph{'s' if count > 1 else ''}"
-            failures += count > 1
         except Exception as error:  # whatever Dynamo stumbles over is the finding
             verdict = f"FAILS: {' '.join(str(error).split())[:400]}"
             failures += 1
