@@ -82,11 +82,19 @@ def spans(
         for first in range(0, places, step):
             last = min(first + step, places)
             top, bottom = int(above[first]), int(below[last - 1]) + 1
-            index = above[first:last] - top, below[first:last] - top
-            part = None if cells == places else matrix[first:last, top:bottom].contiguous().to(device)
             if cells == places:
                 bottom = top + last - first
+            index = slice(first, last)
             found.append(
-                Span(first, last, top, bottom, *(i.to(device) for i in index), share[first:last].to(device), part)
+                Span(
+                    first,
+                    last,
+                    top,
+                    bottom,
+                    above=(above[index] - top).to(device),
+                    below=(below[index] - top).to(device),
+                    share=share[index].to(device),
+                    matrix=None if cells == places else matrix[index, top:bottom].contiguous().to(device),
+                )
             )
         return tuple(found)
