@@ -15,6 +15,7 @@ SPARSE = 0.5
 """Up to this share of unsure pixels, scores are read one by one."""
 
 
+@torch.no_grad()
 def label_map(bands: Bands) -> UInt8[Tensor, "b H W"]:
     """Return the class of the highest score of every pixel, the first of equal ones.
 

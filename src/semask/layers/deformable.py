@@ -21,10 +21,11 @@ Size = tuple[int, int]
 class Grid(NamedTuple):
     """The maps of a pyramid as one row of tokens: each map row by row, one map after the other.
 
-    extents: (width, height) of every map. firsts: the number of its first token. references: where every token lies in
-    its map, (x, y) in [0, 1].
+    sizes: (height, width) of every map. extents: the same as (width, height). firsts: the number of its first token.
+    references: where every token lies in its map, (x, y) in [0, 1].
     """
 
+    sizes: tuple[Size, ...]
     extents: Integer[Tensor, "l 2"]
     firsts: Integer[Tensor, " l"]
     references: Float[Tensor, "n 2"]
@@ -35,6 +36,7 @@ def grid_of(sizes: Sequence[Size], *, device: torch.device) -> Grid:
     firsts = [sum(math.prod(size) for size in sizes[:level]) for level in range(len(sizes))]
     # Half the memory of int64, and faster to sort in the backward pass.
     return Grid(
+        tuple(sizes),
         torch.tensor([(width, height) for height, width in sizes], device=device, dtype=torch.int32),
         torch.tensor(firsts, device=device, dtype=torch.int32),
         torch.cat([centres(*size, device=device) for size in sizes]),
@@ -76,13 +78,10 @@ def _sampled(values: Tensor, grid: Grid, locations: Tensor, weights: Tensor) -> 
     """Return the same by sampling every map at its points: the plain formulation."""
     places = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # b·heads q l p 2, from −1 to 1
     tokens = values.permute(0, 2, 3, 1).flatten(0, 1)  # b·heads d n
+    maps = tokens.split([math.prod(size) for size in grid.sizes], dim=-1)
     sampled = [
-        F.grid_sample(
-            tokens[..., first : first + width * height].unflatten(-1, (height, width)),
-            places[:, :, level],
-            align_corners=False,
-        )
-        for level, (first, (width, height)) in enumerate(zip(grid.firsts.tolist(), grid.extents.tolist(), strict=True))
+        F.grid_sample(level.unflatten(-1, size), places[:, :, number], align_corners=False)
+        for number, (level, size) in enumerate(zip(maps, grid.sizes, strict=True))
     ]
     shares = weights.transpose(1, 2).flatten(0, 1).flatten(2)[:, None]  # b·heads 1 q l·p
     mixed = (torch.cat(sampled, dim=-1) * shares).sum(-1)

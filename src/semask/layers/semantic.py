@@ -164,13 +164,13 @@ class SemanticLayer(nn.Module):
             update, semantic = (t.unflatten(1, (height, width)) for t in unit(x.flatten(1, 2)))
         elif not shift:
             windows = split_windows(x, size)
-            update, semantic = (join_windows(t, size, (batch, height, width)) for t in unit(windows))
+            update, semantic = (join_windows(t, size, x) for t in unit(windows))
         else:
             windows = split_windows(x.roll((-shift, -shift), dims=(1, 2)), size)
             near = neighbours(height, width, size, shift=shift, device=x.device)
             out = unit(windows.unflatten(0, (batch, near.shape[0])), near)
             update, semantic = (
-                join_windows(t.flatten(0, 1), size, (batch, height, width)).roll((shift, shift), dims=(1, 2))
+                join_windows(t.flatten(0, 1), size, x).roll((shift, shift), dims=(1, 2))
                 for t in out
             )
         return update, semantic

@@ -45,7 +45,10 @@ def attend(
 
 
 def _weigh(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    scores = query @ key.transpose(-2, -1)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    return scores.softmax(-1) @ value
+    precision = torch.promote_types(query.dtype, torch.float32)
+    # As exact within as torch's function, whatever autocast chose.
+    with torch.autocast(query.device.type, enabled=False):
+        scores = query.to(precision) @ key.to(precision).transpose(-2, -1)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return (scores.softmax(-1) @ value.to(precision)).to(value.dtype)

@@ -25,9 +25,11 @@ def split_windows(x: Shaped[Tensor, "b h w c"], size: int) -> Shaped[Tensor, "nb
     return grid.reshape(batch * rows * columns, size * size, channels)
 
 
-def join_windows(windows: Float[Tensor, "nb n c"], size: int, shape: tuple[int, int, int]) -> Float[Tensor, "b h w c"]:
-    """Undo `split_windows` for maps of `shape` (batch, height, width)."""
-    batch, height, width = shape
+def join_windows(
+    windows: Float[Tensor, "nb n c"], size: int, like: Float[Tensor, "b h w _c"]
+) -> Float[Tensor, "b h w c"]:
+    """Undo `split_windows` for maps of the shape of `like`, but for the channels."""
+    batch, height, width, _ = like.shape
     grid = windows.reshape(batch, height // size, width // size, size, size, windows.shape[-1])
     return grid.transpose(2, 3).reshape(batch, height, width, windows.shape[-1])
 
@@ -39,14 +41,14 @@ def run_in_windows(
 
     `attend` gets the windows, nb n c, and with a shift which of their tokens were neighbours (w n n), else None.
     """
-    batch, height, width, _ = x.shape
+    _, height, width, _ = x.shape
     padded = pad_to_windows(x, size)
     tall, wide = padded.shape[1], padded.shape[2]
     near = None
     if shift:
         padded = padded.roll((-shift, -shift), dims=(1, 2))
         near = neighbours(tall, wide, size, shift=shift, device=x.device)
-    out = join_windows(attend(split_windows(padded, size), near), size, (batch, tall, wide))
+    out = join_windows(attend(split_windows(padded, size), near), size, padded)
     if shift:
         out = out.roll((shift, shift), dims=(1, 2))
     # Not by slices, whose size is the lesser of two: a compiler for all sizes would carry that on from block to block.
