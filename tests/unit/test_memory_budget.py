@@ -102,7 +102,12 @@ TESTS = {
 SMALL = DataRecipe(base_scale=(512, 128))
 
 
-@pytest.mark.parametrize("test", TESTS.values(), ids=TESTS.keys())
+LONG = {"windows, tta"}
+
+
+@pytest.mark.parametrize(
+    "test", [pytest.param(test, id=name, marks=[pytest.mark.slow] * (name in LONG)) for name, test in TESTS.items()]
+)
 def test_a_photograph_larger_than_its_box_is_scored_within_the_budget(test: recipe.TestRecipe) -> None:
     gib, place = peak(build_predictor(Classes(), test, SMALL))
     assert (gib < BUDGET, place) == (True, "cpu")
@@ -110,10 +115,9 @@ def test_a_photograph_larger_than_its_box_is_scored_within_the_budget(test: reci
 
 def test_a_photograph_of_its_own_size_is_scored_in_windows_within_the_budget() -> None:
     """A row of windows fits: they stay on the device, and whole scores are put together elsewhere."""
-    for scales in ((1.0,), (0.5, 1.0)):
-        test = recipe.TestRecipe(mode="sliding", memory_budget=BUDGET, scales=scales, **LARGE)
-        gib, place = peak(build_predictor(Classes(), test, DataRecipe()))
-        assert (gib < BUDGET, place) == (True, "cpu")
+    test = recipe.TestRecipe(mode="sliding", memory_budget=BUDGET, **LARGE)
+    gib, place = peak(build_predictor(Classes(), test, DataRecipe()))
+    assert (gib < BUDGET, place) == (True, "cpu")
 
 
 def test_a_prior_is_scored_within_the_budget() -> None:
@@ -133,8 +137,8 @@ CALLS = [
     rescaled(Classes(), box=(160, 120)),
     sliding(Classes(), **LARGE),
     rescaled(sliding(Classes(), **LARGE), ratio=0.9999),
-    tta(Classes(), box=(160, 120), ratios=(1.0, 0.5), flip=True),
-    tta(sliding(Classes(), **LARGE), ratios=(0.9999,), flip=True),
+    pytest.param(tta(Classes(), box=(160, 120), ratios=(1.0, 0.5), flip=True), marks=pytest.mark.slow),
+    pytest.param(tta(sliding(Classes(), **LARGE), ratios=(0.9999,), flip=True), marks=pytest.mark.slow),
 ]
 BESIDE = 0.25
 """[GiB] Bands of 12 MiB and copies of them, scores at stride 4 of four versions, and the photograph mirrored."""

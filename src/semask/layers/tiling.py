@@ -21,7 +21,7 @@ from semask.plain import is_plain
 
 KINDS = 4
 """Of windows in a shifted map: inside, last of a row, last of a column, and the corner; see `neighbours`."""
-PART_TOKENS = 2048
+PART_TOKENS = 8192
 """Tokens that attend at a time where nothing is kept for a backward pass: what they are made into stays in the cache,
 and is never there for the whole map. A part is one window at least."""
 
