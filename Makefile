@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check models format clean
+.PHONY: demo test test-slow guard check models format clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); sys.exit(0 if ok else "semask needs Python 3.11 to 3.13; this is " + sys.version.split()[0] + ". Say PYTHON=/path/to/python3.12 make …")'
@@ -20,6 +20,9 @@ test: $(READY)  ## The whole test suite.
 
 test-slow: $(READY)  ## The few tests that take minutes.
 	$(BIN)/python -m pytest -m slow
+
+guard: $(READY)  ## Models beside their plain formulations: fails where a ratio of benchmarks/bounds.json is broken; wants a quiet machine.
+	$(BIN)/python benchmarks/targets.py --rounds 5 --check
 
 check: $(READY)  ## Lint, format, types, the direction of imports, spelling.
 	$(BIN)/ruff check .

@@ -169,8 +169,5 @@ class SemanticLayer(nn.Module):
             windows = split_windows(x.roll((-shift, -shift), dims=(1, 2)), size)
             near = neighbours(height, width, size, shift=shift, device=x.device)
             out = unit(windows.unflatten(0, (batch, near.shape[0])), near)
-            update, semantic = (
-                join_windows(t.flatten(0, 1), size, x).roll((shift, shift), dims=(1, 2))
-                for t in out
-            )
+            update, semantic = (join_windows(t.flatten(0, 1), size, x).roll((shift, shift), dims=(1, 2)) for t in out)
         return update, semantic
