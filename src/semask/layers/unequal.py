@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -47,8 +49,12 @@ def attend(
 def _weigh(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     precision = torch.promote_types(query.dtype, torch.float32)
     # As exact within as torch's function, whatever autocast chose.
-    with torch.autocast(query.device.type, enabled=False):
+    with _without_autocast(query.device.type):
         scores = query.to(precision) @ key.to(precision).transpose(-2, -1)
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)
         return (scores.softmax(-1) @ value.to(precision)).to(value.dtype)
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
