@@ -124,7 +124,9 @@ def test_the_class_table_must_fit(tmp_path: Path, tiny_recipe: Callable[..., Rec
         run.fit_classes(replace(wrong, data=replace(wrong.data, classes_from_data=True)))
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_run_ended_from_outside_says_so(tmp_path: Path, number: signal.Signals, status: int) -> None:
     """By the exit status that shells and schedulers know, not by Lightning's 1 and 0."""
     flags = ["--train.steps", "100000", "--train.batch-size", "2", "--workers", "0", "--out", str(tmp_path / "run")]
