@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int, Int16, Integer
 from torch import Tensor
 
+from semask.autocast import without_autocast
 from semask.neighbours import classes_last, corners, interpolated, mix, neighbours
 
 NUMBERS = 2**21
@@ -266,7 +267,7 @@ class Combined(NamedTuple):
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
         """Return the scores of rows first … last - 1, with the classes last in memory."""
         masks = self.masks.rows(first, last).float().permute(0, 2, 3, 1).sigmoid()
-        with torch.autocast(masks.device.type, enabled=False):
+        with without_autocast(masks.device):
             scores = (masks.flatten(1, 2) @ self.classes).view(*masks.shape[:3], -1)
         return scores.permute(0, 3, 1, 2)
 

@@ -49,7 +49,7 @@ def classes_last(scores: Float[Tensor, "b k r w"]) -> Float[Tensor, "b r w k"]:
     """Return scores in float32, those of a pixel side by side in memory."""
     scores = scores.float()
     last = scores.permute(0, 2, 3, 1)
-    if last.is_contiguous() or scores.device.type != "cpu" or scores.requires_grad:
+    if last.is_contiguous() or scores.device.type != "cpu" or (scores.requires_grad and torch.is_grad_enabled()):
         return last.contiguous()
     found = torch.empty_like(last, memory_format=torch.contiguous_format)
     for image, table in zip(scores, found.flatten(1, 2), strict=True):

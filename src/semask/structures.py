@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from semask.autocast import without_autocast
 from semask.bands import Bands, Combined, Held, Resized
 from semask.plain import is_plain
 from semask.resample import resize
@@ -74,7 +75,7 @@ class MaskLogits(NamedTuple):
 
         Source: MaskFormer (arXiv:2107.06278) §3.4, semantic inference.
         """
-        with torch.autocast(self.class_logits.device.type, enabled=False):
+        with without_autocast(self.class_logits.device):
             return torch.einsum("bqk,bqhw->bkhw", *self.probabilities(size))
 
     def bands(self, size: tuple[int, int]) -> Bands:

@@ -1,15 +1,11 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from semask import bands
 from semask import label_map as label_maps
@@ -20,6 +16,7 @@ from semask.model import SegmentationModel
 from semask.plain import plainly
 from semask.recipes import DataRecipe, TestRecipe
 from semask.structures import Features, MaskLogits, PixelLogits
+from tests.unit.largest import Largest
 
 CLASSES = [1, 2, 19, 150, 171]
 
@@ -215,19 +212,6 @@ class Blocks:
         return Resized(Held(scores if self.scores_are_logits else scores.sigmoid()), (height, width))
 
     prior_bands = bands
-
-
-class Largest(TorchDispatchMode):
-    """The most numbers that any tensor made in this context holds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.numbers = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self.numbers = max([self.numbers, *(leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, Tensor))])
-        return out
 
 
 WINDOWS = {"mode": "sliding", "window": (40, 32), "stride": (27, 21), "batch_size": 2}

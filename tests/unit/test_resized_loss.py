@@ -5,8 +5,6 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from semask.layers.interpolation import spans
 from semask.losses import resized
@@ -14,6 +12,7 @@ from semask.losses.pixel import pixel_cross_entropy
 from semask.losses.resized import pixel_losses, resized_cross_entropy
 from semask.plain import is_plain, plainly
 from semask.structures import IGNORE
+from tests.unit.largest import Largest
 
 SIZES = [
     ((8, 8), (32, 32)),
@@ -113,18 +112,6 @@ def test_far_away_logits_keep_finite_losses() -> None:
     loss.backward()
     assert loss == 9 * 400
     assert logits.grad.flatten().tolist() == [-9, 9]
-
-
-class Largest(TorchDispatchMode):
-    """The most numbers that any result had."""
-
-    numbers = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        found = (leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor))
-        self.numbers = max(self.numbers, *found, 0)
-        return out
 
 
 @pytest.mark.parametrize("options", [{}, {"keep_hardest": 5000, "class_weights": torch.ones(150)}])

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from semask.encoders.swin import ShiftedWindowAttention
 from semask.layers.semantic import SemanticAttention, SemanticLayer
@@ -18,6 +17,7 @@ from semask.layers.tiling import PART_TOKENS, tile
 from semask.layers.tokenwise import lean, tokenwise
 from semask.layers.windows import kinds_of_neighbours, neighbours, pad_to_windows, split_windows
 from semask.plain import plainly
+from tests.unit.largest import Largest
 
 
 @settings(deadline=None)
@@ -34,7 +34,7 @@ def test_parts_hold_the_windows_of_the_rolled_map(
     expected = neighbours(*padded.shape[1:3], size, shift=shift, device=x.device).repeat(batch, 1, 1) if shift else None
     found = []
     for part in tiling.parts:
-        filled = part.fill((x + 1).flatten(0, 2)[part.tokens], torch.zeros(1, 2), size**2)
+        filled = part.fill((x + 1).flatten(0, 2)[part.tokens], lambda: torch.zeros(1, 2), size**2)
         torch.testing.assert_close(part.drain(filled), (x + 1).flatten(0, 2)[part.tokens])
         for window in filled:
             (place,) = (windows == window).all(-1).all(-1).nonzero()[:1]
@@ -109,21 +109,6 @@ def test_weights_that_change_are_seen() -> None:
     x.requires_grad_()
     attention(x).sum().backward()  # after a tiling was made in inference mode
     assert x.grad is not None
-
-
-class Largest(TorchDispatchMode):
-    """The numbers of the largest tensor that is made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.numbers = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for leaf in torch.utils._pytree.tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self.numbers = max(self.numbers, leaf.numel())
-        return out
 
 
 def test_neither_a_mask_nor_an_mlp_is_made_for_the_whole_map() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -48,7 +47,7 @@ class HierarchicalEncoder(nn.Module):
         maps: list[Tensor] = []
         priors: list[Tensor] = []
         for stage, steps in enumerate(self._steps()):
-            if stage + 1 in self.recomputed and torch.is_grad_enabled():
+            if stage + 1 in self.recomputed:
                 x, level, prior = again(self._run, x, steps, modules=(self.chain, self.semantic))
             else:
                 x, level, prior = self._run(x, steps)

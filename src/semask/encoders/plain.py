@@ -187,11 +187,8 @@ class PlainEncoder(nn.Module):
         self.backbone.set_grad_checkpointing(bool(stages))
 
     def _through(self, block: nn.Module, tokens: Tensor) -> Tensor:
-        if self.recomputed and torch.is_grad_enabled():
-            tokens = again(block, tokens, modules=(block,))
-        else:
-            tokens = block(tokens)
-        return tokens
+        out: Tensor = again(block, tokens, modules=(block,)) if self.recomputed else block(tokens)
+        return out
 
     def embed(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b n d"]:
         """Return what the first block reads, where this class resizes the table itself."""

@@ -38,8 +38,10 @@ def recompute(encoder: nn.Module, stages: Sequence[int]) -> None:
 def again(run: Callable[..., Result], *inputs: object, modules: Sequence[nn.Module]) -> Result:
     """Run a function of `modules` and keep its inputs alone; in the backward pass it runs again, from the same seeds.
 
-    Means and variances of BatchNorm are those of one run.
+    Means and variances of BatchNorm are those of one run. Where no backward pass follows it simply runs.
     """
+    if not torch.is_grad_enabled():
+        return run(*inputs)
     if torch.compiler.is_compiling():
         return checkpoint(run, *inputs, use_reentrant=False)
     norms = [norm for module in modules for norm in module.modules() if isinstance(norm, _BatchNorm)]

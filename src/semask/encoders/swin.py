@@ -54,8 +54,8 @@ class ShiftedWindowAttention(nn.Module):
     def _attend_part(
         self, tokens: Float[Tensor, "m c"], part: Part, biases: Float[Tensor, "kinds heads n n"]
     ) -> Float[Tensor, "m c"]:
-        padding = self.qkv(tokens.new_zeros(1, tokens.shape[-1]))
-        joint = part.fill(self.qkv(tokens), padding, self.window_size**2)
+        zero = tokens.new_zeros(1, tokens.shape[-1])
+        joint = part.fill(self.qkv(tokens), lambda: self.qkv(zero), self.window_size**2)
         query, key, value = joint.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         bias = biases[part.kind][None].to(query.dtype)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)

@@ -54,6 +54,6 @@ class DenseSwinV2Block(nn.Module):
         )
 
     def _attend_part(self, tokens: Float[Tensor, "m c"], part: Part) -> Float[Tensor, "m c"]:
-        windows = part.fill(tokens, tokens.new_zeros(1, tokens.shape[-1]), self.window_size**2)
+        windows = part.fill(tokens, lambda: tokens.new_zeros(1, tokens.shape[-1]), self.window_size**2)
         apart = -100.0 * ~self.near[part.kind][None] if part.kind else None
         return part.drain(self.attn(windows, mask=apart))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -77,8 +78,8 @@ class SemanticAttention(nn.Module):
         """Return what `forward` does, for tokens in windows of `area` tokens, of which zeros pad some."""
         zero = tokens.new_zeros(1, tokens.shape[-1])
         semantic = self.query(tokens)
-        query = part.fill(semantic, self.query(zero), area)
-        key, value = (part.fill(linear(tokens), linear(zero), area) for linear in (self.key, self.value))
+        query = part.fill(semantic, partial(self.query, zero), area)
+        key, value = (part.fill(linear(tokens), partial(linear, zero), area) for linear in (self.key, self.value))
         attended = attend(query, key, value, mask=mask, scale=self.scale)
         return self._update(part.drain(attended)), semantic
 

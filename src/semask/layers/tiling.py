@@ -38,11 +38,14 @@ class Part(NamedTuple):
     tokens: Integer[Tensor, " m"]
     slots: Integer[Tensor, " m"] | None
 
-    def fill(self, values: Float[Tensor, "m f"], padding: Float[Tensor, "1 f"], area: int) -> Float[Tensor, "w n f"]:
-        """Return what was made of the tokens as windows of `area` tokens, with `padding` where a window is padded."""
+    def fill(self, values: Float[Tensor, "m f"], padding: Callable[[], Tensor], area: int) -> Float[Tensor, "w n f"]:
+        """Return what was made of the tokens as windows of `area` tokens.
+
+        `padding` makes what stands where a window is padded (1 f); where none is, it is not asked.
+        """
         if self.slots is None:
             return values.view(self.windows, area, -1)
-        filled = padding.expand(self.windows * area, -1).index_copy(0, self.slots, values)
+        filled = padding().expand(self.windows * area, -1).index_copy(0, self.slots, values)
         return filled.view(self.windows, area, -1)
 
     def drain(self, windows: Float[Tensor, "w n f"]) -> Float[Tensor, "m f"]:

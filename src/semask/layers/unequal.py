@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from semask.autocast import without_autocast
 from semask.plain import is_plain
 
 BLOCK = 512
@@ -49,12 +48,8 @@ def attend(
 def _weigh(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     precision = torch.promote_types(query.dtype, torch.float32)
     # As exact within as torch's function, whatever autocast chose.
-    with _without_autocast(query.device.type):
+    with without_autocast(query.device):
         scores = query.to(precision) @ key.to(precision).transpose(-2, -1)
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)
         return (scores.softmax(-1) @ value.to(precision)).to(value.dtype)
-
-
-def _without_autocast(device: str) -> AbstractContextManager[object]:
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()

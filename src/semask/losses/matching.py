@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from semask.autocast import without_autocast
 from semask.losses.binary import pixel_losses, smooth_dice
 from semask.recipes import MaskLossRecipe
 from semask.structures import IGNORE
@@ -82,7 +83,7 @@ def pair_costs(
 
     Source: MaskFormer (arXiv:2107.06278) §3.2: the probability of the class instead of its logarithm.
     """
-    with torch.autocast(mask_logits.device.type, enabled=False):
+    with without_autocast(mask_logits.device):
         logits = mask_logits.float()
         class_cost = -_at_classes(class_logits.float().softmax(-1), classes)
         outside, more = pixel_losses(logits, recipe.mask_loss)
