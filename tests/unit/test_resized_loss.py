@@ -90,6 +90,18 @@ def test_the_switch_changes_no_loss(options: dict, dtype: torch.dtype, align: bo
     torch.testing.assert_close(slope, expected, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-7)
 
 
+def test_autocast_rounds_no_loss() -> None:
+    logits, labels, weights = case(19, (5, 7), (37, 26), torch.float32)
+    found = []
+    for enabled in (False, True):
+        leaf = logits.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = resized_cross_entropy(leaf, labels, weights)
+            each = pixel_losses(leaf, labels)
+        found.append((loss.detach(), each, *torch.autograd.grad(loss, leaf)))
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("align", [False, True])
 def test_losses_of_pixels_are_torchs(align: bool) -> None:
     logits, labels, _ = case(19, (5, 7), (37, 26), torch.float32)

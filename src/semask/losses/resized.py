@@ -14,6 +14,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from semask.autocast import without_autocast
 from semask.layers.interpolation import Span, spans
 from semask.plain import is_plain
 from semask.resample import resize
@@ -42,7 +43,9 @@ def resized_cross_entropy(
     """
     if is_plain():
         return (_plain_losses(logits, labels, align_corners) * weights).sum()
-    total: Tensor = _Resized.apply(logits, labels, weights, align_corners)
+    # Interpolation by products of matrices is not to be rounded to bfloat16, which torch's own is not either.
+    with without_autocast(logits.device):
+        total: Tensor = _Resized.apply(logits, labels, weights, align_corners)
     return total
 
 
@@ -50,7 +53,7 @@ def pixel_losses(
     logits: Float[Tensor, "b k h w"], labels: Integer[Tensor, "b H W"], *, align_corners: bool = False
 ) -> Float[Tensor, "b H W"]:
     """Return the cross-entropy of every pixel, 0 where there is no label, without a gradient."""
-    with torch.no_grad():
+    with torch.no_grad(), without_autocast(logits.device):
         if is_plain():
             return _plain_losses(logits, labels, align_corners)
         losses = torch.zeros(labels.shape, dtype=logits.dtype, device=logits.device)
