@@ -282,9 +282,10 @@ class Combined(NamedTuple):
         def read(pixels: Places) -> Float[Tensor, "n k"]:
             masks = read_masks(pixels).sigmoid()
             scores = masks.new_empty(len(masks), self.classes.shape[-1])
-            for image, classes in enumerate(self.classes):
-                here = pixels.image == image
-                scores[here] = masks[here] @ classes
+            with without_autocast(masks.device):
+                for image, classes in enumerate(self.classes):
+                    here = pixels.image == image
+                    scores[here] = masks[here] @ classes
             return scores
 
         return pixelwise(read)
@@ -314,7 +315,8 @@ def pixelwise(read: Reader) -> Reader:
         if tall * wide == 1:
             return scores
         weights = (places.down[:, :, None] * places.across[:, None]).reshape(count, 1, -1)
-        return (weights @ scores.view(count, tall * wide, -1))[:, 0]
+        with without_autocast(scores.device):
+            return (weights @ scores.view(count, tall * wide, -1))[:, 0]
 
     return summed
 

@@ -28,7 +28,7 @@ def label_map(bands: Bands) -> UInt8[Tensor, "b H W"]:
     batch, _, height, width = bands.shape
     found = torch.empty((batch, height, width), dtype=torch.uint8, device=bands.device)
     wrong = torch.zeros((), dtype=torch.int64, device=bands.device)
-    step = max(1, PIXELS // (batch * width))
+    step = max(1, PIXELS // max(1, batch * width))
     for first in range(0, height, step):
         last = min(first + step, height)
         _decide(bands, first, last, found[:, first:last], wrong)

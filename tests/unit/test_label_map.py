@@ -127,8 +127,15 @@ def test_masks_are_combined_pixel_by_pixel_too(classes: int) -> None:
     read = smaller.reader(3, 15)
     image, row, column = (torch.randint(low, high, (50,)) for low, high in ((0, 2), (3, 15), (0, 41)))
     one = torch.ones(50, 1)
-    found = read(bands.Places(image, row[:, None], column[:, None], one, one))
-    torch.testing.assert_close(found, smaller.rows(0, 20)[image, :, row, column], rtol=1e-5, atol=1e-5)
+    places = bands.Places(image, row[:, None], column[:, None], one, one)
+    expected = smaller.rows(0, 20)[image, :, row, column]
+    torch.testing.assert_close(read(places), expected, rtol=1e-5, atol=1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(read(places), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_no_image_has_no_labels() -> None:
+    assert label_map(Resized(Held(torch.zeros(0, 3, 4, 5)), (16, 20))).shape == (0, 16, 20)
 
 
 class Pool(nn.Module):
