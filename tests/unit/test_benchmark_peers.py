@@ -41,9 +41,10 @@ def tiny_masks() -> Recipe:
     return tiny("ade20k/swin-t-mask2former", **small, pixel_layers=1, pixel_feedforward=16)
 
 
-def segformer() -> Recipe:
+def segformer(width: int = 256) -> Recipe:
     recipe = get("ade20k/segformer-b0")
-    return replace(recipe, model=replace(recipe.model, num_classes=5))
+    decoder = replace(recipe.model.decoder, channels=width)
+    return replace(recipe, model=replace(recipe.model, num_classes=5, decoder=decoder))
 
 
 CASES = {
@@ -73,8 +74,8 @@ def test_peers_do_the_same_task(case: str) -> None:
 
 
 def test_segformers_are_of_equal_size() -> None:
-    """Theirs, smp's and ours have the same weights but for what each adds to its head."""
-    recipe = segformer()
+    """Theirs, smp's and ours have the same weights but for what each adds to its head, which is wider from B2 on."""
+    recipe = segformer(width=384)
     ours = parameters(build_weightless(recipe))
     for library in ("transformers", "smp"):
         theirs = cost_of(peer(library, recipe, SIZE).module, SIZE)
@@ -165,6 +166,13 @@ def test_per_pixel_peers_are_padded_resized_and_cut() -> None:
     kept = labels != IGNORE
     chosen = logits.log_softmax(1).movedim(1, -1)[kept].gather(1, labels[kept].long()[:, None])
     torch.testing.assert_close(found.loss(images, labels), -chosen.mean())
+
+
+def test_logits_that_have_the_images_size_are_not_resized_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """smp and torchvision resize them within; a second time would be our doing, and be measured as theirs."""
+    found = PixelPeer(torch.nn.Identity(), tiny("ade20k/swin-t-fpn", num_classes=3), multiple=32)
+    monkeypatch.setattr(F, "interpolate", lambda *_, **__: pytest.fail("resized"))
+    assert found.labels(torch.rand(2, 3, 30, 50)).shape == (2, 30, 50)
 
 
 def test_peers_and_options_name_the_same_libraries() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from semask.benchmark.contender import Contender
 from semask.geometry import padding_to_multiple
 from semask.recipes import Recipe
+from semask.resample import resize
 from semask.structures import IGNORE
 
 
@@ -51,8 +52,7 @@ class PixelPeer(nn.Module):
         height, width = images.shape[-2:]
         bottom, right = padding_to_multiple(height, width, self.multiple)
         size = (height + bottom, width + right)
-        logits = F.interpolate(self(images).float(), size, mode="bilinear", align_corners=False)
-        return logits[..., :height, :width]
+        return resize(self(images).float(), size)[..., :height, :width]
 
 
 def contender(title: str, library: str, recipe: Recipe, network: PixelPeer) -> Contender:

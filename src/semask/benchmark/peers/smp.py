@@ -24,6 +24,7 @@ def peer(recipe: Recipe, size: tuple[int, int]) -> Contender:
     given: dict[str, Any] = {"encoder_weights": None, "classes": recipe.model.num_classes}
     network: nn.Module
     if decoder.name.startswith("segformer") and is_mit(encoder.name):
+        given["decoder_segmentation_channels"] = decoder.channels
         title, network = f"smp Segformer {encoder.name}", smp.Segformer(encoder.name, **given)
     elif decoder.name == "semantic_fpn" and not is_mit(encoder.name):
         bare = encoder.name.split(".", 1)[0]
