@@ -27,12 +27,12 @@ def block_labels() -> Tensor:
 
 
 @pytest.fixture(scope="module", params=["mask2former", "maskformer"])
-def case(request: pytest.FixtureRequest):
+def case(request: pytest.FixtureRequest, backbone: dict[str, Tensor]):
     """The record, the model's answer with its gradients at hand, the authors' loss, and labels."""
     name = f"semask_swin_l_{request.param}_150"
     record = json.loads((FIXTURES / f"loss_{name}.json").read_text())
     recipe = get(f"ade20k/semask-swin-l-{request.param}")
-    tensors = checkpoint(f"{name}_64x96_spread")
+    tensors = checkpoint(f"{name}_64x96_spread", backbone)
     model = load_published(tensors, recipe)
     masks = dataclasses.replace(recipe.loss.masks, ignored="background")
     loss = MaskClassificationLoss(masks, recipe.loss.prior_weight, recipe.loss.denominator)

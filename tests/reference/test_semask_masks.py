@@ -54,12 +54,6 @@ class TieBroken(torch.nn.Module):
             return self.predictor(*inputs)
 
 
-@pytest.fixture(scope="module")
-def backbone() -> dict[str, torch.Tensor]:
-    """Swin-L's tensors, which take longer to make than everything that is tested with them."""
-    return {}
-
-
 @pytest.fixture(scope="module", params=[(m, k) for m in MODELS for k in ("", "_spread")], ids="".join)
 def case(request: pytest.FixtureRequest, backbone):
     model, kind = request.param

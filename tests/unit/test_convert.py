@@ -53,6 +53,14 @@ def test_as_mmsegmentation_saves_it(small, small_model, tmp_path: Path) -> None:
     assert conversion.loaded == len(conversion.model.state_dict())
 
 
+def test_what_was_given_stays_the_callers(small, small_model) -> None:
+    given = {value.untyped_storage().data_ptr() for value in small.values()}
+    for value in small_model.state_dict().values():
+        assert value.untyped_storage().data_ptr() not in given
+        assert value.is_contiguous()
+    assert all(parameter.requires_grad for parameter in small_model.parameters())
+
+
 def test_names_spelt_with_blanks_are_the_packaged_ones(small) -> None:
     """So that a converted file can be evaluated on its own data set."""
     names = tuple(f"{name.upper()} " for name in Classes.load("ade20k").names)

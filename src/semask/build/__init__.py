@@ -17,7 +17,7 @@ from semask.callable_module import make_callable
 from semask.data.raster import check_channels
 from semask.model import SegmentationModel
 from semask.recipes import Recipe, get
-from semask.weightless import weightless
+from semask.weightless import unfilled, weightless
 
 
 def build(name: str, num_classes: int | None = None) -> SegmentationModel:
@@ -49,6 +49,18 @@ def build_weightless(recipe: Recipe) -> SegmentationModel:
         return build_model(recipe)
 
 
+def build_unfilled(recipe: Recipe) -> SegmentationModel:
+    """Return the model with parameters of shapes alone where it can be built so: for values that come from a file."""
+    try:
+        with unfilled():
+            model = build_model(recipe)
+        if not any(buffer.is_meta for buffer in model.buffers()):
+            return model
+    except RuntimeError:  # timm's Swin V2 computes buffers on the device that its parameters are on
+        pass
+    return build_model(recipe)
+
+
 make_callable(__name__, build)
 
 __all__ = [
@@ -61,6 +73,7 @@ __all__ = [
     "build_encoder",
     "build_loss",
     "build_model",
+    "build_unfilled",
     "build_weightless",
     "with_classes",
 ]

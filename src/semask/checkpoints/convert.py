@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from semask.build import build_encoder, build_model, build_weightless, with_classes
+from semask.build import build_encoder, build_model, build_unfilled, build_weightless, with_classes
 from semask.build.baselines import BASELINES
 from semask.build.setr import SETR_DECODERS
 from semask.checkpoints.mismatch import differences, explain, file_classes
 from semask.checkpoints.record import WEIGHTS
 from semask.checkpoints.rules import detectron2, mmsegmentation, segformer, segmenter, semask_fpn, setr, transformers
 from semask.checkpoints.rules.translation import Rule, Translation
+from semask.checkpoints.store import fill
 from semask.checkpoints.transformers_config import (
     CONFIG,
     PROCESSOR,
@@ -113,8 +114,8 @@ def convert(source: Source, recipe: str | Recipe, num_classes: int | None = None
     if translation.layout in (transformers.LAYOUT, segformer.TRANSFORMERS) and file is not None:
         beside, class_names = _compare_config(file, translation.recipe)
     kept = {key: value for key, value in translation.tensors.items() if key not in fresh}
-    model = build_model(translation.recipe)
-    model.load_state_dict(kept, strict=False)
+    model = build_model(translation.recipe) if fresh else build_unfilled(translation.recipe)
+    fill(model, kept)
     classes = None if fresh else _classes(class_names, colours, recipe)
     return Conversion(model, translation.recipe, len(kept), fresh, classes, translation.layout, beside)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,12 +11,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from semask.build import build_model
+from semask.build import build_unfilled
 from semask.checkpoints.record import RECORD, WEIGHTS, read_record, require_checkpoint, write_record
 from semask.data.classes import Classes
 from semask.model import SegmentationModel
 from semask.recipes import Recipe, from_dict
-from semask.weightless import unfilled
 from semask.whole_file import whole_file
 
 
@@ -44,7 +44,7 @@ def load(directory: str | Path, *, device: str | torch.device = "cpu") -> Bundle
     record = read_record(directory / RECORD)
     recipe = from_dict(record["recipe"])
     classes = Classes.from_dict(record["classes"]) if record.get("classes") else None
-    model = _build_unfilled(recipe)
+    model = build_unfilled(recipe)
     try:
         tensors = load_file(directory / WEIGHTS)
     except (SafetensorError, OSError) as error:
@@ -57,23 +57,21 @@ def load(directory: str | Path, *, device: str | torch.device = "cpu") -> Bundle
             f"the weights in {str(directory)!r} do not fit their recipe: {len(odd)} tensors are missing, unexpected or "
             f"of another shape, first {', '.join(odd[:5])}. {RECORD} and {WEIGHTS} must come from one run."
         )
-    # Copied, since what was read is a view of the file, which may change. Not strict: what is shared has a second name,
-    # and comes with the first.
-    values = {key: value.to(wanted[key].dtype, copy=True) for key, value in tensors.items()}
-    model.load_state_dict(values, strict=False, assign=True)
+    fill(model, tensors)
     return Bundle(model.to(device), recipe, classes)
 
 
-def _build_unfilled(recipe: Recipe) -> SegmentationModel:
-    """Return the model without values, where it can be built so."""
-    try:
-        with unfilled():
-            model = build_model(recipe)
-        if not any(buffer.is_meta for buffer in model.buffers()):
-            return model
-    except RuntimeError:  # timm's Swin V2 computes buffers on the device that its parameters are on
-        pass
-    return build_model(recipe)
+def fill(model: SegmentationModel, tensors: Mapping[str, Tensor]) -> None:
+    """Give a model, built unfilled or not, these values of its state; what else it has stays."""
+    wanted = _own_tensors(model)
+    # Copied, since what was read may be a view of a file, which may change, or the caller's own. Not strict: what is
+    # shared has a second name, and comes with the first.
+    values = {
+        key: value.to(wanted[key].dtype, copy=True, memory_format=torch.contiguous_format)
+        for key, value in tensors.items()
+        if key in wanted
+    }
+    model.load_state_dict(values, strict=False, assign=True)
 
 
 def _own_tensors(model: SegmentationModel) -> dict[str, Tensor]:
