@@ -180,6 +180,40 @@ def test_the_largest_batch_by_segmenters_protocol(tmp_path: Path) -> None:
         sides_of(["scenes/micro-fpn"], Options(max_batch=True, size=(32,), memory=1e-6, what="train"), CPU, tmp_path)
 
 
+def test_a_plain_side_has_a_largest_batch_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs more memory, and to run it with our batch could end the process."""
+    searched: list[bool] = []
+
+    def largest(fits: Any, *, least: int) -> int:
+        work = fits.work(least)
+        monkeypatch.setattr("semask.model.SegmentationModel.predict", lambda *_: searched.append(plain.is_plain()))
+        work()
+        return 5 - 2 * searched[-1]
+
+    monkeypatch.setattr("semask.benchmark.sides.largest_batch", largest)
+    fast, slow = sides_of(["scenes/micro-fpn"], Options(max_batch=True, size=(32,), against=("plain",)), CPU, tmp_path)
+    assert searched[-1:] == [True]
+    assert [(side.batch, side.images) for side in (fast, slow)] == [(5, 5), (3, 3)]
+    slow.run()
+    assert searched[-1]
+
+
+def test_stages_are_made_again(tmp_path: Path) -> None:
+    kept: dict[tuple[int, ...] | None, int] = {}
+    for stages in ((), (1, 2)):
+        (side,) = sides_of([RECIPE], Options(what="train", size=(64,), recompute_stages=stages), CPU, tmp_path)
+        assert side.recomputed == stages
+        kept[stages] = 0
+
+        def count(value: torch.Tensor, stages: tuple[int, ...] = stages) -> torch.Tensor:
+            kept[stages] += value.numel()
+            return value
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda value: value):
+            side.run()
+    assert kept[1, 2] < 0.9 * kept[()]
+
+
 def test_the_compiled_model_is_what_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Shapes checked by jaxtyping cannot be traced, so torch.compile hands the function back, and counts."""
     calls: list[str] = []
@@ -221,7 +255,14 @@ def test_models_compile() -> None:
         ([RECIPE, "--size", "0"], "from 1 px on; got 0"),
         ([RECIPE, "--memory", "0"], "--memory must be more than 0 GiB, got 0"),
         ([RECIPE, "--max-batch", "--batch", "2"], "--max-batch finds the batch, so leave --batch 2 out"),
-        ([RECIPE, "--step"], "--step is the optimiser's and belongs to --what train, not to forward"),
+        ([RECIPE, "--step"], "--step is for --what train; here it would change nothing"),
+        ([RECIPE, "--recompute-stages", "1"], "--recompute-stages is for --what train; here"),
+        ([RECIPE, "--test", "sliding"], "--test is for --what predict and evaluate; here"),
+        ([RECIPE, "--data.root", "."], "--data.root is for --what evaluate and load; here"),
+        ([RECIPE, "--workers", "2"], "--workers is for --what evaluate and load; here"),
+        ([RECIPE, "--memory", "1"], "--memory is for --max-batch; here"),
+        ([RECIPE, "--what", "load", "--compile"], "--compile is for runs of a model, not for --what load; here"),
+        ([RECIPE, "--what", "train", "--recompute-stages", "5"], "the stages that can be made again are 1 … 4"),
         ([RECIPE, "--what", "load", "--max-batch"], "the largest batch is found for forward, predict and train"),
         ([RECIPE, "--what", "evaluate", "--against", "smp"], "which smp have no equal of"),
         ([RECIPE, "--what", "load", "--images", "1", "--batch", "2"], "--images 1 are less than a batch of 2"),

@@ -53,6 +53,8 @@ class Options:
     """With predict and evaluate: the image at once, by the recipe's sliding windows, or as the recipe's test says."""
     step: bool = False
     """With train: the optimiser's step too."""
+    recompute_stages: tuple[int, ...] | None = None
+    """With train: stages of our encoders, 1 … 4, that are made again in the backward pass; None is the recipe's own."""
     rounds: int = FEW_ROUNDS
     """Measured runs of each."""
     warmup: int = 3
@@ -100,12 +102,30 @@ def check(names: Sequence[str], options: Options) -> None:
         raise ValueError(f"--memory must be more than 0 GiB, got {options.memory:g}")
     if options.max_batch and options.batch is not None:
         raise ValueError(f"--max-batch finds the batch, so leave --batch {options.batch} out")
-    if options.step and options.what != "train":
-        raise ValueError(f"--step is the optimiser's and belongs to --what train, not to {options.what}")
+    _check_unused(options)
     if options.what == "predict" and "timm" in options.against:
         raise ValueError("timm's encoder alone makes no label maps; compare with it by --what forward or train")
     if options.reads_files:
         _check_files(options)
+
+
+def _check_unused(options: Options) -> None:
+    """Refuse flags that would change nothing: the record would tell of what was not measured."""
+    what, model = options.what, "runs of a model, not for --what load"
+    flags = (
+        ("--step", options.step, what == "train", "--what train"),
+        ("--recompute-stages", options.recompute_stages is not None, what == "train", "--what train"),
+        ("--test", options.test != "whole", what in ("predict", "evaluate"), "--what predict and evaluate"),
+        ("--data.root", options.root is not None, options.reads_files, "--what evaluate and load"),
+        ("--workers", options.workers > 0, options.reads_files, "--what evaluate and load"),
+        ("--memory", options.memory is not None, options.max_batch, "--max-batch"),
+        ("--compile", options.compile, what != "load", model),
+        ("--channels-last", options.channels_last is not None, what != "load", model),
+        ("--dtype", options.dtype != "float32", what != "load", model),
+    )
+    for flag, given, used, where in flags:
+        if given and not used:
+            raise ValueError(f"{flag} is for {where}; here it would change nothing, so leave it out")
 
 
 def _check_files(options: Options) -> None:

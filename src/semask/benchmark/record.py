@@ -64,6 +64,7 @@ def entry(side: Side, timings: Timings, first: str, memory: Memory, options: Opt
         "autocast": options.dtype != "float32",
         "compile": options.compile,
         "channels_last": side.channels_last,
+        "recompute_stages": list(side.recomputed),
         "plain": plain,
         "test": options.test if options.what in ("predict", "evaluate") else None,
         "workers": options.workers if options.reads_files else None,

@@ -104,8 +104,10 @@ def _size(record: BenchRecord) -> str:
 
 
 def _precision(record: BenchRecord) -> str:
-    extras = [name for name in ("compile", "channels_last", "plain") if record.values.get(name)]
-    return " + ".join([str(record.values.get("dtype", "")), *(name.replace("_", " ") for name in extras)])
+    extras = [name.replace("_", " ") for name in ("compile", "channels_last", "plain") if record.values.get(name)]
+    if again := record.values.get("recompute_stages"):
+        extras.append(f"stages {' '.join(map(str, again))} again")
+    return " + ".join([str(record.values.get("dtype", "")), *extras])
 
 
 def _milliseconds(name: str) -> Callable[[BenchRecord], str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from semask.benchmark.files import evaluate, load, with_data
 from semask.benchmark.options import Options
 from semask.benchmark.peers import peer
 from semask.benchmark.work import Setting, work_of
+from semask.encoders.recompute import recompute
 from semask.model import SegmentationModel
 from semask.plain import plainly
 from semask.recipes import get
@@ -30,9 +32,9 @@ class Side(NamedTuple):
     """One of those that take turns.
 
     library: semask, plain (semask's plain formulations) or a peer's. size: (height, width) [px], empty where pictures
-    have their own. batch: images at once;
-    images: of one run. cost: of one image's forward pass, None where no model runs. multiply_adds: of one image in all
-    passes, None where pictures differ in size. channels_last: whether the model was laid out so.
+    have their own. batch: images at once; images: of one run. cost: of one image's forward pass, None where no model
+    runs. multiply_adds: of one image in all passes, None where pictures differ in size. channels_last: whether the
+    model was laid out so. recomputed: stages that are made again in the backward pass.
     """
 
     title: str
@@ -45,6 +47,7 @@ class Side(NamedTuple):
     cost: Cost | None = None
     multiply_adds: int | None = None
     channels_last: bool = False
+    recomputed: tuple[int, ...] = ()
 
 
 def sides_of(names: Sequence[str], options: Options, device: torch.device, folder: Path) -> list[Side]:
@@ -60,7 +63,8 @@ def sides_of(names: Sequence[str], options: Options, device: torch.device, folde
             side = _side(contender, options, device, folder)
             found[side.title] = side
             if "plain" in options.against and contender.library == "semask":
-                found[f"{side.title} (plain)"] = _plain(side)
+                plain = _plain(side, contender, options, device)
+                found[plain.title] = plain
     first = [side for side in found.values() if side.library == "semask"]
     return first + [side for side in found.values() if side.library != "semask"]
 
@@ -75,9 +79,10 @@ def _contenders(names: Sequence[str], options: Options) -> Iterator[Contender]:
 
 
 def _side(contender: Contender, options: Options, device: torch.device, folder: Path) -> Side:
-    setting = Setting(device, options.dtype, options.size_for(contender.recipe.data.crop), options.step)
+    setting = _setting(contender, options, device)
     cost = cost_of(contender.module, setting.size)
     laid_out = _lay_out(contender.module, options)
+    again = _recompute(contender, options)
     if options.compile:
         compile_model(contender.module)
     title, library, recipe = contender.title, contender.library, contender.recipe.name
@@ -87,12 +92,14 @@ def _side(contender: Contender, options: Options, device: torch.device, folder: 
         size = setting.size if recipe_with_data.data.root == str(folder) else ()
         return Side(title, library, recipe, run, size, options.batch_size, options.images, cost, None, laid_out)
 
-    def work(batch: int) -> Work:
-        return work_of(options.what, contender, setting, batch)
-
+    work = partial(work_of, options.what, contender, setting)
     batch = _largest(title, work, options, device) if options.max_batch else options.batch_size
     needed = PASSES[options.what] * cost.multiply_adds
-    return Side(title, library, recipe, work(batch), setting.size, batch, batch, cost, needed, laid_out)
+    return Side(title, library, recipe, work(batch), setting.size, batch, batch, cost, needed, laid_out, again)
+
+
+def _setting(contender: Contender, options: Options, device: torch.device) -> Setting:
+    return Setting(device, options.dtype, options.size_for(contender.recipe.data.crop), options.step)
 
 
 def _largest(title: str, work: Callable[[int], Work], options: Options, device: torch.device) -> int:
@@ -124,14 +131,32 @@ def _lay_out(module: nn.Module, options: Options) -> bool:
     return wanted
 
 
-def _plain(side: Side) -> Side:
-    """Return the same model by plain formulations."""
+def _recompute(contender: Contender, options: Options) -> tuple[int, ...]:
+    """Let a model of ours make stages again in the backward pass, and return which."""
+    if options.what != "train" or not isinstance(contender.module, SegmentationModel):
+        return ()
+    recipe, wanted = contender.recipe.train.recompute_stages, options.recompute_stages
+    stages = recipe if wanted is None else wanted
+    recompute(contender.module.encoder, stages)
+    return stages
 
+
+def _plain(side: Side, contender: Contender, options: Options, device: torch.device) -> Side:
+    """Return the same model by plain formulations, with a largest batch of its own."""
+    plain = side._replace(title=f"{side.title} (plain)", library="plain", run=_plainly(side.run))
+    if not options.max_batch:
+        return plain
+    work = partial(work_of, options.what, contender, _setting(contender, options, device))
+    batch = _largest(plain.title, lambda batch: _plainly(work(batch)), options, device)
+    return plain._replace(run=_plainly(work(batch)), batch=batch, images=batch)
+
+
+def _plainly(work: Work) -> Work:
     def run() -> object:
         with plainly():
-            return side.run()
+            return work()
 
-    return side._replace(title=f"{side.title} (plain)", library="plain", run=run)
+    return run
 
 
 def _loading(name: str, options: Options, folder: Path) -> Side:

@@ -101,6 +101,7 @@ def conditions(record: Mapping[str, Any]) -> list[str]:
     values, around = record["measured"][0], record["environment"]
     sizes = {"×".join(map(str, each["size"])) + " px" if each["size"] else "own sizes" for each in record["measured"]}
     flags = [name for name in ("compile", "step", "plain") if values.get(name)]
+    flags += [f"stages {' '.join(map(str, values['recompute_stages']))} again"] if values["recompute_stages"] else []
     lines = [
         " · ".join([values["what"], " and ".join(sorted(sizes)), values["dtype"], *flags])
         + f" · {values['rounds']} rounds in turn · inside: {', '.join(values['inside'])}",
