@@ -115,6 +115,10 @@ def test_scores_that_are_no_numbers_are_counted() -> None:
         label_map(Resized(Held(coarse), (40, 40)))
     with pytest.raises(FloatingPointError, match=rf"scores of {wrong} of 1600 pixels are no numbers"):
         label_map(Resized(Held(coarse), (40, 40)))
+    noise = torch.randn(1, 150, 10, 10)  # of which so little is sure that all of it is resized
+    noise[0, 1, 4, 5] = float("nan")
+    with pytest.raises(FloatingPointError, match=rf"scores of {wrong} of 1600 pixels are no numbers"):
+        label_map(Resized(Held(noise), (40, 40)))
 
 
 @pytest.mark.parametrize("classes", [1, 2, 150])
