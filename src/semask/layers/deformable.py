@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -34,13 +35,21 @@ class Grid(NamedTuple):
 def grid_of(sizes: Sequence[Size], *, device: torch.device) -> Grid:
     """Return the grid of maps of `sizes` (height, width)."""
     firsts = [sum(math.prod(size) for size in sizes[:level]) for level in range(len(sizes))]
-    # Half the memory of int64, and faster to sort in the backward pass.
+    widths, heights = (_numbers([size[axis] for size in sizes], device) for axis in (1, 0))
     return Grid(
         tuple(sizes),
-        torch.tensor([(width, height) for height, width in sizes], device=device, dtype=torch.int32),
-        torch.tensor(firsts, device=device, dtype=torch.int32),
+        torch.stack((widths, heights), dim=1),
+        _numbers(firsts, device),
         torch.cat([centres(*size, device=device) for size in sizes]),
     )
+
+
+def _numbers(values: Sequence[int], device: torch.device) -> Integer[Tensor, " l"]:
+    """Return numbers as a tensor, filled in on the device: a copy of the processor's would wait for it.
+
+    They take half the memory of int64, and are faster to sort in the backward pass.
+    """
+    return torch.stack([torch.full((), value, dtype=torch.int32, device=device) for value in values])
 
 
 def deformable_attention(
@@ -63,14 +72,20 @@ def deformable_attention(
         return _sampled(values, grid, locations, weights)
     batch, tokens, heads, width = values.shape
     precision = torch.promote_types(values.dtype, torch.float32)
-    rows, shares = _neighbours(grid, locations.to(precision))
-    owner = torch.arange(batch, device=values.device, dtype=rows.dtype)[:, None, None] * tokens
-    head = torch.arange(heads, device=values.device, dtype=rows.dtype)[:, None]
-    # one bag per query and head: b q heads (l p corners)
-    bags = ((rows.flatten(3) + owner[..., None]) * heads + head).flatten(0, 2)
-    parts = (weights.to(precision)[..., None] * shares).flatten(3).flatten(0, 2)
+    widths, heights = grid.extents[:, :, None].unbind(1)
+    across = _around(locations[..., 0].to(precision), widths)
+    down = _around(locations[..., 1].to(precision), heights)
+    head = torch.arange(heads, device=values.device, dtype=widths.dtype)[:, None, None]
+    owner = torch.arange(batch, device=values.device, dtype=widths.dtype)[:, None, None, None, None]
+    rows = [
+        ((owner * tokens + grid.firsts[:, None] + row * widths) * heads + head, weights.to(precision) * share)
+        for row, share in down
+    ]
+    # One bag per query and head, of corners · levels · points.
+    bags = torch.cat([(row + column * heads).flatten(3) for row, _ in rows for column, _ in across], dim=-1)
+    parts = torch.cat([(weight * share).flatten(3) for _, weight in rows for _, share in across], dim=-1)
     table = values.to(precision).reshape(-1, width)
-    mixed = F.embedding_bag(bags, table, per_sample_weights=parts, mode="sum")
+    mixed = F.embedding_bag(bags.flatten(0, 2), table, per_sample_weights=parts.flatten(0, 2), mode="sum")
     return mixed.reshape(batch, -1, heads * width).to(values.dtype)
 
 
@@ -89,29 +104,17 @@ def _sampled(values: Tensor, grid: Grid, locations: Tensor, weights: Tensor) -> 
     return out
 
 
-def _neighbours(
-    grid: Grid, locations: Float[Tensor, "b q heads l p 2"]
-) -> tuple[Integer[Tensor, "b q heads l p 4"], Float[Tensor, "b q heads l p 4"]]:
-    """Return the four tokens around every point, by their number among all tokens, and their bilinear shares."""
-    widths, heights = grid.extents[:, :, None, None].unbind(1)
-    columns, across = _along(locations[..., 0, None], widths)
-    rows, down = _along(locations[..., 1, None], heights)
-    tokens = grid.firsts[:, None, None, None] + rows[..., :, None] * widths[..., None] + columns[..., None, :]
-    return tokens.flatten(-2), (down[..., :, None] * across[..., None, :]).flatten(-2)
-
-
-def _along(
-    location: Float[Tensor, "b q heads l p 1"], size: Integer[Tensor, "l 1 1"]
-) -> tuple[Integer[Tensor, "b q heads l p 2"], Float[Tensor, "b q heads l p 2"]]:
-    """Return both neighbours along an axis and their shares; one beyond the map has none and is moved into it."""
+def _around(
+    location: Float[Tensor, "b q heads l p"], size: Integer[Tensor, "l 1"]
+) -> list[tuple[Integer[Tensor, "b q heads l p"], Float[Tensor, "b q heads l p"]]]:
+    """Return both neighbours along an axis, with their shares; one beyond the map has none and is moved into it."""
     place = location * size - 0.5
     low = place.detach().floor()
     past = place - low
-    neighbours = torch.cat((low, low + 1), dim=-1)
-    inside = (neighbours >= 0) & (neighbours < size)
-    shares = torch.cat((1 - past, past), dim=-1) * inside
     # Clamped as integers, so that a diverging model's NaN gives NaN and no place outside of the table.
-    return neighbours.int().clamp(min=0).minimum(size - 1), shares
+    sides = [(low.int(), 1 - past), (low.int() + 1, past)]
+    moved = [side.clamp(min=0).minimum(size - 1) for side, _ in sides]
+    return [(inside, share * (inside == side)) for inside, (side, share) in zip(moved, sides, strict=True)]
 
 
 class DeformableAttention(nn.Module):
