@@ -7,6 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 WAITING = {"_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal", "masked_select", "unique_dim", "_unique2"}
 """Operations whose result, or its shape, the processor must know before it can go on."""
+COPIED = "lift_fresh"
+"""What `torch.tensor` ends in: numbers of Python, which are copied to a device when all before is done."""
 
 
 class Unasked(TorchDispatchMode):
@@ -15,6 +17,7 @@ class Unasked(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
         assert name not in WAITING, f"{func} waits for the device"
+        assert name != COPIED, "torch.tensor waits for the device; fill a new tensor there instead"
         by_truth = name in {"index", "index_put_", "index_put"} and any(
             index is not None and index.dtype == torch.bool for index in args[1]
         )
