@@ -10,6 +10,7 @@ what was there before it, in fresh processes.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -121,6 +122,14 @@ def semantic_layers(clock: Clock, rounds: int) -> None:
             )
 
 
+def tokens_held(clock: Clock, rounds: int) -> None:
+    """What a semantic layer over a whole map holds as the map grows, up to the third stage of an image of 4096²."""
+    print("\n| tokens of the whole map | memory of a forward pass | KiB a token |\n|---|---|---|")
+    for size in ((32, 32), (64, 64), (64, 128), (128, 128), (256, 256)):
+        held = in_fresh_process(memory_of, partial(semantic_work, 384, None, size, "forward", False))
+        print(f"| {size[0]}×{size[1]} | {held >> 20} MiB | {held / 2**10 / math.prod(size):.1f} |", flush=True)
+
+
 def semantic_work(width: int, window: int | None, size: tuple[int, int], kind: str, plain: bool) -> Work:
     torch.manual_seed(0)
     layer = SemanticLayer(width, [SemanticAttention(width, 150, dropout=0.0)], window_size=window)
@@ -202,7 +211,13 @@ def ratio(spread: Spread) -> str:
     return f"{spread.median:.2f}× ({spread.quarter:.2f} … {spread.three_quarters:.2f})"
 
 
-PARTS = {"windows": window_attention, "semantic": semantic_layers, "points": points, "recompute": recomputing}
+PARTS = {
+    "windows": window_attention,
+    "semantic": semantic_layers,
+    "tokens": tokens_held,
+    "points": points,
+    "recompute": recomputing,
+}
 
 
 def main() -> None:
