@@ -11,6 +11,7 @@ from semask import bands
 from semask import label_map as label_maps
 from semask.bands import UNSURE, Bands, Cut, Held, Mirrored, Resized
 from semask.inference import build_predictor
+from semask.inference.scales import Mean
 from semask.label_map import label_map
 from semask.model import SegmentationModel
 from semask.plain import plainly
@@ -255,3 +256,21 @@ def test_windows_and_means_are_sure_where_all_are(
         known = sure != UNSURE
         assert 0.3 < known.float().mean() < 1
         assert torch.equal(sure[known].to(torch.uint8), found[known])
+
+
+def test_scores_of_windows_are_read_as_their_rows() -> None:
+    """Of two images, where windows overlap and where they do not."""
+    predictor = build_predictor(Blocks(5, logits=True), TestRecipe(**WINDOWS, blend="hann"), DataRecipe())
+    images = torch.rand(2, 3, 61, 70)
+    image, row, column = (torch.randint(low, high, (60,)) for low, high in ((0, 2), (10, 50), (0, 70)))
+    one = torch.ones(60, 1)
+    with torch.inference_mode():
+        read = predictor.bands(images).reader(10, 50)
+        found = read(bands.Places(image, row[:, None], column[:, None], one, one))
+        torch.testing.assert_close(found, predictor(images)[image, :, row, column], rtol=1e-5, atol=1e-5)
+
+
+def test_a_mean_is_sure_of_no_class_that_one_version_does_not_choose() -> None:
+    labels = torch.tensor([[[0, 1, 1]], [[0, 1, 2]]])
+    first, second = (F.one_hot(each, 3).permute(2, 0, 1)[None].float() for each in labels)
+    assert Mean((Held(first), Held(second)), softmax=True).sure(0, 1).tolist() == [[[0, 1, UNSURE]]]

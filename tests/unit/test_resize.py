@@ -113,10 +113,11 @@ def test_what_is_no_jpeg_is_read_whole(tmp_path: Path) -> None:
     assert read_image(str(tmp_path / "a.png"), at_least=(8, 8)).shape == (3, 64, 80)
 
 
-def test_sizes_that_differ_are_told_of_reduced_pictures_too(pictures: Path) -> None:
-    Image.fromarray(np.zeros((100, 100), np.uint8)).save(pictures / "labels/train/0.png")
-    Image.fromarray(np.zeros((100, 100), np.uint8)).save(pictures / "labels/train/1.png")
-    with pytest.raises(ValueError, match=r"label of 100×100 for an image of .* make them one size"):
+@pytest.mark.parametrize("side", [(100, 100), (609, 903)])
+def test_sizes_that_differ_are_told_of_reduced_pictures_too(pictures: Path, side: tuple[int, int]) -> None:
+    for number in range(2):
+        Image.fromarray(np.zeros(side, np.uint8)).save(pictures / f"labels/train/{number}.png")
+    with pytest.raises(ValueError, match=rf"label of {side[0]}×{side[1]} for an image of .* make them one size"):
         training_set(recipe(pictures, 0.25, reduced_decode=True), seed=0)[0]
 
 

@@ -37,6 +37,24 @@ def test_bfloat16() -> None:
         torch.testing.assert_close(attend(*inputs).float(), exact, rtol=0.05, atol=0.1)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_bfloat16_is_rounded_once(autocast: bool) -> None:
+    """Scores, softmax and sum are in float32, so that the result is the nearest bfloat16 of what is exact."""
+    query, key, value = (torch.randn(1, 40, width).bfloat16() for width in (19, 19, 24))
+    exact = (query.double() @ key.double().mT).softmax(-1) @ value.double()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        found = attend(query, key, value)
+    nearest = (exact.bfloat16().double() - exact).abs().mean()
+    assert (found.double() - exact).abs().mean() < 1.01 * nearest
+
+
+def test_what_is_masked_is_not_looked_at() -> None:
+    query, key, value = (torch.randn(3, 6, width) for width in (4, 4, 5))
+    mask = torch.eye(6, dtype=torch.bool) | (torch.rand(6, 6) < 0.5)
+    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
+    torch.testing.assert_close(attend(query, key, value, mask=mask), expected)
+
+
 @pytest.mark.parametrize("backward", [False, True])
 def test_nothing_grows_with_the_square_of_the_tokens(monkeypatch: pytest.MonkeyPatch, backward: bool) -> None:
     monkeypatch.setattr(unequal, "BLOCK", 8)
