@@ -29,7 +29,16 @@ def enlarged_size(height: int, width: int, side: int) -> tuple[int, int]:
 
 def padding_to_multiple(height: int, width: int, multiple: int) -> tuple[int, int]:
     """Return the (bottom, right) padding [px] that makes both sides divisible by `multiple`."""
-    return -height % multiple, -width % multiple
+    return divide_up(height, multiple) * multiple - height, divide_up(width, multiple) * multiple - width
+
+
+def divide_up(side: int, divisor: int) -> int:
+    """Return ⌈side / divisor⌉.
+
+    Where these are nested, a compiler for all sizes makes one of them: ⌈⌈a / b⌉ / c⌉ = ⌈a / bc⌉. Remainders, and
+    (side + divisor - 1) // divisor, grow from layer to layer, and it takes minutes to follow them.
+    """
+    return -(-side // divisor)
 
 
 def window_starts(size: int, window: int, stride: int) -> list[int]:

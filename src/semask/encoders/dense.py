@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from semask.encoders.swin import DenseSwinBlock
 from semask.encoders.swin_v2 import DenseSwinV2Block
+from semask.geometry import divide_up, padding_to_multiple
 
 
 class DensePatchEmbedding(nn.Module):
     """Make one token of every patch of an image, padded at the right and bottom to whole patches.
 
-    As timm's, but how many patches there are is one division, rounded up: a compiler for all sizes follows that through
-    a whole network, and timm's remainders it does not.
+    As timm's, but how many patches there are is a division rounded up (`divide_up`): a compiler for all sizes follows
+    that through a whole network, and timm's remainders it does not.
     """
 
     def __init__(self, embedding: PatchEmbed) -> None:
@@ -46,7 +47,7 @@ class DensePatchMerging(nn.Module):
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j o"]:
         """Return ⌈h / 2⌉ × ⌈w / 2⌉ tokens."""
         batch, height, width, channels = x.shape
-        rows, columns = (height + 1) // 2, (width + 1) // 2
+        rows, columns = divide_up(height, 2), divide_up(width, 2)
         padded = F.pad(x, (0, 0, 0, 2 * columns - width, 0, 2 * rows - height))
         pairs = padded.reshape(batch, rows, 2, columns, 2, channels)
         out: Tensor = self.reduction(self.norm(pairs.permute(0, 1, 3, 4, 2, 5).flatten(3)))
@@ -55,7 +56,7 @@ class DensePatchMerging(nn.Module):
 
 def pad_to_multiple(images: Float[Tensor, "b c H W"], multiple: int) -> Float[Tensor, "b c h w"]:
     """Pad images with zeros at the right and bottom until both sides are divisible by `multiple`."""
-    bottom, right = ((side + multiple - 1) // multiple * multiple - side for side in images.shape[-2:])
+    bottom, right = padding_to_multiple(images.shape[-2], images.shape[-1], multiple)
     return F.pad(images, (0, right, 0, bottom))
 
 

@@ -64,6 +64,8 @@ def timm_vit(
         in_chans=in_channels,
         **options,
     )
+    # Sizes are no longer checked there: a message that tells one makes a compiler take every size for itself.
+    network.patch_embed.img_size = None
     patch = network.patch_embed.patch_size
     if image_size is not None and any(side % step for side, step in zip(image_size, patch, strict=True)):
         raise ValueError(

@@ -72,7 +72,9 @@ def halve(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c H W"]:
 
 def double(x: Float[Tensor, "b c H W"], like: Float[Tensor, "b i h w"]) -> Float[Tensor, "b c h w"]:
     """Bring what was made of `like` halved back to its size."""
-    return resize(x, (like.shape[-2], like.shape[-1]), align_corners=aligns_corners(like))
+    size = (like.shape[-2], like.shape[-1])
+    # Two calls: a compiler for all sizes decides where the code branches, and hands on no undecided truth value.
+    return resize(x, size, align_corners=True) if aligns_corners(like) else resize(x, size)
 
 
 def aligns_corners(x: Float[Tensor, "b c h w"]) -> bool:

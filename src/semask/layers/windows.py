@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from semask.geometry import padding_to_multiple
+
 
 def pad_to_windows(x: Float[Tensor, "b h w c"], size: int) -> Float[Tensor, "b H W c"]:
     """Pad a map with zeros at the right and bottom so that windows of `size` tokens tile it."""
-    # Whole windows less the map: a compiler for all sizes can follow that, and a remainder it cannot.
-    bottom, right = (_windows_along(side, size) * size - side for side in x.shape[1:3])
+    bottom, right = padding_to_multiple(x.shape[1], x.shape[2], size)
     return F.pad(x, (0, 0, 0, right, 0, bottom))
 
 
@@ -52,7 +53,9 @@ def run_in_windows(
     if shift:
         out = out.roll((shift, shift), dims=(1, 2))
     # Not by slices, whose size is the lesser of two: a compiler for all sizes would carry that on from block to block.
-    return out.narrow(1, 0, height).narrow(2, 0, width)
+    out = out.narrow(1, 0, height).narrow(2, 0, width)
+    # With the padded map's strides what follows would be one graph where nothing is padded and another where it is.
+    return out.clone(memory_format=torch.contiguous_format) if torch.compiler.is_compiling() else out
 
 
 def neighbours(height: int, width: int, size: int, *, shift: int, device: torch.device) -> Bool[Tensor, "w n n"]:
@@ -82,7 +85,3 @@ def _strip(side: int, size: int, shift: int, device: torch.device) -> Tensor:
     """Number the tokens of one axis by what the roll did: 0 in place, 1 last window, 2 wrapped around."""
     position = torch.arange(side, device=device)
     return (position >= side - size).long() + (position >= side - shift).long()
-
-
-def _windows_along(side: int, size: int) -> int:
-    return (side + size - 1) // size
