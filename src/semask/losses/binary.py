@@ -14,7 +14,7 @@ _FOCAL_ALPHA = 0.25
 """Weight of the inside of a mask; the outside has 1 − α."""
 
 
-def pixel_losses(
+def pixel_costs(
     logits: Float[Tensor, "*batch n"], kind: MaskLoss
 ) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch n"]]:
     """Return what a pixel costs outside of the target, and how much more it costs inside.
@@ -39,7 +39,7 @@ def mean_pixel_loss(
 
     `targets` lie in [0, 1].
     """
-    outside, more = pixel_losses(logits, kind)
+    outside, more = pixel_costs(logits, kind)
     return ((outside + targets * more) * weights).sum(-1) / weights.sum(-1).clamp(min=1)
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from semask.autocast import without_autocast
-from semask.losses.binary import pixel_losses, smooth_dice
+from semask.losses.binary import pixel_costs, smooth_dice
 from semask.recipes import MaskLossRecipe
 from semask.structures import IGNORE
 
@@ -86,7 +86,7 @@ def pair_costs(
     with without_autocast(mask_logits.device):
         logits = mask_logits.float()
         class_cost = -_at_classes(class_logits.float().softmax(-1), classes)
-        outside, more = pixel_losses(logits, recipe.mask_loss)
+        outside, more = pixel_costs(logits, recipe.mask_loss)
         sums = torch.einsum("bqn,bn->bq", outside, weights)[..., None] + torch.einsum("bqn,btn->bqt", more, masks)
         mask_cost = sums / weights.sum(-1).clamp(min=1)[:, None, None]
         inside = logits.sigmoid()
