@@ -4,10 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
-# Tiny models gain nothing from more threads, and threads that spin on shared cores lose much.
-torch.set_num_threads(1)
+# Tiny models gain nothing from more threads, and threads that spin on shared cores lose much. PyTorch is not imported
+# here: who only hands tests out to workers does without.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 SHARED = Path(os.environ.get("SEMASK_SHARED", Path(__file__).resolve().parents[2] / "shared"))
@@ -25,8 +24,17 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["SEMASK_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
+    import torch
+
     torch.manual_seed(0)
 
 

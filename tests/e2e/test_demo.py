@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import semask
@@ -14,9 +15,12 @@ from semask.checkpoints.record import write_record
 
 def test_the_demo_leaves_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two steps instead of hundreds; all that is not learning is as in `make demo`."""
-    for _ in range(2):  # a second demo replaces the first
-        assert cli.main(["demo", "--out", str(tmp_path), "--steps", "2"]) == 0
-        told = capsys.readouterr().out
+    # an earlier demo, which is replaced
+    write_record(tmp_path, recipes.get("scenes/semask-micro-fpn"))
+    (tmp_path / "last.ckpt").write_text("earlier")
+    assert cli.main(["demo", "--out", str(tmp_path), "--steps", "2"]) == 0
+    told = capsys.readouterr().out
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
     record = json.loads((tmp_path / "metrics.json").read_text())
     assert record["images"] == 200
     assert f"mIoU {100 * record['scores']['miou']:.2f}" in told

@@ -7,12 +7,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from semask.cli import main
 from semask.commands.models import markdown, rows_of
 from semask.data.synthetic import SCENE_CLASSES, draw_scene
 
@@ -38,29 +40,55 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def run(command: list[str], place: Path) -> str:
+@pytest.fixture
+def run(newcomer: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
+    """Runs a line of the README in the newcomer's folder and returns what it prints.
+
+    In this process: most of what such a command takes elsewhere is importing PyTorch. That commands also import what
+    they need in a process of their own is seen of two lines, as_process, and by other tests of train and predict.
+    """
+    monkeypatch.chdir(newcomer)
+
+    def here(command: str) -> str:
+        program, *arguments = command.split()
+        assert program == "semask"
+        capsys.readouterr()
+        assert main(arguments) == 0, f"{command}\n{capsys.readouterr().err}"
+        return capsys.readouterr().out
+
+    return here
+
+
+def as_process(command: str, place: Path) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        command, cwd=place, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+        command.split(), cwd=place, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
-def test_commands_and_python_as_written(newcomer: Path) -> None:
+def shorter(command: str) -> str:
+    """The same with a tenth of the steps, which take most of a minute and change nothing that is looked at."""
+    assert "--train.steps 120 --train.eval-every 60 " in command
+    return command.replace("--train.steps 120 --train.eval-every 60 ", "--train.steps 12 --train.eval-every 6 ")
+
+
+def test_commands_and_python_as_written(newcomer: Path, run: Callable[[str], str]) -> None:
     (shell, measure, _), (python, inside) = blocks("bash"), blocks("python")
-    commands = shell.strip().splitlines()
-    assert len(commands) == 5
-    printed = [run(command.split(), newcomer) for command in commands]
-    assert "mIoU" in printed[1]
-    assert "cityscapes/seg-l-mask-16" in printed[3]
+    train, evaluate, predict, models, resume = shell.strip().splitlines()
+    run(shorter(train))
+    assert "mIoU" in as_process(evaluate, newcomer)
+    run(predict)
+    assert "cityscapes/seg-l-mask-16" in as_process(models, newcomer)
+    run(shorter(resume))
     assert len(python.strip().splitlines()) == 12
     for command in measure.strip().splitlines():
-        run(command.split(), newcomer)
+        run(command)
     assert (newcomer / "runs/photos/comparison.html").is_file()
     assert "semask-ms" in (newcomer / "runs/photos/table.md").read_text()
     for block in (python, inside):
-        run([sys.executable, "-c", block], newcomer)
+        exec(compile(block, "README.md", "exec"), {})
     assert {path.stem for path in newcomer.glob("*.png")} == {"attention", "distances", "classes"}
     metrics = json.loads((newcomer / "runs/photos/best/metrics.json").read_text())
     assert 0 < metrics["scores"]["miou"] < 1
@@ -68,9 +96,9 @@ def test_commands_and_python_as_written(newcomer: Path) -> None:
         assert len(list((newcomer / "segmented" / folder).glob(f"*.{suffix}"))) == 12
 
 
-def test_the_ablations_as_written(newcomer: Path) -> None:
+def test_the_ablations_as_written(newcomer: Path, run: Callable[[str], str]) -> None:
     *_, shell = blocks("bash")
-    listed, trained = [run(command.split(), newcomer) for command in shell.strip().splitlines()]
+    listed, trained = [run(command) for command in shell.strip().splitlines()]
     assert "9 runs of 650 steps" in listed
     assert "### The learned scalar" in trained
     assert (newcomer / "runs/table4/table.json").is_file()

@@ -1,4 +1,4 @@
-"""What commands import: nothing heavy for help, and for a label map only what makes it."""
+"""What commands import: the package nothing heavy (help: test_cli.py), and a label map only what makes it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from PIL import Image
 
 from semask import build
 from semask.checkpoints import store
-from semask.cli import COMMANDS
 from semask.recipes import get
 
 HEAVY = ("torch", "numpy", "PIL", "timm", "torchvision", "matplotlib", "scipy", "lightning", "jinja2", "transformers")
@@ -43,14 +42,6 @@ def imported(code: str, modules: tuple[str, ...]) -> list[str]:
 def test_the_package_imports_nothing_heavy() -> None:
     assert imported("import semask", (*HEAVY, "tyro", "rich")) == []
     assert imported("import semask; semask.Recipe", HEAVY) == []
-
-
-def test_help_imports_nothing_heavy() -> None:
-    code = (
-        "from contextlib import suppress\nfrom semask.cli import main\nmain(['--help'])\n"
-        f"for name in {list(COMMANDS)!r}:\n    with suppress(SystemExit): main([name, '--help'])"
-    )
-    assert imported(code, HEAVY) == []
 
 
 def test_a_label_map_needs_neither_training_nor_plots(tmp_path: Path) -> None:

@@ -139,7 +139,8 @@ def _process(rank: int, world_size: int, folder: str, counts: tuple[int, ...]) -
 
 
 def test_processes_tell_the_same_as_one_even_one_without_any_image(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_process, args=(3, str(tmp_path), (7, 2)), nprocs=3)
+    # forked, as the workers of a loader are: what a new process imports takes longer than all else
+    torch.multiprocessing.start_processes(_process, args=(3, str(tmp_path), (7, 2)), nprocs=3, start_method="fork")
     alone = [evaluated(7), evaluated(2)]
     assert alone[0]["scores"] == told(tallied(pictures(7)))["scores"]
     for rank in range(3):
