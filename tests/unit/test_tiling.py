@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -13,11 +14,15 @@ from torch import Tensor, nn
 
 from semask.encoders.swin import ShiftedWindowAttention
 from semask.layers.semantic import SemanticAttention, SemanticLayer
-from semask.layers.tiling import PART_TOKENS, tile
+from semask.layers.tiling import PART_TOKENS, Part, Tiling, tile
 from semask.layers.tokenwise import lean, tokenwise
 from semask.layers.windows import kinds_of_neighbours, neighbours, pad_to_windows, split_windows
 from semask.plain import plainly
 from tests.unit.largest import Largest
+
+
+def parts_of(tiling: Tiling) -> list[Part]:
+    return [part for group in tiling.groups for part in group.parts]
 
 
 @settings(deadline=None)
@@ -33,8 +38,8 @@ def test_parts_hold_the_windows_of_the_rolled_map(
     near = kinds_of_neighbours(size, shift=shift)
     expected = neighbours(*padded.shape[1:3], size, shift=shift, device=x.device).repeat(batch, 1, 1) if shift else None
     found = []
-    for part in tiling.parts:
-        filled = part.fill((x + 1).flatten(0, 2)[part.tokens], lambda: torch.zeros(1, 2), size**2)
+    for part in parts_of(tiling):
+        filled = part.fill((x + 1).flatten(0, 2)[part.tokens], torch.zeros(1, 2), size**2)
         torch.testing.assert_close(part.drain(filled), (x + 1).flatten(0, 2)[part.tokens])
         for window in filled:
             (place,) = (windows == window).all(-1).all(-1).nonzero()[:1]
@@ -42,9 +47,35 @@ def test_parts_hold_the_windows_of_the_rolled_map(
         found.append(filled)
     together = torch.cat(found)
     assert len(together) == len(windows)
-    order = torch.cat([part.tokens for part in tiling.parts])
+    order = torch.cat([part.tokens for part in parts_of(tiling)])
     torch.testing.assert_close(order[tiling.places], torch.arange(batch * height * width))
     torch.testing.assert_close(together.sum((0, 1)), windows.sum((0, 1)))
+
+
+def test_groups_are_bounded_where_no_backward_pass_follows() -> None:
+    bounded, whole = (tile(1, 140, 150, 7, shift=3, in_parts=in_parts).groups for in_parts in (True, False))
+    held = [sum(part.windows * 49 for part in group.parts) for group in bounded]
+    assert max(held) <= PART_TOKENS
+    assert all(one + other > PART_TOKENS - 49 for one, other in itertools.pairwise(held)), "no two could be one"
+    (group,) = whole
+    assert sum(part.windows * 49 for part in group.parts) == 140 * 154 > PART_TOKENS
+
+
+def test_a_group_shares_out_what_was_made_of_its_tokens() -> None:
+    (group,) = tile(2, 10, 11, 4, shift=2, in_parts=False).groups
+    assert len(group.parts) > 1
+    for part, values in group.shares(group.tokens[:, None].float()):
+        torch.testing.assert_close(values[:, 0].long(), part.tokens)
+    assert group.padding(torch.exp, torch.rand(3, 2)).tolist() == [[1, 1]]
+    (exact,) = tile(2, 8, 12, 4, shift=2, in_parts=False).groups
+    assert exact.padding(torch.exp, torch.rand(3, 2)) is None
+
+
+def test_a_table_made_in_inference_mode_serves_training() -> None:
+    with torch.inference_mode():
+        tiling = tile.__wrapped__(1, 5, 6, 4, shift=2, in_parts=False)
+    assert not tiling.places.is_inference()
+    assert not any(part.tokens.is_inference() for part in parts_of(tiling))
 
 
 def attention_of(size: int, shift: int) -> ShiftedWindowAttention:

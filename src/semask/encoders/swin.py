@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from timm.models.swin_transformer import SwinTransformerBlock, SwinTransformerStage, WindowAttention
 from torch import Tensor, nn
 
-from semask.layers.tiling import Part, is_tiled, run_in_parts, tiling_of
+from semask.layers.tiling import Group, Part, is_tiled, joined, run_in_groups, tiling_of
 from semask.layers.tokenwise import lean, tokenwise
 from semask.layers.windows import kinds_of_neighbours, run_in_windows
 
@@ -48,19 +48,30 @@ class ShiftedWindowAttention(nn.Module):
         # Of every kind of window, and so one bias for all windows of a part.
         biases = self._position_bias() - 100.0 * ~self.near[:, None]
         tiling = tiling_of(x, self.window_size, shift=self.shift)
-        (out,) = run_in_parts(x.flatten(0, 2), tiling, lambda tokens, part: (self._attend_part(tokens, part, biases),))
+        (out,) = run_in_groups(x.flatten(0, 2), tiling, lambda tokens, group: (self._run(tokens, group, biases),))
         return out.view(x.shape)
 
-    def _attend_part(
-        self, tokens: Float[Tensor, "m c"], part: Part, biases: Float[Tensor, "kinds heads n n"]
+    def _run(
+        self, tokens: Float[Tensor, "m c"], group: Group, biases: Float[Tensor, "kinds heads n n"]
     ) -> Float[Tensor, "m c"]:
-        zero = tokens.new_zeros(1, tokens.shape[-1])
-        joint = part.fill(self.qkv(tokens), lambda: self.qkv(zero), self.window_size**2)
-        query, key, value = joint.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        bias = biases[part.kind][None].to(query.dtype)
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        out: Tensor = self.proj(part.drain(attended.transpose(1, 2).flatten(2)))
+        padding = group.padding(self.qkv, tokens)
+        attended = [
+            self._attend_part(joint, part, padding, biases[part.kind]) for part, joint in group.shares(self.qkv(tokens))
+        ]
+        out: Tensor = self.proj(joined(attended))
         return out
+
+    def _attend_part(
+        self,
+        joint: Float[Tensor, "m qkv"],
+        part: Part,
+        padding: Float[Tensor, "1 qkv"] | None,
+        bias: Float[Tensor, "heads n n"],
+    ) -> Float[Tensor, "m c"]:
+        windows = part.fill(joint, padding, self.window_size**2)
+        query, key, value = windows.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None].to(query.dtype))
+        return part.drain(attended.transpose(1, 2).flatten(2))
 
     def _attend(self, windows: Float[Tensor, "nb n c"], near: Bool[Tensor, "w n n"] | None) -> Float[Tensor, "nb n c"]:
         query, key, value = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from torch import Tensor, nn
 
-from semask.layers.tiling import Part, is_tiled, run_in_parts, tiling_of
+from semask.layers.tiling import Group, is_tiled, joined, run_in_groups, tiling_of
 from semask.layers.tokenwise import tokenwise
 from semask.layers.windows import kinds_of_neighbours, run_in_windows
 
@@ -44,7 +44,7 @@ class DenseSwinV2Block(nn.Module):
     def _attend(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         if is_tiled(x):
             tiling = tiling_of(x, self.window_size, shift=self.shift)
-            (out,) = run_in_parts(x.flatten(0, 2), tiling, lambda tokens, part: (self._attend_part(tokens, part),))
+            (out,) = run_in_groups(x.flatten(0, 2), tiling, lambda tokens, group: (self._run(tokens, group),))
             return out.view(x.shape)
         return run_in_windows(
             x,
@@ -53,7 +53,10 @@ class DenseSwinV2Block(nn.Module):
             attend=lambda windows, near: self.attn(windows, mask=None if near is None else -100.0 * ~near),
         )
 
-    def _attend_part(self, tokens: Float[Tensor, "m c"], part: Part) -> Float[Tensor, "m c"]:
-        windows = part.fill(tokens, lambda: tokens.new_zeros(1, tokens.shape[-1]), self.window_size**2)
-        apart = -100.0 * ~self.near[part.kind][None] if part.kind else None
-        return part.drain(self.attn(windows, mask=apart))
+    def _run(self, tokens: Float[Tensor, "m c"], group: Group) -> Float[Tensor, "m c"]:
+        padding = group.padding(nn.Identity(), tokens)
+        attended = []
+        for part, values in group.shares(tokens):
+            apart = -100.0 * ~self.near[part.kind][None] if part.kind else None
+            attended.append(part.drain(self.attn(part.fill(values, padding, self.window_size**2), mask=apart)))
+        return joined(attended)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from semask.layers.tiling import Part, is_tiled, run_in_parts, tiling_of
+from semask.layers.tiling import Group, is_tiled, joined, run_in_groups, tiling_of
 from semask.layers.unequal import attend
 from semask.layers.windows import join_windows, kinds_of_neighbours, neighbours, pad_to_windows, split_windows
 
@@ -72,16 +71,22 @@ class SemanticAttention(nn.Module):
         attended = attend(semantic, self.key(x), self.value(x), mask=mask, scale=self.scale)
         return self._update(attended), semantic
 
-    def attend_part(
-        self, tokens: Float[Tensor, "m c"], part: Part, area: int, mask: Bool[Tensor, "n n"] | None
+    def attend_group(
+        self, tokens: Float[Tensor, "m c"], group: Group, area: int, near: Bool[Tensor, "kinds n n"] | None
     ) -> tuple[Float[Tensor, "m c"], Float[Tensor, "m k"]]:
-        """Return what `forward` does, for tokens in windows of `area` tokens, of which zeros pad some."""
-        zero = tokens.new_zeros(1, tokens.shape[-1])
-        semantic = self.query(tokens)
-        query = part.fill(semantic, partial(self.query, zero), area)
-        key, value = (part.fill(linear(tokens), partial(linear, zero), area) for linear in (self.key, self.value))
-        attended = attend(query, key, value, mask=mask, scale=self.scale)
-        return self._update(part.drain(attended)), semantic
+        """Return what `forward` does, for tokens in windows of `area` tokens, of which zeros pad some.
+
+        `near` says of every kind of window which tokens look at each other.
+        """
+        linears = (self.query, self.key, self.value)
+        made = [linear(tokens) for linear in linears]
+        padding = [group.padding(linear, tokens) for linear in linears]
+        attended = []
+        for (part, query), (_, key), (_, value) in zip(*(group.shares(values) for values in made), strict=True):
+            windows = [part.fill(*pair, area) for pair in zip((query, key, value), padding, strict=True)]
+            mask = None if near is None else near[part.kind]
+            attended.append(part.drain(attend(*windows, mask=mask, scale=self.scale)))
+        return self._update(joined(attended)), made[0]
 
     def _update(self, attended: Float[Tensor, "*b n c"]) -> Float[Tensor, "*b n c"]:
         out: Tensor = self.gain * self.dropout(self.project(attended))
@@ -150,10 +155,10 @@ class SemanticLayer(nn.Module):
         assert isinstance(unit, SemanticAttention)
         assert size is not None
         near = kinds_of_neighbours(size, shift=shift) if shift else None
-        update, semantic = run_in_parts(
+        update, semantic = run_in_groups(
             x.flatten(0, 2),
             tiling_of(x, size, shift=shift),
-            lambda tokens, part: unit.attend_part(tokens, part, size**2, None if near is None else near[part.kind]),
+            lambda tokens, group: unit.attend_group(tokens, group, size**2, near),
         )
         return update.view(x.shape), semantic.unflatten(0, x.shape[:3])
 

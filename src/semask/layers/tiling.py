@@ -38,14 +38,14 @@ class Part(NamedTuple):
     tokens: Integer[Tensor, " m"]
     slots: Integer[Tensor, " m"] | None
 
-    def fill(self, values: Float[Tensor, "m f"], padding: Callable[[], Tensor], area: int) -> Float[Tensor, "w n f"]:
-        """Return what was made of the tokens as windows of `area` tokens.
-
-        `padding` makes what stands where a window is padded (1 f); where none is, it is not asked.
-        """
+    def fill(
+        self, values: Float[Tensor, "m f"], padding: Float[Tensor, "1 f"] | None, area: int
+    ) -> Float[Tensor, "w n f"]:
+        """Return what was made of the tokens as windows of `area` tokens, `padding` where a window is padded."""
         if self.slots is None:
             return values.view(self.windows, area, -1)
-        filled = padding().expand(self.windows * area, -1).index_copy(0, self.slots, values)
+        assert padding is not None
+        filled = padding.expand(self.windows * area, -1).index_copy(0, self.slots, values)
         return filled.view(self.windows, area, -1)
 
     def drain(self, windows: Float[Tensor, "w n f"]) -> Float[Tensor, "m f"]:
@@ -54,13 +54,33 @@ class Part(NamedTuple):
         return values if self.slots is None else values.index_select(0, self.slots)
 
 
+class Group(NamedTuple):
+    """Parts whose tokens go through linear layers together.
+
+    tokens: those of all parts, one part after the other.
+    """
+
+    tokens: Integer[Tensor, " m"]
+    parts: tuple[Part, ...]
+
+    def padding(self, layer: Callable[[Tensor], Tensor], tokens: Float[Tensor, "m c"]) -> Float[Tensor, "1 f"] | None:
+        """Return what `layer` makes of a token that only pads a window, a zero; None where no window is padded."""
+        if all(part.slots is None for part in self.parts):
+            return None
+        return layer(tokens.new_zeros(1, tokens.shape[-1]))
+
+    def shares(self, values: Float[Tensor, "m f"]) -> Iterator[tuple[Part, Float[Tensor, "_ f"]]]:
+        """Give every part with what was made of its tokens."""
+        return zip(self.parts, values.split([len(part.tokens) for part in self.parts]), strict=True)
+
+
 class Tiling(NamedTuple):
     """All windows of a batch of maps.
 
-    places: of every token, image by image and row by row, where it stands among the tokens of all parts.
+    places: of every token, image by image and row by row, where it stands among the tokens of all groups.
     """
 
-    parts: tuple[Part, ...]
+    groups: tuple[Group, ...]
     places: Integer[Tensor, " m"]
 
 
@@ -85,7 +105,7 @@ MAX_KEPT = 2**17
 
 @lru_cache(maxsize=24)
 def tile(batch: int, height: int, width: int, size: int, *, shift: int, in_parts: bool) -> Tiling:
-    """Tile maps of height × width tokens; `in_parts` bounds the parts by `PART_TOKENS`, else one holds all of a kind.
+    """Tile maps of height × width tokens; `in_parts` bounds the groups by `PART_TOKENS`, else one holds all.
 
     All is a matter of these numbers alone, so that what is remembered fits any weights.
     """
@@ -99,11 +119,12 @@ def tile(batch: int, height: int, width: int, size: int, *, shift: int, in_parts
     most = max(1, PART_TOKENS // size**2) if in_parts else len(windows)
     # A tensor made in inference mode would be unfit for training afterwards.
     with torch.inference_mode(False):
-        parts = tuple(_part(kind, some) for kind, some in _runs(windows, kinds, most))
-        order = torch.cat([part.tokens for part in parts])
+        parts = [_part(kind, some) for kind, some in _runs(windows, kinds, most)]
+        groups = tuple(_group(some) for some in (_gather(parts, most) if in_parts else [parts]))
+        order = torch.cat([group.tokens for group in groups])
         places = torch.empty_like(order)
         places[order] = torch.arange(len(order))
-    return Tiling(parts, places)
+    return Tiling(groups, places)
 
 
 def _kinds(rows: int, columns: int) -> NDArray[np.int64]:
@@ -127,9 +148,31 @@ def _part(kind: int, windows: NDArray[np.int64]) -> Part:
     return Part(kind, len(windows), torch.from_numpy(flat[slots]), None if whole else torch.from_numpy(slots))
 
 
-def run_in_parts(
-    tokens: Float[Tensor, "m c"], tiling: Tiling, attend: Callable[[Tensor, Part], Sequence[Tensor]]
+def _gather(parts: Sequence[Part], most: int) -> Iterator[list[Part]]:
+    """Give parts one after the other, together while they hold no more than `most` windows."""
+    together: list[Part] = []
+    for part in parts:
+        if together and sum(each.windows for each in together) + part.windows > most:
+            yield together
+            together = []
+        together.append(part)
+    yield together
+
+
+def _group(parts: Sequence[Part]) -> Group:
+    tokens = torch.cat([part.tokens for part in parts])
+    views = tokens.split([len(part.tokens) for part in parts])
+    return Group(tokens, tuple(part._replace(tokens=view) for part, view in zip(parts, views, strict=True)))
+
+
+def run_in_groups(
+    tokens: Float[Tensor, "m c"], tiling: Tiling, attend: Callable[[Tensor, Group], Sequence[Tensor]]
 ) -> tuple[Tensor, ...]:
-    """Let `attend` act on the tokens of every part and return what it makes of them, in the tokens' own order."""
-    made = [attend(tokens.index_select(0, part.tokens), part) for part in tiling.parts]
-    return tuple(torch.cat(each).index_select(0, tiling.places) for each in zip(*made, strict=True))
+    """Let `attend` act on the tokens of every group and return what it makes of them, in the tokens' own order."""
+    made = [attend(tokens.index_select(0, group.tokens), group) for group in tiling.groups]
+    return tuple(joined(each).index_select(0, tiling.places) for each in zip(*made, strict=True))
+
+
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """Return tensors as one; a single one is not copied."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
