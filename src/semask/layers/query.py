@@ -104,6 +104,6 @@ class PostNormMLP(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Act on every token alone."""
-        hidden = self.dropout(F.relu(self.fc1(tokens)))
+        hidden = self.dropout(F.relu(self.fc1(tokens), inplace=True))
         out: Tensor = self.norm(tokens + self.dropout(self.fc2(hidden)))
         return out
