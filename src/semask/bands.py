@@ -18,6 +18,8 @@ from semask.neighbours import classes_last, corners, interpolated, mix, neighbou
 
 NUMBERS = 2**21
 """Scores in a band: 8 MiB in float32, so that what is done to it finds it in a processor's cache."""
+NUMBERS_ELSEWHERE = 2**24
+"""The same on accelerators, where each band costs a dozen calls, however small it is: 64 MiB in float32."""
 UNSURE = -1
 """In place of a class: only the scores themselves can tell."""
 
@@ -328,10 +330,11 @@ def unsure(bands: Bands, first: int, last: int) -> Int16[Tensor, "b r W"]:
 
 
 def walk(bands: Bands, first: int = 0, last: int | None = None) -> Iterator[tuple[int, int, Float[Tensor, "b k r W"]]]:
-    """Yield (first, last, scores) from the top down, about `NUMBERS` scores at a time."""
+    """Yield (first, last, scores) from the top down, about `NUMBERS` scores at a time, or `NUMBERS_ELSEWHERE`."""
     batch, classes, height, width = bands.shape
     end = height if last is None else last
-    step = max(1, NUMBERS // max(1, batch * classes * width))
+    numbers = NUMBERS if bands.device.type == "cpu" else NUMBERS_ELSEWHERE
+    step = max(1, numbers // max(1, batch * classes * width))
     for start in range(first, end, step):
         stop = min(start + step, end)
         yield start, stop, bands.rows(start, stop)

@@ -10,7 +10,7 @@ from semask.bands import NUMBERS, UNSURE, Bands, Places, best_class, gather, wal
 from semask.plain import is_plain
 
 PIXELS = 2**18
-"""Pixels decided at once."""
+"""Pixels decided at once, on a processor."""
 SPARSE = 0.5
 """Up to this share of unsure pixels, scores are read one by one."""
 
@@ -28,7 +28,7 @@ def label_map(bands: Bands) -> UInt8[Tensor, "b H W"]:
     batch, _, height, width = bands.shape
     found = torch.empty((batch, height, width), dtype=torch.uint8, device=bands.device)
     wrong = torch.zeros((), dtype=torch.int64, device=bands.device)
-    step = max(1, PIXELS // max(1, batch * width))
+    step = max(1, PIXELS // max(1, batch * width)) if bands.device.type == "cpu" else height
     for first in range(0, height, step):
         last = min(first + step, height)
         _decide(bands, first, last, found[:, first:last], wrong)

@@ -79,7 +79,8 @@ def interpolated(source: Float[Tensor, "b k r w"], down: Neighbours, top: int, w
 
     Not by a product of matrices, which it may be told to round (TF32).
     """
-    index, share = (part.to(source.device) for part in (down.pixel - top, down.share))
+    # Without waiting for the device: what is copied is small, and nobody changes it meanwhile.
+    index, share = (part.to(source.device, non_blocking=True) for part in (down.pixel - top, down.share))
     wide = resize(source, (source.shape[-2], width))
     upper, lower = wide[:, :, index[:, 0]], wide[:, :, index[:, 1]]
     return upper * share[:, :1] + lower * share[:, 1:]

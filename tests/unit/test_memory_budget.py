@@ -73,7 +73,7 @@ class FullClasses(Classes):
 
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(bands, "NUMBERS", 3 * 2**20)  # fewer bands: fake tensors take their time
+    monkeypatch.setattr(bands, "NUMBERS_ELSEWHERE", 3 * 2**20)  # small ones, for a small budget
     with FakeTensorMode(), torch.inference_mode():
         yield
 
@@ -125,6 +125,12 @@ def test_a_prior_is_scored_within_the_budget() -> None:
     assert (gib < BUDGET, place) == (True, "cpu")
     gib, place = peak(build_prior(Classes(), recipe.TestRecipe(), SMALL))
     assert (gib > PHOTO_SCORES, place) == (True, "cuda")
+
+
+def test_bands_are_larger_where_every_call_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    counts = [len(list(bands.walk(Held(torch.empty(1, 19, 2048, 1024, device=place))))) for place in ("cpu", "cuda")]
+    assert counts == [20, 3]
 
 
 def test_scores_that_a_model_gives_are_not_counted() -> None:
