@@ -18,7 +18,9 @@ from semask.benchmark.contender import contender
 from semask.benchmark.cost import cost_of
 from semask.benchmark.measure import measure
 from semask.benchmark.options import Options
-from semask.benchmark.sides import sides_of
+from semask.benchmark.record import ratios
+from semask.benchmark.rounds import Timings
+from semask.benchmark.sides import Side, sides_of
 from semask.benchmark.work import Setting, label_maps, work_of
 from semask.checkpoints import store
 from semask.recipes import get
@@ -203,6 +205,8 @@ def test_stages_are_made_again(tmp_path: Path) -> None:
     for stages in ((), (1, 2)):
         (side,) = sides_of([RECIPE], Options(what="train", size=(64,), recompute_stages=stages), CPU, tmp_path)
         assert side.recomputed == stages
+        assert not side.channels_last, "Swin's maps are so already"
+        assert side.multiply_adds == 3 * side.cost.multiply_adds  # type: ignore[union-attr]
         kept[stages] = 0
 
         def count(value: torch.Tensor, stages: tuple[int, ...] = stages) -> torch.Tensor:
@@ -212,6 +216,13 @@ def test_stages_are_made_again(tmp_path: Path) -> None:
         with torch.autograd.graph.saved_tensors_hooks(count, lambda value: value):
             side.run()
     assert kept[1, 2] < 0.9 * kept[()]
+
+
+def test_ratios_are_of_the_time_for_an_image() -> None:
+    sides = [Side(title, "semask", title, print, (8, 8), images, images) for title, images in (("a", 2), ("b", 4))]
+    first, second = ratios(sides, Timings({"a": (1.0, 2.0, 2.0), "b": (4.0, 4.0, 2.0)}))
+    assert first["median"] == first["greatest"] == 1
+    assert (second["least"], second["median"], second["greatest"]) == (0.5, 1, 2)
 
 
 def test_the_compiled_model_is_what_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
