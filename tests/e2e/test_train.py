@@ -139,8 +139,9 @@ def test_a_run_ended_from_outside_says_so(tmp_path: Path, number: signal.Signals
         ended = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert ended.stdout is not None
-    assert any(line.startswith("step") for line in ended.stdout)
-    ended.send_signal(number)
-    ended.communicate(timeout=120)
+    with ended:
+        assert ended.stdout is not None
+        assert any(line.startswith("step") for line in ended.stdout)
+        ended.send_signal(number)
+        ended.communicate(timeout=120)
     assert ended.returncode == status
