@@ -177,6 +177,10 @@ def test_nothing_to_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         ({"measured": 3}, "no record of `semask bench` of format 1"),
         ({"environment": None}, "no record of `semask bench` of format 1"),
         ({"measured": [{"title": 3}]}, "no whole record of `semask bench`: its 'title' is missing or spoilt"),
+        ({"measured": []}, "no record of `semask bench` of format 1"),
+        ({"measured": [measured("a", seconds={"median": "x"})]}, "its 'seconds' is missing or spoilt"),
+        ({"measured": [measured("a", time_to_first={})]}, "its 'time_to_first' is missing or spoilt"),
+        ({"measured": [measured("a", parameters="x")]}, "its 'parameters' is missing or spoilt"),
         ({"measured": ["x"]}, "no whole record of `semask bench`: its 'title' is missing or spoilt"),
     ],
 )

@@ -17,6 +17,8 @@ from semask.plain import is_plain
 
 KIND = "semask bench"
 FORMAT = 1
+NUMBER = (int, float)
+NONE = type(None)
 NEEDED: dict[str, type | tuple[type, ...]] = {
     "title": str,
     "recipe": str,
@@ -26,12 +28,22 @@ NEEDED: dict[str, type | tuple[type, ...]] = {
     "batch": int,
     "dtype": str,
     "rounds": int,
-    "images_per_second": (int, float),
+    "images_per_second": NUMBER,
     "seconds": dict,
     "time_to_first": dict,
     "memory": dict,
+    "parameters": (*NUMBER, NONE),
+    "multiply_adds": (*NUMBER, NONE),
+    "share_of_peak": (*NUMBER, NONE),
+    "recompute_stages": (list, NONE),
 }
-"""What every entry has, and of which types."""
+"""What every entry has, and of which types; what may be None may be left out."""
+PARTS = {
+    "seconds": ("median", "p90", "p99"),
+    "time_to_first": ("median", "least", "greatest"),
+    "memory": ("above", "total"),
+}
+"""Numbers that parts of an entry have."""
 
 
 class BenchRecord(NamedTuple):
@@ -100,13 +112,26 @@ def read_bench(path: Path) -> list[BenchRecord]:
     """Return the records in a file; a ValueError tells what is wrong with it."""
     values = _values(path)
     entries, around = values.get("measured"), values.get("environment")
-    if values.get("format") != FORMAT or not isinstance(entries, list) or not isinstance(around, Mapping):
+    known = values.get("format") == FORMAT
+    if not (known and isinstance(entries, list) and entries and isinstance(around, Mapping)):
         raise ValueError(f"{path} is no record of `semask bench` of format {FORMAT}; measure once more")
     for entry in entries:
-        for name, kinds in NEEDED.items():
-            if not isinstance(entry, Mapping) or not isinstance(entry.get(name), kinds):
-                raise ValueError(f"{path} is no whole record of `semask bench`: its {name!r} is missing or spoilt")
+        if (name := _spoilt(entry)) is not None:
+            raise ValueError(f"{path} is no whole record of `semask bench`: its {name!r} is missing or spoilt")
     return [BenchRecord(path, {**entry, "environment": dict(around)}) for entry in entries]
+
+
+def _spoilt(entry: object) -> str | None:
+    """Return the name of a value of an entry that is missing or of another type; None where there is none."""
+    if not isinstance(entry, Mapping):
+        return "title"
+    for name, kinds in NEEDED.items():
+        if not isinstance(entry.get(name), kinds):
+            return name
+    for name, keys in PARTS.items():
+        if not all(isinstance(entry[name].get(key), NUMBER) for key in keys):
+            return name
+    return None
 
 
 def holds_bench(path: Path) -> bool:
