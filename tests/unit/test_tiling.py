@@ -86,6 +86,10 @@ def attention_of(size: int, shift: int) -> ShiftedWindowAttention:
     return ShiftedWindowAttention(attention, shift=shift)
 
 
+def test_no_image_has_no_windows() -> None:
+    assert attention_of(4, 2)(torch.zeros(0, 5, 6, 12)).shape == (0, 5, 6, 12)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shift", [0, 2])
 @pytest.mark.parametrize("size", [(2, 8, 8), (1, 9, 6), (3, 1, 2), (1, 61, 83)], ids=str)

@@ -87,9 +87,12 @@ class Tiling(NamedTuple):
 def is_tiled(x: Tensor) -> bool:
     """Say whether a map's windows are to be made by a tiling: on the processor, run as it is written.
 
-    A compiler makes as much of the plain steps, and an exported graph should hold no table for one size.
+    A compiler makes as much of the plain steps, and an exported graph should hold no table for one size. A batch of no
+    image has no windows.
     """
-    return x.device.type == "cpu" and type(x) is Tensor and not (is_plain() or torch.compiler.is_compiling())
+    if is_plain() or torch.compiler.is_compiling():
+        return False
+    return x.device.type == "cpu" and type(x) is Tensor and x.numel() > 0
 
 
 def tiling_of(x: Float[Tensor, "b h w c"], size: int, *, shift: int) -> Tiling:
