@@ -102,6 +102,8 @@ class SemanticLayer(nn.Module):
     Source: SeMask §3.1; the residual, the padding and the extents as in the authors' code.
     """
 
+    near: Tensor | None
+
     def __init__(
         self,
         channels: int,
@@ -127,6 +129,9 @@ class SemanticLayer(nn.Module):
         self.window_size = window_size
         shifts = [False] * len(units) if shifts is None else shifts
         self.shifts = tuple(window_size // 2 if shifted and window_size else 0 for shifted in shifts)
+        shift = self.shifts[0]
+        near = kinds_of_neighbours(window_size, shift=shift) if window_size is not None and shift else None
+        self.register_buffer("near", near, persistent=False)
         self.residual = residual
         self.norm = nn.LayerNorm(channels)
         self.units = nn.ModuleList(units)
@@ -154,11 +159,10 @@ class SemanticLayer(nn.Module):
         unit, size, shift = self.units[0], self.window_size, self.shifts[0]
         assert isinstance(unit, SemanticAttention)
         assert size is not None
-        near = kinds_of_neighbours(size, shift=shift) if shift else None
         update, semantic = run_in_groups(
             x.flatten(0, 2),
             tiling_of(x, size, shift=shift),
-            lambda tokens, group: unit.attend_group(tokens, group, size**2, near),
+            lambda tokens, group: unit.attend_group(tokens, group, size**2, self.near),
         )
         return update.view(x.shape), semantic.unflatten(0, x.shape[:3])
 
