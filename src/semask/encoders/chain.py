@@ -12,7 +12,7 @@ from timm.models import FeatureListNet
 from timm.models.xception_aligned import XceptionAligned
 from torch import nn
 
-from semask.encoders.dense import make_dense
+from semask.encoders.dense import divide_sizes, make_dense
 from semask.encoders.fixed_size import check_size, size_of_images, size_options
 from semask.encoders.staged import STAGES, Staged, StagedHiera, StagedHieraDet, StagedMViT, StagedTwins
 
@@ -119,6 +119,7 @@ def timm_chain(
         )
     if family in _DENSE:
         make_dense(network)
+    divide_sizes(network)
     strides = tuple(network.feature_info.reduction()[-NUM_STAGES:])
     return Chain(
         modules=nn.ModuleDict(network.items()),

@@ -1,4 +1,7 @@
-"""timm's Swins, made for classification, as those of dense prediction: images of any size, windows padded first."""
+"""timm's Swins, made for classification, as those of dense prediction: images of any size, windows padded first.
+
+And timm's sizes written so that a compiler for all sizes can follow them.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Float
-from timm.layers import PatchEmbed
+from timm.layers import Conv2dSame, PatchEmbed
 from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from torch import Tensor, nn
@@ -60,6 +63,20 @@ def pad_to_multiple(images: Float[Tensor, "b c H W"], multiple: int) -> Float[Te
     return F.pad(images, (0, right, 0, bottom))
 
 
+class SameConvolution(nn.Conv2d):
+    """timm's convolution padded as TensorFlow does, ⌈side / stride⌉ places; see `DensePatchEmbedding`."""
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o _h _w"]:
+        """Pad, the odd one at the right and bottom, then convolve."""
+        bounds = zip(x.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True)
+        tall, wide = (
+            max((divide_up(side, stride) - 1) * stride + (kernel - 1) * dilation + 1 - side, 0)
+            for side, kernel, stride, dilation in bounds
+        )
+        padded = F.pad(x, (wide // 2, wide - wide // 2, tall // 2, tall - tall // 2))
+        return F.conv2d(padded, self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups)
+
+
 DENSE: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     PatchEmbed: DensePatchEmbedding,
     PatchMerging: DensePatchMerging,
@@ -67,6 +84,13 @@ DENSE: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     SwinTransformerV2Block: DenseSwinV2Block,
 }
 """timm's modules and what takes over their weights."""
+
+
+def divide_sizes(network: nn.Module) -> None:
+    """Let convolutions padded as TensorFlow does reckon with divisions that a compiler for all sizes can follow."""
+    for module in network.modules():
+        if type(module) is Conv2dSame:
+            module.__class__ = SameConvolution
 
 
 def make_dense(network: nn.Module) -> None:
