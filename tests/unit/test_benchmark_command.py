@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from semask import build, cli, plain
+from semask.benchmark import files
 from semask.benchmark.contender import contender
 from semask.benchmark.cost import cost_of
 from semask.benchmark.measure import measure
@@ -22,6 +24,7 @@ from semask.benchmark.record import ratios
 from semask.benchmark.rounds import Timings
 from semask.benchmark.sides import Side, sides_of
 from semask.benchmark.work import Setting, label_maps, work_of
+from semask.build import build_loss
 from semask.checkpoints import store
 from semask.recipes import get
 from semask.structures import IGNORE
@@ -100,6 +103,27 @@ def test_a_training_step_trains_only_with_the_optimisers_step_and_leaves_no_grad
     assert model.training
 
 
+def test_whole_images_are_seen_once_whatever_the_recipes_test_is() -> None:
+    model, recipe = build("scenes/micro-fpn").eval(), get("scenes/micro-fpn")
+    recipe = replace(recipe, test=replace(recipe.test, flip=True, scales=(0.5, 1.0)))
+    images, seen = torch.rand(1, 3, 32, 32), []
+    model.encoder.register_forward_hook(lambda *_: seen.append(1))
+    with torch.inference_mode():
+        for test, passes in (("whole", 1), ("recipe", 4)):
+            contender("x", model, recipe, test=test).labels(images)
+            assert len(seen) == passes
+            seen.clear()
+
+
+def test_the_loss_of_padded_images_is_that_of_training() -> None:
+    """A ViT's sides are multiples of its patch; labels are padded alike."""
+    model, recipe = build("scenes/micro-seg").eval(), get("scenes/micro-seg")
+    images, labels = torch.rand(2, 3, 33, 45), label_maps(recipe.model.num_classes, (33, 45), 2)
+    assert model.prepare(images).shape[-2:] != images.shape[-2:]
+    expected = build_loss(recipe)(model(images), model.pad_labels(labels)).total
+    torch.testing.assert_close(contender("x", model, recipe).loss(images, labels), expected)
+
+
 def test_labels_have_regions_and_a_part_without() -> None:
     labels = label_maps(150, (64, 96), 2)
     assert labels.dtype == torch.uint8
@@ -134,8 +158,16 @@ def test_bfloat16_is_by_autocast(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert torch.bfloat16 in seen
 
 
-def test_an_evaluation_is_of_drawn_scenes_and_of_ones_own_files(tmp_path: Path) -> None:
+def test_an_evaluation_is_of_as_many_pictures_as_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    evaluate = files.evaluate_model
+    monkeypatch.setattr(
+        files,
+        "evaluate_model",
+        lambda predictor, chosen, **given: seen.append(len(chosen)) or evaluate(predictor, chosen, **given),
+    )
     record = measure([RECIPE], Options(what="evaluate", images=2, **QUICK))
+    assert set(seen) == {2}
     (values,) = record["measured"]
     assert values["images_per_run"] == 2
     assert values["multiply_adds"] is None
