@@ -75,7 +75,9 @@ class SegmentationLoss:
     def __call__(self, out: Segmentation, labels: Integer[Tensor, "b H W"]) -> LossTerms:
         """Return the terms for logits at the decoder's grid and labels of the (padded) image."""
         assert isinstance(out.main, PixelLogits)
-        weights = None if self.class_weights is None else torch.tensor(self.class_weights, device=labels.device)
+        weights = None
+        if self.class_weights is not None:  # copied without waiting for what the device is at
+            weights = torch.tensor(self.class_weights).to(labels.device, non_blocking=True)
         main = pixel_cross_entropy(
             out.main.logits,
             labels,
