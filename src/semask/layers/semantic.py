@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from semask.layers.tiling import Group, is_tiled, joined, run_in_groups, tiling_of
 from semask.layers.unequal import attend
-from semask.layers.windows import join_windows, kinds_of_neighbours, neighbours, pad_to_windows, split_windows
+from semask.layers.windows import crop, join_windows, kinds_of_neighbours, neighbours, pad_to_windows, split_windows
 
 
 class SemanticAttention(nn.Module):
@@ -148,8 +148,9 @@ class SemanticLayer(nn.Module):
         for number in range(1, len(self.units)):
             update, semantic = self._attend(tokens + total, number)
             total = total + update
-        update, semantic = (t.narrow(1, 0, height).narrow(2, 0, width) for t in (total, semantic))
-        return self._result(x, normalised, update, semantic)
+        if self.window_size is not None:
+            total, semantic = (crop(t, height, width) for t in (total, semantic))
+        return self._result(x, normalised, total, semantic)
 
     def _result(self, x: Tensor, normalised: Tensor, update: Tensor, semantic: Tensor) -> tuple[Tensor, Tensor | None]:
         return (x if self.residual == "input" else normalised) + update, semantic if self.units[-1].semantic else None

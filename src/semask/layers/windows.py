@@ -52,10 +52,15 @@ def run_in_windows(
     out = join_windows(attend(split_windows(padded, size), near), size, padded)
     if shift:
         out = out.roll((shift, shift), dims=(1, 2))
+    return crop(out, height, width)
+
+
+def crop(x: Float[Tensor, "b H W c"], height: int, width: int) -> Float[Tensor, "b h w c"]:
+    """Undo a padding to windows."""
     # Not by slices, whose size is the lesser of two: a compiler for all sizes would carry that on from block to block.
-    out = out.narrow(1, 0, height).narrow(2, 0, width)
+    x = x.narrow(1, 0, height).narrow(2, 0, width)
     # With the padded map's strides what follows would be one graph where nothing is padded and another where it is.
-    return out.clone(memory_format=torch.contiguous_format) if torch.compiler.is_compiling() else out
+    return x.clone(memory_format=torch.contiguous_format) if torch.compiler.is_compiling() else x
 
 
 def neighbours(height: int, width: int, size: int, *, shift: int, device: torch.device) -> Bool[Tensor, "w n n"]:
