@@ -310,9 +310,11 @@ def test_models_compile() -> None:
         ([RECIPE, "--what", "evaluate", "--against", "smp"], "which smp have no equal of"),
         ([RECIPE, "--what", "load", "--images", "1", "--batch", "2"], "--images 1 are less than a batch of 2"),
         ([RECIPE, "--what", "predict", "--against", "timm"], "timm's encoder alone makes no label maps"),
+        ([RECIPE, "--plain", "--against", "plain"], "--plain measures the plain formulations alone; leave it out"),
         (["scenes/nothing"], "no recipe called 'scenes/nothing'"),
         ([RECIPE, "--device", "cuda"], "there is no GPU that torch can use"),
         ([RECIPE, "--out", "record.txt"], "--out names a file that ends in .json"),
+        ([RECIPE, "--out", f"{__file__}/record.json"], "is no folder and cannot be made one"),
     ],
 )
 def test_what_cannot_be_measured(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from semask import cli
 from semask.benchmark import report as speed
 from semask.benchmark.plot import points
 from semask.benchmark.record import BenchRecord, read_bench
+from semask.commands import bench
 from semask.recipes import get
 from tests.unit.test_record import write as write_evaluation
 
@@ -110,6 +113,36 @@ def test_rows_of_several_runs_kinds_and_sizes_are_told(tmp_path: Path) -> None:
     told = " ".join(speed.notes(both))
     for word in ("come from several runs", "one kind of run", "one precision", "one size", "Fewer than 20 rounds"):
         assert word in told
+    caption = speed.circumstances(both, [])
+    assert caption.startswith("several kinds of run · several sizes · batch 1 · several precisions · on AMD EPYC")
+    assert speed.circumstances(first, []).startswith("predict · size 512×512 · batch 1 · float32 · on AMD EPYC")
+
+
+def test_a_record_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report", "nowhere.json"]) == 2
+    assert "there is no record 'nowhere.json'; `semask evaluate` and `semask bench` write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_a_narrow_terminal_shows_fewer_columns_whole(width: int) -> None:
+    entry = measured(RECIPE, seconds={"median": 1.2, "p90": 1.3, "p99": 1.4, "iqr": 0.1})
+    console = Console(width=width, record=True, file=io.StringIO())
+    grid, spared = bench.fitting_table({"measured": [entry]}, console)
+    console.print(grid)
+    text = console.export_text()
+    assert "…" not in text.replace("0.90 … 1.10", "")
+    shown = {str(column.header) for column in grid.columns}
+    assert {"model", "images/s", "median ms", "time ÷ first's", "MiB"} <= shown
+    assert shown | set(spared) == set(bench.cells(entry))
+    assert bool(spared) == (width < 200)
+    assert width < 80 or RECIPE in text  # on narrower ones names go on in a second line
+
+
+def test_columns_of_which_nothing_is_known_are_left_out() -> None:
+    entry = measured(RECIPE, seconds={"median": 1.2, "p90": 1.3, "p99": 1.4, "iqr": 0.1}, share_of_peak=None)
+    titles = [column.header for column in bench.table({"measured": [entry]}).columns]
+    assert "of peak" not in titles
+    assert "mult-adds G" in titles
 
 
 def test_an_evaluation_beside_a_measurement_gives_its_accuracy(tmp_path: Path) -> None:

@@ -102,6 +102,8 @@ def check(names: Sequence[str], options: Options) -> None:
         raise ValueError(f"--memory must be more than 0 GiB, got {options.memory:g}")
     if options.max_batch and options.batch is not None:
         raise ValueError(f"--max-batch finds the batch, so leave --batch {options.batch} out")
+    if options.plain and "plain" in options.against:
+        raise ValueError("--plain measures the plain formulations alone; leave it out to compare with them")
     _check_unused(options)
     if options.what == "predict" and "timm" in options.against:
         raise ValueError("timm's encoder alone makes no label maps; compare with it by --what forward or train")

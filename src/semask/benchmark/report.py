@@ -76,20 +76,23 @@ def notes(records: Sequence[BenchRecord]) -> list[str]:
 
 def circumstances(records: Sequence[BenchRecord], remarks: Sequence[str]) -> str:
     """Return a line on what was measured where, for a plot; of what differs between the records, that it does."""
-
-    def told(value: Callable[[BenchRecord], str]) -> str:
+    parts: tuple[tuple[str, str, Callable[[BenchRecord], str]], ...] = (
+        ("", "several kinds of run", lambda record: str(record.values["what"])),
+        ("size ", "several sizes", _size),
+        ("batch ", "several batches", lambda record: str(record.values["batch"])),
+        ("", "several precisions", lambda record: str(record.values["dtype"])),
+        ("on ", "several machines", lambda record: _machine(record.values["environment"])),
+        (
+            "torch ",
+            "several versions of torch",
+            lambda record: str(_at(record.values["environment"], "packages.torch")),
+        ),
+    )
+    told = []
+    for name, many, value in parts:
         found = {value(record) for record in records}
-        return found.pop() if len(found) == 1 else "several"
-
-    parts = {
-        "": lambda record: str(record.values["what"]),
-        "size ": _size,
-        "batch ": lambda record: str(record.values["batch"]),
-        " ": lambda record: str(record.values["dtype"]),
-        "on ": lambda record: _machine(record.values["environment"]),
-        "torch ": lambda record: str(_at(record.values["environment"], "packages.torch")),
-    }
-    line = " · ".join(f"{name}{told(value)}".strip() for name, value in parts.items())
+        told.append(name + found.pop() if len(found) == 1 else many)
+    line = " · ".join(told)
     return "\n".join([line, *remarks[:1]])
 
 

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from semask.benchmark.options import FEW_ROUNDS, Options, check
-from semask.commands.flags import check_json, parse
+from semask.commands.flags import check_json, check_writable, parse
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 PROG = "semask bench"
+SPARED = ("IQR", "p99", "p90", "in all", "of peak", "mult-adds G", "params M", "batch")
+"""Columns that a narrow terminal goes without, in this order; records hold them all."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,8 @@ def bench(recipes: Sequence[str], options: Options, *, out: Path | None = None) 
     """Measure, print a table, write the record and return it as JSON values."""
     check_json(out)
     check(recipes, options)  # before torch is imported, which takes seconds
+    if out is not None:
+        check_writable(out.parent)
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -61,7 +66,12 @@ def bench(recipes: Sequence[str], options: Options, *, out: Path | None = None) 
 
         record = measure(recipes, options, progress=progress)
     console = Console() if sys.stdout.isatty() else Console(width=200)
-    console.print(table(record))
+    grid, spared = fitting_table(record, console)
+    console.print(grid)
+    if spared:
+        console.print(
+            f"the terminal is too narrow for {', '.join(spared)}; a record has all", style="dim", highlight=False
+        )
     for line in conditions(record):
         console.print(line, style="dim", highlight=False)
     if out is not None:
@@ -70,30 +80,56 @@ def bench(recipes: Sequence[str], options: Options, *, out: Path | None = None) 
     return record
 
 
-def table(record: Mapping[str, Any]) -> Table:
-    """Return what was measured as a table, a row for every side."""
+def fitting_table(record: Mapping[str, Any], console: Console) -> tuple[Table, list[str]]:
+    """Return what was measured as a table that fits into a terminal, and the columns which that has no room for."""
+    from rich.measure import Measurement
+
+    spared: list[str] = []
+    while True:
+        grid = table(record, without=spared)
+        shown = [column.header for column in grid.columns]
+        left = [title for title in SPARED if title in shown]
+        if not left or Measurement.get(console, console.options.update(max_width=1000), grid).maximum <= console.width:
+            return grid, spared
+        spared.append(left[0])
+
+
+def table(record: Mapping[str, Any], *, without: Sequence[str] = ()) -> Table:
+    """Return what was measured as a table, a row for every side; columns that nothing is known of are left out."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
+    rows = [cells(values) for values in record["measured"]]
+    shown = [title for title in rows[0] if title not in without and any(row[title] for row in rows)]
     grid = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    grid.add_column("model", overflow="fold")
-    for title in ("batch", "images/s", "median ms", "p90", "p99", "IQR", "time ÷ first's", "MiB", "in all"):
-        grid.add_column(title, justify="right", no_wrap=True)
-    for title in ("params M", "mult-adds G", "of peak"):
-        grid.add_column(title, justify="right", no_wrap=True)
-    for values in record["measured"]:
-        seconds, ratio, memory = values["seconds"], values["time_to_first"], values["memory"]
-        grid.add_row(
-            values["title"],
-            str(values["batch"]),
-            f"{values['images_per_second']:.2f}",
-            *(f"{1e3 * seconds[name]:.1f}" for name in ("median", "p90", "p99", "iqr")),
-            f"{ratio['median']:.2f} [dim]({ratio['least']:.2f} … {ratio['greatest']:.2f})[/dim]",
-            *(f"{memory[name] / 2**20:.0f}" for name in ("above", "total")),
-            *(_scaled(values[name], unit) for name, unit in (("parameters", 1e6), ("multiply_adds", 1e9))),
-            "" if values["share_of_peak"] is None else f"{100 * values['share_of_peak']:.1f} %",
-        )
+    for title in shown:
+        if title == "model":
+            grid.add_column(title, overflow="fold")
+        else:
+            grid.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        grid.add_row(*(row[title] for title in shown))
     return grid
+
+
+def cells(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return one side's figures as text by the titles of their columns, in the order of these."""
+    seconds, ratio, memory = values["seconds"], values["time_to_first"], values["memory"]
+    return {
+        "model": values["title"],
+        "batch": str(values["batch"]),
+        "images/s": f"{values['images_per_second']:.2f}",
+        "median ms": f"{1e3 * seconds['median']:.1f}",
+        "p90": f"{1e3 * seconds['p90']:.1f}",
+        "p99": f"{1e3 * seconds['p99']:.1f}",
+        "IQR": f"{1e3 * seconds['iqr']:.1f}",
+        "time ÷ first's": f"{ratio['median']:.2f} [dim]({ratio['least']:.2f} … {ratio['greatest']:.2f})[/dim]",
+        "MiB": f"{memory['above'] / 2**20:.0f}",
+        "in all": f"{memory['total'] / 2**20:.0f}",
+        "params M": _scaled(values["parameters"], 1e6),
+        "mult-adds G": _scaled(values["multiply_adds"], 1e9),
+        "of peak": "" if values["share_of_peak"] is None else f"{100 * values['share_of_peak']:.1f} %",
+    }
 
 
 def conditions(record: Mapping[str, Any]) -> list[str]:

@@ -80,6 +80,10 @@ def read(paths: Sequence[Path]) -> tuple[list[Record], list[BenchRecord]]:
 
     evaluations, measurements = [], []
     for path in paths:
+        if not path.exists():
+            raise ValueError(
+                f"there is no record {str(path)!r}; `semask evaluate` and `semask bench` write them by --out"
+            )
         if holds_bench(path):
             measurements += read_bench(path)
         else:
