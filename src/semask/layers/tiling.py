@@ -108,7 +108,7 @@ MAX_KEPT = 2**17
 
 @lru_cache(maxsize=24)
 def tile(batch: int, height: int, width: int, size: int, *, shift: int, in_parts: bool) -> Tiling:
-    """Tile maps of height × width tokens; `in_parts` bounds the groups by `PART_TOKENS`, else one holds all.
+    """Tile maps of height × width tokens; `in_parts` bounds the parts by `PART_TOKENS`, else one holds all of a kind.
 
     All is a matter of these numbers alone, so that what is remembered fits any weights.
     """
@@ -119,11 +119,12 @@ def tile(batch: int, height: int, width: int, size: int, *, shift: int, in_parts
     rows, columns = (height + bottom) // size, (width + right) // size
     windows = rolled.reshape(batch, rows, size, columns, size).swapaxes(2, 3).reshape(-1, size * size)
     kinds = np.broadcast_to(_kinds(rows, columns) * bool(shift), (batch, rows, columns)).ravel()
-    most = max(1, PART_TOKENS // size**2) if in_parts else len(windows)
+    most = max(1, PART_TOKENS // size**2)
     # A tensor made in inference mode would be unfit for training afterwards.
     with torch.inference_mode(False):
-        parts = [_part(kind, some) for kind, some in _runs(windows, kinds, most)]
-        groups = tuple(_group(some) for some in (_gather(parts, most) if in_parts else [parts]))
+        parts = [_part(kind, some) for kind, some in _runs(windows, kinds, most if in_parts else len(windows))]
+        # A large part stays alone: to put what several have made together is a copy, which a backward pass keeps.
+        groups = tuple(_group(some) for some in _gather(parts, most))
         order = torch.cat([group.tokens for group in groups])
         places = torch.empty_like(order)
         places[order] = torch.arange(len(order))
