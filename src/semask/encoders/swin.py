@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from timm.models.swin_transformer import SwinTransformerBlock, SwinTransformerStage, WindowAttention
 from torch import Tensor, nn
 
+from semask.layers.biased_attention import biased_attention
 from semask.layers.tiling import Group, Part, is_tiled, joined, run_in_groups, tiling_of
 from semask.layers.tokenwise import lean, tokenwise
 from semask.layers.windows import kinds_of_neighbours, run_in_windows
@@ -69,9 +70,7 @@ class ShiftedWindowAttention(nn.Module):
         bias: Float[Tensor, "heads n n"],
     ) -> Float[Tensor, "m c"]:
         windows = part.fill(joint, padding, self.window_size**2)
-        query, key, value = windows.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None].to(query.dtype))
-        return part.drain(attended.transpose(1, 2).flatten(2))
+        return part.drain(biased_attention(windows, bias.to(windows.dtype)))
 
     def _attend(self, windows: Float[Tensor, "nb n c"], near: Bool[Tensor, "w n n"] | None) -> Float[Tensor, "nb n c"]:
         query, key, value = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
