@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from timm.models.swin_transformer_v2 import SwinTransformerV2Block
+from timm.models.swin_transformer_v2 import PatchMerging, SwinTransformerV2Block
 
 from semask.build import build_encoder
+from semask.encoders.dense import DensePatchMergingV2
 from semask.encoders.swin_v2 import DenseSwinV2Block
 from semask.recipes import EncoderRecipe
 
@@ -37,3 +38,13 @@ def test_images_need_no_padding_by_the_model() -> None:
     with torch.inference_mode():
         maps = encoder(torch.randn(1, 3, 33, 50)).maps
     assert [tuple(level.shape[-2:]) for level in maps] == [(9, 13), (5, 7), (3, 4), (2, 2)]
+
+
+@pytest.mark.parametrize("size", [(8, 12), (7, 9), (3, 4), (1, 1)])
+def test_merged_as_timm_merges(size: tuple[int, int]) -> None:
+    """What is merged is normalised behind, unlike in Swin: with a bias on the norm the two orders differ."""
+    theirs = PatchMerging(6, 12)
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(2, *size, 6)
+    torch.testing.assert_close(DensePatchMergingV2(theirs)(x), theirs(x))

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers import Conv2dSame, PatchEmbed
 from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
+from timm.models.swin_transformer_v2 import PatchMerging as PatchMergingV2
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from torch import Tensor, nn
 
@@ -42,19 +43,32 @@ class DensePatchEmbedding(nn.Module):
 class DensePatchMerging(nn.Module):
     """Make one token of every 2×2, padded where a side is odd: as timm's, but see `DensePatchEmbedding`."""
 
-    def __init__(self, merging: PatchMerging) -> None:
+    def __init__(self, merging: PatchMerging | PatchMergingV2) -> None:
         super().__init__()
         self.norm = merging.norm
         self.reduction = merging.reduction
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j o"]:
         """Return ⌈h / 2⌉ × ⌈w / 2⌉ tokens."""
-        batch, height, width, channels = x.shape
-        rows, columns = divide_up(height, 2), divide_up(width, 2)
-        padded = F.pad(x, (0, 0, 0, 2 * columns - width, 0, 2 * rows - height))
-        pairs = padded.reshape(batch, rows, 2, columns, 2, channels)
-        out: Tensor = self.reduction(self.norm(pairs.permute(0, 1, 3, 4, 2, 5).flatten(3)))
+        out: Tensor = self.reduction(self.norm(side_by_side(x)))
         return out
+
+
+class DensePatchMergingV2(DensePatchMerging):
+    """Swin V2's, which normalises what it has made."""
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j o"]:
+        """Return ⌈h / 2⌉ × ⌈w / 2⌉ tokens."""
+        out: Tensor = self.norm(self.reduction(side_by_side(x)))
+        return out
+
+
+def side_by_side(x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j 4*c"]:
+    """Put the channels of every 2×2 tokens side by side, zeros where a side is odd."""
+    batch, height, width, channels = x.shape
+    rows, columns = divide_up(height, 2), divide_up(width, 2)
+    padded = F.pad(x, (0, 0, 0, 2 * columns - width, 0, 2 * rows - height))
+    return padded.reshape(batch, rows, 2, columns, 2, channels).permute(0, 1, 3, 4, 2, 5).flatten(3)
 
 
 def pad_to_multiple(images: Float[Tensor, "b c H W"], multiple: int) -> Float[Tensor, "b c h w"]:
@@ -80,6 +94,7 @@ class SameConvolution(nn.Conv2d):
 DENSE: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     PatchEmbed: DensePatchEmbedding,
     PatchMerging: DensePatchMerging,
+    PatchMergingV2: DensePatchMergingV2,
     SwinTransformerBlock: DenseSwinBlock,
     SwinTransformerV2Block: DenseSwinV2Block,
 }
