@@ -312,6 +312,8 @@ def test_models_compile() -> None:
         ([RECIPE, "--what", "predict", "--against", "timm"], "timm's encoder alone makes no label maps"),
         ([RECIPE, "--plain", "--against", "plain"], "--plain measures the plain formulations alone; leave it out"),
         (["scenes/nothing"], "no recipe called 'scenes/nothing'"),
+        (["runs/nothing"], "Nor is there a checkpoint's folder at"),
+        ([RECIPE, "scenes/micro-seg", RECIPE], f"{RECIPE!r} is given twice; give it once"),
         ([RECIPE, "--device", "cuda"], "there is no GPU that torch can use"),
         ([RECIPE, "--out", "record.txt"], "--out names a file that ends in .json"),
         ([RECIPE, "--out", f"{__file__}/record.json"], "is no folder and cannot be made one"),

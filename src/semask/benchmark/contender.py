@@ -41,9 +41,16 @@ def ours(name: str, options: Options) -> Contender:
     if name not in names() and Path(name).is_dir():
         model, recipe, _ = store.load(name)
     else:
-        recipe = get(name)
+        recipe = _recipe(name)
         model = build_model(recipe)
     return contender(name, model, recipe, test=options.test)
+
+
+def _recipe(name: str) -> Recipe:
+    try:
+        return get(name)
+    except ValueError as error:
+        raise ValueError(f"{error} Nor is there a checkpoint's folder at {str(Path(name).resolve())!r}.") from error
 
 
 def contender(title: str, model: SegmentationModel, recipe: Recipe, *, test: Test = "whole") -> Contender:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,8 @@ def check(names: Sequence[str], options: Options) -> None:
     """Raise a ValueError that tells what cannot be measured, before anything is built."""
     if not names:
         raise ValueError("there is nothing to measure; give recipes (`semask models` lists them) or checkpoints")
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise ValueError(f"{twice[0]!r} is given twice; give it once, a model is not compared with itself")
     numbers = {"batch": options.batch, "rounds": options.rounds, "images": options.images, "threads": options.threads}
     for flag, number in numbers.items():
         if number is not None and number < 1:

@@ -97,7 +97,9 @@ def read_record(path: str | Path) -> Record:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no record of an evaluation: {error}") from error
+        raise ValueError(
+            f"{path} is no record: it is not whole JSON ({error}); make it anew with the command that wrote it"
+        ) from error
     if missing := [place for place in NEEDED if not _holds(values, place)]:
         raise ValueError(
             f"{path} is no record of an evaluation, or an old one; make it anew with `semask evaluate` (it has no "
