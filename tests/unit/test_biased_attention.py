@@ -12,7 +12,7 @@ from semask.layers import biased_attention as module
 from semask.layers.biased_attention import biased_attention
 
 
-def plainly(joint: Tensor, bias: Tensor) -> Tensor:
+def formula(joint: Tensor, bias: Tensor) -> Tensor:
     """Write the formula out."""
     heads = len(bias)
     query, key, value = joint.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
@@ -38,7 +38,7 @@ def test_against_the_formula(
     monkeypatch.setattr(module, "BLOCK_TOKENS", block)
     given = inputs(windows, heads, n, width)
     before = [tensor.detach().clone() for tensor in given]
-    out, expected = biased_attention(*given), plainly(*given)
+    out, expected = biased_attention(*given), formula(*given)
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
     gradient = torch.randn_like(out)
     mine, theirs = (torch.autograd.grad(result, given, gradient) for result in (out, expected))
@@ -58,7 +58,7 @@ def test_gradient_check(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_gradient_that_lies_otherwise() -> None:
     """Of a sum the gradient is one number for all, without strides."""
     given = inputs(4, 2, 9, 8)
-    mine, theirs = (torch.autograd.grad(attend(*given).sum(), given) for attend in (biased_attention, plainly))
+    mine, theirs = (torch.autograd.grad(attend(*given).sum(), given) for attend in (biased_attention, formula))
     for found, wanted in zip(mine, theirs, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
@@ -68,26 +68,41 @@ def test_one_of_both_without_a_gradient(frozen: int) -> None:
     given = inputs(4, 2, 9, 8)
     given[frozen].requires_grad_(False)
     free = given[1 - frozen]
-    mine, theirs = (torch.autograd.grad(attend(*given).square().sum(), free) for attend in (biased_attention, plainly))
+    mine, theirs = (torch.autograd.grad(attend(*given).square().sum(), free) for attend in (biased_attention, formula))
     torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_bfloat16(autocast: bool) -> None:
-    """Gradients are made in float32, whatever autocast chose: rounded once, they are as near as bfloat16 gets."""
+def test_bfloat16(monkeypatch: pytest.MonkeyPatch, autocast: bool) -> None:
+    """Gradients are made and summed in float32, whatever autocast chose: rounded once, as near as bfloat16 gets."""
+    monkeypatch.setattr(module, "BLOCK_TOKENS", 49)
     joint, bias = (tensor.detach().bfloat16().requires_grad_() for tensor in inputs(6, 3, 49, 16))
     exact = [tensor.detach().double().requires_grad_() for tensor in (joint, bias)]
     gradient = torch.randn(6, 49, 48).bfloat16()
-    wanted = torch.autograd.grad(plainly(*exact), exact, gradient.double())
+    wanted = torch.autograd.grad(formula(*exact), exact, gradient.double())
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         out = biased_attention(joint, bias)
         found = torch.autograd.grad(out, (joint, bias), gradient)
     assert out.dtype == torch.bfloat16
-    torch.testing.assert_close(out.double(), plainly(*exact), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(out.double(), formula(*exact), rtol=0.02, atol=0.02)
     for mine, theirs in zip(found, wanted, strict=True):
         assert mine.dtype == torch.bfloat16
         nearest = (theirs.bfloat16().double() - theirs).abs().mean()
         assert (mine.double() - theirs).abs().mean() < 1.01 * nearest
+
+
+def test_no_second_derivative() -> None:
+    """It is refused, not left out of a sum in silence."""
+    given = inputs(2, 2, 4, 3)
+    slope, _ = torch.autograd.grad(biased_attention(*given).square().sum(), given, create_graph=True)
+    with pytest.raises(RuntimeError, match="twice"):
+        slope.sum().backward()
+
+
+def test_vectorised() -> None:
+    joint, bias = (tensor.detach() for tensor in inputs(6, 2, 9, 8))
+    found = torch.vmap(biased_attention, in_dims=(0, None))(joint.view(3, 2, 9, 48), bias)
+    torch.testing.assert_close(found.flatten(0, 1), formula(joint, bias))
 
 
 def test_only_what_was_given_is_kept() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -28,8 +30,14 @@ def test_large_maps_under_dense_kernels_in_training(monkeypatch: pytest.MonkeyPa
     assert in_planes(channels_last(15), DENSE).is_contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         assert in_planes(x, DENSE) is x
+    frozen = copy.deepcopy(DENSE).requires_grad_(False)
+    assert in_planes(x, frozen) is x
+    elsewhere = x.to("meta")
+    assert in_planes(elsewhere, DENSE) is elsewhere
     with plainly():
         assert in_planes(x, DENSE) is x
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert in_planes(x, DENSE) is x
 
 
 @pytest.mark.parametrize("block", [ConvNormAct(32, 64), ConvGroupNorm(32, 64, kernel_size=3, relu=True)])

@@ -107,7 +107,7 @@ def test_what_is_no_record_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"there is no record .*metrics.json.*semask evaluate CHECKPOINT"):
         read_record(tmp_path)
     (tmp_path / "a.json").write_text("{")
-    with pytest.raises(ValueError, match="is no record: it is not whole JSON .*; make it anew"):
+    with pytest.raises(ValueError, match=r"is no record: it is not whole JSON .*; make it anew"):
         read_record(tmp_path / "a.json")
     (tmp_path / "a.json").write_text('{"recipe": "x", "scores": {}}')
     with pytest.raises(ValueError, match="or an old one; make it anew"):

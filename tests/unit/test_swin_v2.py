@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from timm.models.swin_transformer_v2 import PatchMerging, SwinTransformerV2Block
 
 from semask.build import build_encoder
-from semask.encoders.dense import DensePatchMergingV2
+from semask.encoders.dense import DENSE, DensePatchMergingV2
 from semask.encoders.swin_v2 import DenseSwinV2Block
 from semask.recipes import EncoderRecipe
 
@@ -35,6 +35,7 @@ def test_padded_first_then_shifted(size: tuple[int, int], shift: int) -> None:
 def test_images_need_no_padding_by_the_model() -> None:
     encoder = build_encoder(EncoderRecipe(name="swinv2_tiny_window8_256"), 3, crop=(64, 64)).eval()
     assert encoder.size_multiple == 1
+    assert not any(type(module) in DENSE for module in encoder.modules())
     with torch.inference_mode():
         maps = encoder(torch.randn(1, 3, 33, 50)).maps
     assert [tuple(level.shape[-2:]) for level in maps] == [(9, 13), (5, 7), (3, 4), (2, 2)]
@@ -42,8 +43,8 @@ def test_images_need_no_padding_by_the_model() -> None:
 
 @pytest.mark.parametrize("size", [(8, 12), (7, 9), (3, 4), (1, 1)])
 def test_merged_as_timm_merges(size: tuple[int, int]) -> None:
-    """What is merged is normalised behind, unlike in Swin: with a bias on the norm the two orders differ."""
-    theirs = PatchMerging(6, 12)
+    """What is merged is normalised behind, unlike in Swin; as wide behind as before, either order would run."""
+    theirs = PatchMerging(6, 24)
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter)
     x = torch.randn(2, *size, 6)

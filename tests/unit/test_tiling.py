@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from semask.encoders.swin import ShiftedWindowAttention
 from semask.layers.semantic import SemanticAttention, SemanticLayer
@@ -181,3 +182,16 @@ def test_a_lean_layer_keeps_its_input_alone() -> None:
     assert len(runs) == 1  # the linear layer's product is not made again
     for fast, plain in zip(found, torch.autograd.grad(layer(x).square().sum(), parameters), strict=True):
         torch.testing.assert_close(fast, plain)
+
+
+def test_the_weights_of_pairs_are_not_kept() -> None:
+    attention, kept = attention_of(4, 2), []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor.shape)
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        attention(torch.randn(1, 32, 32, 12, requires_grad=True))
+    largest = max(shape.numel() for shape in kept if shape[-2:] == (16, 16))
+    assert largest <= 4 * attention.num_heads * 16**2, "more than the biases of all kinds of windows"

@@ -43,7 +43,7 @@ class DensePatchEmbedding(nn.Module):
 class DensePatchMerging(nn.Module):
     """Make one token of every 2×2, padded where a side is odd: as timm's, but see `DensePatchEmbedding`."""
 
-    def __init__(self, merging: PatchMerging | PatchMergingV2) -> None:
+    def __init__(self, merging: PatchMerging) -> None:
         super().__init__()
         self.norm = merging.norm
         self.reduction = merging.reduction
@@ -54,8 +54,13 @@ class DensePatchMerging(nn.Module):
         return out
 
 
-class DensePatchMergingV2(DensePatchMerging):
+class DensePatchMergingV2(nn.Module):
     """Swin V2's, which normalises what it has made."""
+
+    def __init__(self, merging: PatchMergingV2) -> None:
+        super().__init__()
+        self.reduction = merging.reduction
+        self.norm = merging.norm
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j o"]:
         """Return ⌈h / 2⌉ × ⌈w / 2⌉ tokens."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from semask.encoders.masking import mask
 from semask.encoders.plain import PlainEncoder
+from semask.layers.blocks import in_planes
 from semask.layers.map_norm import MapNorm
 from semask.structures import Features
 
@@ -88,7 +89,7 @@ class PyramidLevel(nn.Module):
                 x = F.gelu(self.between_norm(x))
             x = double(x)
         x = self.reduce_norm(self.reduce(x))
-        out: Tensor = self.smooth_norm(self.smooth(x))
+        out: Tensor = self.smooth_norm(self.smooth(in_planes(x, self.smooth)))
         return out
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from timm.models.swin_transformer import SwinTransformerBlock, SwinTransformerStage, WindowAttention
 from torch import Tensor, nn
 
-from semask.layers.biased_attention import biased_attention
+from semask.layers.biased_attention import biased_attention, queries_keys_values
 from semask.layers.tiling import Group, Part, is_tiled, joined, run_in_groups, tiling_of
 from semask.layers.tokenwise import lean, tokenwise
 from semask.layers.windows import kinds_of_neighbours, run_in_windows
@@ -73,7 +73,7 @@ class ShiftedWindowAttention(nn.Module):
         return part.drain(biased_attention(windows, bias.to(windows.dtype)))
 
     def _attend(self, windows: Float[Tensor, "nb n c"], near: Bool[Tensor, "w n n"] | None) -> Float[Tensor, "nb n c"]:
-        query, key, value = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        query, key, value = queries_keys_values(self.qkv(windows), self.num_heads).unbind(0)
         bias = self._position_bias()[None]  # 1 heads n n
         if near is not None:
             # The windows of one image become heads, so that one mask serves every image of the batch.

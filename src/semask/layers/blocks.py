@@ -44,15 +44,16 @@ class ConvNormAct(nn.Module):
 
 
 def in_planes(x: Float[Tensor, "b i h w"], conv: nn.Conv2d) -> Float[Tensor, "b i h w"]:
-    """Return what a convolution is to read: in training on the processor, a large map channel by channel.
+    """Return what a convolution is to read: channel by channel, if it is a large map whose kernel is to learn.
 
-    Transformers give maps channels last. Forward that makes no difference; the gradient of a dense kernel of 3×3 takes
-    up to three times as long that way once the map does not stay in the cache, and less time on small maps.
+    Transformers give maps channels last. On the processor the gradient of a dense kernel larger than 1×1 takes up to
+    twice as long that way once the map does not stay in the cache, and less time on small maps. Without a backward pass
+    there is nothing to gain.
     """
     if is_plain() or torch.compiler.is_compiling() or not torch.is_grad_enabled() or x.device.type != "cpu":
         return x
-    dense = conv.kernel_size != (1, 1) and conv.groups == 1
-    return x.contiguous() if dense and x.numel() >= LARGE else x
+    learns = conv.kernel_size != (1, 1) and conv.groups == 1 and conv.weight.requires_grad
+    return x.contiguous() if learns and x.numel() >= LARGE else x
 
 
 def pixel_classifier(channels: int, num_classes: int) -> nn.Conv2d:

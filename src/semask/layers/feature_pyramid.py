@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from semask.layers.blocks import caffe2_xavier
+from semask.layers.blocks import caffe2_xavier, in_planes
 
 
 class FeaturePyramid(nn.Module):
@@ -30,4 +30,4 @@ class FeaturePyramid(nn.Module):
         for finer in reversed(range(len(levels) - 1)):
             size = (levels[finer].shape[-2], levels[finer].shape[-1])
             levels[finer] = levels[finer] + F.interpolate(levels[finer + 1], size=size, mode="nearest")
-        return tuple(output(level) for output, level in zip(self.outputs, levels, strict=True))
+        return tuple(output(in_planes(level, output)) for output, level in zip(self.outputs, levels, strict=True))
