@@ -99,12 +99,6 @@ def test_no_second_derivative() -> None:
         slope.sum().backward()
 
 
-def test_vectorised() -> None:
-    joint, bias = (tensor.detach() for tensor in inputs(6, 2, 9, 8))
-    found = torch.vmap(biased_attention, in_dims=(0, None))(joint.view(3, 2, 9, 48), bias)
-    torch.testing.assert_close(found.flatten(0, 1), formula(joint, bias))
-
-
 def test_only_what_was_given_is_kept() -> None:
     """PyTorch's own keeps scaled queries and keys, and the weights of all pairs."""
     given = inputs(20, 3, 49, 32)

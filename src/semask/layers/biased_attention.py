@@ -35,7 +35,8 @@ def biased_attention(joint: Float[Tensor, "w n qkv"], bias: Float[Tensor, "heads
 
 def queries_keys_values(joint: Float[Tensor, "w n qkv"], heads: int) -> Float[Tensor, "3 w heads n d"]:
     """Take a joint projection apart."""
-    return joint.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    sides: Tensor = joint.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    return sides
 
 
 def _attend(joint: Tensor, bias: Tensor) -> Tensor:

@@ -30,4 +30,10 @@ class FeaturePyramid(nn.Module):
         for finer in reversed(range(len(levels) - 1)):
             size = (levels[finer].shape[-2], levels[finer].shape[-1])
             levels[finer] = levels[finer] + F.interpolate(levels[finer + 1], size=size, mode="nearest")
-        return tuple(output(in_planes(level, output)) for output, level in zip(self.outputs, levels, strict=True))
+        return tuple(self._smooth(number, level) for number, level in enumerate(levels))
+
+    def _smooth(self, number: int, level: Tensor) -> Tensor:
+        conv = self.outputs[number]
+        assert isinstance(conv, nn.Conv2d)
+        out: Tensor = conv(in_planes(level, conv))
+        return out
