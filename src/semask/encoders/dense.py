@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from semask.encoders.swin import DenseSwinBlock
 from semask.encoders.swin_v2 import DenseSwinV2Block
 from semask.geometry import divide_up, padding_to_multiple
+from semask.layers.windows import pad_to_windows
 
 
 class DensePatchEmbedding(nn.Module):
@@ -70,10 +71,9 @@ class DensePatchMergingV2(nn.Module):
 
 def side_by_side(x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j 4*c"]:
     """Put the channels of every 2×2 tokens side by side, zeros where a side is odd."""
-    batch, height, width, channels = x.shape
-    rows, columns = divide_up(height, 2), divide_up(width, 2)
-    padded = F.pad(x, (0, 0, 0, 2 * columns - width, 0, 2 * rows - height))
-    return padded.reshape(batch, rows, 2, columns, 2, channels).permute(0, 1, 3, 4, 2, 5).flatten(3)
+    padded = pad_to_windows(x, 2)
+    batch, height, width, channels = padded.shape
+    return padded.reshape(batch, height // 2, 2, width // 2, 2, channels).permute(0, 1, 3, 4, 2, 5).flatten(3)
 
 
 def pad_to_multiple(images: Float[Tensor, "b c H W"], multiple: int) -> Float[Tensor, "b c h w"]:

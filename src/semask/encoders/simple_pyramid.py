@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from semask.encoders.masking import mask
 from semask.encoders.plain import PlainEncoder
-from semask.layers.blocks import in_planes
+from semask.layers.blocks import PlanarConvolution
 from semask.layers.map_norm import MapNorm
 from semask.structures import Features
 
@@ -78,7 +78,7 @@ class PyramidLevel(nn.Module):
         self.halve = nn.MaxPool2d(2) if doublings < 0 else nn.Identity()
         self.reduce = nn.Conv2d(widths[-1], WIDTH, 1, bias=False)
         self.reduce_norm = MapNorm(WIDTH)
-        self.smooth = nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False)
+        self.smooth = PlanarConvolution(WIDTH, WIDTH, 3, padding=1, bias=False)
         self.smooth_norm = MapNorm(WIDTH)
 
     def forward(self, x: Float[Tensor, "b i H W"]) -> Float[Tensor, "b c h w"]:
@@ -89,7 +89,7 @@ class PyramidLevel(nn.Module):
                 x = F.gelu(self.between_norm(x))
             x = double(x)
         x = self.reduce_norm(self.reduce(x))
-        out: Tensor = self.smooth_norm(self.smooth(in_planes(x, self.smooth)))
+        out: Tensor = self.smooth_norm(self.smooth(x))
         return out
 
 

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float
 from timm.models.swin_transformer import SwinTransformerBlock, SwinTransformerStage, WindowAttention
 from torch import Tensor, nn
 
-from semask.layers.biased_attention import biased_attention, queries_keys_values
+from semask.layers.attention import queries_keys_values
+from semask.layers.biased_attention import biased_attention
 from semask.layers.tiling import Group, Part, is_tiled, joined, run_in_groups, tiling_of
 from semask.layers.tokenwise import lean, tokenwise
 from semask.layers.windows import kinds_of_neighbours, run_in_windows

@@ -17,6 +17,12 @@ def check_heads(width: int, num_heads: int) -> None:
         raise ValueError(f"{num_heads} heads cannot share a width of {width}; give a width divisible by {num_heads}")
 
 
+def queries_keys_values(joint: Float[Tensor, "b n qkv"], heads: int) -> Float[Tensor, "3 b heads n d"]:
+    """Take apart what one projection has made: queries, keys and values side by side, each of all heads."""
+    sides: Tensor = joint.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    return sides
+
+
 class SelfAttention(nn.Module):
     """Scaled dot-product attention of tokens among themselves; `num_heads` divides `width`.
 
@@ -48,7 +54,7 @@ class SelfAttention(nn.Module):
 
     def _heads(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return query, key and value, each b heads n d/heads."""
-        query, key, value = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        query, key, value = queries_keys_values(self.qkv(tokens), self.num_heads).unbind(0)
         return query, key, value
 
 

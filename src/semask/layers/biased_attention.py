@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from semask.autocast import without_autocast
+from semask.layers.attention import queries_keys_values
 
 BLOCK_TOKENS = 2048
 """Tokens whose gradients are made at a time: the weights of all would not stay in the cache."""
@@ -31,12 +32,6 @@ def biased_attention(joint: Float[Tensor, "w n qkv"], bias: Float[Tensor, "heads
         out: Tensor = _Biased.apply(joint, bias)
         return out
     return _attend(joint, bias)
-
-
-def queries_keys_values(joint: Float[Tensor, "w n qkv"], heads: int) -> Float[Tensor, "3 w heads n d"]:
-    """Take a joint projection apart."""
-    sides: Tensor = joint.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-    return sides
 
 
 def _attend(joint: Tensor, bias: Tensor) -> Tensor:

@@ -14,6 +14,27 @@ LARGE = 2**20
 """Numbers in a map from which the gradient of a kernel over it takes longer channels last; see `in_planes`."""
 
 
+class PlanarConvolution(nn.Conv2d):
+    """A convolution that in training reads large maps channel by channel; see `in_planes`."""
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o _h _w"]:
+        """Convolve."""
+        return super().forward(in_planes(x, self))
+
+
+def in_planes(x: Float[Tensor, "b i h w"], conv: nn.Conv2d) -> Float[Tensor, "b i h w"]:
+    """Return what a convolution is to read: channel by channel, if it is a large map whose kernel is to learn.
+
+    Transformers give maps channels last. On the processor the gradient of a dense kernel larger than 1×1 takes up to
+    twice as long that way once the map does not stay in the cache, and less time on small maps. Without a backward pass
+    there is nothing to gain.
+    """
+    if is_plain() or torch.compiler.is_compiling() or not torch.is_grad_enabled() or x.device.type != "cpu":
+        return x
+    learns = conv.kernel_size != (1, 1) and conv.groups == 1 and conv.weight.requires_grad
+    return x.contiguous() if learns and x.numel() >= LARGE else x
+
+
 class ConvNormAct(nn.Module):
     """Convolution without bias, BatchNorm, ReLU; "same" padding for odd kernels.
 
@@ -24,7 +45,7 @@ class ConvNormAct(nn.Module):
         self, in_channels: int, out_channels: int, *, kernel_size: int = 3, dilation: int = 1, groups: int = 1
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
+        self.conv = PlanarConvolution(
             in_channels,
             out_channels,
             kernel_size,
@@ -39,21 +60,8 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         """Keep the map's size."""
-        out: Tensor = self.act(self.bn(self.conv(in_planes(x, self.conv))))
+        out: Tensor = self.act(self.bn(self.conv(x)))
         return out
-
-
-def in_planes(x: Float[Tensor, "b i h w"], conv: nn.Conv2d) -> Float[Tensor, "b i h w"]:
-    """Return what a convolution is to read: channel by channel, if it is a large map whose kernel is to learn.
-
-    Transformers give maps channels last. On the processor the gradient of a dense kernel larger than 1×1 takes up to
-    twice as long that way once the map does not stay in the cache, and less time on small maps. Without a backward pass
-    there is nothing to gain.
-    """
-    if is_plain() or torch.compiler.is_compiling() or not torch.is_grad_enabled() or x.device.type != "cpu":
-        return x
-    learns = conv.kernel_size != (1, 1) and conv.groups == 1 and conv.weight.requires_grad
-    return x.contiguous() if learns and x.numel() >= LARGE else x
 
 
 def pixel_classifier(channels: int, num_classes: int) -> nn.Conv2d:
@@ -76,14 +84,14 @@ class ConvGroupNorm(nn.Module):
     ) -> None:
         """`norm` is taken instead of a new one, for layers that share theirs."""
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        self.conv = PlanarConvolution(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
         self.norm = group_norm(out_channels) if norm is None else norm
         self.act = nn.ReLU(inplace=True) if relu else nn.Identity()
         caffe2_xavier(self.conv)
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         """Keep the map's size."""
-        out: Tensor = self.act(self.norm(self.conv(in_planes(x, self.conv))))
+        out: Tensor = self.act(self.norm(self.conv(x)))
         return out
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from semask.layers.blocks import caffe2_xavier, in_planes
+from semask.layers.blocks import PlanarConvolution, caffe2_xavier
 
 
 class FeaturePyramid(nn.Module):
@@ -22,7 +22,8 @@ class FeaturePyramid(nn.Module):
     def __init__(self, in_channels: Sequence[int], channels: int) -> None:
         super().__init__()
         self.laterals = nn.ModuleList(caffe2_xavier(nn.Conv2d(width, channels, 1)) for width in in_channels)
-        self.outputs = nn.ModuleList(caffe2_xavier(nn.Conv2d(channels, channels, 3, padding=1)) for _ in in_channels)
+        smoothing = (PlanarConvolution(channels, channels, 3, padding=1) for _ in in_channels)
+        self.outputs = nn.ModuleList(caffe2_xavier(conv) for conv in smoothing)
 
     def forward(self, maps: Sequence[Float[Tensor, "b _c _h _w"]]) -> tuple[Tensor, ...]:
         """Return the pyramid, fine to coarse as the maps are."""
@@ -30,10 +31,4 @@ class FeaturePyramid(nn.Module):
         for finer in reversed(range(len(levels) - 1)):
             size = (levels[finer].shape[-2], levels[finer].shape[-1])
             levels[finer] = levels[finer] + F.interpolate(levels[finer + 1], size=size, mode="nearest")
-        return tuple(self._smooth(number, level) for number, level in enumerate(levels))
-
-    def _smooth(self, number: int, level: Tensor) -> Tensor:
-        conv = self.outputs[number]
-        assert isinstance(conv, nn.Conv2d)
-        out: Tensor = conv(in_planes(level, conv))
-        return out
+        return tuple(output(level) for output, level in zip(self.outputs, levels, strict=True))
