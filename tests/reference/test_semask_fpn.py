@@ -94,7 +94,7 @@ def test_losses_and_gradients_in_evaluation_mode(training) -> None:
 
 
 def test_losses_and_gradients_in_training_mode(training) -> None:
-    """In float64: BatchNorm over 48 numbers spreads rounding, and one ReLU that turns at zero moves gradients by 1e-2."""
+    """In float64: BatchNorm over 12 numbers spreads rounding, and one ReLU that turns at zero moves gradients by 1e-2."""
     runs, image, labels = training
     model, image = fresh_model().train().double(), image.double()
     for module in model.modules():
