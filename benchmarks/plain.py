@@ -3,7 +3,7 @@
 semask's own are chosen by its switch (`SEMASK_PLAIN=1`): window attention that makes its bias and mask at every call,
 semantic attention by two products and a softmax, deformable attention by `grid_sample`, label maps by `interpolate` and
 `argmax` at full size, losses by `interpolate` and `cross_entropy`. Attention in other layers and in timm's goes through
-torch's function, for which the formula is put here; so is Semantic FPN's sum of new maps.
+torch's function, for which the formula is put here; so is Semantic FPN's sum of new maps, every one doubled.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def attention(
 
 
 def add_levels(self: SemanticFPN, features: Features) -> PixelLogits:
-    """Semantic FPN with a new map for every sum."""
+    """Semantic FPN with a new map for every doubling and every sum."""
     maps = features.maps if self.neck is None else self.neck(features.maps)
     total = self.branches[0](maps[0])
     for branch, level in zip(self.branches[1:], maps[1:], strict=True):
-        total = total + resize(branch(level), (total.shape[-2], total.shape[-1]))
+        total = total + resize(self.doubling(branch(level)), (total.shape[-2], total.shape[-1]))
     return PixelLogits(self.classify(self.dropout(total)))
 
 

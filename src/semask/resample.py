@@ -12,12 +12,12 @@ def resize(
     x: Float[Tensor, "b c h w"], size: tuple[int, int], *, align_corners: bool = False, antialias: bool = False
 ) -> Float[Tensor, "b c H W"]:
     """Resize maps bilinearly to `size` (height, width); a map of that size stays as it is."""
-    if _are_equal((x.shape[-2], x.shape[-1]), size):
+    if are_equal((x.shape[-2], x.shape[-1]), size):
         return x
     return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners, antialias=antialias)
 
 
-def _are_equal(size: tuple[int, int], other: tuple[int, int]) -> bool:
+def are_equal(size: tuple[int, int], other: tuple[int, int]) -> bool:
     """Say whether two sizes are the same; of symbolic ones, whether they are for all images: one graph is for all."""
     if not torch.compiler.is_compiling():
         return size == tuple(other)

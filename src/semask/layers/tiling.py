@@ -21,9 +21,10 @@ from semask.plain import is_plain
 
 KINDS = 4
 """Of windows in a shifted map: inside, last of a row, last of a column, and the corner; see `neighbours`."""
-PART_TOKENS = 8192
+PART_TOKENS = 4096
 """Tokens that attend at a time where nothing is kept for a backward pass: what they are made into stays in the cache,
-and is never there for the whole map. A part is one window at least."""
+and is never there for the whole map. What takes more than 32 MiB glibc asks the system for anew every time, and that is
+zeroed page by page. A part is one window at least."""
 
 
 class Part(NamedTuple):
@@ -172,9 +173,19 @@ def _group(parts: Sequence[Part]) -> Group:
 def run_in_groups(
     tokens: Float[Tensor, "m c"], tiling: Tiling, attend: Callable[[Tensor, Group], Sequence[Tensor]]
 ) -> tuple[Tensor, ...]:
-    """Let `attend` act on the tokens of every group and return what it makes of them, in the tokens' own order."""
-    made = [attend(tokens.index_select(0, group.tokens), group) for group in tiling.groups]
-    return tuple(joined(each).index_select(0, tiling.places) for each in zip(*made, strict=True))
+    """Let `attend` act on the tokens of every group and return what it makes of them, in the tokens' own order.
+
+    Without a backward pass every group's is written to its places at once; to undo that, all would be copied for each.
+    """
+    made = (attend(tokens.index_select(0, group.tokens), group) for group in tiling.groups)
+    if torch.is_grad_enabled():
+        return tuple(joined(each).index_select(0, tiling.places) for each in zip(*made, strict=True))
+    outs: tuple[Tensor, ...] = ()
+    for group, values in zip(tiling.groups, made, strict=True):
+        outs = outs or tuple(each.new_empty(len(tokens), each.shape[-1]) for each in values)
+        for out, each in zip(outs, values, strict=True):
+            out.index_copy_(0, group.tokens, each)
+    return outs
 
 
 def joined(tensors: Sequence[Tensor]) -> Tensor:

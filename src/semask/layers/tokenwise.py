@@ -20,9 +20,16 @@ def tokenwise(layer: Callable[[Tensor], Tensor], x: Float[Tensor, "*n c"]) -> Fl
     """
     if torch.is_grad_enabled() or not is_tiled(x):
         return layer(x)
-    tokens = x.flatten(0, -2)
-    out = torch.cat([layer(part) for part in tokens.split(PART_TOKENS)])
-    return out.view(*x.shape[:-1], -1)
+    first, *others = x.flatten(0, -2).split(PART_TOKENS)
+    made = layer(first)
+    if not others:
+        return made.view(*x.shape[:-1], -1)
+    out = made.new_empty(*x.shape[:-1], made.shape[-1])
+    here, *there = out.flatten(0, -2).split(PART_TOKENS)
+    here.copy_(made)
+    for part, place in zip(others, there, strict=True):
+        place.copy_(layer(part))
+    return out
 
 
 def lean(layer: Callable[[Tensor], Tensor], x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n o"]:
