@@ -11,13 +11,14 @@ processor time of the processes counts, which other programs on the machine dist
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -69,17 +70,17 @@ def own_time(checkpoint: Path, clock: str) -> float:
         return timer() - began
 
 
-def small(rounds: int, clock: str) -> list[str]:
+def small(rounds: int, clock: str) -> Iterator[str]:
     sides = {NOTHING: process(sys.executable, "-c", "pass")}
     sides["import semask"] = process(sys.executable, "-c", "import semask")
     sides["semask --help"] = process(*SEMASK, "--help")
     sides |= {f"semask {command} --help": process(*SEMASK, command, "--help") for command in COMMANDS}
     found = alternate(sides, rounds=rounds, warmup=1, clock=CLOCKS[clock])
-    return [row(name, NOTHING, found.ratio(name, NOTHING), found) for name in list(sides)[1:]]
+    for name in list(sides)[1:]:
+        yield row(name, NOTHING, found.ratio(name, NOTHING), found)
 
 
-def predictions(rounds: int, clock: str, recipes: Sequence[str]) -> list[str]:
-    lines = []
+def predictions(rounds: int, clock: str, recipes: Sequence[str]) -> Iterator[str]:
     for name in recipes:
         with tempfile.TemporaryDirectory() as folder:
             recipe, picture = get(name), str(Path(folder) / "picture.jpg")
@@ -92,10 +93,8 @@ def predictions(rounds: int, clock: str, recipes: Sequence[str]) -> list[str]:
             found = alternate(sides, rounds=rounds, warmup=1, clock=CLOCKS[clock])
             own = [in_fresh_process(partial(own_time, Path(folder), clock)) for _ in range(rounds)]
             both = zip(found.seconds[PREDICT], found.seconds[BARE], own, strict=True)
-            lines.append(
-                row(f"{PREDICT}, {name}", "the imports and its model", spread([a / (b + c) for a, b, c in both]), found)
-            )
-    return lines
+            ratios = spread([a / (b + c) for a, b, c in both])
+            yield row(f"{PREDICT}, {name}", "the imports and its model", ratios, found)
 
 
 def row(name: str, beside: str, seen: Spread, found: Timings) -> str:
@@ -112,7 +111,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     lines = ["| side | beside | ratio, median | least … greatest | median |", "|---|---|---|---|---|"]
-    lines += small(options.rounds, options.clock) + predictions(options.rounds, options.clock, options.recipes)
+    for line in itertools.chain(
+        small(options.rounds, options.clock), predictions(options.rounds, options.clock, options.recipes)
+    ):
+        print(line, file=sys.stderr, flush=True)
+        lines.append(line)
     around = environment(torch.device("cpu"))
     machine = f"{around['processor']}, {around['cores']} cores, Python {around['python']}"
     versions = f"torch {torch.__version__}, timm {around['packages']['timm']}"

@@ -137,7 +137,7 @@ def _recompute(contender: Contender, options: Options) -> tuple[int, ...]:
         return ()
     recipe, wanted = contender.recipe.train.recompute_stages, options.recompute_stages
     stages = recipe if wanted is None else wanted
-    recompute(contender.module.encoder, stages)
+    recompute(contender.module.encoder, stages, flag="--recompute-stages")
     return stages
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
@@ -44,9 +44,11 @@ class SemanticFPN(nn.Module):
     def forward(self, features: Features) -> PixelLogits:
         """Decode the maps; the priors are not looked at."""
         maps = features.maps if self.neck is None else self.neck(features.maps)
-        total, *halves = (branch(level) for branch, level in zip(self.branches, maps, strict=True))
+        halves = (branch(level) for branch, level in zip(self.branches[1:], maps[1:], strict=True))
+        sums = list(halves) if is_plain() else sums_by_size(halves)
+        total = self.branches[0](maps[0])
         size = (total.shape[-2], total.shape[-1])
-        for half in halves if is_plain() else sums_by_size(halves):
+        for half in sums:
             # Into the doubled map, which no backward pass asks for again.
             total = resize(self.doubling(half), size).add_(total)
         return PixelLogits(self.classify(self.dropout(total)))
@@ -61,7 +63,7 @@ def climb(in_channels: int, channels: int, level: int) -> nn.Sequential:
     return nn.Sequential(*units)
 
 
-def sums_by_size(maps: Sequence[Tensor]) -> list[Tensor]:
+def sums_by_size(maps: Iterable[Tensor]) -> list[Tensor]:
     """Add up maps of equal size; a compiler for all sizes knows of none that they are."""
     sums: list[Tensor] = []
     for level in maps:

@@ -14,23 +14,23 @@ from torch.utils.checkpoint import checkpoint
 Result = TypeVar("Result")
 
 
-def recompute(encoder: nn.Module, stages: Sequence[int]) -> None:
+def recompute(encoder: nn.Module, stages: Sequence[int], *, flag: str = "--train.recompute-stages") -> None:
     """Let an encoder make these stages (1 is the finest) again in the backward pass; none lets it keep everything.
 
     Loss and gradients stay what they are, random depth included; a step takes up to a third longer. A plain ViT has one
-    stage, whose blocks are made again one by one. A ValueError names the stages there are.
+    stage, whose blocks are made again one by one. A ValueError names the stages there are, and the `flag` that asks.
     """
     count = int(getattr(encoder, "num_recomputable", 0))
     if stages and not count:
         raise ValueError(
             f"{type(encoder).__name__} exchanges maps between its stages and cannot make one of them again; say "
-            "--train.recompute-stages with nothing behind it, or choose another backbone"
+            f"{flag} with nothing behind it, or choose another backbone"
         )
     if any(not 1 <= stage <= count for stage in stages):
         there = "1 … 4, finest first" if count > 1 else "1 alone, all of a plain ViT"
         raise ValueError(
             f"the stages that can be made again are {there}; got {' '.join(map(str, stages))}; say "
-            f"--train.recompute-stages {' '.join(str(stage + 1) for stage in range(count))}"
+            f"{flag} {' '.join(str(stage + 1) for stage in range(count))}"
         )
     encoder.recomputed = frozenset(stages)  # type: ignore[assignment]
 
