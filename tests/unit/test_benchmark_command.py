@@ -317,6 +317,7 @@ def test_models_compile() -> None:
         ([RECIPE, "--device", "cuda"], "there is no GPU that torch can use"),
         ([RECIPE, "--out", "record.txt"], "--out names a file that ends in .json"),
         ([RECIPE, "--out", f"{__file__}/record.json"], "is no folder and cannot be made one"),
+        ([RECIPE, "--out", "/proc/record.json"], "nothing may be written to the folder '/proc'"),
     ],
 )
 def test_what_cannot_be_measured(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from timm.models.swin_transformer import WindowAttention
+from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from semask.encoders.swin import ShiftedWindowAttention
+from semask.encoders.swin import DenseSwinBlock, ShiftedWindowAttention
 from semask.layers.semantic import SemanticAttention, SemanticLayer
 from semask.layers.tiling import PART_TOKENS, Part, Tiling, tile
 from semask.layers.tokenwise import lean, tokenwise
@@ -124,9 +124,32 @@ def test_semantic_layer_forward_and_backward(num_classes: int, window: int | Non
         with plainly(choice):
             masked, semantic = layer(x)
             gradients = torch.autograd.grad(masked.square().sum() + semantic.sum(), [x, *layer.parameters()])
-            found.append((masked, semantic, *gradients))
+            with torch.inference_mode():
+                found.append((masked, semantic, *layer(x), *gradients))
     for plain, fast in zip(*found, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("size", [(2, 8, 8), (1, 9, 6), (1, 61, 83)], ids=str)
+def test_a_block_is_made_in_parts(size: tuple[int, int, int], training: bool) -> None:
+    torch.manual_seed(0)
+    block = SwinTransformerBlock(12, (16, 16), num_heads=3, window_size=4, shift_size=2, drop_path=0.5)
+    dense = DenseSwinBlock(block).train(training)
+    for parameter in dense.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(*size, 12)
+    found = []
+    for choice in (True, False):
+        torch.manual_seed(1)
+        with plainly(choice), torch.inference_mode():
+            with torch.autocast("cpu", torch.bfloat16):
+                mixed = dense(x)
+            found.append((dense(x), mixed))
+    (plain, plain_mixed), (fast, mixed) = found
+    torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-4)
+    assert mixed.dtype == plain_mixed.dtype == torch.float32
+    torch.testing.assert_close(mixed, plain_mixed, rtol=0.05, atol=0.1 * plain.abs().max().item())
 
 
 def test_weights_that_change_are_seen() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import io
-import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
@@ -52,8 +52,12 @@ def check_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"--out: {str(folder)!r} is no folder and cannot be made one ({error.strerror})") from error
-    if not os.access(folder, os.W_OK):
-        raise ValueError(f"--out: nothing may be written to the folder {str(folder)!r}; choose another")
+    try:
+        # Rights alone do not tell: root has them everywhere, a disk that cannot be written to included.
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        told = f"nothing may be written to the folder {str(folder)!r} ({error.strerror}); choose another"
+        raise ValueError(f"--out: {told}") from error
 
 
 def known_flags(target: Callable[..., Any], **options: Any) -> list[str]:

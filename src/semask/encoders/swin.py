@@ -6,6 +6,8 @@ keeps the window. The blocks below take over timm's weights, names included, and
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -47,10 +49,19 @@ class ShiftedWindowAttention(nn.Module):
         """Return the attended map at the same size."""
         if not is_tiled(x):
             return run_in_windows(x, self.window_size, shift=self.shift, attend=self._attend)
+        return self._tiled(x, self._run)
+
+    def add_to(self, x: Float[Tensor, "b h w c"], norm: nn.Module) -> Float[Tensor, "b h w c"]:
+        """Return x + attention(norm(x)) of a map that is tiled; neither summand is ever there for all of it."""
+        return self._tiled(x, lambda tokens, group, biases: tokens + self._run(norm(tokens), group, biases))
+
+    def _tiled(
+        self, x: Float[Tensor, "b h w c"], run: Callable[[Tensor, Group, Tensor], Tensor]
+    ) -> Float[Tensor, "b h w c"]:
         # Of every kind of window, and so one bias for all windows of a part.
         biases = self._position_bias() - 100.0 * ~self.near[:, None]
         tiling = tiling_of(x, self.window_size, shift=self.shift)
-        (out,) = run_in_groups(x.flatten(0, 2), tiling, lambda tokens, group: (self._run(tokens, group, biases),))
+        (out,) = run_in_groups(x.flatten(0, 2), tiling, lambda tokens, group: (run(tokens, group, biases),))
         return out.view(x.shape)
 
     def _run(
@@ -113,11 +124,18 @@ class DenseSwinBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w o"]:
         """Attention, then MLP, each on normalised tokens and added to the map."""
+        if self._is_made_in_parts(x):
+            x = self.attn.add_to(x, self.norm1)
+            return tokenwise(lambda tokens: tokens + self._expand_and_contract(tokens), x)
         normalised = self.norm1(x)
         queries = self.attn.queries(normalised) if self.gives_queries else None
         x = x + self.drop_path1(self.attn(normalised))
         out = x + self.drop_path2(tokenwise(self._expand_and_contract, x))
         return out if queries is None else torch.cat((out, queries), dim=-1)
+
+    def _is_made_in_parts(self, x: Tensor) -> bool:
+        """Say whether only sums are wanted: no gradient, no random depth and no queries."""
+        return is_tiled(x) and not (torch.is_grad_enabled() or self.training or self.gives_queries)
 
     def _expand_and_contract(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         mlp = self.mlp

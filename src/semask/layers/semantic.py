@@ -138,11 +138,13 @@ class SemanticLayer(nn.Module):
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> tuple[Float[Tensor, "b h w c"], Float[Tensor, "b h w k"] | None]:
         """Return the masked map and the last unit's semantic map, both at the map's size; self-attention has none."""
+        in_groups = len(self.units) == 1 and self.window_size is not None and is_tiled(x)
+        masked, semantic = (self._mask_in_groups if in_groups else self._mask)(x)
+        return masked, semantic if self.units[-1].semantic else None
+
+    def _mask(self, x: Float[Tensor, "b h w c"]) -> tuple[Float[Tensor, "b h w c"], Float[Tensor, "b h w k"]]:
         _, height, width, _ = x.shape
         normalised = self.norm(x)
-        if len(self.units) == 1 and self.window_size is not None and is_tiled(x):
-            update, semantic = self._attend_tiled(normalised)
-            return self._result(x, normalised, update, semantic)
         tokens = normalised if self.window_size is None else pad_to_windows(normalised, self.window_size)
         total, semantic = self._attend(tokens, 0)
         for number in range(1, len(self.units)):
@@ -150,22 +152,24 @@ class SemanticLayer(nn.Module):
             total = total + update
         if self.window_size is not None:
             total, semantic = (crop(t, height, width) for t in (total, semantic))
-        return self._result(x, normalised, total, semantic)
+        return self._residual(x, normalised) + total, semantic
 
-    def _result(self, x: Tensor, normalised: Tensor, update: Tensor, semantic: Tensor) -> tuple[Tensor, Tensor | None]:
-        return (x if self.residual == "input" else normalised) + update, semantic if self.units[-1].semantic else None
-
-    def _attend_tiled(self, x: Float[Tensor, "b h w c"]) -> tuple[Float[Tensor, "b h w c"], Float[Tensor, "b h w k"]]:
+    def _mask_in_groups(self, x: Float[Tensor, "b h w c"]) -> tuple[Float[Tensor, "b h w c"], Float[Tensor, "b h w k"]]:
         """Run the only unit; what several make of the padding would have to be carried from one to the next."""
         unit, size, shift = self.units[0], self.window_size, self.shifts[0]
         assert isinstance(unit, SemanticAttention)
         assert size is not None
-        update, semantic = run_in_groups(
-            x.flatten(0, 2),
-            tiling_of(x, size, shift=shift),
-            lambda tokens, group: unit.attend_group(tokens, group, size**2, self.near),
-        )
-        return update.view(x.shape), semantic.unflatten(0, x.shape[:3])
+
+        def run(tokens: Tensor, group: Group) -> tuple[Tensor, Tensor]:
+            normalised = self.norm(tokens)
+            update, semantic = unit.attend_group(normalised, group, size**2, self.near)
+            return self._residual(tokens, normalised) + update, semantic
+
+        masked, semantic = run_in_groups(x.flatten(0, 2), tiling_of(x, size, shift=shift), run)
+        return masked.view(x.shape), semantic.unflatten(0, x.shape[:3])
+
+    def _residual(self, x: Float[Tensor, "*n c"], normalised: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
+        return x if self.residual == "input" else normalised
 
     def _attend(self, x: Float[Tensor, "b h w c"], number: int) -> tuple[Tensor, Tensor]:
         """Run one unit in its windows over a map that they tile."""
