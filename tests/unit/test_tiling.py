@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
+from typing import Literal
 
 import pytest
 import torch
@@ -113,21 +115,38 @@ def test_window_attention_forward_and_backward(size: tuple[int, int, int], shift
 @pytest.mark.parametrize("num_classes", [1, 2, 19, 150, 171])
 @pytest.mark.parametrize(("window", "shifted"), [(4, False), (4, True), (None, False)])
 def test_semantic_layer_forward_and_backward(num_classes: int, window: int | None, shifted: bool) -> None:
+    compare_semantic_layers(num_classes, (2, 7, 10), window=window, shifted=shifted)
+
+
+@pytest.mark.parametrize("residual", ["norm", "input"])
+def test_semantic_layer_in_several_groups(residual: Literal["norm", "input"]) -> None:
+    assert len(tile(1, 61, 83, 4, shift=2, in_parts=True).groups) > 1
+    compare_semantic_layers(19, (1, 61, 83), window=4, shifted=True, residual=residual)
+
+
+def compare_semantic_layers(
+    num_classes: int,
+    size: tuple[int, int, int],
+    *,
+    window: int | None,
+    shifted: bool,
+    residual: Literal["norm", "input"] = "norm",
+) -> None:
     torch.manual_seed(0)
     unit = SemanticAttention(24, num_classes, dropout=0.0)
-    layer = SemanticLayer(24, [unit], window_size=window, shifts=[shifted])
+    layer = SemanticLayer(24, [unit], window_size=window, shifts=[shifted], residual=residual)
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.2)
-    x = torch.randn(2, 7, 10, 24, requires_grad=True)
+    x = torch.randn(*size, 24, requires_grad=True)
     found = []
     for choice in (True, False):
         with plainly(choice):
             masked, semantic = layer(x)
-            gradients = torch.autograd.grad(masked.square().sum() + semantic.sum(), [x, *layer.parameters()])
+            gradients = torch.autograd.grad(masked.square().mean() + semantic.mean(), [x, *layer.parameters()])
             with torch.inference_mode():
                 found.append((masked, semantic, *layer(x), *gradients))
     for plain, fast in zip(*found, strict=True):
-        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -139,14 +158,25 @@ def test_a_block_is_made_in_parts(size: tuple[int, int, int], training: bool) ->
     for parameter in dense.parameters():
         nn.init.normal_(parameter, std=0.3)
     x = torch.randn(*size, 12)
-    found = []
+    found, seen = [], []
+    calls: list[int] = []
+    dense.norm1.register_forward_hook(lambda _, __, out: calls.append(out.numel() // 12))
     for choice in (True, False):
         torch.manual_seed(1)
         with plainly(choice), torch.inference_mode():
             with torch.autocast("cpu", torch.bfloat16):
                 mixed = dense(x)
             found.append((dense(x), mixed))
+        seen.append(calls.copy())
+        calls.clear()
     (plain, plain_mixed), (fast, mixed) = found
+    tokens = math.prod(size)
+    assert seen[0] == [tokens] * 2
+    if training:
+        assert seen[1] == [tokens] * 2, "random depth is for whole maps"
+    else:
+        assert sum(seen[1]) == 2 * tokens
+        assert max(seen[1]) <= PART_TOKENS
     torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-4)
     assert mixed.dtype == plain_mixed.dtype == torch.float32
     torch.testing.assert_close(mixed, plain_mixed, rtol=0.05, atol=0.1 * plain.abs().max().item())

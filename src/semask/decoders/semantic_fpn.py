@@ -45,7 +45,7 @@ class SemanticFPN(nn.Module):
         """Decode the maps; the priors are not looked at."""
         maps = features.maps if self.neck is None else self.neck(features.maps)
         halves = (branch(level) for branch, level in zip(self.branches[1:], maps[1:], strict=True))
-        sums = list(halves) if is_plain() else sums_by_size(halves)
+        sums = halves if is_plain() else sums_by_size(halves)
         total = self.branches[0](maps[0])
         size = (total.shape[-2], total.shape[-1])
         for half in sums:

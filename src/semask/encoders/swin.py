@@ -52,7 +52,7 @@ class ShiftedWindowAttention(nn.Module):
         return self._tiled(x, self._run)
 
     def add_to(self, x: Float[Tensor, "b h w c"], norm: nn.Module) -> Float[Tensor, "b h w c"]:
-        """Return x + attention(norm(x)) of a map that is tiled; neither summand is ever there for all of it."""
+        """Return x + attention(norm(x)) of a map that is tiled; neither norm(x) nor what is added is ever whole."""
         return self._tiled(x, lambda tokens, group, biases: tokens + self._run(norm(tokens), group, biases))
 
     def _tiled(

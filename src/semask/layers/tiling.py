@@ -23,8 +23,8 @@ KINDS = 4
 """Of windows in a shifted map: inside, last of a row, last of a column, and the corner; see `neighbours`."""
 PART_TOKENS = 4096
 """Tokens that attend at a time where nothing is kept for a backward pass: what they are made into stays in the cache,
-and is never there for the whole map. What takes more than 32 MiB glibc asks the system for anew every time, and that is
-zeroed page by page. A part is one window at least."""
+and is never there for the whole map. What takes more than 32 MiB glibc asks the system for anew every time, page by
+page; an MLP of less than 512 channels stays below. A part is one window at least."""
 
 
 class Part(NamedTuple):
