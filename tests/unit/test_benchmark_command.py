@@ -286,6 +286,9 @@ def test_models_compile() -> None:
     assert "float32 · compile" in done.stdout
 
 
+STAGES = "the stages that can be made again are 1 … 4, finest first; got 5; say --recompute-stages 1 2 3 4"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -305,7 +308,7 @@ def test_models_compile() -> None:
         ([RECIPE, "--workers", "2"], "--workers is for --what evaluate and load; here"),
         ([RECIPE, "--memory", "1"], "--memory is for --max-batch; here"),
         ([RECIPE, "--what", "load", "--compile"], "--compile is for runs of a model, not for --what load; here"),
-        ([RECIPE, "--what", "train", "--recompute-stages", "5"], "got 5; say --recompute-stages 1 2 3 4"),
+        ([RECIPE, "--what", "train", "--recompute-stages", "5"], STAGES),
         ([RECIPE, "--what", "load", "--max-batch"], "the largest batch is found for forward, predict and train"),
         ([RECIPE, "--what", "evaluate", "--against", "smp"], "which smp have no equal of"),
         ([RECIPE, "--what", "load", "--images", "1", "--batch", "2"], "--images 1 are less than a batch of 2"),

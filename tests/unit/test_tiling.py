@@ -142,11 +142,11 @@ def compare_semantic_layers(
     for choice in (True, False):
         with plainly(choice):
             masked, semantic = layer(x)
-            gradients = torch.autograd.grad(masked.square().mean() + semantic.mean(), [x, *layer.parameters()])
+            gradients = torch.autograd.grad(masked.square().sum() + semantic.sum(), [x, *layer.parameters()])
             with torch.inference_mode():
                 found.append((masked, semantic, *layer(x), *gradients))
     for plain, fast in zip(*found, strict=True):
-        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("training", [False, True])
