@@ -8,9 +8,10 @@ import torch
 
 from tests.contracts.test_models import CASES, tensors, tiny
 
-SIZES = ((2, 173, 197), (3, 128, 256))
-"""Windows of 4 tokens tile all of Swin's maps of the latter and none of the former's; no ViT has a position for each of
-their tokens, and for PSANet both have even maps: those are graphs of their own."""
+SIZES = ((2, 173, 197), (3, 256, 384))
+"""Windows of 4 tokens tile all of Swin's maps of the latter and none of the former's, and every map has several along
+both axes; no ViT has a position for each of their tokens, and for PSANet both have even maps: those are graphs of their
+own."""
 ONE_OF_EACH = {decoder: case for case in reversed(CASES) for decoder in [case[1]]} | {
     encoder: case for case in reversed(CASES) for encoder in [case[0]]
 }
