@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import rc_context
 from PIL import Image
 from rich.console import Console
 
@@ -178,6 +180,18 @@ def test_plots_are_drawn(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixt
         assert "<svg" in plot.read_text(encoding="utf-8")
     else:
         assert plot.read_bytes().startswith(b"%PDF")
+
+
+def test_kinds_of_run_are_told_apart(tmp_path: Path) -> None:
+    """By a marker each, in the legend too; where all are of one kind there is nothing to tell."""
+    plot = tmp_path / "plot.svg"
+    sides = [measured("a", what="predict"), measured("b", what="train", speed=0.5)]
+    flags = ["--plot", str(plot), "--plot-by", "parameters"]
+    with rc_context({"svg.fonttype": "none"}):  # words as words, not as outlines
+        assert cli.main(["report", write(tmp_path / "a.json", *sides), *flags]) == 0
+        assert {">predict<", ">train<"} <= set(re.findall(r">\w+<", plot.read_text(encoding="utf-8")))
+        assert cli.main(["report", write(tmp_path / "b.json", sides[0], sides[0]), *flags]) == 0
+        assert ">predict<" not in plot.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

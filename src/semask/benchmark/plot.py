@@ -32,6 +32,8 @@ COLOURS = {
     "torchvision": "#a2549c",
     "timm": "#8b949e",
 }
+MARKERS = {"predict": "o", "forward": "^", "train": "s", "evaluate": "D", "load": "v"}
+"""Of the kinds of run, where a plot has several."""
 FORMATS = (".png", ".svg", ".pdf")
 WIDTH, HEIGHT, DPI = 7.0, 4.4, 200
 """Of the figure [inches], and its dots per inch."""
@@ -40,10 +42,14 @@ AROUND = tuple(itertools.product((8, -8, 0), (7, -7, 0)))[:-1]
 
 
 class Point(NamedTuple):
-    """A measurement in the plot: images per second, the other axis's value, and whether that was measured here."""
+    """A measurement in the plot: images per second, the other axis's value, and whether that was measured here.
+
+    kind: of run, as `semask bench --what` has it.
+    """
 
     label: str
     library: str
+    kind: str
     speed: float
     value: float
     measured: bool
@@ -56,7 +62,8 @@ def points(records: Sequence[BenchRecord], by: By, accuracies: Mapping[str, Accu
         value, measured = _value(record, by, accuracies)
         if value is not None:
             speed = float(record.values["images_per_second"])
-            found.append(Point(record.title, str(record.values["library"]), speed, value, measured))
+            library, kind = str(record.values["library"]), str(record.values["what"])
+            found.append(Point(record.title, library, kind, speed, value, measured))
     return found
 
 
@@ -65,6 +72,7 @@ def plot(path: Path, chosen: Sequence[Point], by: By, *, caption: str = "") -> N
 
     Filled points were measured here, hollow ones are of published accuracy.
     """
+    markers = _markers(chosen)
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained", dpi=DPI)
         axes = figure.add_subplot()
@@ -74,7 +82,7 @@ def plot(path: Path, chosen: Sequence[Point], by: By, *, caption: str = "") -> N
             axes.plot(
                 point.speed,
                 point.value,
-                "o",
+                markers[point.kind],
                 ms=7,
                 mew=1.6,
                 color=colour,
@@ -85,7 +93,7 @@ def plot(path: Path, chosen: Sequence[Point], by: By, *, caption: str = "") -> N
         _scale(axes, chosen, by)
         axes.set_xlabel("images/s", loc="right")
         axes.set_ylabel(LABELS[by], loc="top")
-        _legend(axes, chosen)
+        _legend(axes, chosen, markers)
         if caption:
             figure.supxlabel(caption, fontsize=7, color=FAINT)
         _label(figure, axes, chosen)
@@ -119,11 +127,20 @@ def _scale(axes: Axes, chosen: Sequence[Point], by: By) -> None:
         axes.set_ylim(min(values) - room, max(values) + room)
 
 
-def _legend(axes: Axes, chosen: Sequence[Point]) -> None:
+def _markers(chosen: Sequence[Point]) -> dict[str, str]:
+    """Return the marker of each kind of run that there is: times of different kinds are nothing to compare."""
+    kinds = [kind for kind in MARKERS if kind in {point.kind for point in chosen}]
+    return {kind: MARKERS[kind] for kind in kinds} if len(kinds) > 1 else dict.fromkeys(kinds, "o")
+
+
+def _legend(axes: Axes, chosen: Sequence[Point], markers: Mapping[str, str]) -> None:
     libraries = dict.fromkeys(point.library for point in chosen)
     if len(libraries) > 1:
         for library in libraries:
             axes.plot([], [], "o", ms=6, color=COLOURS.get(library, INK), label=library)
+    if len(markers) > 1:
+        for kind, marker in markers.items():
+            axes.plot([], [], marker, ms=6, color=FAINT, label=kind)
     if not all(point.measured for point in chosen):
         axes.plot([], [], "o", ms=6, mew=1.6, color=FAINT, markerfacecolor="white", label="published mIoU")
     if axes.get_legend_handles_labels()[0]:
