@@ -27,4 +27,5 @@ def describe(device: torch.device) -> str:
     """Return what the device is, in words."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
-    return f"{platform.processor() or platform.machine()} processor, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{platform.processor() or platform.machine()} processor, {threads} thread{'' if threads == 1 else 's'}"

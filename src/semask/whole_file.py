@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,23 @@ def whole_file(path: Path) -> Iterator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def check_writable(folder: Path, *, flag: str = "--out") -> None:
+    """Refuse a folder that results cannot go to, before anything is computed; none is made yet.
+
+    A ValueError names the flag, and what is in the way.
+    """
+    there = folder
+    try:
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        # Rights alone do not tell: root has them everywhere, a disk that cannot be written to included.
+        tempfile.TemporaryFile(dir=there).close()
+    except NotADirectoryError as error:
+        raise ValueError(f"{flag}: {str(folder)!r} is no folder and cannot be made one ({error.strerror})") from error
+    except OSError as error:
+        told = f"nothing may be written to the folder {str(there)!r} ({error.strerror}); choose another"
+        raise ValueError(f"{flag}: {told}") from error
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ from semask.benchmark.record import ratios
 from semask.benchmark.rounds import Timings
 from semask.benchmark.sides import Side, sides_of
 from semask.benchmark.work import Setting, label_maps, work_of
-from semask.build import build_loss
+from semask.build import build_loss, build_model, with_classes
 from semask.checkpoints import store
 from semask.recipes import get
 from semask.structures import IGNORE
@@ -175,6 +175,33 @@ def test_an_evaluation_is_of_as_many_pictures_as_are_told(monkeypatch: pytest.Mo
     assert values["size"] == [], "scenes have a size of their own"
 
 
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """A data set of one's own, of 12 classes and eight pictures a split."""
+    files.draw_files(tmp_path / "photographs", (40, 56), 12)
+    return tmp_path / "photographs"
+
+
+def test_more_pictures_than_there_are_come_again(photographs: Path) -> None:
+    """The eight that are drawn, and the eight of a folder, for the sixteen of a run; a recipe for any classes."""
+    for root in (None, photographs):
+        options = Options(what="evaluate", root=root, **QUICK)
+        record = measure(["folder/semask-micro-fpn"], options)
+        assert record["measured"][0]["images_per_run"] == 16
+
+
+def test_a_checkpoint_reads_its_users_pictures(photographs: Path, tmp_path: Path) -> None:
+    recipe, checkpoint = get("folder/semask-micro-fpn"), str(tmp_path / "run")
+    recipe = with_classes(recipe, 12)
+    store.save(tmp_path / "run", build_model(recipe), recipe)
+    for what in ("evaluate", "load"):
+        (entry,) = measure([checkpoint], Options(what=what, root=photographs, images=2, **QUICK))["measured"]
+        assert (entry["title"], entry["recipe"]) == (checkpoint, "folder/semask-micro-fpn")
+    (photographs / "classes.json").write_text('{"classes": ["a", "b", "c"]}')
+    with pytest.raises(ValueError, match=r"run is for 12 classes, the data in .* have 3; give another root"):
+        measure([checkpoint], Options(what="evaluate", root=photographs, **QUICK))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_loading_counts_pictures_of_whole_batches(workers: int) -> None:
     record = measure([RECIPE], Options(what="load", images=5, batch=2, workers=workers, rounds=2, warmup=0))
@@ -320,7 +347,7 @@ STAGES = "the stages that can be made again are 1 … 4, finest first; got 5; sa
         ([RECIPE, "--device", "cuda"], "there is no GPU that torch can use"),
         ([RECIPE, "--out", "record.txt"], "--out names a file that ends in .json"),
         ([RECIPE, "--out", f"{__file__}/record.json"], "is no folder and cannot be made one"),
-        ([RECIPE, "--out", "/proc/record.json"], "nothing may be written to the folder '/proc'"),
+        ([RECIPE, "--out", "/proc/nowhere/record.json"], "nothing may be written to the folder '/proc'"),
     ],
 )
 def test_what_cannot_be_measured(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from semask import cli
 from semask.benchmark import report as speed
-from semask.benchmark.plot import points
+from semask.benchmark.plot import labels, points
 from semask.benchmark.record import BenchRecord, read_bench
 from semask.commands import bench
 from semask.recipes import get
@@ -170,7 +170,7 @@ def test_points_stand_where_the_values_are(by: Any, tmp_path: Path) -> None:
 def test_plots_are_drawn(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plot = tmp_path / f"plot.{suffix}"
     assert cli.main(["report", write(tmp_path / "a.json", *SIDES), "--plot", str(plot)]) == 0
-    assert "1 of 3 rows have no miou and are not in the plot" in capsys.readouterr().err
+    assert f"1 of 3 rows have no miou and are not in the plot: {SIDES[2]['title']}" in capsys.readouterr().err
     if suffix == "png":
         with Image.open(plot) as image:
             pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
@@ -207,6 +207,25 @@ def test_what_cannot_be_reported(
 ) -> None:
     assert cli.main(["report", write(tmp_path / "a.json", *SIDES), *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_measurements_of_one_model_are_told_apart(tmp_path: Path) -> None:
+    """By what differs between them, and by nothing else."""
+    sides = [measured("a"), measured("a", size=[128, 128]), measured("a", size=[128, 128], what="train"), measured("b")]
+    records = read_bench(Path(write(tmp_path / "a.json", *sides)))
+    assert labels(records) == ["a, predict, 512×512", "a, predict, 128×128", "a, train, 128×128", "b"]
+    other = read_bench(Path(write(tmp_path / "b.json", sides[0], environment={**ENVIRONMENT, "threads": 1})))
+    assert labels([*records[:1], *other]) == ["a, 2 threads", "a, 1 thread"]
+    assert "several numbers of threads" in speed.circumstances([*records[:1], *other], [])
+    assert "several machines" not in speed.circumstances([*records[:1], *other], [])
+
+
+def test_a_plot_that_cannot_be_written_leaves_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = write(tmp_path / "a.json", *SIDES)
+    table, plot = tmp_path / "t.md", tmp_path / "a.json" / "plot.png"
+    assert cli.main(["report", record, "--out", str(table), "--plot", str(plot)]) == 2
+    assert "--plot: " in capsys.readouterr().err
+    assert not table.exists()
 
 
 def test_nothing_to_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -158,9 +158,16 @@ def test_what_cannot_be_predicted_is_told(checkpoint: Path, tmp_path: Path, caps
         "no semask checkpoint": [str(tmp_path), str(tmp_path / "notes.txt"), "--out", str(tmp_path / "o")],
         "lies in [0, 1], got 2.0": [str(checkpoint), str(tmp_path), "--out", str(tmp_path / "o"), "--alpha", "2"],
     }
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (9, 9)).save(picture)
+    cases["is no folder and cannot be made one"] = [str(checkpoint), str(picture), "--out", str(picture)]
+    cases["counts images or windows of a pass, from 1 on; got 0"] = [
+        *(str(checkpoint), str(picture), "--out", str(tmp_path / "o"), "--test.batch-size", "0")
+    ]
     for message, arguments in cases.items():
         assert cli.main(["predict", *arguments]) == 2
         assert message in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "o").exists()
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no files"):
         find_files(tmp_path / "empty", leave_out=tmp_path)
@@ -237,6 +244,22 @@ def test_windows_of_another_size_than_the_training_crop_are_told(
     assert [message.split(":")[0] for message in caplog.messages] == [
         "windows are 96×64 px and training crops were 128×128 px"
     ]
+
+
+def test_a_photograph_that_is_made_small_before_it_is_cut_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = recipes.get("folder/semask-micro-fpn")
+    store.save(tmp_path / "run", build_model(recipe), recipe)
+    (tmp_path / "pictures").mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (800, 600)).save(tmp_path / "pictures" / f"{name}.jpg")
+    flags = ["--out", str(tmp_path / "out"), "--test.mode", "sliding"]
+    assert cli.main(["predict", str(tmp_path / "run"), str(tmp_path / "pictures"), *flags]) == 0
+    told = [message for message in caplog.messages if "one window of 512×512 px holds all" in message]
+    assert len(told) == 1
+    assert "a.jpg: " in told[0]
+    assert "600×800 px becomes 192×256 px" in told[0]
 
 
 def test_test_flags_begin_at_the_checkpoints_recipe(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from semask import recipes
 from semask.recipes import recipe
 from semask.recipes.recipe import DataRecipe
-from semask.recipes.scale import scale_warning
+from semask.recipes.scale import scale_warning, window_warning
 
 BOX = DataRecipe(base_scale=(2048, 512), crop=(512, 512))
 OWN = DataRecipe(base_ratio=0.5, crop=(160, 160))
@@ -62,3 +62,32 @@ def test_another_scale_is_told(trained: DataRecipe, data: DataRecipe, test: reci
     assert warning is not None
     assert [part for part in told if part not in warning] == []
     assert "\n" not in warning
+
+
+SMALL_BOX = DataRecipe(base_scale=(768, 192))
+WINDOWS = recipe.TestRecipe(mode="sliding", window=(512, 512))
+
+
+def test_a_photograph_that_one_window_holds_is_told() -> None:
+    """A large one that is made small first: whoever asks for windows wants to see it in full."""
+    warning = window_warning(SMALL_BOX, WINDOWS, 2051, 2731)
+    assert warning is not None
+    assert "2051×2731 px becomes 192×256 px" in warning
+    assert "--test.scales 11 would show it at about its own size" in warning
+    assert window_warning(SMALL_BOX, replace(WINDOWS, scales=(11.0,)), 2051, 2731) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "test", "size"),
+    [
+        (SMALL_BOX, recipe.TestRecipe(), (2051, 2731)),
+        (SMALL_BOX, WINDOWS, (500, 512)),
+        (SMALL_BOX, WINDOWS, (300, 2731)),
+        (BOX, WINDOWS, (2051, 2731)),
+        (OWN, WINDOWS, (600, 600)),
+    ],
+)
+def test_windows_that_do_something_need_no_warning(
+    data: DataRecipe, test: recipe.TestRecipe, size: tuple[int, int]
+) -> None:
+    assert window_warning(data, test, *size) is None

@@ -52,7 +52,7 @@ def test_labels_that_count_from_one_are_graver_than_one_lost_value() -> None:
     assert '"labels": {"0": "ignore", "1": 0, … "3": 2}' in problem.message
     [problem] = found(THREE, {0: 1, 1: 5, 2: 5}, {3: 5})
     assert "value 0 is in 1 of 2 labels" in problem.message
-    assert problem.message.endswith("or the table lacks a class")
+    assert problem.message.endswith('Then say "labels": {"3": "ignore"}; else the table lacks a class')
     assert found(THREE, {1: 5, 3: 5, 9: 1}) == [], "values beyond are another mistake"
     assert found(SHIFTED, {0: 1, 1: 5, 2: 5, 3: 5}) == [], "told already"
 

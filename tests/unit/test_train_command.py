@@ -69,6 +69,7 @@ def test_wrong_input_is_told_with_status_2(capsys: pytest.CaptureFixture[str], t
     assert f"did you mean {SCENES}" in refused(capsys, "scenes/semask-micro-fpm")
     assert "recipe comes first" in refused(capsys, "--out", "x", SCENES)
     assert "--optim.lr" in refused(capsys, SCENES, "--optim.lrr", "1")
+    assert "--out: nothing may be written to the folder '/proc'" in refused(capsys, SCENES, "--out", "/proc/nowhere/x")
     assert "train.steps" in refused(capsys, SCENES, "--train.steps", "0", *out)
     message = refused(capsys, SCENES, "--train.batch-size", "15", "--train.accumulate", "2", *out)
     assert "batch_size 15" in message

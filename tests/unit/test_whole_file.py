@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from semask.whole_file import whole_file
+from semask.whole_file import check_writable, whole_file
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -30,3 +30,20 @@ def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
         interrupted()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_results_can_go_to_is_not_made_yet(tmp_path: Path) -> None:
+    check_writable(tmp_path / "deep" / "deeper")
+    check_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_in_the_way_of_results_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "deep"):
+        with pytest.raises(
+            ValueError, match=r"^--plot: .*file.* is no folder and cannot be made one \(Not a directory"
+        ):
+            check_writable(folder, flag="--plot")
+    with pytest.raises(ValueError, match=r"^--out: nothing may be written to the folder '/proc'"):
+        check_writable(Path("/proc/nowhere"))

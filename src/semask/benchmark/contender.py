@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from semask.benchmark.options import Options, Test
-from semask.build import build_loss, build_model
+from semask.build import build_loss, build_model, with_classes
 from semask.checkpoints import store
+from semask.checkpoints.record import read_recipe
+from semask.data.dataset import classes_of
 from semask.inference import Predictor, build_predictor
 from semask.model import SegmentationModel
 from semask.recipes import Recipe, get, names
@@ -38,19 +40,37 @@ class Contender(NamedTuple):
 
 def ours(name: str, options: Options) -> Contender:
     """Return the contender of a recipe's name, with random weights, or of a checkpoint's folder."""
-    if name not in names() and Path(name).is_dir():
-        model, recipe, _ = store.load(name)
-    else:
-        recipe = _recipe(name)
-        model = build_model(recipe)
+    recipe = recipe_of(name, options.root)
+    model = store.load(name).model if _is_checkpoint(name) else build_model(recipe)
     return contender(name, model, recipe, test=options.test)
 
 
-def _recipe(name: str) -> Recipe:
-    try:
-        return get(name)
-    except ValueError as error:
-        raise ValueError(f"{error} Nor is there a checkpoint's folder at {str(Path(name).resolve())!r}.") from error
+def recipe_of(name: str, root: Path | None = None) -> Recipe:
+    """Return the recipe of that name, or of the checkpoint in that folder, with its data at `root`.
+
+    Where data are, a recipe for any classes gets theirs. A ValueError tells that there is no such recipe, or that the
+    data's classes are not as many.
+    """
+    if _is_checkpoint(name):
+        recipe = read_recipe(Path(name))
+    else:
+        try:
+            recipe = get(name)
+        except ValueError as error:
+            raise ValueError(f"{error} Nor is there a checkpoint's folder at {str(Path(name).resolve())!r}.") from error
+    if root is None:
+        return recipe
+    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, root=str(root)))
+    found, wanted = len(classes_of(recipe.data).names), recipe.model.num_classes
+    if recipe.data.classes_from_data and not _is_checkpoint(name):
+        return with_classes(recipe, found)
+    if found != wanted:
+        raise ValueError(f"{name} is for {wanted} classes, the data in {str(root)!r} have {found}; give another root")
+    return recipe
+
+
+def _is_checkpoint(name: str) -> bool:
+    return name not in names() and Path(name).is_dir()
 
 
 def contender(title: str, model: SegmentationModel, recipe: Recipe, *, test: Test = "whole") -> Contender:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch.utils.data import Subset
 
 from semask.benchmark.clock import Work
 from semask.benchmark.contender import Contender
@@ -16,8 +15,9 @@ from semask.benchmark.options import Options
 from semask.benchmark.work import Setting
 from semask.data.dataset import validation_set
 from semask.data.synthetic import SCENE_CLASSES, draw_scene
-from semask.evaluation import Measures, evaluate_model
+from semask.evaluation import Measures, Samples, evaluate_model
 from semask.recipes import DataRecipe, Recipe
+from semask.structures import Sample
 
 COUNTS_ALONE = Measures(boundary=False, areas=(), bins=0)
 FILES = 8
@@ -25,14 +25,13 @@ FILES = 8
 
 
 def with_data(recipe: Recipe, options: Options, size: tuple[int, int], folder: Path) -> Recipe:
-    """Return the recipe with pictures to read: those of `options.root`, its own scenes, or files drawn in `folder`.
+    """Return the recipe with pictures to read: those of its root, its own scenes, or files drawn in `folder`.
 
     Drawn are scenes of `size` (height, width) [px] as JPEG files with PNG labels, of a class table as long as the
     recipe's.
     """
-    if options.root is not None:
-        return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, root=str(options.root)))
-    if recipe.data.kind == "scenes" or (recipe.data.root is not None and Path(recipe.data.root).exists()):
+    here = recipe.data.root is not None and Path(recipe.data.root).exists()
+    if options.root is not None or recipe.data.kind == "scenes" or here:
         return recipe
     draw_files(folder, size, recipe.model.num_classes)
     own = DataRecipe(root=str(folder))
@@ -69,11 +68,27 @@ def draw_files(folder: Path, size: tuple[int, int], num_classes: int) -> None:
     (folder / "classes.json").write_text(json.dumps({"classes": names}), encoding="utf-8")
 
 
+class Again:
+    """The first `count` samples of a data set, and where it has fewer, all of them again, under names of their own."""
+
+    def __init__(self, samples: Samples, count: int) -> None:
+        self._samples, self._count = samples, count
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return self._count
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return a sample."""
+        turn, place = divmod(index, len(self._samples))
+        sample = self._samples[place]
+        return sample._replace(name=f"{turn}/{sample.name}")
+
+
 def evaluate(contender: Contender, setting: Setting, options: Options) -> Work:
     """Return an evaluation of the first pictures of the validation split."""
     recipe = contender.recipe
-    samples = validation_set(recipe.data)
-    chosen = Subset(samples, [number % len(samples) for number in range(options.images)])
+    chosen = Again(validation_set(recipe.data), options.images)
     contender.module.to(setting.device).eval()
     predictor = contender.predictor
     assert predictor is not None  # peers are refused by `options.check`

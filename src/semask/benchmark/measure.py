@@ -13,6 +13,7 @@ from semask.benchmark.clock import Clock, Work, clock_of
 from semask.benchmark.environment import environment
 from semask.benchmark.memory import peak_memory
 from semask.benchmark.options import Options, check
+from semask.benchmark.others import Others
 from semask.benchmark.peak import matmul_peak
 from semask.benchmark.record import FORMAT, KIND, entry, ratios
 from semask.benchmark.rounds import alternate
@@ -41,9 +42,10 @@ def measure(names: Sequence[str], options: Options, progress: Progress = lambda 
         # Before and after, and the better of both: what else runs on a machine takes of its peak too.
         before = _peak(device, options)
         sides = sides_of(names, options, device, Path(folder))
+        others = Others()
         measured = _take_turns(sides, options, device, progress)
+        around = {**environment(device), "others": others.cores()}
         peak = max(before, _peak(device, options))
-        around = environment(device)
     for values in measured:
         values["share_of_peak"] = _share(values, peak)
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from semask.benchmark.record import BenchRecord
-from semask.benchmark.report import Accuracy
+from semask.benchmark.report import Accuracy, conditions_of
 from semask.figures import FAINT, INK, STYLE
 from semask.whole_file import whole_file
 
@@ -37,6 +38,8 @@ MARKERS = {"predict": "o", "forward": "^", "train": "s", "evaluate": "D", "load"
 FORMATS = (".png", ".svg", ".pdf")
 WIDTH, HEIGHT, DPI = 7.0, 4.4, 200
 """Of the figure [inches], and its dots per inch."""
+CAPTION = 120
+"""Characters of a line below a figure."""
 AROUND = tuple(itertools.product((8, -8, 0), (7, -7, 0)))[:-1]
 """Where a label may stand beside its point [points]."""
 
@@ -58,13 +61,23 @@ class Point(NamedTuple):
 def points(records: Sequence[BenchRecord], by: By, accuracies: Mapping[str, Accuracy]) -> list[Point]:
     """Return the measurements of which both values are known."""
     found = []
-    for record in records:
+    for record, label in zip(records, labels(records), strict=True):
         value, measured = _value(record, by, accuracies)
         if value is not None:
             speed = float(record.values["images_per_second"])
             library, kind = str(record.values["library"]), str(record.values["what"])
-            found.append(Point(record.title, library, kind, speed, value, measured))
+            found.append(Point(label, library, kind, speed, value, measured))
     return found
+
+
+def labels(records: Sequence[BenchRecord]) -> list[str]:
+    """Return the titles of measurements, behind those that are there several times what tells them apart."""
+    told = []
+    for record in records:
+        alike = [conditions_of(other) for other in records if other.title == record.title]
+        own = [part for part, *others in zip(conditions_of(record), *alike, strict=True) if {*others} != {part}]
+        told.append(", ".join([record.title, *own]))
+    return told
 
 
 def plot(path: Path, chosen: Sequence[Point], by: By, *, caption: str = "") -> None:
@@ -95,7 +108,8 @@ def plot(path: Path, chosen: Sequence[Point], by: By, *, caption: str = "") -> N
         axes.set_ylabel(LABELS[by], loc="top")
         _legend(axes, chosen, markers)
         if caption:
-            figure.supxlabel(caption, fontsize=7, color=FAINT)
+            lines = [part for line in caption.splitlines() for part in textwrap.wrap(line, CAPTION)]
+            figure.supxlabel("\n".join(lines), fontsize=7, color=FAINT)
         _label(figure, axes, chosen)
         with whole_file(path) as part:
             figure.savefig(part, format=path.suffix[1:])
@@ -142,7 +156,16 @@ def _legend(axes: Axes, chosen: Sequence[Point], markers: Mapping[str, str]) -> 
         for kind, marker in markers.items():
             axes.plot([], [], marker, ms=6, color=FAINT, label=kind)
     if not all(point.measured for point in chosen):
-        axes.plot([], [], "o", ms=6, mew=1.6, color=FAINT, markerfacecolor="white", label="published mIoU")
+        axes.plot(
+            [],
+            [],
+            "o",
+            ms=6,
+            mew=1.6,
+            color=FAINT,
+            markerfacecolor="white",
+            label="published mIoU, of the recipe's own test",
+        )
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="best", fontsize=8)
 

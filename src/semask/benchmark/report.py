@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from semask.benchmark.environment import SAME
 from semask.benchmark.options import FEW_ROUNDS
+from semask.benchmark.others import crowding
 from semask.benchmark.record import BenchRecord
 from semask.evaluation.record import Record
 from semask.evaluation.report import Column, Rows, tabulate
@@ -69,6 +70,7 @@ def notes(records: Sequence[BenchRecord]) -> list[str]:
     for key, name in (("what", "kind of run"), ("dtype", "precision"), ("size", "size")):
         if len({str(record.values.get(key)) for record in records}) > 1:
             found.append(f"These rows are not all of one {name}.")
+    found += dict.fromkeys(filter(None, (crowding(record.values["environment"]) for record in records)))
     if any(record.values.get("rounds", 0) < FEW_ROUNDS for record in records):
         found.append(f"Fewer than {FEW_ROUNDS} rounds tell little of the 90th and 99th percentile.")
     return found
@@ -82,6 +84,7 @@ def circumstances(records: Sequence[BenchRecord], remarks: Sequence[str]) -> str
         ("batch ", "several batches", lambda record: str(record.values["batch"])),
         ("", "several precisions", lambda record: str(record.values["dtype"])),
         ("on ", "several machines", lambda record: _machine(record.values["environment"])),
+        ("", "several numbers of threads", lambda record: _threads(record.values["environment"])),
         (
             "torch ",
             "several versions of torch",
@@ -92,8 +95,15 @@ def circumstances(records: Sequence[BenchRecord], remarks: Sequence[str]) -> str
     for name, many, value in parts:
         found = {value(record) for record in records}
         told.append(name + found.pop() if len(found) == 1 else many)
-    line = " · ".join(told)
+    line = " · ".join(filter(None, told))
     return "\n".join([line, *remarks[:1]])
+
+
+def conditions_of(record: BenchRecord) -> tuple[str, ...]:
+    """Return in words what is chosen for a measurement beside the model, and where it was made."""
+    batch = f"batch {record.values.get('batch', '')}"
+    around = record.values["environment"]
+    return (str(record.values["what"]), _size(record), batch, _precision(record), _machine(around), _threads(around))
 
 
 def _at(values: Any, place: str) -> Any:
@@ -130,6 +140,22 @@ def _scaled(value: float | None, factor: float, digits: int) -> str:
     return "" if value is None else f"{factor * value:.{digits}f}"
 
 
+def _machine(environment: Mapping[str, Any]) -> str:
+    """Return the GPU's name, or the processor's."""
+    return str(environment.get("device" if environment.get("cuda") else "processor"))
+
+
+def _threads(environment: Mapping[str, Any]) -> str:
+    """Return how many threads of a processor were used; of a GPU's nothing need be said."""
+    threads = environment.get("threads")
+    return "" if environment.get("cuda") else f"{threads} thread{'' if threads == 1 else 's'}"
+
+
+def _place(record: BenchRecord) -> str:
+    around = record.values["environment"]
+    return ", ".join(filter(None, (_machine(around), _threads(around))))
+
+
 COLUMNS: tuple[Column[BenchRecord], ...] = (
     Column("model", lambda record: record.title, number=False),
     Column("run", lambda record: str(record.values["what"]), number=False),
@@ -149,14 +175,6 @@ COLUMNS: tuple[Column[BenchRecord], ...] = (
 )
 """What a table holds of each measurement, before its accuracy."""
 ENVIRONMENT: tuple[Column[BenchRecord], ...] = (
-    Column("machine", lambda record: _machine(record.values["environment"]), number=False),
+    Column("machine", _place, number=False),
     Column("torch", lambda record: str(_at(record.values["environment"], "packages.torch")), number=False),
 )
-
-
-def _machine(environment: Mapping[str, Any]) -> str:
-    """Return the GPU's name, or the processor's with the threads used."""
-    if environment.get("cuda"):
-        return str(environment.get("device"))
-    threads = environment.get("threads")
-    return f"{environment.get('processor')}, {threads} thread{'' if threads == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Several sides in turn, round by round: what a noisy machine does to one it does to all, so that ratios hold."""
+"""Several sides in turn, round by round: what changes from minute to minute changes for all, so that ratios hold."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from semask.benchmark.batches import FitsInMemory, fits_on_gpu, largest_batch, memory_limit
 from semask.benchmark.clock import Work
-from semask.benchmark.contender import Contender, compile_model, ours
+from semask.benchmark.contender import Contender, compile_model, ours, recipe_of
 from semask.benchmark.cost import Cost, cost_of
 from semask.benchmark.files import evaluate, load, with_data
 from semask.benchmark.options import Options
@@ -22,7 +22,6 @@ from semask.benchmark.work import Setting, work_of
 from semask.encoders.recompute import recompute
 from semask.model import SegmentationModel
 from semask.plain import plainly
-from semask.recipes import get
 
 PASSES = {"forward": 1, "predict": 1, "train": 3}
 """Multiply-adds of a run by those of its forward pass: backward takes twice as many."""
@@ -160,8 +159,8 @@ def _plainly(work: Work) -> Work:
 
 
 def _loading(name: str, options: Options, folder: Path) -> Side:
-    recipe = get(name)
+    recipe = recipe_of(name, options.root)
     size = options.size_for(recipe.data.crop)
     run = load(with_data(recipe, options, size, folder), options)
     images = options.images // options.batch_size * options.batch_size
-    return Side(name, "semask", name, run, recipe.data.crop, options.batch_size, images)
+    return Side(name, "semask", recipe.name, run, recipe.data.crop, options.batch_size, images)

@@ -64,9 +64,10 @@ def ablate(name: str, table: Table, seeds: Sequence[int], options: RunOptions) -
 
     from semask.paired import paired_difference, spread
     from semask.training.ablation import check_rows, run_table
-    from semask.whole_file import whole_file
+    from semask.whole_file import check_writable, whole_file
 
     out = options.out or Path("runs") / f"ablate-{name}-{table.rows[0].recipe.name.replace('/', '-')}"
+    check_writable(out)
     console = Console(soft_wrap=True, highlight=False)
     counts = check_rows(table)
     scores = run_table(table, seeds, options, out=out, tell=lambda text: console.print(text, style="bold"))

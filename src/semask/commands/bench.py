@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from semask.benchmark.options import FEW_ROUNDS, Options, check
-from semask.commands.flags import check_json, check_writable, parse
+from semask.benchmark.others import crowding
+from semask.commands.flags import check_json, parse
+from semask.whole_file import check_writable, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,8 +29,9 @@ class Settings:
     """Measure how fast recipes are and what memory they need, on random pictures and with random weights.
 
     All that is measured in one command takes turns, run by run, so that the times of a round can be divided by each
-    other even on a machine that others use as well. Figures of other machines, drivers or versions of torch cannot be
-    compared. `semask report` makes tables and plots of the records.
+    other even where a machine is faster in one minute than in the next. Where other processes left no room for the
+    threads that were measured, the record and a line below the table say so. Figures of other machines, drivers or
+    versions of torch cannot be compared. `semask report` makes tables and plots of the records.
     """
 
     recipes: Annotated[tuple[str, ...], Positional, arg(metavar="RECIPE")]
@@ -54,10 +57,11 @@ def bench(recipes: Sequence[str], options: Options, *, out: Path | None = None) 
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from semask.benchmark.measure import measure
-    from semask.whole_file import write_json
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     # Drawn between runs alone: a thread that draws would take time from what is measured.
+    if options.compile:
+        Console(stderr=True).print("compiling, in the first run of each: minutes for large models", style="dim")
     with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
         task = bar.add_task("Building", total=None)
 
@@ -144,9 +148,15 @@ def conditions(record: Mapping[str, Any]) -> list[str]:
         f"{around['device']} ({around['processor']}), load {around['load']} · torch {around['packages']['torch']}",
     ]
     if (rate := values["images_per_second_of_a_worker"]) is not None:
-        lines.append(f"{values['workers']} workers, {rate:.2f} images/s each")
-    if record["matmul_peak"] is not None:
+        count = values["workers"]
+        lines.append(f"{count} worker{'' if count == 1 else 's'}, {rate:.2f} images/s each")
+    if values["compile"]:
+        first = ", ".join(f"{each['seconds_of_first_run']:.0f} s" for each in record["measured"])
+        lines.append(f"first runs, which compile: {first}")
+    if record["matmul_peak"] is not None and values["share_of_peak"] is not None:
         lines.append(f"peak: {record['matmul_peak'] / 1e9:.1f}·10⁹ multiply-adds/s, of a large matrix product here")
+    if crowded := crowding(around):
+        lines.append(crowded)
     if values["rounds"] < FEW_ROUNDS:
         lines.append(f"fewer than {FEW_ROUNDS} rounds tell little of the 90th and 99th percentile")
     return lines

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from semask.commands.flags import check_json, check_writable, parse
+from semask.commands.flags import check_json, parse
 from semask.percent import percent
+from semask.whole_file import check_writable
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -11,6 +11,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from semask.checkpoints.record import RECORD, read_recipe
 from semask.commands.flags import parse
 from semask.recipes import get
+from semask.whole_file import check_writable
 
 TRANSFORMERS = "transformers"
 """What stands for a recipe when a checkpoint is written for that library."""
@@ -91,5 +92,6 @@ def export(source: Path, out: Path, *, overwrite: bool) -> None:
 
 
 def _require_free(out: Path, record: str, *, overwrite: bool) -> None:
+    check_writable(out, flag="OUT")
     if (out / record).exists() and not overwrite:
         raise ValueError(f"{str(out)!r} holds a checkpoint or run already; choose another folder, or say --overwrite")

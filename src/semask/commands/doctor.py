@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from semask.commands.flags import check_writable
 from semask.commands.flags import parse as parse_flags
 from semask.recipes import DataRecipe, Recipe, get
-from semask.whole_file import write_json
+from semask.whole_file import check_writable, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console

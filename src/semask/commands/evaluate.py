@@ -14,12 +14,13 @@ import tyro
 
 from semask.checkpoints.record import WEIGHTS, read_recipe
 from semask.commands.checkpoint import begin, check_classes, digest, hardware, processes, versions
-from semask.commands.flags import check_json, check_writable
+from semask.commands.flags import check_json
 from semask.commands.flags import parse as parse_flags
 from semask.percent import percent
 from semask.recipes import DataRecipe, Recipe, TestRecipe
 from semask.recipes.protocols import name_of, what_is_seen, with_protocol
 from semask.recipes.scale import scale_warning
+from semask.whole_file import check_writable
 
 if TYPE_CHECKING:
     import torch
@@ -130,6 +131,7 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
     with processes(device) as rank:
         # Names of classes and folders are told as they are.
         console = Console(quiet=rank > 0, soft_wrap=True, highlight=False, markup=False, emoji=False)
+        predictor = build_predictor(bundle.model.to(device), recipe.test, recipe.data)
         if rank == 0 and recipe.data.kind != "scenes" and not options.skip_check:
             check_pairs(recipe.data, splits=(recipe.data.val_split,))
             console.print(classes.told())
@@ -137,7 +139,6 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
         if rank == 0 and warning:
             logger.warning(warning)
         samples = validation_set(recipe.data)
-        predictor = build_predictor(bundle.model.to(device), recipe.test, recipe.data)
         started = time.perf_counter()
         tally = _count(recipe, samples, predictor, device, options)
         seconds = time.perf_counter() - started

@@ -6,7 +6,6 @@ import difflib
 import io
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
@@ -44,20 +43,6 @@ def check_json(out: Path | None) -> None:
         raise ValueError(
             f"--out names a file that ends in .json, and the others go beside it under its name; got {str(out)!r}"
         )
-
-
-def check_writable(folder: Path) -> None:
-    """Refuse a folder that results cannot go to, before anything is computed."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--out: {str(folder)!r} is no folder and cannot be made one ({error.strerror})") from error
-    try:
-        # Rights alone do not tell: root has them everywhere, a disk that cannot be written to included.
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        told = f"nothing may be written to the folder {str(folder)!r} ({error.strerror}); choose another"
-        raise ValueError(f"--out: {told}") from error
 
 
 def known_flags(target: Callable[..., Any], **options: Any) -> list[str]:

@@ -15,7 +15,8 @@ from tyro.conf import FlagConversionOff, Positional, arg
 from semask.checkpoints.record import read_recipe
 from semask.commands.flags import parse as parse_flags
 from semask.recipes import DataRecipe, TestRecipe
-from semask.recipes.scale import scale_warning
+from semask.recipes.scale import scale_warning, window_warning
+from semask.whole_file import check_writable
 
 if TYPE_CHECKING:
     import torch
@@ -34,12 +35,13 @@ PREDICTIONS, OVERLAYS, PRIORS, SUBMISSION = "predictions", "overlays", "priors",
 class Painter(NamedTuple):
     """What makes pictures out of a picture; prior and submission are None where none is wanted.
 
-    data says how pictures are read.
+    data says how pictures are read, test how they are shown to the model.
     """
 
     predictor: Predictor
     prior: Predictor | None
     data: DataRecipe
+    test: TestRecipe
     classes: Classes
     device: torch.device
     alpha: float
@@ -114,15 +116,20 @@ def predict(checkpoint: Path, pictures: Path, options: PredictOptions, *, test: 
     out = options.out
     if not 0 <= options.alpha <= 1:
         raise ValueError(f"--alpha is the share of colour and lies in [0, 1], got {options.alpha}")
+    check_writable(out)
     files = find_files(pictures, leave_out=out)
     painter = load_painter(checkpoint, options, test)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     names = output_names(files, pictures if pictures.is_dir() else pictures.parent)
-    skipped = []
+    skipped, warned = [], False
     for file, name in track(list(zip(files, names, strict=True)), description="Segmenting", console=console):
         try:
             with _memory_told():
-                paint(painter, read_picture(file, painter.data), out, name)
+                picture = read_picture(file, painter.data)
+                if not warned and (warning := window_warning(painter.data, painter.test, *picture.shape[-2:])):
+                    logger.warning("%s: %s", file, warning)
+                    warned = True
+                paint(painter, picture, out, name)
         except ValueError as error:
             told = str(error) if str(file) in str(error) else f"{file}: {error}"
             console.print(f"skipped: {told}", style="yellow")
@@ -159,6 +166,7 @@ def load_painter(checkpoint: Path, options: PredictOptions, test: TestRecipe | N
         predictor=build_predictor(model, test, recipe.data),
         prior=build_prior(model, test, recipe.data) if options.prior else None,
         data=recipe.data,
+        test=test,
         classes=classes,
         device=place,
         alpha=options.alpha,

@@ -60,12 +60,14 @@ def prepare(settings: Settings) -> Prepared:
 
     from semask.data import prepare as preparing
     from semask.data.datasets import DATASETS
+    from semask.whole_file import check_writable
 
     official = DATASETS[settings.dataset]
     if not settings.downloads:
         raise ValueError(f"name the downloads: --from {' '.join(official.downloads)}")
     if settings.workers is not None and settings.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {settings.workers}")
+    check_writable(settings.root, flag="--root")
     done = preparing.prepare(
         official,
         settings.downloads,

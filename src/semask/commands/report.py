@@ -47,13 +47,16 @@ def main(arguments: Sequence[str]) -> None:
 def report(settings: Settings) -> str:
     """Print or write the table and return it; a ValueError tells records that cannot be read, and a wrong suffix."""
     from semask.evaluation.report import COLUMNS, FORMATS, class_table, tabulate
-    from semask.whole_file import whole_file
+    from semask.whole_file import check_writable, whole_file
 
     suffix = ".md" if settings.out is None else settings.out.suffix
     if suffix not in FORMATS:
         raise ValueError(f"a table is written as {', '.join(FORMATS)}, told by the suffix of --out; got {suffix!r}")
     if not settings.records:
         raise ValueError("there is nothing to tabulate; give records that `semask evaluate` or `semask bench` wrote")
+    for flag, path in (("--out", settings.out), ("--plot", settings.plot)):
+        if path is not None:
+            check_writable(path.parent, flag=flag)
     evaluations, measurements = read(settings.records)
     remarks: list[str] = []
     if measurements:
@@ -128,5 +131,6 @@ def draw(settings: Settings, measurements: Sequence[BenchRecord], accuracies: di
         )
     plot(settings.plot, chosen, settings.plot_by, caption=circumstances(measurements, notes(measurements)))
     if len(chosen) < len(measurements):
-        left = len(measurements) - len(chosen)
-        print(f"{left} of {len(measurements)} rows have no {settings.plot_by} and are not in the plot", file=sys.stderr)
+        left = [each.title for each in measurements if not points([each], settings.plot_by, accuracies)]
+        told = f"{len(left)} of {len(measurements)} rows have no {settings.plot_by} and are not in the plot"
+        print(f"{told}: {', '.join(dict.fromkeys(left))}", file=sys.stderr)

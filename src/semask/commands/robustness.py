@@ -12,11 +12,11 @@ import tyro
 
 from semask.checkpoints.record import WEIGHTS
 from semask.commands.checkpoint import begin, check_classes, digest, hardware, processes, versions
-from semask.commands.flags import check_json, check_writable
+from semask.commands.flags import check_json
 from semask.commands.flags import parse as parse_flags
 from semask.percent import percent
 from semask.recipes import DataRecipe, Recipe, TestRecipe
-from semask.whole_file import whole_file, write_json
+from semask.whole_file import check_writable, whole_file, write_json
 
 if TYPE_CHECKING:
     import torch

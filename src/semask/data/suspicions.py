@@ -111,7 +111,11 @@ def _counted_from_one(counts: ValueCounts, classes: Classes) -> Iterator[Problem
     if any(value > last for value in counts.pixels if _target(value, classes) == UNKNOWN and value < 254):
         return
     if 0 in counts.pixels:
-        absent, otherwise = f"value 0 is in {_labels(counts, 0)}", "; or the table lacks a class"
+        absent = f"value 0 is in {_labels(counts, 0)}"
+        otherwise = (
+            f'. Or does {last} mean that there is no label? Then say "labels": {{"{last}": "ignore"}}; else the '
+        )
+        otherwise += "table lacks a class"
     else:
         absent, otherwise = "value 0 is nowhere", ""
     yield Problem(

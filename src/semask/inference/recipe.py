@@ -17,6 +17,8 @@ def build_predictor(model: Model, test: TestRecipe, data: DataRecipe) -> Predict
     acts with sliding windows only and enlarges to the larger side of the window, so that every window is full. A model
     of a fixed size sees images through windows of that size in whole mode too.
     """
+    if test.batch_size < 1:
+        raise ValueError(f"--test.batch-size counts images or windows of a pass, from 1 on; got {test.batch_size}")
     enlarge_to = None
     if test.mode == "sliding":
         source: Model | Predictor = _windowed(model, test, window=test.window, stride=test.stride)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from semask.geometry import fit_size
 from semask.recipes.recipe import DataRecipe, TestRecipe
 
 Scale = tuple[int, int] | float
@@ -24,6 +25,22 @@ def scale_warning(trained: DataRecipe, data: DataRecipe, test: TestRecipe) -> st
     if not differences:
         return None
     return f"{'; '.join(differences)}: models, ViTs above all, are usually best at the sizes they were trained at"
+
+
+def window_warning(data: DataRecipe, test: TestRecipe, height: int, width: int) -> str | None:
+    """Say that windows change nothing for an image of that size [px]: made smaller first, it lies in one; else None."""
+    if test.mode != "sliding" or data.base_scale is None or (height <= test.window[0] and width <= test.window[1]):
+        return None
+    seen = fit_size(height, width, data.base_scale, max(test.scales))
+    if seen[0] > test.window[0] or seen[1] > test.window[1]:
+        return None
+    long, short = max(data.base_scale), min(data.base_scale)
+    own = max(height, width) / max(seen) * max(test.scales)
+    return (
+        f"one window of {test.window[0]}×{test.window[1]} px holds all that the model sees: images are fitted into "
+        f"{long}×{short} px first, as in training, and this one of {height}×{width} px becomes {seen[0]}×{seen[1]} px. "
+        f"--test.scales {own:.2g} would show it at about its own size"
+    )
 
 
 def _scale(data: DataRecipe, ratio: float) -> Scale:

@@ -29,6 +29,7 @@ from semask.training.module import SegmentationModule
 from semask.training.options import RunOptions
 from semask.training.prepare import find_checkpoint, fit_classes, load_pretrained, open_folder, warn_of_warm_up
 from semask.training.progress import ProgressReport
+from semask.whole_file import check_writable
 
 TERMINATED = 143
 """Exit status of a run that was ended by SIGTERM."""
@@ -53,6 +54,7 @@ def train(recipe: Recipe, options: RunOptions | None = None) -> TrainResult:
     """Train by a recipe; a ValueError says what is wrong with it, the data or the folder before any step is made."""
     options = options or RunOptions()
     out = options.out or Path("runs") / recipe.name.replace("/", "-")
+    check_writable(out)
     recipe, classes = fit_classes(recipe)
     with quiet():
         average = MovingAverage(decay=recipe.train.ema) if recipe.train.ema is not None else None
