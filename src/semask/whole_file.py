@@ -34,7 +34,7 @@ def check_writable(folder: Path, *, flag: str = "--out") -> None:
     """
     there = folder
     try:
-        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
         # Rights alone do not tell: root has them everywhere, a disk that cannot be written to included.
         tempfile.TemporaryFile(dir=there).close()
     except NotADirectoryError as error:

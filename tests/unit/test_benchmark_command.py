@@ -198,7 +198,7 @@ def test_a_checkpoint_reads_its_users_pictures(photographs: Path, tmp_path: Path
         (entry,) = measure([checkpoint], Options(what=what, root=photographs, images=2, **QUICK))["measured"]
         assert (entry["title"], entry["recipe"]) == (checkpoint, "folder/semask-micro-fpn")
     (photographs / "classes.json").write_text('{"classes": ["a", "b", "c"]}')
-    with pytest.raises(ValueError, match=r"run is for 12 classes, the data in .* have 3; give another root"):
+    with pytest.raises(ValueError, match=r"run is for 12 classes, the table of .* has 3; give another --data.root"):
         measure([checkpoint], Options(what="evaluate", root=photographs, **QUICK))
 
 

@@ -36,6 +36,9 @@ ENVIRONMENT = {
 }
 
 
+CROWDED = {**ENVIRONMENT, "cores": 2, "others": 1.5}
+
+
 def measured(title: str, *, speed: float = 4.0, **others: Any) -> dict[str, Any]:
     seconds = {"median": 1 / speed, "p90": 0.3, "p99": 0.4}
     values = {
@@ -218,6 +221,22 @@ def test_measurements_of_one_model_are_told_apart(tmp_path: Path) -> None:
     assert labels([*records[:1], *other]) == ["a, 2 threads", "a, 1 thread"]
     assert "several numbers of threads" in speed.circumstances([*records[:1], *other], [])
     assert "several machines" not in speed.circumstances([*records[:1], *other], [])
+    tests = [measured("a", what="evaluate", size=[], test=test) for test in ("whole", "recipe")]
+    gpu = {**ENVIRONMENT, "cuda": "12.6", "device": "NVIDIA H200"}
+    whole, recipe, workers = read_bench(
+        Path(write(tmp_path / "c.json", *tests, measured("a", workers=4), environment=gpu))
+    )
+    assert labels([whole, recipe]) == ["a, test whole", "a, test recipe"]
+    assert labels([whole, workers]) == ["a, evaluate, test whole", "a, predict, 512×512, 4 workers"]
+    assert labels([workers, *records[:1]])[0] == "a, 4 workers, NVIDIA H200"
+
+
+def test_a_plot_says_that_its_machine_was_crowded(tmp_path: Path) -> None:
+    sides = [measured("a"), measured("b", size=[64, 64])]
+    records = read_bench(Path(write(tmp_path / "a.json", *sides, environment=CROWDED)))
+    told = speed.circumstances(records, speed.notes(records))
+    assert "Other processes had 1.5 of 2 cores while 2 were wanted." in told
+    assert "not all of one size" in told, "another remark has room"
 
 
 def test_a_plot_that_cannot_be_written_leaves_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

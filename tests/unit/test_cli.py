@@ -137,3 +137,21 @@ def test_mistyped_keeps_quiet_about_what_it_cannot_guess() -> None:
     assert flags.mistyped(["--data.rot", "x", "--qqqq", "--out=3", "--data.crop"], known) == [
         ("--data.rot", "--data.root")
     ]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["convert", "nothing.pth", "ade20k/swin-t-fpn", "/proc/nowhere"],
+        ["prepare", "camvid", "--from", "downloads", "--root", "/proc/nowhere"],
+        ["ablate", "table4", "--out", "/proc/nowhere"],
+        ["train", "scenes/semask-micro-fpn", "--out", "/proc/nowhere"],
+        ["demo", "--out", "/proc/nowhere"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_results_that_nothing_could_keep_are_refused_first(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    assert "nothing may be written to the folder '/proc'" in " ".join(capsys.readouterr().err.split())

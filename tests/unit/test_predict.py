@@ -161,7 +161,7 @@ def test_what_cannot_be_predicted_is_told(checkpoint: Path, tmp_path: Path, caps
     picture = tmp_path / "a.png"
     Image.new("RGB", (9, 9)).save(picture)
     cases["is no folder and cannot be made one"] = [str(checkpoint), str(picture), "--out", str(picture)]
-    cases["counts images or windows of a pass, from 1 on; got 0"] = [
+    cases["must be at least 1, got 0 (--test.batch-size)"] = [
         *(str(checkpoint), str(picture), "--out", str(tmp_path / "o"), "--test.batch-size", "0")
     ]
     for message, arguments in cases.items():
@@ -247,19 +247,23 @@ def test_windows_of_another_size_than_the_training_crop_are_told(
 
 
 def test_a_photograph_that_is_made_small_before_it_is_cut_is_told_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Where windows were asked for: who did not ask expects none."""
     recipe = recipes.get("folder/semask-micro-fpn")
-    store.save(tmp_path / "run", build_model(recipe), recipe)
+    store.save(tmp_path / "whole", build_model(recipe), recipe)
+    recipe = replace(recipe, test=replace(recipe.test, mode="sliding"))
+    store.save(tmp_path / "sliding", build_model(recipe), recipe)
     (tmp_path / "pictures").mkdir()
     for name in ("a", "b"):
         Image.new("RGB", (800, 600)).save(tmp_path / "pictures" / f"{name}.jpg")
-    flags = ["--out", str(tmp_path / "out"), "--test.mode", "sliding"]
-    assert cli.main(["predict", str(tmp_path / "run"), str(tmp_path / "pictures"), *flags]) == 0
-    told = [message for message in caplog.messages if "one window of 512×512 px holds all" in message]
-    assert len(told) == 1
-    assert "a.jpg: " in told[0]
-    assert "600×800 px becomes 192×256 px" in told[0]
+    for run, told in (("whole", 1), ("sliding", 0)):
+        flags = ["--out", str(tmp_path / "out"), "--test.mode", "sliding"]
+        assert cli.main(["predict", str(tmp_path / run), str(tmp_path / "pictures"), *flags]) == 0
+        text = capsys.readouterr().err
+        assert text.count("one window of 512×512 px holds all") == told
+        assert text.count("a.jpg: one window") == told
+        assert text.count("600×800 px becomes 192×256 px") == told
 
 
 def test_test_flags_begin_at_the_checkpoints_recipe(tmp_path: Path) -> None:

@@ -73,8 +73,14 @@ def test_a_photograph_that_one_window_holds_is_told() -> None:
     warning = window_warning(SMALL_BOX, WINDOWS, 2051, 2731)
     assert warning is not None
     assert "2051×2731 px becomes 192×256 px" in warning
-    assert "--test.scales 11 would show it at about its own size" in warning
+    assert "--test.scales 11 would show it at about its own size, beyond the scale of training" in warning
     assert window_warning(SMALL_BOX, replace(WINDOWS, scales=(11.0,)), 2051, 2731) is None
+    warning = window_warning(OWN, WINDOWS, 600, 600)
+    assert warning is not None
+    assert (
+        "images are of 0.5 times their own size, as in training, and this one of 600×600 px becomes 300×300" in warning
+    )
+    assert "--test.scales 2.0 would" in warning
 
 
 @pytest.mark.parametrize(
@@ -84,7 +90,8 @@ def test_a_photograph_that_one_window_holds_is_told() -> None:
         (SMALL_BOX, WINDOWS, (500, 512)),
         (SMALL_BOX, WINDOWS, (300, 2731)),
         (BOX, WINDOWS, (2051, 2731)),
-        (OWN, WINDOWS, (600, 600)),
+        (OWN, WINDOWS, (1100, 600)),
+        (SMALL_BOX, replace(WINDOWS, enlarge=True), (600, 800)),
     ],
 )
 def test_windows_that_do_something_need_no_warning(

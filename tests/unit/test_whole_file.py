@@ -40,6 +40,8 @@ def test_a_folder_that_results_can_go_to_is_not_made_yet(tmp_path: Path) -> None
 
 def test_what_is_in_the_way_of_results_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    (tmp_path / "link to no file").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "file that is its own link").symlink_to(tmp_path / "file that is its own link")
     for folder in (tmp_path / "file", tmp_path / "file" / "deep"):
         with pytest.raises(
             ValueError, match=r"^--plot: .*file.* is no folder and cannot be made one \(Not a directory"
@@ -47,3 +49,7 @@ def test_what_is_in_the_way_of_results_is_told(tmp_path: Path) -> None:
             check_writable(folder, flag="--plot")
     with pytest.raises(ValueError, match=r"^--out: nothing may be written to the folder '/proc'"):
         check_writable(Path("/proc/nowhere"))
+    for name in ("link to no file", "file that is its own link"):
+        for folder in (tmp_path / name, tmp_path / name / "deep"):
+            with pytest.raises(ValueError, match=rf"nothing may be written to the folder '.*{name}' \("):
+                check_writable(folder)

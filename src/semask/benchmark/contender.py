@@ -65,7 +65,10 @@ def recipe_of(name: str, root: Path | None = None) -> Recipe:
     if recipe.data.classes_from_data and not _is_checkpoint(name):
         return with_classes(recipe, found)
     if found != wanted:
-        raise ValueError(f"{name} is for {wanted} classes, the data in {str(root)!r} have {found}; give another root")
+        raise ValueError(
+            f"{name} is for {wanted} classes, the table of {str(root)!r} has {found}; give another --data.root, or a "
+            "recipe for any classes (folder/…)"
+        )
     return recipe
 
 

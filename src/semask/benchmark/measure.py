@@ -42,9 +42,8 @@ def measure(names: Sequence[str], options: Options, progress: Progress = lambda 
         # Before and after, and the better of both: what else runs on a machine takes of its peak too.
         before = _peak(device, options)
         sides = sides_of(names, options, device, Path(folder))
-        others = Others()
-        measured = _take_turns(sides, options, device, progress)
-        around = {**environment(device), "others": others.cores()}
+        measured, others = _take_turns(sides, options, device, progress)
+        around = {**environment(device), "others": others}
         peak = max(before, _peak(device, options))
     for values in measured:
         values["share_of_peak"] = _share(values, peak)
@@ -59,7 +58,8 @@ def measure(names: Sequence[str], options: Options, progress: Progress = lambda 
 
 def _take_turns(
     sides: Sequence[Side], options: Options, device: torch.device, progress: Progress
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], float | None]:
+    """Return the sides' entries, and how many cores other processes had meanwhile."""
     clock = clock_of(device)
     if options.max_batch and device.type == "cuda" and len(sides) > 1:
         clock = _settled(clock)
@@ -69,6 +69,7 @@ def _take_turns(
     for title, run in works.items():
         first[title] = clock_of(device)(run)
         progress(title, runs)
+    others = Others()
     timings = alternate(
         works,
         rounds=options.rounds,
@@ -76,13 +77,14 @@ def _take_turns(
         clock=clock,
         progress=lambda title: progress(title, runs),
     )
+    had = others.cores()
     entries = []
     for side, ratio in zip(sides, ratios(sides, timings), strict=True):
         memory = peak_memory(side.run, device)
         progress(side.title, runs)
         values = entry(side, timings, sides[0].title, memory, options)
         entries.append({**values, "time_to_first": ratio, "seconds_of_first_run": first[side.title]})
-    return entries
+    return entries, had
 
 
 def _settled(clock: Clock) -> Clock:

@@ -11,6 +11,8 @@ from typing import Any
 STAT = Path("/proc/stat")
 BUSY = (0, 1, 2, 5, 6, 7)
 """Of the numbers of its first line: user, nice, system, irq, softirq, and what other machines on the same one took."""
+OWN_AND_ENDED = (11, 12, 13, 14)
+"""Of the numbers of a process, from its state on: its time as user and system, and that of those it has waited for."""
 SPARE = 0.3
 """Cores that may be missing before it is told: systems always do a little."""
 
@@ -30,15 +32,22 @@ class Others:
         return max(0.0, (now - busy) - (_ours() - ours)) / max(time.perf_counter() - began, 1e-9)
 
 
-def crowding(environment: Mapping[str, Any]) -> str | None:
-    """Say that other processes and the threads of a measurement did not have room beside each other; else None."""
+def crowding(environment: Mapping[str, Any], entry: Mapping[str, Any]) -> str | None:
+    """Say that other processes and what was measured, an entry of a record, did not have room beside each other.
+
+    None where they had, and where it is not known.
+    """
     others, threads, cores = (environment.get(name) for name in ("others", "threads", "cores"))
-    if others is None or not threads or not cores or environment.get("cuda") or others + threads <= cores + SPARE:
+    if others is None or not threads or not cores or environment.get("cuda"):
         return None
+    workers = entry.get("workers") or 0
+    wanted = max(1, workers) if entry.get("what") == "load" else threads + workers
+    if others + wanted <= cores + SPARE:
+        return None
+    fewer = ", or with --threads 1" if threads > 1 and entry.get("what") != "load" else ""
     return (
-        f"Other processes had {others:.1f} of {cores} cores while {threads} threads were measured. Threads that wait "
-        "for each other lose most by that, so that not even ratios need hold: measure again when the machine is quiet, "
-        "or with --threads 1."
+        f"Other processes had {others:.1f} of {cores} cores while {wanted} were wanted. Threads that wait for each "
+        f"other lose most by that, so that not even ratios need hold: measure again when the machine is quiet{fewer}."
     )
 
 
@@ -52,6 +61,26 @@ def _busy() -> float | None:
 
 
 def _ours() -> float:
-    """Return the time that this process and those it has waited for have had [s]."""
+    """Return the time that this process, those that it began, and theirs have had [s]."""
     times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    done = times.user + times.system + times.children_user + times.children_system
+    return done + _time_of_living(os.getpid())
+
+
+def _time_of_living(process: int) -> float:
+    """Return the time [s] of the processes that a process began, and of those that these did, that have not ended."""
+    began: dict[int, list[int]] = {}
+    ticks: dict[int, int] = {}
+    for path in STAT.parent.glob("[0-9]*/stat"):
+        try:
+            # Behind the name, which may hold anything, a parenthesis too.
+            numbers = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            number, parent = int(path.parent.name), int(numbers[1])
+            ticks[number] = sum(int(numbers[place]) for place in OWN_AND_ENDED)
+        except (OSError, ValueError, IndexError):
+            continue  # it has ended meanwhile
+        began.setdefault(parent, []).append(number)
+    living = list(began.get(process, ()))
+    for number in living:  # which grows
+        living += began.get(number, ())
+    return sum(ticks[number] for number in living) / os.sysconf("SC_CLK_TCK")

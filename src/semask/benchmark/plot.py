@@ -76,7 +76,7 @@ def labels(records: Sequence[BenchRecord]) -> list[str]:
     for record in records:
         alike = [conditions_of(other) for other in records if other.title == record.title]
         own = [part for part, *others in zip(conditions_of(record), *alike, strict=True) if {*others} != {part}]
-        told.append(", ".join([record.title, *own]))
+        told.append(", ".join(filter(None, [record.title, *own])))
     return told
 
 

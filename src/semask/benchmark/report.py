@@ -13,6 +13,9 @@ from semask.evaluation.record import Record
 from semask.evaluation.report import Column, Rows, tabulate
 from semask.recipes import get, names
 
+CAPTIONED = 2
+"""Remarks that a plot has room for."""
+
 
 class Accuracy(NamedTuple):
     """mIoU [%] of a recipe, and whether it was measured here or is what a paper printed."""
@@ -51,7 +54,9 @@ def accuracies_of(records: Sequence[BenchRecord], evaluations: Sequence[Record])
 
 def notes(records: Sequence[BenchRecord]) -> list[str]:
     """Return what a reader must know: rows that cannot be compared, and such of too few rounds."""
-    found = []
+    found = list(
+        dict.fromkeys(filter(None, (crowding(record.values["environment"], record.values) for record in records)))
+    )
     differing = [
         place.rpartition(".")[2]
         for place in SAME
@@ -70,7 +75,6 @@ def notes(records: Sequence[BenchRecord]) -> list[str]:
     for key, name in (("what", "kind of run"), ("dtype", "precision"), ("size", "size")):
         if len({str(record.values.get(key)) for record in records}) > 1:
             found.append(f"These rows are not all of one {name}.")
-    found += dict.fromkeys(filter(None, (crowding(record.values["environment"]) for record in records)))
     if any(record.values.get("rounds", 0) < FEW_ROUNDS for record in records):
         found.append(f"Fewer than {FEW_ROUNDS} rounds tell little of the 90th and 99th percentile.")
     return found
@@ -96,14 +100,24 @@ def circumstances(records: Sequence[BenchRecord], remarks: Sequence[str]) -> str
         found = {value(record) for record in records}
         told.append(name + found.pop() if len(found) == 1 else many)
     line = " · ".join(filter(None, told))
-    return "\n".join([line, *remarks[:1]])
+    return "\n".join([line, *remarks[:CAPTIONED]])
 
 
 def conditions_of(record: BenchRecord) -> tuple[str, ...]:
-    """Return in words what is chosen for a measurement beside the model, and where it was made."""
-    batch = f"batch {record.values.get('batch', '')}"
-    around = record.values["environment"]
-    return (str(record.values["what"]), _size(record), batch, _precision(record), _machine(around), _threads(around))
+    """Return in words what is chosen for a measurement beside the model, and where it was made; "" for nothing."""
+    values, around = record.values, record.values["environment"]
+    return (
+        str(values["what"]),
+        _size(record),
+        f"batch {values.get('batch', '')}",
+        _precision(record),
+        f"test {values['test']}" if values.get("test") else "",
+        f"{values['workers']} workers" if values.get("workers") else "",
+        "step" if "optimiser's step" in values.get("inside", ()) else "",
+        _machine(around),
+        _threads(around),
+        f"torch {_at(around, 'packages.torch')}",
+    )
 
 
 def _at(values: Any, place: str) -> Any:

@@ -59,9 +59,9 @@ def bench(recipes: Sequence[str], options: Options, *, out: Path | None = None) 
     from semask.benchmark.measure import measure
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    # Drawn between runs alone: a thread that draws would take time from what is measured.
     if options.compile:
         Console(stderr=True).print("compiling, in the first run of each: minutes for large models", style="dim")
+    # Drawn between runs alone: a thread that draws would take time from what is measured.
     with Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
         task = bar.add_task("Building", total=None)
 
@@ -151,11 +151,11 @@ def conditions(record: Mapping[str, Any]) -> list[str]:
         count = values["workers"]
         lines.append(f"{count} worker{'' if count == 1 else 's'}, {rate:.2f} images/s each")
     if values["compile"]:
-        first = ", ".join(f"{each['seconds_of_first_run']:.0f} s" for each in record["measured"])
+        first = ", ".join(f"{each['seconds_of_first_run']:.0f} s of {each['title']}" for each in record["measured"])
         lines.append(f"first runs, which compile: {first}")
     if record["matmul_peak"] is not None and values["share_of_peak"] is not None:
         lines.append(f"peak: {record['matmul_peak'] / 1e9:.1f}·10⁹ multiply-adds/s, of a large matrix product here")
-    if crowded := crowding(around):
+    if crowded := crowding(around, values):
         lines.append(crowded)
     if values["rounds"] < FEW_ROUNDS:
         lines.append(f"fewer than {FEW_ROUNDS} rounds tell little of the 90th and 99th percentile")

@@ -57,6 +57,7 @@ def read(source: Path, recipe: str, out: Path, *, num_classes: int | None, trust
     from rich.console import Console
 
     get(recipe)  # a mistyped name is told before a large file is read
+    check_writable(out, flag="OUT")
     _require_free(out, RECORD, overwrite=overwrite)
     from semask.checkpoints import store
     from semask.checkpoints.convert import convert as convert_published
@@ -78,6 +79,7 @@ def export(source: Path, out: Path, *, overwrite: bool) -> None:
     from rich.console import Console
 
     recipe = read_recipe(source)
+    check_writable(out, flag="OUT")
     _require_free(out, "config.json", overwrite=overwrite)
     from semask.checkpoints import store
     from semask.checkpoints.export import write_transformers
@@ -92,6 +94,5 @@ def export(source: Path, out: Path, *, overwrite: bool) -> None:
 
 
 def _require_free(out: Path, record: str, *, overwrite: bool) -> None:
-    check_writable(out, flag="OUT")
     if (out / record).exists() and not overwrite:
         raise ValueError(f"{str(out)!r} holds a checkpoint or run already; choose another folder, or say --overwrite")

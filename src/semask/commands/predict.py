@@ -35,13 +35,14 @@ PREDICTIONS, OVERLAYS, PRIORS, SUBMISSION = "predictions", "overlays", "priors",
 class Painter(NamedTuple):
     """What makes pictures out of a picture; prior and submission are None where none is wanted.
 
-    data says how pictures are read, test how they are shown to the model.
+    data says how pictures are read. windows is a test by windows that was asked for in place of the checkpoint's own
+    test, None where none was.
     """
 
     predictor: Predictor
     prior: Predictor | None
     data: DataRecipe
-    test: TestRecipe
+    windows: TestRecipe | None
     classes: Classes
     device: torch.device
     alpha: float
@@ -126,8 +127,8 @@ def predict(checkpoint: Path, pictures: Path, options: PredictOptions, *, test: 
         try:
             with _memory_told():
                 picture = read_picture(file, painter.data)
-                if not warned and (warning := window_warning(painter.data, painter.test, *picture.shape[-2:])):
-                    logger.warning("%s: %s", file, warning)
+                if not warned and (warning := _window_warning(painter, picture)):
+                    console.print(f"{file}: {warning}", style="yellow")
                     warned = True
                 paint(painter, picture, out, name)
         except ValueError as error:
@@ -166,7 +167,7 @@ def load_painter(checkpoint: Path, options: PredictOptions, test: TestRecipe | N
         predictor=build_predictor(model, test, recipe.data),
         prior=build_prior(model, test, recipe.data) if options.prior else None,
         data=recipe.data,
-        test=test,
+        windows=test if (test.mode, test.window) != (recipe.test.mode, recipe.test.window) else None,
         classes=classes,
         device=place,
         alpha=options.alpha,
@@ -194,6 +195,12 @@ def paint(painter: Painter, picture: Picture, out: Path, name: str) -> None:
     if painter.overlay:
         mixed = overlay(as_rgb(picture), labels, painter.classes, alpha=painter.alpha)
         write_image(out / OVERLAYS / f"{name}.jpg", mixed)
+
+
+def _window_warning(painter: Painter, picture: Picture) -> str | None:
+    if painter.windows is None:
+        return None
+    return window_warning(painter.data, painter.windows, picture.shape[-2], picture.shape[-1])
 
 
 @contextmanager

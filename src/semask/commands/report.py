@@ -57,6 +57,8 @@ def report(settings: Settings) -> str:
     for flag, path in (("--out", settings.out), ("--plot", settings.plot)):
         if path is not None:
             check_writable(path.parent, flag=flag)
+            if path.is_dir():
+                raise ValueError(f"{flag} names a file, and {str(path)!r} is a folder; give a name within it")
     evaluations, measurements = read(settings.records)
     remarks: list[str] = []
     if measurements:

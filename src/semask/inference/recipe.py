@@ -18,7 +18,10 @@ def build_predictor(model: Model, test: TestRecipe, data: DataRecipe) -> Predict
     of a fixed size sees images through windows of that size in whole mode too.
     """
     if test.batch_size < 1:
-        raise ValueError(f"--test.batch-size counts images or windows of a pass, from 1 on; got {test.batch_size}")
+        raise ValueError(
+            f"batch_size counts images or windows of a pass and must be at least 1, got {test.batch_size} "
+            "(--test.batch-size)"
+        )
     enlarge_to = None
     if test.mode == "sliding":
         source: Model | Predictor = _windowed(model, test, window=test.window, stride=test.stride)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from semask.geometry import fit_size
+from semask.geometry import enlarged_size, fit_size
 from semask.recipes.recipe import DataRecipe, TestRecipe
 
 Scale = tuple[int, int] | float
@@ -29,17 +29,21 @@ def scale_warning(trained: DataRecipe, data: DataRecipe, test: TestRecipe) -> st
 
 def window_warning(data: DataRecipe, test: TestRecipe, height: int, width: int) -> str | None:
     """Say that windows change nothing for an image of that size [px]: made smaller first, it lies in one; else None."""
-    if test.mode != "sliding" or data.base_scale is None or (height <= test.window[0] and width <= test.window[1]):
+    tall, wide = test.window
+    if test.mode != "sliding" or (height <= tall and width <= wide):
         return None
-    seen = fit_size(height, width, data.base_scale, max(test.scales))
-    if seen[0] > test.window[0] or seen[1] > test.window[1]:
+    own = 1.0 if data.base_scale is not None else data.base_ratio
+    ratio = own * max(test.scales)
+    seen = fit_size(height, width, data.base_scale or (height, width), ratio)
+    if test.enlarge:
+        seen = enlarged_size(*seen, max(test.window))
+    if seen[0] > tall or seen[1] > wide:
         return None
-    long, short = max(data.base_scale), min(data.base_scale)
-    own = max(height, width) / max(seen) * max(test.scales)
+    scale = max(height, width) / max(seen) * max(test.scales)
     return (
-        f"one window of {test.window[0]}×{test.window[1]} px holds all that the model sees: images are fitted into "
-        f"{long}×{short} px first, as in training, and this one of {height}×{width} px becomes {seen[0]}×{seen[1]} px. "
-        f"--test.scales {own:.2g} would show it at about its own size"
+        f"one window of {tall}×{wide} px holds all that the model sees: images are {_describe(_scale(data, 1.0))}, as "
+        f"in training, and this one of {height}×{width} px becomes {seen[0]}×{seen[1]} px. --test.scales "
+        f"{scale:.{0 if scale >= 10 else 1}f} would show it at about its own size, beyond the scale of training"
     )
 
 
