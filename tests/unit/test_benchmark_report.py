@@ -226,9 +226,23 @@ def test_measurements_of_one_model_are_told_apart(tmp_path: Path) -> None:
     whole, recipe, workers = read_bench(
         Path(write(tmp_path / "c.json", *tests, measured("a", workers=4), environment=gpu))
     )
-    assert labels([whole, recipe]) == ["a, test whole", "a, test recipe"]
-    assert labels([whole, workers]) == ["a, evaluate, test whole", "a, predict, 512×512, 4 workers"]
+    assert labels([whole, recipe]) == ["a", "a, test recipe"]
+    assert labels([whole, workers]) == ["a, evaluate", "a, predict, 512×512, 4 workers"]
     assert labels([workers, *records[:1]])[0] == "a, 4 workers, NVIDIA H200"
+
+
+def test_peers_of_another_size_are_told() -> None:
+    """From twice, or half, of a recipe's parameters on; what has no parameters has no size."""
+    sides = [measured("a"), measured("twice", library="smp", parameters=2 * 34_656_000)]
+    sides += [measured("more", library="transformers", parameters=11 * 34_656_000)]
+    sides += [
+        measured("less", library="timm", parameters=34_656_000 // 5),
+        measured("none", library="smp", parameters=None),
+    ]
+    assert bench._other_weights(sides) == [
+        f"more has 11 times the parameters of {RECIPE}",
+        f"less has 0.2 times the parameters of {RECIPE}",
+    ]
 
 
 def test_a_plot_says_that_its_machine_was_crowded(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def conditions_of(record: BenchRecord) -> tuple[str, ...]:
         _size(record),
         f"batch {values.get('batch', '')}",
         _precision(record),
-        f"test {values['test']}" if values.get("test") else "",
+        f"test {values['test']}" if values.get("test", "whole") not in (None, "whole") else "",
         f"{values['workers']} workers" if values.get("workers") else "",
         "step" if "optimiser's step" in values.get("inside", ()) else "",
         _machine(around),

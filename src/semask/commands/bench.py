@@ -23,6 +23,9 @@ PROG = "semask bench"
 SPARED = ("IQR", "p99", "p90", "in all", "of peak", "mult-adds G", "params M", "batch")
 """Columns that a narrow terminal goes without, in this order; records hold them all."""
 
+UNLIKE = 2.0
+"""Times as many parameters, or as few: from there on two models are hardly of a kind."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -153,6 +156,7 @@ def conditions(record: Mapping[str, Any]) -> list[str]:
     if values["compile"]:
         first = ", ".join(f"{each['seconds_of_first_run']:.0f} s of {each['title']}" for each in record["measured"])
         lines.append(f"first runs, which compile: {first}")
+    lines += _other_weights(record["measured"])
     if record["matmul_peak"] is not None and values["share_of_peak"] is not None:
         lines.append(f"peak: {record['matmul_peak'] / 1e9:.1f}·10⁹ multiply-adds/s, of a large matrix product here")
     if crowded := crowding(around, values):
@@ -160,6 +164,17 @@ def conditions(record: Mapping[str, Any]) -> list[str]:
     if values["rounds"] < FEW_ROUNDS:
         lines.append(f"fewer than {FEW_ROUNDS} rounds tell little of the 90th and 99th percentile")
     return lines
+
+
+def _other_weights(measured: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what must be said of peers that are far larger or smaller than the recipe they stand beside."""
+    ours = {each["recipe"]: each["parameters"] for each in measured if each["library"] == "semask"}
+    told = []
+    for each in measured:
+        own, theirs = ours.get(each["recipe"]), each["parameters"]
+        if own and theirs and not 1 / UNLIKE <= theirs / own <= UNLIKE:
+            told.append(f"{each['title']} has {theirs / own:.2g} times the parameters of {each['recipe']}")
+    return told
 
 
 def _scaled(value: float | None, unit: float) -> str:
