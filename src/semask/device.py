@@ -8,6 +8,8 @@ from typing import Literal
 
 import torch
 
+from semask.counted import counted
+
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -27,5 +29,5 @@ def describe(device: torch.device) -> str:
     """Return what the device is, in words."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
-    threads = torch.get_num_threads()
-    return f"{platform.processor() or platform.machine()} processor, {threads} thread{'' if threads == 1 else 's'}"
+    processor = platform.processor() or platform.machine()
+    return f"{processor} processor, {counted(torch.get_num_threads(), 'thread')}"

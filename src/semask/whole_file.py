@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +31,8 @@ def check_writable(folder: Path, *, flag: str = "--out") -> None:
 
     A ValueError names the flag, and what is in the way.
     """
+    import tempfile  # not needed for help, which names flags alone
+
     there = folder
     try:
         there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))

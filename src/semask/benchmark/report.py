@@ -9,6 +9,7 @@ from semask.benchmark.environment import SAME
 from semask.benchmark.options import FEW_ROUNDS
 from semask.benchmark.others import crowding
 from semask.benchmark.record import BenchRecord
+from semask.counted import counted
 from semask.evaluation.record import Record
 from semask.evaluation.report import Column, Rows, tabulate
 from semask.recipes import get, names
@@ -112,7 +113,7 @@ def conditions_of(record: BenchRecord) -> tuple[str, ...]:
         f"batch {values.get('batch', '')}",
         _precision(record),
         f"test {values['test']}" if values.get("test", "whole") not in (None, "whole") else "",
-        f"{values['workers']} workers" if values.get("workers") else "",
+        counted(values["workers"], "worker") if values.get("workers") else "",
         "step" if "optimiser's step" in values.get("inside", ()) else "",
         _machine(around),
         _threads(around),
@@ -161,8 +162,7 @@ def _machine(environment: Mapping[str, Any]) -> str:
 
 def _threads(environment: Mapping[str, Any]) -> str:
     """Return how many threads of a processor were used; of a GPU's nothing need be said."""
-    threads = environment.get("threads")
-    return "" if environment.get("cuda") else f"{threads} thread{'' if threads == 1 else 's'}"
+    return "" if environment.get("cuda") else counted(environment.get("threads", 0), "thread")
 
 
 def _place(record: BenchRecord) -> str:

@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 from semask.benchmark.options import FEW_ROUNDS, Options, check
 from semask.benchmark.others import crowding
 from semask.commands.flags import check_json, parse
+from semask.counted import counted
 from semask.whole_file import check_writable, write_json
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 PROG = "semask bench"
 SPARED = ("IQR", "p99", "p90", "in all", "of peak", "mult-adds G", "params M", "batch")
 """Columns that a narrow terminal goes without, in this order; records hold them all."""
-
 UNLIKE = 2.0
 """Times as many parameters, or as few: from there on two models are hardly of a kind."""
 
@@ -151,8 +151,7 @@ def conditions(record: Mapping[str, Any]) -> list[str]:
         f"{around['device']} ({around['processor']}), load {around['load']} · torch {around['packages']['torch']}",
     ]
     if (rate := values["images_per_second_of_a_worker"]) is not None:
-        count = values["workers"]
-        lines.append(f"{count} worker{'' if count == 1 else 's'}, {rate:.2f} images/s each")
+        lines.append(f"{counted(values['workers'], 'worker')}, {rate:.2f} images/s each")
     if values["compile"]:
         first = ", ".join(f"{each['seconds_of_first_run']:.0f} s of {each['title']}" for each in record["measured"])
         lines.append(f"first runs, which compile: {first}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from semask.commands.flags import check_json, parse
+from semask.counted import counted
 from semask.percent import percent
 from semask.whole_file import check_writable
 
@@ -90,7 +91,7 @@ def table(found: dict[str, Any]) -> Table:
 def verdict(found: dict[str, Any]) -> str:
     """Return in a sentence whether the mIoU differs by more than these images could by chance."""
     ends = found["difference"]["miou"]
-    images = f"{found['images']} image{'' if found['images'] == 1 else 's'}"
+    images = counted(found["images"], "image")
     if ends is None:
         return f"the difference in mIoU is undefined over {images}"
     value, low, high = ends

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from semask.commands.flags import parse as parse_flags
+from semask.counted import counted
 from semask.recipes import DataRecipe, Recipe, get
 from semask.whole_file import check_writable, write_json
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from semask.data.doctor import Diagnosis
-    from semask.data.problem import Problem
 
 PROG = "semask doctor DATA"
 SHOWN = 10
@@ -137,8 +137,8 @@ def tell(diagnosis: Diagnosis, console: Console) -> None:
         console.print(line, markup=False)
     pairs = " + ".join(f"{len(split.pairs)} {split.name}" for split in diagnosis.splits)
     style, verdict = ("bold red", "not fit for training") if diagnosis.errors else ("bold green", "fit for training")
-    found = f": {_counted(diagnosis.errors, 'error')} and {_counted(diagnosis.warnings, 'warning')} in {pairs} pairs"
-    console.print(Text.assemble((verdict, style), found))
+    errors, warnings = counted(len(diagnosis.errors), "error"), counted(len(diagnosis.warnings), "warning")
+    console.print(Text.assemble((verdict, style), f": {errors} and {warnings} in {pairs} pairs"))
 
 
 def class_table(diagnosis: Diagnosis) -> Table:
@@ -173,7 +173,3 @@ def to_paste(diagnosis: Diagnosis) -> list[str]:
     else:
         lines.append(f"weights of all {len(diagnosis.classes)} classes: on the page, as flags to copy")
     return lines
-
-
-def _counted(problems: Sequence[Problem], word: str) -> str:
-    return f"{len(problems)} {word}{'' if len(problems) == 1 else 's'}"

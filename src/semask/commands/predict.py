@@ -14,6 +14,7 @@ from tyro.conf import FlagConversionOff, Positional, arg
 
 from semask.checkpoints.record import read_recipe
 from semask.commands.flags import parse as parse_flags
+from semask.counted import counted
 from semask.recipes import DataRecipe, TestRecipe
 from semask.recipes.scale import scale_warning, window_warning
 from semask.whole_file import check_writable
@@ -138,7 +139,7 @@ def predict(checkpoint: Path, pictures: Path, options: PredictOptions, *, test: 
     summary = Summary(len(files) - len(skipped), tuple(skipped))
     if not summary.segmented:
         raise ValueError(f"none of the {len(files)} files in {str(pictures)!r} is a picture that can be segmented")
-    done, left = _counted(summary.segmented, "picture"), _counted(len(skipped), "file")
+    done, left = counted(summary.segmented, "picture"), counted(len(skipped), "file")
     result = Console(soft_wrap=True, highlight=False)
     result.print(f"segmented {done}, skipped {left}; results in {out}")
     if painter.submission is not None:
@@ -250,7 +251,3 @@ def output_names(files: Sequence[Path], root: Path) -> list[str]:
     if len({name.casefold() for name in names}) < len(names):
         return [str(path) for path in paths]
     return names
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -113,9 +113,9 @@ def _counted_from_one(counts: ValueCounts, classes: Classes) -> Iterator[Problem
     if 0 in counts.pixels:
         absent = f"value 0 is in {_labels(counts, 0)}"
         otherwise = (
-            f'. Or does {last} mean that there is no label? Then say "labels": {{"{last}": "ignore"}}; else the '
+            f'. Or does {last} mean that there is no label? Then say "labels": {{"{last}": "ignore"}}; else the table '
+            "lacks a class"
         )
-        otherwise += "table lacks a class"
     else:
         absent, otherwise = "value 0 is nowhere", ""
     yield Problem(
