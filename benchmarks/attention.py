@@ -27,12 +27,12 @@ from plain import chosen
 from semask.benchmark.clock import Clock, Work, processor, wall
 from semask.benchmark.memory import in_fresh_process, peak_memory
 from semask.benchmark.rounds import alternate
-from semask.benchmark.spread import Spread
+from semask.benchmark.rounds import Spread
 from semask.build import build
-from semask.encoders.recompute import recompute
-from semask.encoders.swin import DenseSwinBlock
-from semask.layers.deformable import deformable_attention, grid_of
-from semask.layers.semantic import SemanticAttention, SemanticLayer
+from semask.models.encoders.recompute import recompute
+from semask.models.encoders.swin import DenseSwinBlock
+from semask.models.layers.deformable import deformable_attention, grid_of
+from semask.models.layers.semantic import SemanticAttention, SemanticLayer
 
 MAPS = {"512×512": (128, 128), "500×667": (125, 167)}
 VARIANTS = {"Swin-T": (96, 3, 7), "Swin-L": (192, 6, 12)}

@@ -28,11 +28,11 @@ from semask.benchmark.memory import in_fresh_process, resident
 from semask.benchmark.rounds import alternate
 from semask.build import build
 from semask.data.dataset import validation_set
-from semask.data.synthetic import draw_scene
+from semask.data.scenes.scene import draw_scene
 from semask.evaluation import Measures, evaluate_model
+from semask.evaluation.metrics.confusion import count_pairs
 from semask.inference import build_predictor
-from semask.metrics.confusion import count_pairs
-from semask.model import SegmentationModel
+from semask.models.model import SegmentationModel
 from semask.recipes import DataRecipe, TestRecipe
 from semask.structures import IGNORE
 

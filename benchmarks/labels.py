@@ -20,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semask.bands import Bands
 from semask.benchmark.clock import processor, wall
 from semask.benchmark.memory import in_fresh_process, peak_memory
 from semask.benchmark.rounds import alternate
 from semask.inference import Predictor, sliding, tta
-from semask.plain import plainly
+from semask.ops.lazy_scores import Bands
+from semask.ops.reference import plainly
 from semask.structures import MaskLogits, PixelLogits
 
 WINDOW, STRIDE = 512, 341

@@ -39,11 +39,11 @@ from torchvision.transforms import v2
 
 from semask.benchmark.clock import processor
 from semask.benchmark.rounds import alternate, rotated
-from semask.benchmark.spread import spread
+from semask.benchmark.rounds import spread
 from semask.data.dataset import collate, training_set
-from semask.data.folder import find_pairs
-from semask.data.synthetic import SCENE_CLASSES, draw_scene
-from semask.plain import plainly
+from semask.data.pairs import find_pairs
+from semask.data.scenes.scene import SCENE_CLASSES, draw_scene
+from semask.ops.reference import plainly
 from semask.recipes.recipe import IMAGENET_MEAN, DataRecipe
 from semask.structures import IGNORE
 

@@ -30,11 +30,11 @@ from torch import Tensor, nn
 from semask.benchmark.clock import Clock, clock_of, processor
 from semask.benchmark.memory import in_fresh_process, peak_memory
 from semask.benchmark.rounds import alternate, rotated
-from semask.benchmark.spread import Spread, spread
+from semask.benchmark.rounds import Spread, spread
 from semask.build import build_loss, build_model
-from semask.checkpoints.export import write_transformers
+from semask.checkpoints.transformers.export import write_transformers
 from semask.losses.masks import MaskClassificationLoss
-from semask.model import SegmentationModel
+from semask.models.model import SegmentationModel
 from semask.recipes import get
 from semask.structures import MaskLogits
 

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semask.decoders.semantic_fpn import SemanticFPN
-from semask.plain import plainly
-from semask.resample import resize
+from semask.models.decoders.semantic_fpn import SemanticFPN
+from semask.ops.reference import plainly
+from semask.ops.resize import resize
 from semask.structures import Features, PixelLogits
 
 

@@ -29,15 +29,15 @@ from semask.benchmark.clock import Work, wall
 from semask.benchmark.environment import environment
 from semask.benchmark.memory import in_fresh_process
 from semask.benchmark.rounds import Timings, alternate
-from semask.benchmark.spread import Spread, spread
+from semask.benchmark.rounds import Spread, spread
 from semask.build import build_model
 from semask.checkpoints import store
-from semask.cli import COMMANDS
-from semask.data.synthetic import draw_scene
+from semask.cli.main import COMMANDS
+from semask.data.scenes.scene import draw_scene
 from semask.recipes import get
 
 NOTHING, BARE, PREDICT = "python -c pass", "import torch, timm, torchvision, PIL.Image", "semask predict"
-SEMASK = (sys.executable, "-m", "semask.cli")
+SEMASK = (sys.executable, "-m", "semask.cli.main")
 
 
 def children(work: Work) -> float:

@@ -29,7 +29,7 @@ from plain import chosen
 from semask.benchmark.clock import Clock, Work, processor, wall
 from semask.benchmark.memory import in_fresh_process, peak_memory
 from semask.benchmark.rounds import alternate
-from semask.benchmark.spread import Spread
+from semask.benchmark.rounds import Spread
 from semask.build import build, build_loss
 from semask.inference import build_predictor
 from semask.losses.pixel import pixel_cross_entropy

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from functools import cache
 from typing import NamedTuple
 
 import pytest
@@ -12,12 +11,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from semask import recipes
-from semask.build import build_weightless
-from semask.complexity import multiply_adds
 from semask.data.classes import Classes
-from semask.model import SegmentationModel
+from semask.models.flops import multiply_adds
 from semask.recipes import ade20k_baselines, cityscapes_baselines
 from semask.structures import PixelLogits
+from tests.each import for_each, model_of
 
 NAMES = [make().name for dataset in (ade20k_baselines, cityscapes_baselines) for make in dataset.RECIPES]
 # Single- and multi-scale mIoU [%] as printed; the rows that are not here have none.
@@ -76,18 +74,13 @@ SGD = Optim("sgd", 1e-2, 5e-4, 0.9, 1e-4, 0)
 ADAMW = Optim("adamw", 6e-5, 0.01, 1.0, 0.0, 1500)
 
 
-@cache
-def model_of(name: str) -> SegmentationModel:
-    return build_weightless(recipes.get(name))
-
-
 def test_every_row_is_there() -> None:
     assert len(set(NAMES)) == 18
     assert set(NAMES) <= set(recipes.names())
     assert set(MIOU) | set(COUNTED) <= set(NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@for_each(NAMES)
 def test_figures_are_those_printed(name: str) -> None:
     published = recipes.get(name).published
     assert (published.miou, published.miou_ms) == MIOU.get(name, (None, None))
@@ -95,7 +88,7 @@ def test_figures_are_those_printed(name: str) -> None:
     assert bool(published.source) == (name in MIOU)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@for_each(NAMES)
 def test_training_follows_mmsegmentation(name: str) -> None:
     recipe = recipes.get(name)
     optim, train, data = recipe.optim, recipe.train, recipe.data
@@ -117,10 +110,7 @@ def test_training_follows_mmsegmentation(name: str) -> None:
     assert recipe.model.encoder.drop_path == (0.3 if "swin" in name else 0.0)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in SISTERS else ()) for name in NAMES]
-)
-def test_it_takes_its_crop_at_the_cost_that_was_published_or_counted(name: str) -> None:
+def takes_its_crop_at_its_cost(name: str) -> None:
     """Pooling, which is a product of matrices here, adds a little to what mmsegmentation's counter saw."""
     recipe, model = recipes.get(name), model_of(name)
     height, width = recipe.data.crop
@@ -138,7 +128,18 @@ def test_it_takes_its_crop_at_the_cost_that_was_published_or_counted(name: str) 
         assert counter.get_total_flops() / 2e9 == pytest.approx(COUNTED[name][2], rel=0.001)
 
 
-@pytest.mark.parametrize("name", COUNTED)
+@for_each(name for name in NAMES if name not in SISTERS)
+def test_it_takes_its_crop_at_the_cost_that_was_published_or_counted(name: str) -> None:
+    takes_its_crop_at_its_cost(name)
+
+
+@pytest.mark.slow
+@for_each(SISTERS)
+def test_so_do_the_sisters(name: str) -> None:
+    takes_its_crop_at_its_cost(name)
+
+
+@for_each(COUNTED)
 def test_parameters_are_mmsegmentation_s_to_the_last_one(name: str) -> None:
     model = model_of(name)
     parameters = sum(p.numel() for p in model.parameters())
@@ -148,8 +149,7 @@ def test_parameters_are_mmsegmentation_s_to_the_last_one(name: str) -> None:
         assert parameters / 1e6 == pytest.approx(PUBLISHED[name][0], abs=0.05)
 
 
-@pytest.mark.parametrize(
-    ("name", "strides", "dilations"),
+@for_each(
     [
         ("ade20k/deeplabv3plus-r101", (4, 8, 8, 8), [12, 24, 36]),
         ("ade20k/deeplabv3plus-resnest200", (4, 8, 8, 8), [12, 24, 36]),

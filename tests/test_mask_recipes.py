@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from semask import recipes
-from semask.build import build_weightless
+from tests.each import for_each, model_of
 
 
 class Optim(NamedTuple):
@@ -106,7 +106,7 @@ def test_every_row_is_there() -> None:
     assert len(set(NAMES)) == 48
 
 
-@pytest.mark.parametrize(("dataset", "backbone", "head"), ROWS, ids=NAMES)
+@for_each(ROWS, names=NAMES)
 def test_training(dataset: str, backbone: str, head: str) -> None:
     recipe = recipes.get(f"{dataset}/{backbone}-{head}")
     optim, train = recipe.optim, recipe.train
@@ -127,7 +127,7 @@ def test_training(dataset: str, backbone: str, head: str) -> None:
     assert (masks.oversample, masks.importance, masks.ignored) == (3.0, 0.75, "background")
 
 
-@pytest.mark.parametrize(("dataset", "backbone", "head"), ROWS, ids=NAMES)
+@for_each(ROWS, names=NAMES)
 def test_pictures(dataset: str, backbone: str, head: str) -> None:
     data = recipes.get(f"{dataset}/{backbone}-{head}").data
     side = 1024 if dataset == "cityscapes" else 640 if backbone.endswith(("-b", "-l")) else 512
@@ -147,7 +147,7 @@ def test_pictures(dataset: str, backbone: str, head: str) -> None:
     assert (test.mode, test.scales, test.flip) == ("whole", (1.0,), False)
 
 
-@pytest.mark.parametrize(("dataset", "backbone", "head"), ROWS, ids=NAMES)
+@for_each(ROWS, names=NAMES)
 def test_models(dataset: str, backbone: str, head: str) -> None:
     model = recipes.get(f"{dataset}/{backbone}-{head}").model
     encoder, decoder = model.encoder, model.decoder
@@ -170,7 +170,7 @@ def test_models(dataset: str, backbone: str, head: str) -> None:
     assert (decoder.pixel_layers, decoder.pixel_feedforward, decoder.feature_selection) == (6, 1024, False)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@for_each(NAMES)
 def test_figures_are_as_printed(name: str) -> None:
     figures = recipes.get(name).published
     assert (figures.parameters, figures.miou, figures.miou_ms) == PUBLISHED.get(name, (None, None, None))
@@ -179,12 +179,10 @@ def test_figures_are_as_printed(name: str) -> None:
 
 
 # The rows of the smallest encoders are built, and run, in test_recipes.
-@pytest.mark.parametrize(
-    ("dataset", "backbone", "head"), [row for row in ROWS if row[1] not in ("resnet50", "swin-t")], ids="-".join
-)
+@for_each(row for row in ROWS if row[1] not in ("resnet50", "swin-t"))
 def test_larger_rows_build(dataset: str, backbone: str, head: str) -> None:
     name = f"{dataset}/{backbone}-{head}"
-    model = build_weightless(recipes.get(name))
+    model = model_of(name)
     assert model.encoder.channels == CHANNELS[backbone]
     assert model.encoder.strides == (4, 8, 16, 32)
     extents = tuple(layer.window_size for layer in model.encoder.semantic)

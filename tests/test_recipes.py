@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,13 +10,13 @@ import pytest
 import torch
 
 from semask import recipes
-from semask.build import build_weightless
 from semask.data.classes import Classes
-from semask.data.folder import find_pairs
-from semask.encoders.swin import DenseSwinBlock
-from semask.layers.single_scale import STRIDE
-from semask.model import SegmentationModel
-from semask.recipes import Recipe, ade20k_baselines, cityscapes_baselines
+from semask.data.pairs import find_pairs
+from semask.models.encoders.swin import DenseSwinBlock
+from semask.models.layers.single_scale import STRIDE
+from semask.models.model import SegmentationModel
+from semask.recipes import ade20k_baselines, cityscapes_baselines
+from tests.each import for_each, model_of
 
 
 class Row(NamedTuple):
@@ -101,12 +100,7 @@ VARIANTS = {
 PUBLISHED = [row.name for row in ROWS]
 
 
-@cache
-def model_of(recipe: Recipe) -> SegmentationModel:
-    return build_weightless(recipe)
-
-
-@pytest.mark.parametrize("row", ROWS, ids=PUBLISHED)
+@for_each(ROWS, names=PUBLISHED)
 def test_published_training(row: Row) -> None:
     recipe = recipes.get(row.name)
     optim, data, encoder = recipe.optim, recipe.data, recipe.model.encoder
@@ -130,7 +124,7 @@ def test_published_training(row: Row) -> None:
     assert (recipe.test.mode, recipe.test.scales, recipe.test.flip) == ("whole", (1.0,), False)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=PUBLISHED)
+@for_each(ROWS, names=PUBLISHED)
 def test_published_data(row: Row) -> None:
     recipe = recipes.get(row.name)
     dataset, data = row.name.split("/")[0], recipe.data
@@ -141,13 +135,13 @@ def test_published_data(row: Row) -> None:
     assert [round(255 * value, 3) for value in recipe.model.std] == [58.395, 57.12, 57.375]
 
 
-@pytest.mark.parametrize("row", ROWS, ids=PUBLISHED)
+@for_each(ROWS, names=PUBLISHED)
 def test_published_encoders(row: Row) -> None:
     recipe = recipes.get(row.name)
     width, depths, heads, window, pretraining = VARIANTS[row.name.split("-fpn")[0][-1]]
     assert recipe.model.encoder.weights == "timm"
     assert recipe.model.encoder.name.endswith(pretraining)
-    encoder = model_of(recipe).encoder
+    encoder = model_of(recipe.name).encoder
     assert encoder.channels == tuple(width * 2**stage for stage in range(4))
     blocks = [module for module in encoder.modules() if isinstance(module, DenseSwinBlock)]
     assert [block.attn.num_heads for block in blocks] == [
@@ -245,9 +239,7 @@ def test_every_row_of_segmenter_is_there() -> None:
     assert len(rows) == 26
 
 
-@pytest.mark.parametrize(
-    ("dataset", "variant", "mask"), SEGMENTER_ROWS, ids=[segmenter_name(*row) for row in SEGMENTER_ROWS]
-)
+@for_each(SEGMENTER_ROWS, names=[segmenter_name(*row) for row in SEGMENTER_ROWS])
 def test_training_and_test_of_segmenter(dataset: str, variant: str, mask: bool) -> None:
     recipe = recipes.get(segmenter_name(dataset, variant, mask))
     steps, batch, lr, every, stride, base = SEGMENTER_TRAINING[dataset]
@@ -273,9 +265,7 @@ def test_training_and_test_of_segmenter(dataset: str, variant: str, mask: bool) 
     assert not encoder.semantic_layers
 
 
-@pytest.mark.parametrize(
-    ("dataset", "variant", "mask"), SEGMENTER_ROWS, ids=[segmenter_name(*row) for row in SEGMENTER_ROWS]
-)
+@for_each(SEGMENTER_ROWS, names=[segmenter_name(*row) for row in SEGMENTER_ROWS])
 def test_models_of_segmenter(dataset: str, variant: str, mask: bool) -> None:
     recipe = recipes.get(segmenter_name(dataset, variant, mask))
     decoder = recipe.model.decoder
@@ -284,7 +274,7 @@ def test_models_of_segmenter(dataset: str, variant: str, mask: bool) -> None:
     std = [round(255 * value, 4) for value in recipe.model.std]
     assert mean == ([123.68, 116.28, 103.53] if "deit" in variant else [127.5] * 3)
     assert std == ([58.4, 57.12, 57.38] if "deit" in variant else [127.5] * 3)
-    model = model_of(recipe)
+    model = model_of(recipe.name)
     patch = int(variant.rsplit("-", 1)[1])
     table = (recipe.data.crop[0] // patch) ** 2 + (2 if "deit" in variant else 1)
     assert model.encoder.backbone.pos_embed.shape[1] == table
@@ -296,10 +286,10 @@ def test_models_of_segmenter(dataset: str, variant: str, mask: bool) -> None:
         assert [block.attn.dropout.p for block in model.decoder.blocks] == [0.1] * layers
 
 
-@pytest.mark.parametrize("name", SEGMENTER_PARAMETERS)
+@for_each(SEGMENTER_PARAMETERS)
 def test_segmenter_has_the_authors_parameters_less_the_unused_heads(name: str) -> None:
     total, unused = SEGMENTER_PARAMETERS[name]
-    assert sum(parameter.numel() for parameter in model_of(recipes.get(name)).parameters()) == total - unused
+    assert sum(parameter.numel() for parameter in model_of(name).parameters()) == total - unused
 
 
 def test_the_split_files_of_pascal_context_are_found(tmp_path: Path) -> None:
@@ -348,20 +338,16 @@ TAKEN = [
 ]
 
 
-# Every recipe is built by tests/test_catalogue.py; that it also takes its crop is seen of every fourth, the rest is slow.
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if i % 4 == 0 else [pytest.mark.slow]) for i, name in enumerate(TAKEN)]
-)
-def test_every_recipe_builds_and_takes_its_crop(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def takes_its_crop(name: str) -> None:
     recipe = recipes.get(name)
     dataset, model_name = name.split("/")
     assert recipe.name == name
     assert dataset
     assert model_name
-    model = model_of(recipe)
+    model = model_of(recipe.name)
     height, width = recipe.data.crop
-    pass_over_later_blocks(model, monkeypatch)
-    with torch.inference_mode():
+    with pytest.MonkeyPatch.context() as monkeypatch, torch.inference_mode():
+        pass_over_later_blocks(model, monkeypatch)
         out = model(torch.zeros(1, 3, height, width, device="meta"))
     decoder = recipe.model.decoder
     stride = model.encoder.strides[0] if decoder.single_scale is None else STRIDE
@@ -375,3 +361,16 @@ def test_every_recipe_builds_and_takes_its_crop(name: str, monkeypatch: pytest.M
     assert (out.prior is not None) == recipe.model.encoder.semantic_layers == model_name.startswith("semask")
     if recipe.data.classes is not None:
         assert len(Classes.load(recipe.data.classes)) == recipe.model.num_classes == CLASSES[dataset]
+
+
+# Every recipe is built by tests/test_catalogue.py; that it also takes its crop is seen of every fourth, the rest is slow.
+@for_each(TAKEN[::4])
+def test_every_fourth_recipe_takes_its_crop(name: str) -> None:
+    takes_its_crop(name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@for_each(name for i, name in enumerate(TAKEN) if i % 4)
+def test_every_other_recipe_takes_its_crop(name: str) -> None:
+    takes_its_crop(name)

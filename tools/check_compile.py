@@ -25,7 +25,7 @@ from torch._dynamo.testing import CompileCounter
 
 from semask import recipes
 from semask.build import build_weightless
-from semask.model import SegmentationModel
+from semask.models.model import SegmentationModel
 from semask.recipes import Recipe
 
 ODD = ((2, 517, 689), (3, 533, 629), (4, 1003, 761))

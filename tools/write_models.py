@@ -11,12 +11,12 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
+from semask.cli.main.models import page, rows_of
 
 from semask import recipes
 from semask.build import build_weightless
-from semask.commands.models import page, rows_of
-from semask.complexity import measure
-from semask.encoders.licence import licence_of
+from semask.checkpoints.licence import licence_of
+from semask.models.flops import measure
 from semask.recipes.catalogue import FILE, catalogue
 
 ROOT = Path(__file__).parents[1]

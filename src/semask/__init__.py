@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from semask.build import build
     from semask.checkpoints.convert import load_published
-    from semask.model import SegmentationModel
+    from semask.models.model import SegmentationModel
     from semask.recipes import Recipe
     from semask.recipes import get as recipe
     from semask.recipes import names as recipes
@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 _CALLABLE_MODULES = ("build", "recipes")
 _HOMES = {
     "load_published": ("semask.checkpoints.convert", "load_published"),
-    "SegmentationModel": ("semask.model", "SegmentationModel"),
+    "SegmentationModel": ("semask.models.model", "SegmentationModel"),
     "Recipe": ("semask.recipes", "Recipe"),
     "recipe": ("semask.recipes", "get"),
     "Features": ("semask.structures", "Features"),

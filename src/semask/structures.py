@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from semask.autocast import without_autocast
-from semask.bands import Bands, Combined, Held, Resized
-from semask.plain import is_plain
-from semask.resample import resize
+from semask.ops.autocast import without_autocast
+from semask.ops.lazy_scores import Bands, Combined, Held, Resized
+from semask.ops.reference import is_plain
+from semask.ops.resize import resize
 
 IGNORE = 255
 """The label value that no loss and no metric looks at."""

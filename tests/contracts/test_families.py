@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from semask.build import build_loss, build_model
-from semask.encoders import pretrained
-from semask.encoders.pretrained import load_encoder
-from semask.encoders.simple_pyramid import SimplePyramidEncoder
-from semask.model import SegmentationModel
+from semask.checkpoints import pretrained
+from semask.checkpoints.pretrained import load_encoder
+from semask.models.encoders.simple_pyramid import SimplePyramidEncoder
+from semask.models.model import SegmentationModel
 from semask.recipes import DataRecipe, DecoderRecipe, EncoderRecipe, ModelRecipe, Recipe
 
 NUM_CLASSES = 5

@@ -14,9 +14,9 @@ from torch import nn
 
 from semask.build import DECODERS, PIXEL_DECODERS, build_loss, build_model
 from semask.build.baselines import BASELINES
-from semask.decoders.mask_classifier import MaskClassifier
-from semask.decoders.maskformer import MaskFormerPredictor
-from semask.model import SegmentationModel
+from semask.models.decoders.mask_classifier import MaskClassifier
+from semask.models.decoders.maskformer import MaskFormerPredictor
+from semask.models.model import SegmentationModel
 from semask.recipes import DecoderRecipe, EncoderRecipe, LossRecipe, MaskLossRecipe, ModelRecipe, Recipe
 from semask.structures import LossTerms, Segmentation
 from tests.contracts.unasked import Unasked

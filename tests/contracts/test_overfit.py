@@ -5,8 +5,8 @@ from torch import nn
 
 from semask import recipes
 from semask.build import build_loss, build_model
-from semask.data.synthetic import draw_scene
-from semask.metrics import Confusion
+from semask.data.scenes.scene import draw_scene
+from semask.evaluation.metrics import Confusion
 
 # Without poles: they are one or two pixels wide, and even logits fitted freely at stride 4 cannot follow them. Of the
 # others, those of large things are learned soonest.

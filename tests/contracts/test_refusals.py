@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from semask.build import build_loss, build_model
+from semask.models.meta import weightless
 from semask.recipes import DecoderRecipe, EncoderRecipe, LossRecipe, ModelRecipe, Recipe
-from semask.weightless import weightless
 from tests.contracts.test_models import PLAIN, PYRAMIDS, mask_head, tiny
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 from semask.checkpoints import store
 from semask.data.dataset import training_set, validation_set
-from semask.data.synthetic import SCENE_CLASSES, draw_scene
+from semask.data.scenes.scene import SCENE_CLASSES, draw_scene
+from semask.evaluation.metrics import Confusion
 from semask.inference import build_predictor
-from semask.metrics import Confusion
 from semask.structures import IGNORE
 from semask.training.history import read_history
 
@@ -52,7 +52,7 @@ def two_processes_train(recipe: str, flags: dict[str, str], out: Path) -> subpro
     words = [word for flag, values in flags.items() for word in (flag, *values.split())]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*launch, "-m", "semask.cli", "train", recipe, *words, "--out", str(out)],
+        [*launch, "-m", "semask.cli.main", "train", recipe, *words, "--out", str(out)],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

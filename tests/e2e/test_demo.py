@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 import semask
-from semask import cli, recipes
+from semask import recipes
 from semask.checkpoints.record import write_record
+from semask.cli.main import main as cli
 
 
 def test_the_demo_leaves_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

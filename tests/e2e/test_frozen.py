@@ -17,7 +17,7 @@ from PIL import Image
 
 from semask.build import build_model
 from semask.data.dataset import TrainingFiles, training_set
-from semask.data.synthetic import SCENE_CLASSES, draw_scene
+from semask.data.scenes.scene import SCENE_CLASSES, draw_scene
 from semask.recipes import (
     DataRecipe,
     DecoderRecipe,

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 import semask
-from semask import cli
 from semask.build import build_loss, build_model
-from semask.data.synthetic import draw_scene
+from semask.cli.main import main as cli
+from semask.data.scenes.scene import draw_scene
 from semask.recipes import Recipe, TrainRecipe
 from semask.structures import MaskLogits
 from semask.training import run

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semask.cli import main
-from semask.commands.models import markdown, rows_of
-from semask.data.synthetic import SCENE_CLASSES, draw_scene
+from semask.cli.main import main
+from semask.cli.models import markdown, rows_of
+from semask.data.scenes.scene import SCENE_CLASSES, draw_scene
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from torch import nn
 
 import semask
 from semask.data.dataset import validation_set
-from semask.metrics import Confusion
+from semask.evaluation.metrics import Confusion
 from semask.recipes import Recipe, TrainRecipe
 from semask.recipes.folder import PLACEHOLDER_CLASSES
 from semask.training import run
@@ -133,7 +133,7 @@ def test_a_run_ended_from_outside_says_so(tmp_path: Path, number: signal.Signals
     flags = ["--train.steps", "2000", "--train.eval-every", "2000", "--workers", "0", "--out", str(tmp_path / "run")]
     flags += ["--train.batch-size", "2", "--data.crop", "32", "32", "--data.scene-size", "32", "32"]
     flags += ["--model.encoder.embed-dim", "16", "--model.encoder.depths", "1", "1", "1", "1"]
-    command = [sys.executable, "-m", "semask.cli", "train", "scenes/micro-fpn", *flags]
+    command = [sys.executable, "-m", "semask.cli.main", "train", "scenes/micro-fpn", *flags]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where it is ignored, children ignore it too
     try:
         ended = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

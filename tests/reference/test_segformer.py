@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from semask import recipes
 from semask.build import build_encoder, build_model
 from semask.checkpoints.convert import convert, load_published
+from semask.checkpoints.pretrained import load_encoder
 from semask.checkpoints.rules import segformer
-from semask.encoders.pretrained import load_encoder
-from semask.model import SegmentationModel
+from semask.models.model import SegmentationModel
 from semask.recipes import Recipe
 from tests.reference.synthetic_weights import FIXTURES, arrays, assert_close, checkpoint, layout, synthetic_image
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from semask.checkpoints.convert import load_published
-from semask.explain import Query, attention_distances, attention_rows, class_embeddings, project_classes
-from semask.model import SegmentationModel
+from semask.models.model import SegmentationModel
+from semask.visualization.explain import Query, attention_distances, attention_rows, class_embeddings, project_classes
 from tests.reference.synthetic_weights import FIXTURES, arrays, checkpoint, synthetic_image
 
 NAME = "segmenter/seg_t_mask_16_attn"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from semask.checkpoints.convert import load_published
 from semask.inference import Predictor, rescaled, sliding, tta
-from semask.model import SegmentationModel
+from semask.models.model import SegmentationModel
 from tests.reference.synthetic_weights import FIXTURES, arrays, checkpoint, synthetic_image
 
 NAME = "segmenter/seg_t_mask_16_sliding"

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from semask.bands import gather
 from semask.checkpoints.convert import load_published
 from semask.checkpoints.rules.semask_fpn import rename
 from semask.losses.pixel import SegmentationLoss
-from semask.model import SegmentationModel
+from semask.models.model import SegmentationModel
+from semask.ops.lazy_scores import gather
 from tests.reference.synthetic_weights import FIXTURES, arrays, assert_close, checkpoint, layout, synthetic_image
 
 CASES = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from semask.checkpoints.convert import load_published
-from semask.decoders.mask2former import Mask2FormerPredictor
+from semask.models.decoders.mask2former import Mask2FormerPredictor
 from tests.reference.synthetic_weights import FIXTURES, arrays, assert_close, checkpoint, layout, synthetic_image
 
 MODELS = ("maskformer", "mask2former", "fapn_mask2former", "msfapn_mask2former")

@@ -14,8 +14,8 @@ from semask import recipes
 from semask.build import build_encoder, build_model
 from semask.checkpoints.convert import load_published
 from semask.checkpoints.rules import setr
+from semask.models.meta import weightless
 from semask.structures import PixelLogits
-from semask.weightless import weightless
 from tests.reference.synthetic_weights import (
     FIXTURES,
     arrays,

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from semask.data.doctor import Diagnosis, diagnose
-from semask.data.problem import Problem
+from semask.data.checks.doctor import Diagnosis, diagnose
+from semask.data.checks.issue import Problem
 from semask.recipes.recipe import DataRecipe
 
 SIZE = (40, 56)

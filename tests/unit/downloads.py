@@ -14,10 +14,10 @@ from PIL import Image
 from scipy.io import savemat
 
 from semask.data.classes import Classes
-from semask.data.datasets import DATASETS
-from semask.data.folder import find_pairs
-from semask.data.image import read_image, read_label
-from semask.data.official import Official
+from semask.data.pairs import find_pairs
+from semask.data.published.catalogue import DATASETS
+from semask.data.published.official import Official
+from semask.data.readers.image import read_image, read_label
 from semask.recipes.recipe import DataRecipe
 
 SIZE = (6, 7)

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from semask.data.classes import Classes
-from semask.pages.gallery import GalleryPicture
 from semask.structures import IGNORE
+from semask.visualization.pages.gallery import GalleryPicture
 
 
 def fake_record(classes: Classes, seed: int = 0) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

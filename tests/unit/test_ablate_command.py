@@ -12,9 +12,9 @@ import pytest
 
 from semask import recipes
 from semask.build import build_weightless
-from semask.cli import main
-from semask.commands.ablate import parse, take_data
-from semask.complexity import parameters
+from semask.cli.ablate import parse, take_data
+from semask.cli.main import main
+from semask.models.flops import parameters
 from semask.recipes.ablations import SEGMENTER_BASES, SEMANTIC_BASES, STUDIES, make_table
 from semask.training.ablation import plan, slug
 from semask.training.module import SegmentationModule

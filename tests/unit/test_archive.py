@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from semask.data import archive as archive_module
-from semask.data.archive import open_download
+from semask.data.readers import archive as archive_module
+from semask.data.readers.archive import open_download
 from tests.unit.downloads import make_tar, make_zip
 
 

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from semask import bands
-from semask.bands import Bands, Combined, Cut, Held, Resized, gather, walk
 from semask.inference import Predictor, build_predictor
+from semask.ops import lazy_scores as bands
+from semask.ops.lazy_scores import Bands, Combined, Cut, Held, Resized, gather, walk
 from semask.recipes import DataRecipe, recipe
 from semask.structures import MaskLogits, PixelLogits
 

@@ -18,8 +18,7 @@ from semask.benchmark.clock import processor, wall
 from semask.benchmark.memory import Memory, available_memory, in_fresh_process, peak_memory
 from semask.benchmark.options import Dtype
 from semask.benchmark.peak import matmul_peak
-from semask.benchmark.rounds import Timings, alternate
-from semask.benchmark.spread import spread
+from semask.benchmark.rounds import Timings, alternate, spread
 
 MIB = 2**20
 

@@ -14,10 +14,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from semask import build, cli, plain
+from semask import build
 from semask.benchmark import files
 from semask.benchmark.contender import contender
-from semask.benchmark.cost import cost_of
 from semask.benchmark.measure import measure
 from semask.benchmark.options import Options
 from semask.benchmark.record import ratios
@@ -26,6 +25,9 @@ from semask.benchmark.sides import Side, sides_of
 from semask.benchmark.work import Setting, label_maps, work_of
 from semask.build import build_loss, build_model, with_classes
 from semask.checkpoints import store
+from semask.cli.main import main as cli
+from semask.models.flops import cost_of
+from semask.ops import reference as plain
 from semask.recipes import get
 from semask.structures import IGNORE
 
@@ -76,7 +78,7 @@ def test_parameters_and_multiply_adds_are_those_of_the_model() -> None:
     # Plainly, since fast paths do less, and the counter does not know the fused attention of processors.
     with plain.plainly(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model.predict(torch.zeros(1, 3, 40, 56))
-    assert cost.multiply_adds == counter.get_total_flops() // 2
+    assert cost.all_multiply_adds == counter.get_total_flops() // 2
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -136,7 +138,9 @@ def test_plain_sides_run_plainly_and_others_do_not(monkeypatch: pytest.MonkeyPat
     seen: list[bool] = []
     options = Options(against=("plain",), size=(32,))
     fast, slow = sides_of([RECIPE], options, CPU, tmp_path)
-    monkeypatch.setattr("semask.model.SegmentationModel.predict", lambda self, images: seen.append(plain.is_plain()))
+    monkeypatch.setattr(
+        "semask.models.model.SegmentationModel.predict", lambda self, images: seen.append(plain.is_plain())
+    )
     fast.run()
     slow.run()
     assert seen == [False, True]
@@ -247,7 +251,9 @@ def test_a_plain_side_has_a_largest_batch_of_its_own(tmp_path: Path, monkeypatch
 
     def largest(fits: Any, *, least: int) -> int:
         work = fits.work(least)
-        monkeypatch.setattr("semask.model.SegmentationModel.predict", lambda *_: searched.append(plain.is_plain()))
+        monkeypatch.setattr(
+            "semask.models.model.SegmentationModel.predict", lambda *_: searched.append(plain.is_plain())
+        )
         work()
         return 5 - 2 * searched[-1]
 
@@ -265,7 +271,7 @@ def test_stages_are_made_again(tmp_path: Path) -> None:
         (side,) = sides_of([RECIPE], Options(what="train", size=(64,), recompute_stages=stages), CPU, tmp_path)
         assert side.recomputed == stages
         assert not side.channels_last, "Swin's maps are so already"
-        assert side.multiply_adds == 3 * side.cost.multiply_adds  # type: ignore[union-attr]
+        assert side.multiply_adds == 3 * side.cost.all_multiply_adds  # type: ignore[union-attr]
         kept[stages] = 0
 
         def count(value: torch.Tensor, stages: tuple[int, ...] = stages) -> torch.Tensor:
@@ -306,9 +312,7 @@ def test_the_compiled_model_is_what_runs(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 @pytest.mark.slow
 def test_models_compile() -> None:
-    code = (
-        "from semask.cli import main; main(['bench', 'scenes/micro-fpn', '--compile', '--size', '64', '--rounds', '1'])"
-    )
+    code = "from semask.cli.main import main; main(['bench', 'scenes/micro-fpn', '--compile', '--size', '64', '--rounds', '1'])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert "float32 · compile" in done.stdout
 
@@ -357,7 +361,7 @@ def test_what_cannot_be_measured(arguments: list[str], message: str, capsys: pyt
 
 def test_help_needs_no_torch() -> None:
     code = (
-        "import sys; from semask.cli import main\n"
+        "import sys; from semask.cli.main import main\n"
         "try: main(['bench', '--help'])\n"
         "except SystemExit: pass\n"
         "assert not {'torch', 'numpy', 'PIL'} & set(sys.modules)"

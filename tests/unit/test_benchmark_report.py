@@ -15,11 +15,11 @@ from matplotlib import rc_context
 from PIL import Image
 from rich.console import Console
 
-from semask import cli
 from semask.benchmark import report as speed
 from semask.benchmark.plot import labels, points
 from semask.benchmark.record import BenchRecord, read_bench
-from semask.commands import bench
+from semask.cli.main import bench
+from semask.cli.main import main as cli
 from semask.recipes import get
 from tests.unit.test_record import write as write_evaluation
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from semask.layers import biased_attention as module
-from semask.layers.biased_attention import biased_attention
+from semask.ops import attention as module
+from semask.ops.attention import biased_attention
 
 
 def formula(joint: Tensor, bias: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from semask.layers import blocks
-from semask.layers.blocks import ConvGroupNorm, ConvNormAct, in_planes
-from semask.plain import plainly
+from semask.models.layers import blocks
+from semask.models.layers.blocks import ConvGroupNorm, ConvNormAct, in_planes
+from semask.ops.reference import plainly
 
 DENSE, POINTWISE = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
 DEPTHWISE = nn.Conv2d(8, 8, 3, padding=1, groups=8)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from semask.metrics import Confusion
-from semask.metrics.bootstrap import ImageCounts, differences, intervals, statistics
+from semask.evaluation.metrics import Confusion
+from semask.evaluation.metrics.bootstrap import ImageCounts, differences, intervals, statistics
 
 
 def images(count: int, *, seed: int = 0, skill: float = 0.7) -> tuple[ImageCounts, list[torch.Tensor]]:

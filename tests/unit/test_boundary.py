@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import binary_erosion
 
-from semask.metrics.boundary import BoundaryCounts, count_boundaries
+from semask.evaluation.metrics.boundary import BoundaryCounts, count_boundaries
 from semask.structures import IGNORE
 
 K = 3

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassCalibrationError
 
-from semask.metrics.calibration import Calibration
+from semask.evaluation.metrics.calibration import Calibration
 from semask.structures import IGNORE
 
 

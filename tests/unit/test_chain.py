@@ -9,8 +9,8 @@ import timm
 import torch
 
 from semask.build import build_encoder
+from semask.models.meta import weightless
 from semask.recipes import EncoderRecipe
-from semask.weightless import weightless
 
 DILATED = {8: (4, 8, 8, 8), 16: (4, 8, 16, 16), 32: (4, 8, 16, 32)}
 

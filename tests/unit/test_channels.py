@@ -17,13 +17,13 @@ from torch import nn
 
 from semask.build import build_encoder, build_model
 from semask.checkpoints import store
-from semask.checkpoints.transformers_config import require_expressible
-from semask.commands.evaluate import EvaluateOptions, evaluate
-from semask.commands.predict import PredictOptions, predict
-from semask.commands.train import train
-from semask.complexity import measure
-from semask.data.image import probe_image, read_label
-from semask.encoders.pretrained import check_normalisation, inflate, load_encoder
+from semask.checkpoints.pretrained import check_normalisation, inflate, load_encoder
+from semask.checkpoints.transformers.config import require_expressible
+from semask.cli.evaluate import EvaluateOptions, evaluate
+from semask.cli.predict import PredictOptions, predict
+from semask.cli.train import train
+from semask.data.readers.image import probe_image, read_label
+from semask.models.flops import measure
 from semask.recipes import DataRecipe, DecoderRecipe, EncoderRecipe, ModelRecipe, OptimRecipe, Recipe, TrainRecipe, get
 from semask.training.options import RunOptions
 from tests.contracts.test_families import CROP, FAMILIES

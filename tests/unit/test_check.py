@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semask.data.check import Report, check_pairs, inspect_pairs
+from semask.data.checks.check import Report, check_pairs, inspect_pairs
 from semask.data.classes import Classes
-from semask.data.folder import find_pairs
+from semask.data.pairs import find_pairs
 from semask.recipes.recipe import DataRecipe
 
 NAMES = ("p0", "p1", "p2")

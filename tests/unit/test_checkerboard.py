@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from semask.inference import Predictor, rescaled, sliding, tta
-from semask.model import SegmentationModel
+from semask.models.model import SegmentationModel
 from semask.structures import Features, PixelLogits
 
 SIZES = [(1, 1), (1, 9), (3, 5), (7, 7), (11, 64), (17, 23), (31, 33), (37, 41), (53, 19), (59, 61)]

@@ -7,9 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semask.data.class_counts import ClassCounts, count_classes, effective_number, inverse_frequency, median_frequency
+from semask.data.checks.class_counts import (
+    ClassCounts,
+    count_classes,
+    effective_number,
+    inverse_frequency,
+    median_frequency,
+)
+from semask.data.checks.file_stats import LabelFacts
 from semask.data.classes import Classes
-from semask.data.facts import LabelFacts
 from semask.structures import IGNORE
 
 CLASSES = Classes.from_dict(

@@ -7,8 +7,8 @@ from importlib.metadata import version
 import pytest
 import torch
 
-from semask import cli
-from semask.commands import flags
+from semask.cli.main import flags
+from semask.cli.main import main as cli
 
 HEAVY = ("torch", "numpy", "PIL", "timm", "torchvision", "matplotlib", "scipy", "lightning", "jinja2", "transformers")
 ASKED = [[], ["--help"], ["--version"], ["foo"], *([name, "--help"] for name in cli.COMMANDS)]
@@ -18,7 +18,7 @@ def test_help_imports_nothing_heavy() -> None:
     """One after the other in one process: what one has imported, all that follow show."""
     code = f"""
 import sys
-from semask.cli import main
+from semask.cli.main import main
 for arguments in {ASKED!r}:
     try:
         status = main(arguments)
@@ -73,7 +73,7 @@ def test_a_mistyped_recipe_names_the_nearest(capsys: pytest.CaptureFixture[str])
 def test_wrong_input_is_a_message_and_interruption_a_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from semask.commands import models
+    from semask.cli.main import models
 
     def fail(error: BaseException) -> None:
         def main(_: list[str]) -> None:
@@ -114,7 +114,7 @@ def test_tracebacks_are_shown_on_request(monkeypatch: pytest.MonkeyPatch, capsys
 
 
 def test_output_cut_off_by_its_reader_is_no_traceback() -> None:
-    command = f"{sys.executable} -c 'import sys; from semask.cli import main; sys.exit(main([]))' | true"
+    command = f"{sys.executable} -c 'import sys; from semask.cli.main import main; sys.exit(main([]))' | true"
     result = subprocess.run(command, shell=True, capture_output=True, text=True, check=False, timeout=60)
     assert result.stderr == ""
 

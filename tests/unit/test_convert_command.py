@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from semask import cli
 from semask.checkpoints import store
 from semask.checkpoints.convert import load_published
+from semask.cli.main import main as cli
 from tests.reference.synthetic_weights import checkpoint
 
 RECIPE = "ade20k/seg-t-mask-16"

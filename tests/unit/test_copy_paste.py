@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from semask.data.augment.copy_paste import CopyPaste
 from semask.data.classes import Classes, identity, palette
-from semask.data.copy_paste import CopyPaste
 from semask.recipes.recipe import DataRecipe
 from semask.structures import IGNORE
 

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 
 from semask.data.classes import Classes
 from semask.data.dataset import TrainingFiles, classes_of, collate, share_of, training_set, validation_set
-from semask.data.folder import Pair
-from semask.data.synthetic import SCENE_CLASSES, draw_scene
+from semask.data.pairs import Pair
+from semask.data.scenes.scene import SCENE_CLASSES, draw_scene
 from semask.recipes.recipe import DataRecipe
 from semask.structures import IGNORE, Sample
 

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from semask import recipes
-from semask.data.camvid import COLOURS, split_of
 from semask.data.classes import Classes
-from semask.data.folder import find_pairs
-from semask.data.image import read_label
-from semask.data.prepare import Prepared, prepare
+from semask.data.pairs import find_pairs
+from semask.data.published.camvid import COLOURS, split_of
+from semask.data.published.prepare import Prepared, prepare
+from semask.data.readers.image import read_label
 from semask.structures import IGNORE
 from tests.unit.downloads import SIZE, classes_in, counted, encoded, layout, make_tar, make_zip, mat, photo, values
 

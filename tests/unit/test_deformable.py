@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semask.layers.deformable import DeformableAttention, Grid, deformable_attention, grid_of, star
-from semask.layers.position import centres
-from semask.plain import plainly
+from semask.models.layers.deformable import DeformableAttention, Grid, deformable_attention, grid_of, star
+from semask.ops.bilinear import centres
+from semask.ops.reference import plainly
 
 Sizes = list[tuple[int, int]]
 PYRAMIDS: list[Sizes] = [[(3, 5)], [(1, 1), (2, 1)], [(2, 3), (3, 5), (7, 9)]]

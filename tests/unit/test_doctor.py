@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from semask.data.doctor import diagnose
+from semask.data.checks.doctor import diagnose
 from semask.recipes.recipe import DataRecipe
 from tests.unit.doctored import NAMES, SIZE, leaked, look, out_of_range, put, put_good, scene, told
 
@@ -181,7 +181,7 @@ def test_odd_pictures_are_warned_of(root: Path, monkeypatch: pytest.MonkeyPatch)
     exif = Image.Exif()
     exif[0x0112] = 2
     Image.fromarray(scene(1)[0]).save(root / "images/train/train1.jpg", exif=exif)
-    monkeypatch.setattr("semask.data.doctor.LARGE_AREA", SIZE[0] * SIZE[1] - 1)
+    monkeypatch.setattr("semask.data.checks.doctor.LARGE_AREA", SIZE[0] * SIZE[1] - 1)
     found = look(root)
     assert found.errors == ()
     assert any("black.jpg: one brightness all over" in each for each in told(found.warnings, "flat"))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semask import cli
-from semask.data.doctor import diagnose
+from semask.cli.main import main as cli
+from semask.data.checks.doctor import diagnose
 from semask.recipes.recipe import DataRecipe
 from tests.unit.doctored import NAMES, SIZE, leaked, out_of_range, put, put_good, scene, told
 

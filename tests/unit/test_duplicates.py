@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semask.data import duplicates
-from semask.data.class_counts import count_classes
-from semask.data.doctor import Split, find_duplicates
-from semask.data.duplicates import groups_of_same, near_duplicates
-from semask.data.facts import ImageFacts, PairFacts, PictureFacts, Unread
-from semask.data.folder import Pair
-from semask.data.synthetic import SCENE_CLASSES
+from semask.data.checks import duplicates
+from semask.data.checks.class_counts import count_classes
+from semask.data.checks.doctor import Split, find_duplicates
+from semask.data.checks.duplicates import groups_of_same, near_duplicates
+from semask.data.checks.file_stats import ImageFacts, PairFacts, PictureFacts, Unread
+from semask.data.pairs import Pair
+from semask.data.scenes.scene import SCENE_CLASSES
 
 NUMBERS = st.one_of(st.none(), st.integers(0, 2**64 - 1), st.sampled_from([0, 1, 3, 7, 2**63, 2**64 - 1, 2**64 - 2]))
 
@@ -48,7 +48,7 @@ def split(name: str, signatures: list[int]) -> Split:
 
 
 def test_no_end_of_like_pictures_hides_a_leak(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("semask.data.doctor.MAX_DUPLICATES", 10)
+    monkeypatch.setattr("semask.data.checks.doctor.MAX_DUPLICATES", 10)
     found = find_duplicates((split("train", [5] * 8), split("val", [7, 2**64 - 1])), distance=3)
     assert len(found) == 10
     leaks = [each for each in found if each.leak]

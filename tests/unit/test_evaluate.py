@@ -16,15 +16,16 @@ import pytest
 import torch
 from PIL import Image
 
-from semask import cli, recipes
+from semask import recipes
 from semask.build import build_model, with_classes
 from semask.checkpoints import store
-from semask.commands.checkpoint import check_classes
-from semask.commands.evaluate import EvaluateOptions, evaluate, summary, table
+from semask.cli.evaluate import EvaluateOptions, evaluate, summary, table
+from semask.cli.main import main as cli
+from semask.cli.setup import check_classes
+from semask.data.checks.digest import digest_split
 from semask.data.dataset import classes_of, validation_set
-from semask.data.digest import digest_split
+from semask.evaluation.metrics import Confusion
 from semask.inference import tta
-from semask.metrics import Confusion
 from semask.recipes import Recipe
 
 SMALL = ("--data.scene-count", "5", "--data.scene-size", "40", "56", "--workers", "0", "--device", "cpu")
@@ -104,7 +105,7 @@ def test_two_processes_score_as_one(checkpoint: Path, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     # Image by image: a convolution of three is not to the last bit those of two and one, and shares are of such sizes.
     flags = [str(checkpoint), *SMALL, "--test.batch-size", "1"]
-    command = [*launcher, "-m", "semask.cli", "evaluate", *flags, "--out", str(tmp_path / "a.json")]
+    command = [*launcher, "-m", "semask.cli.main", "evaluate", *flags, "--out", str(tmp_path / "a.json")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200, env=environment)
     assert result.returncode == 0, result.stderr

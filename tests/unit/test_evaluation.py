@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from semask.evaluation import evaluate_model
-from semask.metrics import Confusion
+from semask.evaluation.metrics import Confusion
 from semask.structures import IGNORE, Sample
 
 

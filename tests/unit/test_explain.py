@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from semask.build import build_model
-from semask.encoders.plain import PlainEncoder, timm_vit
-from semask.explain import (
+from semask.models.encoders.vit import PlainEncoder, timm_vit
+from semask.models.layers.attention import SelfAttention
+from semask.models.model import SegmentationModel
+from semask.recipes import DecoderRecipe, EncoderRecipe, ModelRecipe, Recipe
+from semask.visualization.explain import (
     TokenOrder,
     attention_distances,
     attention_rows,
@@ -20,9 +23,6 @@ from semask.explain import (
     mean_distance,
     project_classes,
 )
-from semask.layers.attention import SelfAttention
-from semask.model import SegmentationModel
-from semask.recipes import DecoderRecipe, EncoderRecipe, ModelRecipe, Recipe
 
 # name → (other tokens before the patches, side of a patch)
 VITS = {

@@ -9,10 +9,10 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from semask import explain_figures
 from semask.data.classes import Classes
-from semask.explain import ClassProjection, project_classes
-from semask.explain_figures import attention_maps, class_scatter, distance_plot
+from semask.visualization import explain_figures
+from semask.visualization.explain import ClassProjection, project_classes
+from semask.visualization.explain_figures import attention_maps, class_scatter, distance_plot
 
 
 @pytest.fixture

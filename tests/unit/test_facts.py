@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from semask.data.facts import ImageFacts, LabelFacts, PairFacts, Unread, picture_facts, signature
-from semask.data.facts_store import FILE, FactsStore, cache_folder
-from semask.data.folder import Pair
-from semask.data.survey import survey
+from semask.data.checks.cache import FILE, FactsStore, cache_folder
+from semask.data.checks.file_stats import ImageFacts, LabelFacts, PairFacts, Unread, picture_facts, signature
+from semask.data.checks.survey import survey
+from semask.data.pairs import Pair
 from semask.recipes.recipe import DataRecipe
 
 DATA = DataRecipe()
@@ -142,7 +142,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         raise AssertionError("read again")
 
     for name in names:
-        monkeypatch.setattr(f"semask.data.survey.{name}", fail)
+        monkeypatch.setattr(f"semask.data.checks.survey.{name}", fail)
 
 
 def test_known_content_is_not_measured_again_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +165,7 @@ def test_what_could_not_be_read_is_tried_again(tmp_path: Path, monkeypatch: pyte
         raise ValueError(f"{pair.image}: a compression that is not known here")
 
     with monkeypatch.context() as patch:
-        patch.setattr("semask.data.survey.image_facts", fail)
+        patch.setattr("semask.data.checks.survey.image_facts", fail)
         assert facts_of(pair).image == Unread("a compression that is not known here")
     assert facts_of(pair).image == ImageFacts(12, 16, 1)
 

@@ -1,8 +1,8 @@
 import torch
 from torchvision.ops import FeaturePyramidNetwork
 
-from semask.decoders.semantic_fpn import SemanticFPN
-from semask.layers.feature_pyramid import FeaturePyramid
+from semask.models.decoders.semantic_fpn import SemanticFPN
+from semask.models.layers.feature_pyramid import FeaturePyramid
 from semask.structures import Features
 
 WIDTHS = (4, 6, 8)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from semask import figures
 from semask.data.classes import Classes
-from semask.figures import Row, class_bars, figure_grid, training_curves
-from semask.metrics import Confusion
+from semask.evaluation.metrics import Confusion
+from semask.visualization import figures
+from semask.visualization.figures import Row, class_bars, figure_grid, training_curves
 
 CLASSES = Classes(("sky", "road", "car"), ((10, 20, 250), (200, 100, 0), (0, 200, 0)), {0: 0, 1: 1, 2: 2})
 

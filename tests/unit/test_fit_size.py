@@ -8,7 +8,7 @@ from math import floor
 
 import pytest
 
-from semask.geometry import fit_size
+from semask.ops.geometry import fit_size
 
 FAMILIES = {
     "SeMask on ADE20K": ((2048, 512), (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)),

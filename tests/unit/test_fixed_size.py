@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed
 
 from semask.build import build_encoder, build_model
-from semask.encoders import pretrained
-from semask.encoders.pretrained import load_encoder
+from semask.checkpoints import pretrained
+from semask.checkpoints.pretrained import load_encoder
 from semask.inference import sliding
-from semask.model import SegmentationModel
+from semask.models.model import SegmentationModel
 from semask.recipes import DataRecipe, DecoderRecipe, EncoderRecipe, ModelRecipe, Recipe
 
 MAXVIT = "maxvit_rmlp_pico_rw_256"

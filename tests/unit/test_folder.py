@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from semask.data.digest import digest_split
-from semask.data.folder import find_pairs
+from semask.data.checks.digest import digest_split
+from semask.data.pairs import find_pairs
 from semask.recipes.recipe import DataRecipe
 
 

@@ -12,10 +12,10 @@ from timm.models.resnet import BasicBlock
 from torch import nn
 
 from semask.build import build_encoder
-from semask.encoders.hrnet import ATTENTION, HRNetEncoder, exchange, stage_channels, timm_hrnet
-from semask.layers.polarized import PolarizedSelfAttention
+from semask.models.encoders.hrnet import ATTENTION, HRNetEncoder, exchange, stage_channels, timm_hrnet
+from semask.models.layers.polarized import PolarizedSelfAttention
+from semask.models.meta import weightless
 from semask.recipes import EncoderRecipe
-from semask.weightless import weightless
 
 SMALL = "hrnet_w18_small"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from semask.data.folder import find_pairs
-from semask.data.hugging_face import Cell
-from semask.data.image import read_image, read_label
+from semask.data.pairs import find_pairs
+from semask.data.readers.hugging_face import Cell
+from semask.data.readers.image import read_image, read_label
 from semask.recipes.recipe import DataRecipe
 from tests.unit.stored import CLASSES, SPLITS, assert_same_samples, encoded, picture, truth, unpacked
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from semask.data.image import SUFFIXES, is_palette, probe_image, read_image, read_label
+from semask.data.readers.image import SUFFIXES, is_palette, probe_image, read_image, read_label
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from semask.build import build
+from semask.evaluation.metrics import Confusion
 from semask.inference import Model, Predictor, build_predictor, build_prior, predictor_of, rescaled, sliding, tta
-from semask.metrics import Confusion
-from semask.model import SegmentationModel
+from semask.models.model import SegmentationModel
 from semask.recipes import recipe
 from semask.recipes.recipe import DataRecipe
 from tests.unit.toy_predictors import Toy, bilinear, gradient, patch_model
@@ -63,7 +63,7 @@ def test_a_recipe_blends_and_counts_memory(monkeypatch: pytest.MonkeyPatch) -> N
         given.update(options)
         return Predictor(source.bands)
 
-    monkeypatch.setattr("semask.inference.recipe.sliding", spy)
+    monkeypatch.setattr("semask.inference.from_recipe.sliding", spy)
     test = recipe.TestRecipe(mode="sliding", blend="hann", memory_budget=1.5, batch_size=3)
     build_predictor(Toy(), test, DataRecipe())
     assert given == {

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from semask import bands
-from semask import label_map as label_maps
-from semask.bands import UNSURE, Bands, Cut, Held, Mirrored, Resized
 from semask.inference import build_predictor
-from semask.inference.scales import Mean
-from semask.label_map import label_map
-from semask.model import SegmentationModel
-from semask.plain import plainly
+from semask.inference.tta import Mean
+from semask.models.model import SegmentationModel
+from semask.ops import argmax as label_maps
+from semask.ops import lazy_scores as bands
+from semask.ops.argmax import label_map
+from semask.ops.lazy_scores import UNSURE, Bands, Cut, Held, Mirrored, Resized
+from semask.ops.reference import plainly
 from semask.recipes import DataRecipe, TestRecipe
 from semask.structures import Features, MaskLogits, PixelLogits
 from tests.unit.largest import Largest

@@ -2,9 +2,9 @@
 
 import torch
 
-from semask.decoders.mask2former import Mask2FormerPredictor
-from semask.layers.position import sine_positions
-from semask.resample import resize
+from semask.models.decoders.mask2former import Mask2FormerPredictor
+from semask.models.layers.position import sine_positions
+from semask.ops.resize import resize
 from semask.structures import Features, MaskLogits, PixelFeatures
 
 WIDTH = 16

@@ -14,8 +14,8 @@ from semask.losses.binary import dice_loss, mean_pixel_loss
 from semask.losses.masks import MaskClassificationLoss, MaskTerms
 from semask.losses.pixel import pixel_cross_entropy
 from semask.losses.points import Draws
+from semask.ops.resize import resize
 from semask.recipes import MaskLossRecipe
-from semask.resample import resize
 from semask.structures import IGNORE, MaskLogits, PixelLogits, Segmentation
 
 NUM_CLASSES = 6

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.io import savemat
 
-from semask.data.mat_file import read_mat
+from semask.data.readers.mat_file import read_mat
 
 LABELS = np.random.default_rng(0).integers(0, 120, (6, 7))
 

@@ -15,9 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from semask import bands
-from semask.bands import Bands, Held, Resized
 from semask.inference import Predictor, build_predictor, build_prior, rescaled, sliding, tta
+from semask.ops import lazy_scores as bands
+from semask.ops.lazy_scores import Bands, Held, Resized
 from semask.recipes import recipe
 from semask.recipes.recipe import DataRecipe
 from tests.unit.toy_predictors import gradient

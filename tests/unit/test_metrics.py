@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semask.metrics import Confusion
+from semask.evaluation.metrics import Confusion
 from semask.structures import IGNORE
 
 

@@ -12,9 +12,9 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from semask.build import build_encoder, build_model
-from semask.encoders.hierarchical import HierarchicalEncoder
-from semask.encoders.mix_transformer import EfficientAttention, MixFFN, Reduction, Size, mix_transformer
-from semask.encoders.mix_transformer_layouts import chain_tensors
+from semask.models.encoders.hierarchical import HierarchicalEncoder
+from semask.models.encoders.mix_transformer import EfficientAttention, MixFFN, Reduction, Size, mix_transformer
+from semask.models.encoders.mix_transformer_layouts import chain_tensors
 from semask.recipes import DecoderRecipe, EncoderRecipe, ModelRecipe, Recipe
 from semask.structures import Features
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from semask import cli, recipes
-from semask.commands.models import DATASETS, Row, page, rows_of, table
+from semask import recipes
+from semask.cli.main import main as cli
+from semask.cli.models import DATASETS, Row, page, rows_of, table
 from semask.recipes import Published
 from semask.recipes.catalogue import MEASURED, Entry, catalogue
 
@@ -53,7 +54,7 @@ def test_a_pipe_gets_whole_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_listing_needs_no_torch() -> None:
-    code = "import sys; from semask.cli import main; main(['models']); assert 'torch' not in sys.modules"
+    code = "import sys; from semask.cli.main import main; main(['models']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from semask import recipes
-from semask.bands import Bands
 from semask.build import build, build_loss
+from semask.evaluation.metrics import Confusion
 from semask.inference import build_predictor
-from semask.metrics import Confusion
+from semask.ops.lazy_scores import Bands
 from semask.structures import IGNORE, Batch, LossTerms, Sample, Segmentation
 from semask.training.module import SegmentationModule
 

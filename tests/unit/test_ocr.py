@@ -1,6 +1,6 @@
 import torch
 
-from semask.decoders.ocr import OCR, ObjectContext
+from semask.models.decoders.ocr import OCR, ObjectContext
 from semask.structures import Features
 
 

@@ -16,12 +16,21 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from semask.data.classes import Classes
-from semask.pages.comparison import write_comparison_page
-from semask.pages.confusion import COLOUR, confusion_view
-from semask.pages.evaluation import write_evaluation_page
-from semask.pages.page import grouped, percent, short, signed, ticks, write_page
-from semask.pages.picture import RIGHT, UNDECIDED, UNKNOWN_COLOUR, WRONG, errors, painted, photograph, shrunk_labels
 from semask.structures import IGNORE
+from semask.visualization.pages.comparison import write_comparison_page
+from semask.visualization.pages.confusion import COLOUR, confusion_view
+from semask.visualization.pages.evaluation import write_evaluation_page
+from semask.visualization.pages.page import grouped, percent, short, signed, ticks, write_page
+from semask.visualization.pages.picture import (
+    RIGHT,
+    UNDECIDED,
+    UNKNOWN_COLOUR,
+    WRONG,
+    errors,
+    painted,
+    photograph,
+    shrunk_labels,
+)
 
 from .fake_evaluation import fake_comparison, fake_gallery, fake_record
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from semask.data.photometric import distort, distort_bands, shift_hue
-from semask.data.transforms import TrainTransform
+from semask.data.augment.photometric import distort, distort_bands, shift_hue
+from semask.data.augment.transforms import TrainTransform
 from semask.recipes.recipe import DataRecipe
 
 PLAIN = DataRecipe(crop=(16, 16), category_cap=1.0, flip=0.0, photometric=False)

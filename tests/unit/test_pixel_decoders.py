@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semask.pixel_decoders.fapn import AlignedLevel, FeatureAlign, FeatureSelection
-from semask.pixel_decoders.fpn import FPN, Level
-from semask.pixel_decoders.msdeform import MSDeform
+from semask.models.pixel_decoders.fapn import AlignedLevel, FeatureAlign, FeatureSelection
+from semask.models.pixel_decoders.fpn import FPN, Level
+from semask.models.pixel_decoders.msdeform import MSDeform
 from semask.structures import Features
 
 WIDTH = 64

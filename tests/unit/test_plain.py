@@ -8,7 +8,7 @@ import timm
 import torch
 
 from semask.build import build_encoder
-from semask.encoders.plain import PlainEncoder, is_plain, resize_positions, timm_vit
+from semask.models.encoders.vit import PlainEncoder, is_plain, resize_positions, timm_vit
 from semask.recipes import EncoderRecipe
 
 OWN = {

@@ -2,8 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from semask.decoders.psanet import PSANet
-from semask.layers.point_wise_spatial import PointWiseSpatialAttention, double, halve, unfold_windows
+from semask.models.decoders.psanet import PSANet
+from semask.models.layers.point_wise_spatial import PointWiseSpatialAttention, double, halve, unfold_windows
 from semask.structures import Features
 
 

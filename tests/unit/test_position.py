@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 
-from semask.layers.position import sine_positions
+from semask.models.layers.position import sine_positions
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5), (8, 2)])

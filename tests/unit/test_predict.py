@@ -10,14 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from semask import cli, recipes
-from semask.bands import Bands
+from semask import recipes
 from semask.build import build_model
 from semask.checkpoints import store
-from semask.commands.predict import PredictOptions, find_files, output_names, parse, predict
+from semask.cli.main import main as cli
+from semask.cli.predict import PredictOptions, find_files, output_names, parse, predict
 from semask.inference import build_predictor, build_prior, sliding
-from semask.model import SegmentationModel
-from semask.viz import numbered_classes, overlay
+from semask.models.model import SegmentationModel
+from semask.ops.lazy_scores import Bands
+from semask.visualization.colours import numbered_classes, overlay
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semask.commands import prepare as command
+from semask.cli.main import prepare as command
 from semask.data.classes import Classes
-from semask.data.datasets import DATASETS
-from semask.data.folder import find_pairs
-from semask.data.image import read_label
-from semask.data.official import Official
-from semask.data.prepare import Prepared, prepare
+from semask.data.pairs import find_pairs
+from semask.data.published.catalogue import DATASETS
+from semask.data.published.official import Official
+from semask.data.published.prepare import Prepared, prepare
+from semask.data.readers.image import read_label
 from tests.unit.downloads import SIZE, encoded, make_zip, mat, photo
 
 # --- resuming, counting, refusing ----------------------------------------------------------------------------------

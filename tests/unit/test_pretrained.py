@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from semask import recipes
 from semask.build import build_encoder
-from semask.encoders.hrnet import HRNetEncoder
-from semask.encoders.pretrained import check_normalisation, load_encoder
+from semask.checkpoints.pretrained import check_normalisation, load_encoder
+from semask.models.encoders.hrnet import HRNetEncoder
+from semask.models.meta import weightless
 from semask.recipes import EncoderRecipe
 from semask.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD
-from semask.weightless import weightless
 
 SWIN = EncoderRecipe(weights=None, embed_dim=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4), semantic_layers=True)
 LITE = EncoderRecipe(name="tf_efficientnet_lite0.in1k", weights=None, semantic_layers=True, semantic_residual="input")

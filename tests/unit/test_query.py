@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from semask.layers.query import CrossAttention, QueryLayer
+from semask.models.layers.query import CrossAttention, QueryLayer
 
 WIDTH, HEADS = 12, 3
 

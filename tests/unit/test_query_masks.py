@@ -9,15 +9,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from semask import explain_figures
 from semask.build import build
 from semask.data.classes import Classes
-from semask.decoders.mask_classifier import MaskClassifier
-from semask.explain import QueryMasks, query_masks
-from semask.explain_figures import query_figure
-from semask.model import SegmentationModel
+from semask.models.decoders.mask_classifier import MaskClassifier
+from semask.models.model import SegmentationModel
 from semask.structures import Features, MaskLogits
-from semask.viz import numbered_classes
+from semask.visualization import explain_figures
+from semask.visualization.colours import numbered_classes
+from semask.visualization.explain import QueryMasks, query_masks
+from semask.visualization.explain_figures import query_figure
 from tests.unit.toy_predictors import Patches
 
 

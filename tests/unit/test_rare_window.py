@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semask.data.transforms import rare_window
+from semask.data.augment.transforms import rare_window
 from semask.structures import IGNORE
 
 

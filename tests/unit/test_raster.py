@@ -10,10 +10,10 @@ import tifffile
 import torch
 from PIL import Image
 
-from semask.data.image import read_image
-from semask.data.raster import as_rgb, probe_picture, read_picture
+from semask.data.readers.image import read_image
+from semask.data.readers.raster import as_rgb, probe_picture, read_picture
+from semask.ops.resize import as_unit
 from semask.recipes.recipe import DataRecipe
-from semask.unit import as_unit
 
 RGB = DataRecipe()
 
@@ -174,7 +174,7 @@ def test_size_layout_and_orientation_are_looked_at_before_decoding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_tiff(tmp_path / "large.tif", samples(2, np.uint8), "planes")
-    monkeypatch.setattr("semask.data.raster.MAX_PIXELS", 98)
+    monkeypatch.setattr("semask.data.readers.raster.MAX_PIXELS", 98)
     with pytest.raises(ValueError, match=r"large\.tif: too large \(11×9 pixels\); at most 98 pixels are read"):
         read_picture(tmp_path / "large.tif", DataRecipe(channels=2))
     monkeypatch.undo()

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from semask.build import build_model
-from semask.encoders.recompute import recompute
-from semask.model import SegmentationModel
+from semask.models.encoders.recompute import recompute
+from semask.models.model import SegmentationModel
 from semask.recipes import DecoderRecipe, EncoderRecipe, ModelRecipe, Recipe, get
 from semask.training.options import RunOptions
 from semask.training.run import train

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from semask import cli
+from semask.cli.main import main as cli
 from semask.evaluation import Tally
 from semask.evaluation.comparison import compare
+from semask.evaluation.metrics.bootstrap import statistics
 from semask.evaluation.record import arrays, measured, read_record, write_record
-from semask.metrics.bootstrap import statistics
 
 CLASSES = ("sky", "road & <b>kerb</b>", "car")
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from semask.geometry import enlarged_size, fit_size
 from semask.inference import rescaled, sliding, tta
+from semask.ops.geometry import enlarged_size, fit_size
 from tests.unit.toy_predictors import Toy, bilinear, gradient, pointwise, watched
 
 
@@ -66,12 +66,12 @@ def test_windows_may_begin_between_the_bands_of_a_small_image(monkeypatch: pytes
         predict = rescaled(windows, ratio=ratio, enlarge_to=side)
         whole = rescaled(pointwise, ratio=ratio, enlarge_to=side)(images)
         for numbers in (100, 300, 900):
-            monkeypatch.setattr("semask.bands.NUMBERS", numbers)
+            monkeypatch.setattr("semask.ops.lazy_scores.NUMBERS", numbers)
             torch.testing.assert_close(predict(images), whole)
 
 
 def test_only_enlarging_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("semask.inference.scales.MAX_ENLARGED_PIXELS", 100)
+    monkeypatch.setattr("semask.inference.tta.MAX_ENLARGED_PIXELS", 100)
     assert rescaled(pointwise, enlarge_to=10)(torch.rand(1, 3, 9, 9)).shape == (1, 4, 9, 9)
     assert rescaled(pointwise, enlarge_to=10)(torch.rand(1, 3, 20, 30)).shape == (1, 4, 20, 30)
     with pytest.raises(ValueError, match="10×11 px"):

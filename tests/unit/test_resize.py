@@ -13,12 +13,12 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
+from semask.data.augment.resize import ResizedLabel, resize_part
+from semask.data.augment.transforms import TrainTransform
 from semask.data.dataset import training_set
-from semask.data.image import read_image
-from semask.data.resize import ResizedLabel, resize_part
-from semask.data.synthetic import SCENE_CLASSES, draw_scene
-from semask.data.transforms import TrainTransform
-from semask.plain import plainly
+from semask.data.readers.image import read_image
+from semask.data.scenes.scene import SCENE_CLASSES, draw_scene
+from semask.ops.reference import plainly
 from semask.recipes.recipe import DataRecipe
 
 

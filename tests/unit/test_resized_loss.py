@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from semask.layers.interpolation import spans
-from semask.losses import resized
 from semask.losses.pixel import pixel_cross_entropy
-from semask.losses.resized import pixel_losses, resized_cross_entropy
-from semask.plain import is_plain, plainly
+from semask.ops import cross_entropy as resized
+from semask.ops.bilinear import spans
+from semask.ops.cross_entropy import pixel_losses, resized_cross_entropy
+from semask.ops.reference import is_plain, plainly
 from semask.structures import IGNORE
 from tests.unit.largest import Largest
 

@@ -12,11 +12,11 @@ import torch
 
 from semask.build import build_model
 from semask.checkpoints import store
-from semask.cli import main
-from semask.commands.robustness import RobustnessOptions, markdown, named, robustness
+from semask.cli.main import main
+from semask.cli.robustness import RobustnessOptions, markdown, named, robustness
 from semask.data.corruptions import CORRUPTIONS, corrupt
 from semask.data.dataset import validation_set
-from semask.data.synthetic import SCENE_CLASSES
+from semask.data.scenes.scene import SCENE_CLASSES
 from semask.evaluation import evaluate_model
 from semask.evaluation.robustness import CorruptedSamples, Robustness, measure_robustness, spread_out
 from semask.inference import build_predictor

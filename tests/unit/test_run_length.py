@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semask.data.run_length import decode_mask
+from semask.data.readers.coco_mask import decode_mask
 
 
 def coco_text(runs: list[int]) -> str:

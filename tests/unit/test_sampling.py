@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from semask.data.classes import Classes
 from semask.data.dataset import TrainingFiles, classes_of, collate, training_set
-from semask.data.folder import find_pairs
+from semask.data.pairs import find_pairs
 from semask.data.sampling import PictureOrder, class_pixels, rarity, repeat_factors, shuffled
 from semask.recipes.recipe import DataRecipe
 

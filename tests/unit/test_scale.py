@@ -5,15 +5,16 @@ from dataclasses import replace
 import pytest
 
 from semask import recipes
+from semask.inference.scale_check import scale_warning, window_warning
 from semask.recipes import recipe
 from semask.recipes.recipe import DataRecipe
-from semask.recipes.scale import scale_warning, window_warning
+from tests.each import for_each
 
 BOX = DataRecipe(base_scale=(2048, 512), crop=(512, 512))
 OWN = DataRecipe(base_ratio=0.5, crop=(160, 160))
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@for_each(recipes.names())
 def test_no_recipe_warns_as_it_is(name: str) -> None:
     spec = recipes.get(name)
     assert scale_warning(spec.data, spec.data, spec.test) is None

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semask.data.canvas import GRAIN, Canvas, Material, noise
 from semask.data.dataset import TrainingScenes, training_set, validation_set
-from semask.data.synthetic import CAR, GRASS, POLE, ROAD, ROOF, SCENE_CLASSES, SIGN, SKY, TREE, WATER, draw_scene
+from semask.data.scenes.canvas import GRAIN, Canvas, Material, noise
+from semask.data.scenes.scene import CAR, GRASS, POLE, ROAD, ROOF, SCENE_CLASSES, SIGN, SKY, TREE, WATER, draw_scene
 from semask.recipes.recipe import DataRecipe
 
 COUNT = 80

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 
 from semask import recipes
 from semask.build import build_weightless
-from semask.complexity import all_multiply_adds, parameters
-from semask.decoders.segformer import Form, SegFormer
-from semask.plain import plainly
+from semask.models.decoders.segformer import Form, SegFormer
+from semask.models.flops import all_multiply_adds, parameters
+from semask.ops.reference import plainly
 from semask.structures import Features
 
 WIDTHS = (6, 10, 12, 16)

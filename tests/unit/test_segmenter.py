@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from semask.decoders.segmenter import MaskTransformer, SegmenterLinear
-from semask.layers.attention import Block, SelfAttention
-from semask.layers.single_scale import SingleScale
+from semask.models.decoders.segmenter import MaskTransformer, SegmenterLinear
+from semask.models.layers.attention import Block, SelfAttention
+from semask.models.layers.single_scale import SingleScale
 from semask.structures import Features
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from semask.layers.semantic import SemanticAttention, SemanticLayer
+from semask.models.layers.semantic import SemanticAttention, SemanticLayer
 
 CHANNELS, CLASSES = 6, 4
 

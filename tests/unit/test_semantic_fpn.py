@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from semask.decoders.semantic_fpn import SemanticFPN
-from semask.plain import plainly
+from semask.models.decoders.semantic_fpn import SemanticFPN
+from semask.ops.reference import plainly
 from semask.structures import Features
 
 WIDTHS = (4, 6, 8, 10)

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from semask import recipes
 from semask.build import build_encoder, build_model, build_weightless
 from semask.checkpoints.convert import convert, load_published
-from semask.complexity import all_multiply_adds, parameters
-from semask.decoders.setr import SETRMLA, SETRHead
-from semask.encoders.plain import PlainEncoder
-from semask.model import SegmentationModel
+from semask.models.decoders.setr import SETRMLA, SETRHead
+from semask.models.encoders.vit import PlainEncoder
+from semask.models.flops import all_multiply_adds, parameters
+from semask.models.model import SegmentationModel
 from semask.recipes import DecoderRecipe, EncoderRecipe, ModelRecipe, Recipe
 from semask.recipes.recipe import IMAGENET_MEAN
 from semask.structures import Features

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from semask.data.folder import find_pairs
-from semask.data.image import read_label
-from semask.data.shards import find_shards
+from semask.data.pairs import find_pairs
+from semask.data.readers.image import read_label
+from semask.data.readers.shards import find_shards
 from semask.recipes.recipe import DataRecipe
 from tests.unit.stored import CLASSES, SPLITS, assert_same_samples, encoded, make_tar, picture, sample, truth, unpacked
 

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semask.data.transforms import TrainTransform
+from semask.data.augment.transforms import TrainTransform
 from semask.recipes.recipe import DataRecipe
 
 PLAIN = DataRecipe(crop=(64, 64), category_cap=1.0, flip=0.0, photometric=False)

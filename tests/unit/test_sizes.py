@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from semask.metrics import Confusion
-from semask.metrics.sizes import SizeConfusions
+from semask.evaluation.metrics import Confusion
+from semask.evaluation.metrics.sizes import SizeConfusions
 from semask.structures import IGNORE
 
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from semask.data.archive import open_download
-from semask.data.folder import find_pairs
-from semask.data.image import read_image, read_label
-from semask.data.source import Source
+from semask.data.pairs import find_pairs
+from semask.data.readers.archive import open_download
+from semask.data.readers.image import read_image, read_label
+from semask.data.readers.source import Source
 from semask.recipes.recipe import DataRecipe
 from tests.unit.stored import FILES, SPLITS, encoded, make_tar, make_zip, picture, sample, truth
 

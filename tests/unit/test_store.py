@@ -16,6 +16,7 @@ from semask.checkpoints import store
 from semask.checkpoints.record import write_record
 from semask.data.classes import Classes
 from semask.recipes import DecoderRecipe, EncoderRecipe, ModelRecipe, Recipe
+from tests.each import for_each
 
 TINY = Recipe(
     name="test/tiny",
@@ -72,7 +73,7 @@ def test_without_classes(tmp_path: Path) -> None:
     assert store.load(store.save(tmp_path, build_model(TINY), TINY)).classes is None
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@for_each(recipes.names())
 def test_every_recipe_survives_json(name: str) -> None:
     recipe = recipes.get(name)
     assert recipes.from_dict(json.loads(json.dumps(recipes.to_dict(recipe)))) == recipe

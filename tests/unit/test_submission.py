@@ -14,9 +14,9 @@ from PIL import Image
 from semask import recipes
 from semask.build import build_model
 from semask.checkpoints import store
-from semask.commands.predict import PredictOptions, predict
+from semask.cli.predict import PredictOptions, predict
 from semask.data.classes import Classes
-from semask.data.submission import FORMATS, Submission
+from semask.data.published.submission import FORMATS, Submission
 
 
 @pytest.mark.parametrize(

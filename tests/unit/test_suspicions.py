@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from semask.data.checks.file_stats import ImageFacts, LabelFacts, PairFacts, Unread
+from semask.data.checks.issue import Problem
+from semask.data.checks.label_heuristics import suspicions
 from semask.data.classes import Classes
-from semask.data.facts import ImageFacts, LabelFacts, PairFacts, Unread
-from semask.data.folder import Pair
-from semask.data.problem import Problem
-from semask.data.suspicions import suspicions
+from semask.data.pairs import Pair
 
 IMAGE = ImageFacts(4, 4, 1)
 THREE = Classes.from_dict({"classes": ["a", "b", "c"]})

@@ -6,9 +6,9 @@ import torch
 from timm.models.swin_transformer import WindowAttention
 
 from semask.build import build_encoder
-from semask.encoders.chain import timm_chain
-from semask.encoders.pretrained import resize_bias_table
-from semask.encoders.swin import ShiftedWindowAttention, relative_positions
+from semask.checkpoints.pretrained import resize_bias_table
+from semask.models.encoders.chain import timm_chain
+from semask.models.encoders.swin import ShiftedWindowAttention, relative_positions
 from semask.recipes import EncoderRecipe
 
 SMALL = {"embed_dim": 16, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 2, 4)}

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from timm.models.swin_transformer_v2 import PatchMerging, SwinTransformerV2Block
 
 from semask.build import build_encoder
-from semask.encoders.dense import DENSE, DensePatchMergingV2
-from semask.encoders.swin_v2 import DenseSwinV2Block
+from semask.models.encoders.dense import DENSE, DensePatchMergingV2
+from semask.models.encoders.swin_v2 import DenseSwinV2Block
 from semask.recipes import EncoderRecipe
 
 

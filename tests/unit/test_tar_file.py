@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from semask.data import source, tar_file
-from semask.data.source import Unreadable
+from semask.data.readers import source, tar_file
+from semask.data.readers.source import Unreadable
 from tests.unit.stored import encoded, make_tar, picture
 
 

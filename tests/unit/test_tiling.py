@@ -15,12 +15,12 @@ from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from semask.encoders.swin import DenseSwinBlock, ShiftedWindowAttention
-from semask.layers.semantic import SemanticAttention, SemanticLayer
-from semask.layers.tiling import PART_TOKENS, Part, Tiling, tile
-from semask.layers.tokenwise import lean, tokenwise
-from semask.layers.windows import kinds_of_neighbours, neighbours, pad_to_windows, split_windows
-from semask.plain import plainly
+from semask.models.encoders.swin import DenseSwinBlock, ShiftedWindowAttention
+from semask.models.layers.semantic import SemanticAttention, SemanticLayer
+from semask.ops.chunked import lean, tokenwise
+from semask.ops.reference import plainly
+from semask.ops.tiling import PART_TOKENS, Part, Tiling, tile
+from semask.ops.windows import kinds_of_neighbours, neighbours, pad_to_windows, split_windows
 from tests.unit.largest import Largest
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from semask import recipes
-from semask.cli import main as semask
-from semask.commands.train import parse
+from semask.cli.main import main as semask
+from semask.cli.train import parse
+from tests.each import for_each
 
 SCENES = "scenes/semask-micro-fpn"
 
@@ -30,7 +31,7 @@ def test_flags_reach_the_recipe_and_the_run() -> None:
     assert (options.devices, options.strategy, options.overwrite) == (2, "ddp", False)
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@for_each(recipes.names())
 def test_without_flags_every_recipe_is_itself(name: str) -> None:
     recipe, options = parse([name])
     assert recipe == recipes.get(name)
@@ -96,7 +97,7 @@ def test_missing_data_and_weights_are_told(capsys: pytest.CaptureFixture[str], t
 def test_help_imports_no_heavy_library() -> None:
     code = (
         "import sys\n"
-        "from semask.cli import main\n"
+        "from semask.cli.main import main\n"
         "try: main(['train', '--help'])\n"
         "except SystemExit: pass\n"
         "print({'torch', 'lightning', 'timm', 'numpy'} & set(sys.modules), file=sys.stderr)"

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from semask import cli, recipes
+from semask import recipes
 from semask.build import build_model, build_weightless
 from semask.checkpoints import store
 from semask.checkpoints.convert import convert, load_published
-from semask.checkpoints.export import write_transformers
-from semask.checkpoints.rules.transformers import untranslate
+from semask.checkpoints.transformers.export import write_transformers
+from semask.checkpoints.transformers.keys import untranslate
+from semask.cli.main import main as cli
 from semask.data.classes import Classes
 from semask.recipes import DataRecipe, DecoderRecipe, EncoderRecipe, ModelRecipe, Recipe
 from semask.structures import MaskLogits
@@ -332,7 +333,7 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError("no space left")
 
     recipe = recipe_of("maskformer")
-    monkeypatch.setattr("semask.checkpoints.export.save_file", fail)
+    monkeypatch.setattr("semask.checkpoints.transformers.export.save_file", fail)
     with pytest.raises(OSError, match="no space left"):
         write_transformers(tmp_path / "out", build_model(recipe), recipe)
     assert list((tmp_path / "out").iterdir()) == []

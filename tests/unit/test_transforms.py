@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semask.bands import Held
-from semask.data.photometric import distort, hsv_to_rgb, rgb_to_hsv, scale_saturation, shift_hue
-from semask.data.transforms import TrainTransform
-from semask.geometry import fit_size
+from semask.data.augment.photometric import distort, hsv_to_rgb, rgb_to_hsv, scale_saturation, shift_hue
+from semask.data.augment.transforms import TrainTransform
 from semask.inference import build_predictor
+from semask.ops.geometry import fit_size
+from semask.ops.lazy_scores import Held
 from semask.recipes import recipe as fields
 from semask.recipes.recipe import IMAGENET_MEAN, DataRecipe
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from semask.commands.predict import find_files
-from semask.data.archive import open_download
-from semask.data.tree import Tree, paths_below
+from semask.cli.predict import find_files
+from semask.data.readers.archive import open_download
+from semask.data.readers.tree import Tree, paths_below
 
 
 def made(path: Path) -> Path:

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semask.bands import Held
-from semask.geometry import fit_size
 from semask.inference import Predictor, sliding, tta
+from semask.ops.geometry import fit_size
+from semask.ops.lazy_scores import Held
 from tests.unit.toy_predictors import bilinear, gradient, positional, symmetric
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from semask.layers import unequal
-from semask.layers.unequal import attend
+from semask.ops import attention as unequal
+from semask.ops.attention import attend
 from tests.unit.test_tiling import Largest
 
 

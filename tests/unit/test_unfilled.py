@@ -10,8 +10,8 @@ import torch
 
 from semask.build import build_model
 from semask.checkpoints import store
+from semask.models.meta import unfilled
 from semask.recipes import EncoderRecipe, Recipe, get
-from semask.weightless import unfilled
 
 RECIPES = ("scenes/semask-micro-fpn", "scenes/micro-seg", "scenes/semask-micro-mask2former", "scenes/micro-seg-mask")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from semask.build import build_model
-from semask.model import SegmentationModel
+from semask.models.model import SegmentationModel
 from semask.recipes import DecoderRecipe, EncoderRecipe, ModelRecipe, Recipe
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]

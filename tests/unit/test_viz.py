@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from semask.data.classes import Classes
-from semask.metrics import Confusion
+from semask.evaluation.metrics import Confusion
 from semask.structures import IGNORE
-from semask.viz import IGNORE_COLOUR, colourise, numbered_classes, overlay, write_image, write_label
+from semask.visualization.colours import IGNORE_COLOUR, colourise, numbered_classes, overlay, write_image, write_label
 
 CLASSES = Classes(("sky", "road"), ((10, 20, 30), (200, 100, 0)), {0: 0, 1: 1})
 LABELS = torch.tensor([[0, 1, IGNORE], [1, 1, 0]], dtype=torch.uint8)
@@ -90,5 +90,5 @@ def test_overlays_of_bytes_and_strip_by_strip_are_the_same(monkeypatch: pytest.M
     labels = torch.randint(0, 4, (13, 9), dtype=torch.uint8)
     whole = overlay(image / 255, labels, CLASSES, alpha=0.3)
     assert torch.equal(overlay(image, labels, CLASSES, alpha=0.3), whole)
-    monkeypatch.setattr("semask.viz.PIXELS", 20)
+    monkeypatch.setattr("semask.visualization.colours.PIXELS", 20)
     assert torch.equal(overlay(image, labels, CLASSES, alpha=0.3), whole)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from semask.weights import read_checkpoint, tensors_of
+from semask.checkpoints.safe_load import read_checkpoint, tensors_of
 
 ARRAYS = {
     "stem.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -210,7 +210,7 @@ def read_forged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             write(folder / f"{name}.{how}", {"model": {"a": content}}, how)
     program = """if True:
         import pathlib, sys
-        from semask.weights import read_checkpoint, tensors_of
+        from semask.checkpoints.safe_load import read_checkpoint, tensors_of
         for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
             try:
                 said = "read", tensors_of(read_checkpoint(path, trust=True))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from semask.whole_file import check_writable, whole_file
+from semask.files import check_writable, whole_file
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:

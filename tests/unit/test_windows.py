@@ -2,8 +2,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semask.geometry import fit_size, padding_to_multiple, window_starts
-from semask.layers.windows import join_windows, pad_to_windows, split_windows
+from semask.ops.geometry import fit_size, padding_to_multiple, window_starts
+from semask.ops.windows import join_windows, pad_to_windows, split_windows
 
 
 @settings(deadline=None)

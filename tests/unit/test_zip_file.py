@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from semask.data import source as source_module
-from semask.data import zip_file
 from semask.data.dataset import classes_of, validation_set
-from semask.data.folder import find_pairs
-from semask.data.image import probe_image, read_image, read_label
-from semask.data.source import Source, Unreadable
+from semask.data.pairs import find_pairs
+from semask.data.readers import source as source_module
+from semask.data.readers import zip_file
+from semask.data.readers.image import probe_image, read_image, read_label
+from semask.data.readers.source import Source, Unreadable
 from semask.recipes.recipe import DataRecipe
 from tests.unit.stored import FILES, assert_same_samples, encoded, make_zip, picture, truth, unpacked
 

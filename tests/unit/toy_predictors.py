@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semask.bands import Held
 from semask.inference import Predictor
-from semask.model import SegmentationModel
+from semask.models.model import SegmentationModel
+from semask.ops.lazy_scores import Held
 from semask.structures import Features, PixelLogits
 
 

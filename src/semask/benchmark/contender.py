@@ -16,7 +16,7 @@ from semask.checkpoints import store
 from semask.checkpoints.record import read_recipe
 from semask.data.dataset import classes_of
 from semask.inference import Predictor, build_predictor
-from semask.model import SegmentationModel
+from semask.models.model import SegmentationModel
 from semask.recipes import Recipe, get, names
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from semask.device import describe
-from semask.plain import is_plain
+from semask.ops.device import describe
+from semask.ops.reference import is_plain
 
 PACKAGES = (
     "semask",

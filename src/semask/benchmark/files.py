@@ -14,7 +14,7 @@ from semask.benchmark.contender import Contender
 from semask.benchmark.options import Options
 from semask.benchmark.work import Setting
 from semask.data.dataset import validation_set
-from semask.data.synthetic import SCENE_CLASSES, draw_scene
+from semask.data.scenes.scene import SCENE_CLASSES, draw_scene
 from semask.evaluation import Measures, Samples, evaluate_model
 from semask.recipes import DataRecipe, Recipe
 from semask.structures import Sample

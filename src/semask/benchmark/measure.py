@@ -18,8 +18,8 @@ from semask.benchmark.peak import matmul_peak
 from semask.benchmark.record import FORMAT, KIND, entry, ratios
 from semask.benchmark.rounds import alternate
 from semask.benchmark.sides import Side, sides_of
-from semask.device import pick_device
-from semask.plain import is_plain, plainly
+from semask.ops.device import pick_device
+from semask.ops.reference import is_plain, plainly
 
 Progress = Callable[[str, int], None]
 """Called with what was run, after every run, and with how many runs there will be in all."""

@@ -16,8 +16,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from semask.benchmark.record import BenchRecord
 from semask.benchmark.report import Accuracy, conditions_of
-from semask.figures import FAINT, INK, STYLE
-from semask.whole_file import whole_file
+from semask.files import whole_file
+from semask.visualization.figures import FAINT, INK, STYLE
 
 By = Literal["miou", "parameters", "multiply-adds"]
 LABELS: dict[By, str] = {

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 from semask.benchmark.memory import Memory
 from semask.benchmark.options import Options
-from semask.benchmark.rounds import Timings
+from semask.benchmark.rounds import Spread, Timings, spread
 from semask.benchmark.sides import Side
-from semask.benchmark.spread import Spread, spread
 from semask.benchmark.work import INSIDE
-from semask.plain import is_plain
+from semask.ops.reference import is_plain
 
 KIND = "semask bench"
 FORMAT = 1

@@ -9,10 +9,10 @@ from semask.benchmark.environment import SAME
 from semask.benchmark.options import FEW_ROUNDS
 from semask.benchmark.others import crowding
 from semask.benchmark.record import BenchRecord
-from semask.counted import counted
 from semask.evaluation.record import Record
 from semask.evaluation.report import Column, Rows, tabulate
 from semask.recipes import get, names
+from semask.text import counted
 
 CAPTIONED = 2
 """Remarks that a plot has room for."""

@@ -14,14 +14,14 @@ from torch import nn
 from semask.benchmark.batches import FitsInMemory, fits_on_gpu, largest_batch, memory_limit
 from semask.benchmark.clock import Work
 from semask.benchmark.contender import Contender, compile_model, ours, recipe_of
-from semask.benchmark.cost import Cost, cost_of
 from semask.benchmark.files import evaluate, load, with_data
 from semask.benchmark.options import Options
 from semask.benchmark.peers import peer
 from semask.benchmark.work import Setting, work_of
-from semask.encoders.recompute import recompute
-from semask.model import SegmentationModel
-from semask.plain import plainly
+from semask.models.encoders.recompute import recompute
+from semask.models.flops import Cost, cost_of
+from semask.models.model import SegmentationModel
+from semask.ops.reference import plainly
 
 PASSES = {"forward": 1, "predict": 1, "train": 3}
 """Multiply-adds of a run by those of its forward pass: backward takes twice as many."""
@@ -93,7 +93,7 @@ def _side(contender: Contender, options: Options, device: torch.device, folder: 
 
     work = partial(work_of, options.what, contender, setting)
     batch = _largest(title, work, options, device) if options.max_batch else options.batch_size
-    needed = PASSES[options.what] * cost.multiply_adds
+    needed = PASSES[options.what] * cost.all_multiply_adds
     return Side(title, library, recipe, work(batch), setting.size, batch, batch, cost, needed, laid_out, again)
 
 

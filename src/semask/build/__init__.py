@@ -14,10 +14,10 @@ from semask.build.encoder import Encoder, build_encoder
 from semask.build.loss import build_loss
 from semask.build.pixel_decoder import PIXEL_DECODERS
 from semask.callable_module import make_callable
-from semask.data.raster import check_channels
-from semask.model import SegmentationModel
+from semask.data.readers.raster import check_channels
+from semask.models.meta import unfilled, weightless
+from semask.models.model import SegmentationModel
 from semask.recipes import Recipe, get
-from semask.weightless import unfilled, weightless
 
 
 def build(name: str, num_classes: int | None = None) -> SegmentationModel:

@@ -9,14 +9,14 @@ from torch import nn
 
 from semask.build.encoder import Encoder
 from semask.build.sizes import pyramid, width_of
-from semask.decoders.ccnet import CCNet
-from semask.decoders.deeplab import DeepLabV3Plus
-from semask.decoders.fcn import FCN, FCNHead
-from semask.decoders.ocr import OCR
-from semask.decoders.psanet import PSANet
-from semask.decoders.pspnet import PSPNet
-from semask.decoders.supervised import Supervised
-from semask.decoders.upernet import UPerNet
+from semask.models.decoders.ccnet import CCNet
+from semask.models.decoders.deeplab import DeepLabV3Plus
+from semask.models.decoders.fcn import FCN, FCNHead
+from semask.models.decoders.ocr import OCR
+from semask.models.decoders.psanet import PSANet
+from semask.models.decoders.pspnet import PSPNet
+from semask.models.decoders.supervised import Supervised
+from semask.models.decoders.upernet import UPerNet
 from semask.recipes import DecoderRecipe
 
 BASELINES: dict[str, Callable[..., nn.Module]] = {

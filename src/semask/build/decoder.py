@@ -12,12 +12,12 @@ from semask.build.encoder import Encoder
 from semask.build.pixel_decoder import ALIGNED, build_pixel_decoder
 from semask.build.setr import SETR_DECODERS, build_setr
 from semask.build.sizes import pyramid, single_scale, width_of
-from semask.decoders.mask2former import Mask2FormerPredictor
-from semask.decoders.mask_classifier import MaskClassifier
-from semask.decoders.maskformer import MaskFormerPredictor
-from semask.decoders.segformer import SegFormer
-from semask.decoders.segmenter import MaskTransformer, SegmenterLinear
-from semask.decoders.semantic_fpn import SemanticFPN
+from semask.models.decoders.mask2former import Mask2FormerPredictor
+from semask.models.decoders.mask_classifier import MaskClassifier
+from semask.models.decoders.maskformer import MaskFormerPredictor
+from semask.models.decoders.segformer import SegFormer
+from semask.models.decoders.segmenter import MaskTransformer, SegmenterLinear
+from semask.models.decoders.semantic_fpn import SemanticFPN
 from semask.recipes import DecoderRecipe
 
 

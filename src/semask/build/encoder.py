@@ -6,15 +6,15 @@ from torch import nn
 
 from semask.build.checks import refuse_fields
 from semask.build.semantic import build_after_stages, check_after_stages
-from semask.encoders.chain import family_of, is_dilatable, is_swin, timm_chain
-from semask.encoders.fixed_size import is_sized
-from semask.encoders.hierarchical import HierarchicalEncoder
-from semask.encoders.hrnet import HRNetEncoder, is_hrnet, stage_channels, timm_hrnet
-from semask.encoders.mix_transformer import is_mit, mix_transformer, size_of
-from semask.encoders.plain import PlainEncoder, is_plain, timm_vit
-from semask.encoders.simple_pyramid import DOUBLINGS, WIDTH, SimplePyramidEncoder
-from semask.encoders.swin import give_queries
-from semask.layers.polarized import PolarizedSelfAttention
+from semask.models.encoders.chain import family_of, is_dilatable, is_swin, timm_chain
+from semask.models.encoders.fixed_size import is_sized
+from semask.models.encoders.hierarchical import HierarchicalEncoder
+from semask.models.encoders.hrnet import HRNetEncoder, is_hrnet, stage_channels, timm_hrnet
+from semask.models.encoders.mix_transformer import is_mit, mix_transformer, size_of
+from semask.models.encoders.simple_pyramid import DOUBLINGS, WIDTH, SimplePyramidEncoder
+from semask.models.encoders.swin import give_queries
+from semask.models.encoders.vit import PlainEncoder, is_plain, timm_vit
+from semask.models.layers.polarized import PolarizedSelfAttention
 from semask.recipes import DataRecipe, EncoderRecipe
 
 Encoder = HierarchicalEncoder | HRNetEncoder | PlainEncoder | SimplePyramidEncoder

@@ -9,9 +9,9 @@ from torch import nn
 
 from semask.build.encoder import Encoder
 from semask.build.sizes import pyramid, width_of
-from semask.pixel_decoders.fapn import AlignedLevel
-from semask.pixel_decoders.fpn import FPN, Level
-from semask.pixel_decoders.msdeform import MSDeform
+from semask.models.pixel_decoders.fapn import AlignedLevel
+from semask.models.pixel_decoders.fpn import FPN, Level
+from semask.models.pixel_decoders.msdeform import MSDeform
 from semask.recipes import DecoderRecipe
 
 PIXEL_DECODERS = ("fpn", "msdeform", "fapn", "msfapn")

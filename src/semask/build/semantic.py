@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from semask.layers.probe import Probe
-from semask.layers.semantic import SemanticAttention, SemanticLayer
+from semask.models.layers.probe import Probe
+from semask.models.layers.semantic import SemanticAttention, SemanticLayer
 from semask.recipes import EncoderRecipe
 from semask.recipes.recipe import SEMANTIC_OPTIONS
 

@@ -6,8 +6,8 @@ from torch import nn
 
 from semask.build.encoder import Encoder
 from semask.build.sizes import width_of
-from semask.decoders.setr import SETR, SETRMLA, SETRHead
-from semask.decoders.supervised import Supervised
+from semask.models.decoders.setr import SETR, SETRMLA, SETRHead
+from semask.models.decoders.supervised import Supervised
 from semask.recipes import DecoderRecipe
 
 SETR_DECODERS = ("setr_naive", "setr_pup", "setr_mla")

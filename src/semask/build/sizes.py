@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from semask.build.encoder import Encoder
-from semask.layers.single_scale import SingleScale
+from semask.models.layers.single_scale import SingleScale
 from semask.recipes import DecoderRecipe
 
 

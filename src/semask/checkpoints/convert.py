@@ -15,10 +15,12 @@ from semask.build.baselines import BASELINES
 from semask.build.setr import SETR_DECODERS
 from semask.checkpoints.mismatch import differences, explain, file_classes
 from semask.checkpoints.record import WEIGHTS
-from semask.checkpoints.rules import detectron2, mmsegmentation, segformer, segmenter, semask_fpn, setr, transformers
+from semask.checkpoints.rules import detectron2, mmsegmentation, segformer, segmenter, semask_fpn, setr
 from semask.checkpoints.rules.translation import Rule, Translation
+from semask.checkpoints.safe_load import read_checkpoint, tensors_of
 from semask.checkpoints.store import fill
-from semask.checkpoints.transformers_config import (
+from semask.checkpoints.transformers import keys as transformers
+from semask.checkpoints.transformers.config import (
     CONFIG,
     PROCESSOR,
     check_config,
@@ -28,10 +30,9 @@ from semask.checkpoints.transformers_config import (
 )
 from semask.checkpoints.variant import VARIANT, check_variant
 from semask.data.classes import Classes
-from semask.model import SegmentationModel
+from semask.models.meta import weightless
+from semask.models.model import SegmentationModel
 from semask.recipes import EncoderRecipe, Recipe, get, names
-from semask.weightless import weightless
-from semask.weights import read_checkpoint, tensors_of
 
 RULES: dict[str, Rule] = {
     "semantic_fpn": semask_fpn,
@@ -79,7 +80,7 @@ def load_published(
 
     State dicts may be bare or wrapped. Every tensor must match; a ValueError counts those that do not. `num_classes`
     keeps all but the tensors that depend on the class count, which then start fresh. `trust` reads numpy arrays too
-    (`semask.weights.read_checkpoint`).
+    (`semask.checkpoints.safe_load.read_checkpoint`).
     """
     return convert(source, recipe, num_classes, trust=trust).model
 

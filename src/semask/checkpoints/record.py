@@ -7,8 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from semask.files import whole_file
 from semask.recipes import Recipe, from_dict, to_dict
-from semask.whole_file import whole_file
 
 if TYPE_CHECKING:
     from semask.data.classes import Classes

@@ -14,9 +14,9 @@ from torch import Tensor
 from semask.build import build_unfilled
 from semask.checkpoints.record import RECORD, WEIGHTS, read_record, require_checkpoint, write_record
 from semask.data.classes import Classes
-from semask.model import SegmentationModel
+from semask.files import whole_file
+from semask.models.model import SegmentationModel
 from semask.recipes import Recipe, from_dict
-from semask.whole_file import whole_file
 
 
 class Bundle(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from semask.layers.attention import HEAD_WIDTH
+from semask.models.layers.attention import HEAD_WIDTH
 from semask.recipes import Recipe, get, names
 
 VARIANT = "variant.yml"

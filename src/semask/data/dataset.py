@@ -15,11 +15,13 @@ from jaxtyping import Float64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from semask.data.augment.copy_paste import CopyPaste
+from semask.data.augment.transforms import TrainTransform
 from semask.data.classes import UNKNOWN, Classes, packaged
-from semask.data.copy_paste import CopyPaste
-from semask.data.folder import Pair, find_pairs, find_root
-from semask.data.image import read_label
-from semask.data.raster import Picture, check_channels, read_picture
+from semask.data.pairs import Pair, find_pairs, find_root
+from semask.data.readers.image import read_label
+from semask.data.readers.raster import Picture, check_channels, read_picture
+from semask.data.readers.tree import Tree
 from semask.data.sampling import (
     AUGMENT,
     PASTE,
@@ -31,12 +33,10 @@ from semask.data.sampling import (
     repeat_factors,
     stream,
 )
-from semask.data.synthetic import SCENE_CLASSES, draw_scene
-from semask.data.transforms import TrainTransform
-from semask.data.tree import Tree
+from semask.data.scenes.scene import SCENE_CLASSES, draw_scene
+from semask.ops.resize import as_unit
 from semask.recipes.recipe import IMAGENET_MEAN, DataRecipe
 from semask.structures import Batch, Sample
-from semask.unit import as_unit
 
 
 def classes_of(data: DataRecipe) -> Classes:

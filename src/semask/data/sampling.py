@@ -13,10 +13,10 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from semask.data.checks.file_stats import LabelFacts
+from semask.data.checks.survey import survey
 from semask.data.classes import Classes
-from semask.data.facts import LabelFacts
-from semask.data.folder import Pair
-from semask.data.survey import survey
+from semask.data.pairs import Pair
 from semask.recipes.recipe import DataRecipe
 
 ORDER, AUGMENT, SCENE, SHARE, REPEAT, PASTE = range(6)

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from semask.evaluation.metrics.bootstrap import RESAMPLES, Interval, differences, statistics
+from semask.evaluation.metrics.confusion import null
 from semask.evaluation.record import Record, limits, refuse_unlike
-from semask.metrics.bootstrap import RESAMPLES, Interval, differences, statistics
-from semask.metrics.confusion import null
 
 
 def compare(a: Record, b: Record, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:

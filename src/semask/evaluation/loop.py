@@ -11,9 +11,9 @@ import torch.distributed
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from semask.evaluation.tally import Measures, Tally
+from semask.evaluation.counts import Measures, Tally
+from semask.evaluation.metrics import Confusion
 from semask.inference import Model, Predictor, Scorer, predictor_of
-from semask.metrics import Confusion
 from semask.structures import Sample
 
 

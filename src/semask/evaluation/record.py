@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from semask.evaluation.tally import Tally, image_scores
-from semask.metrics.bootstrap import RESAMPLES, ImageCounts, Interval, intervals, statistics
-from semask.metrics.confusion import null
-from semask.whole_file import whole_file, write_json
+from semask.evaluation.counts import Tally, image_scores
+from semask.evaluation.metrics.bootstrap import RESAMPLES, ImageCounts, Interval, intervals, statistics
+from semask.evaluation.metrics.confusion import null
+from semask.files import whole_file, write_json
 
 NAME = "metrics.json"
 COUNTS = ("intersection", "predicted", "labelled")

@@ -7,11 +7,11 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from semask.evaluation.metrics.sizes import AREAS
 from semask.evaluation.record import Record
-from semask.metrics.sizes import AREAS
-from semask.percent import percent
 from semask.recipes import get, names
 from semask.recipes.protocols import name_of
+from semask.text import percent
 
 Rows = list[list[str]]
 T = TypeVar("T")

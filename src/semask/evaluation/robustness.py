@@ -9,7 +9,7 @@ import numpy as np
 
 from semask.data.corruptions import CORRUPTIONS, KINDS, STRENGTHS, corrupt
 from semask.evaluation.loop import Samples
-from semask.metrics.confusion import null
+from semask.evaluation.metrics.confusion import null
 from semask.structures import Sample
 
 

@@ -14,10 +14,10 @@ place (`model.encoder.compile()`, `model.decoder.compile()`).
 Predictors record gradients if the caller lets them: wrap calls in `torch.inference_mode()`.
 """
 
+from semask.inference.from_recipe import build_predictor, build_prior
 from semask.inference.predictor import Labelled, Model, Predictor, Scorer, predictor_of
-from semask.inference.recipe import build_predictor, build_prior
-from semask.inference.scales import rescaled, tta
-from semask.inference.windows import Blend, sliding
+from semask.inference.sliding import Blend, sliding
+from semask.inference.tta import rescaled, tta
 
 __all__ = [
     "Blend",

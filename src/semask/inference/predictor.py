@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from semask.bands import Bands, Held, best_class, gather, walk
-from semask.label_map import check_classes, label_map
-from semask.unit import as_unit
+from semask.ops.argmax import check_classes, label_map
+from semask.ops.lazy_scores import Bands, Held, best_class, gather, walk
+from semask.ops.resize import as_unit
 
 Images = Float[Tensor, "b c H W"] | UInt8[Tensor, "b c H W"]
 """In [0, 1], or bytes: these become floats where a model sees them, a window at a time."""

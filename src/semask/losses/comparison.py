@@ -13,8 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from semask.losses.binary import dice_loss, mean_pixel_loss
 from semask.losses.matching import Matching, Targets, pair_costs
 from semask.losses.points import LabelledPixels, choose_points, draw, sample_classes, sample_maps
+from semask.ops.resize import resize
 from semask.recipes import MaskLossRecipe
-from semask.resample import resize
 from semask.structures import IGNORE, MaskLogits
 
 PairLosses = tuple[Float[Tensor, "l m"], Float[Tensor, "l m"]]

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from semask.autocast import without_autocast
 from semask.losses.binary import pixel_costs, smooth_dice
+from semask.ops.autocast import without_autocast
 from semask.recipes import MaskLossRecipe
 from semask.structures import IGNORE
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from semask.losses.resized import pixel_losses, resized_cross_entropy
+from semask.ops.cross_entropy import pixel_losses, resized_cross_entropy
 from semask.structures import IGNORE, LossTerms, PixelLogits, Segmentation
 
 

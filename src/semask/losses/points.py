@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from semask.layers.position import centres
+from semask.ops.bilinear import centres
 from semask.recipes import MaskLossRecipe
 from semask.structures import IGNORE
 

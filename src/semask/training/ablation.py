@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from semask.build import build_loss, build_weightless
+from semask.checkpoints.pretrained import FROM_HUB
 from semask.checkpoints.record import RECORD, read_record
-from semask.complexity import parameters
-from semask.encoders.pretrained import FROM_HUB
+from semask.files import whole_file
+from semask.models.flops import parameters
 from semask.recipes import Published, Recipe, from_dict
 from semask.recipes.ablations import Table, check_seeds
 from semask.training.callbacks import LAST_CHECKPOINT
@@ -21,7 +22,6 @@ from semask.training.frozen import check_frozen
 from semask.training.options import RunOptions
 from semask.training.prepare import differences, fit_classes
 from semask.training.run import train
-from semask.whole_file import whole_file
 
 SCORE = "score.json"
 """What a finished run of a table leaves in its folder."""

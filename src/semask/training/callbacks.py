@@ -20,9 +20,9 @@ from torch import Tensor
 from semask.build import build_model
 from semask.checkpoints import store
 from semask.data.classes import Classes
+from semask.files import whole_file
 from semask.recipes import Recipe
 from semask.training.module import SegmentationModule
-from semask.whole_file import whole_file
 
 LAST_CHECKPOINT = "last.ckpt"
 

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from semask.data.dataset import TrainingFiles, collate, training_set, validation_set
-from semask.model import SegmentationModel
+from semask.models.model import SegmentationModel
 from semask.recipes import Recipe, TrainRecipe
 from semask.structures import IGNORE, Sample
 from semask.training.frozen import CachedViews, collate_encoded

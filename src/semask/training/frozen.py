@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from semask.data.dataset import TrainingFiles, collate
 from semask.data.sampling import shuffled
-from semask.model import SegmentationModel
+from semask.models.model import SegmentationModel
 from semask.recipes import Recipe
 from semask.structures import Batch, EncodedBatch, Sample
 

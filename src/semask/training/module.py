@@ -13,9 +13,9 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from semask.evaluation import count_pixels
+from semask.evaluation.metrics import Confusion
 from semask.inference import Predictor, build_predictor
-from semask.metrics import Confusion
-from semask.model import SegmentationModel
+from semask.models.model import SegmentationModel
 from semask.recipes import Recipe
 from semask.structures import Batch, EncodedBatch, Features, LossTerms, Sample, Segmentation
 from semask.training.frozen import freeze

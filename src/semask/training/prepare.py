@@ -10,11 +10,11 @@ from typing import Any
 from rich.console import Console
 
 from semask.build import with_classes
+from semask.checkpoints.pretrained import FROM_HUB, check_normalisation, load_encoder
 from semask.checkpoints.record import RECORD, read_record, write_record
 from semask.data.classes import Classes
 from semask.data.dataset import classes_of
-from semask.encoders.pretrained import FROM_HUB, check_normalisation, load_encoder
-from semask.model import SegmentationModel
+from semask.models.model import SegmentationModel
 from semask.recipes import Recipe, from_dict, to_dict
 from semask.recipes.folder import PLACEHOLDER_CLASSES
 from semask.training.callbacks import LAST_CHECKPOINT

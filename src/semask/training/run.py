@@ -16,10 +16,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 from semask.build import build_loss, build_model
-from semask.complexity import parameters
-from semask.data.check import check_pairs
-from semask.encoders.recompute import recompute
-from semask.metrics import Confusion
+from semask.data.checks.check import check_pairs
+from semask.evaluation.metrics import Confusion
+from semask.files import check_writable
+from semask.models.encoders.recompute import recompute
+from semask.models.flops import parameters
 from semask.recipes import Recipe, TrainRecipe
 from semask.training.callbacks import Checkpoints, MovingAverage, RandomStates, StillLambda
 from semask.training.datamodule import SegmentationData, micro_batch
@@ -29,7 +30,6 @@ from semask.training.module import SegmentationModule
 from semask.training.options import RunOptions
 from semask.training.prepare import find_checkpoint, fit_classes, load_pretrained, open_folder, warn_of_warm_up
 from semask.training.progress import ProgressReport
-from semask.whole_file import check_writable
 
 TERMINATED = 143
 """Exit status of a run that was ended by SIGTERM."""

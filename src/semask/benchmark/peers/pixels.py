@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semask.benchmark.contender import Contender
-from semask.geometry import padding_to_multiple
+from semask.ops.geometry import padding_to_multiple
+from semask.ops.resize import resize
 from semask.recipes import Recipe
-from semask.resample import resize
 from semask.structures import IGNORE
 
 

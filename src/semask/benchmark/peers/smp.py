@@ -9,9 +9,9 @@ from torch import nn
 
 from semask.benchmark.contender import Contender
 from semask.benchmark.peers.pixels import PixelPeer, contender
-from semask.encoders.chain import is_swin
-from semask.encoders.mix_transformer import is_mit
-from semask.geometry import padding_to_multiple
+from semask.models.encoders.chain import is_swin
+from semask.models.encoders.mix_transformer import is_mit
+from semask.ops.geometry import padding_to_multiple
 from semask.recipes import Recipe
 
 MULTIPLE = 32

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from semask.benchmark.contender import Contender
 from semask.benchmark.peers.pixels import PixelPeer
-from semask.encoders.bare import bare_encoder
+from semask.models.encoders.bare import bare_encoder
 from semask.recipes import Recipe
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from semask.benchmark.contender import Contender
 from semask.build import build_weightless
-from semask.checkpoints.transformers_config import CLASSES, PIXEL_DECODERS, PROCESSORS, model_config, swin_config
-from semask.encoders.chain import is_swin
-from semask.encoders.mix_transformer import HEADS, STEPS, is_mit, size_of
+from semask.checkpoints.transformers.config import CLASSES, PIXEL_DECODERS, PROCESSORS, model_config, swin_config
+from semask.models.encoders.chain import is_swin
+from semask.models.encoders.mix_transformer import HEADS, STEPS, is_mit, size_of
 from semask.recipes import Recipe
 from semask.structures import IGNORE
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from semask.checkpoints.rules.translation import Translation, replace_beginning
-from semask.encoders.mix_transformer_layouts import chain_tensors
+from semask.models.encoders.mix_transformer_layouts import chain_tensors
 from semask.recipes import Published, Recipe
 
 AUTHORS = "the authors' SegFormer"

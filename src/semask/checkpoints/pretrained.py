@@ -1,0 +1,221 @@
+"""Giving an encoder pretrained weights, and saying how many of its tensors they fill."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import timm
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.layers import resample_abs_pos_embed, to_2tuple
+from torch import Tensor, nn
+
+from semask.checkpoints.safe_load import read_checkpoint, tensors_of
+from semask.models.encoders.chain import family_of, is_swin
+from semask.models.encoders.hierarchical import HierarchicalEncoder
+from semask.models.encoders.hrnet import ATTENTION, HRNetEncoder
+from semask.models.encoders.mix_transformer import is_mit
+from semask.models.encoders.mix_transformer_layouts import chain_tensors
+from semask.models.encoders.simple_pyramid import SimplePyramidEncoder
+from semask.models.encoders.staged import StagedHiera
+from semask.models.encoders.vit import PlainEncoder, resize_positions
+from semask.models.meta import weightless
+
+MIN_SHARE = 0.95
+FROM_HUB = "timm"
+_BIAS_TABLE = "relative_position_bias_table"
+
+
+class MatchReport(NamedTuple):
+    """What loading did: tensors of the backbone that were filled, and those that were not."""
+
+    source: str
+    matched: int
+    total: int
+    missing: tuple[str, ...]
+
+    @property
+    def share(self) -> float:
+        """Filled tensors over all tensors of the backbone, 0 … 1."""
+        return self.matched / self.total
+
+    def __str__(self) -> str:
+        """Return one line for the log."""
+        return f"{self.source}: {self.matched} of {self.total} encoder tensors matched ({self.share:.1%})"
+
+
+def load_encoder(
+    encoder: HierarchicalEncoder | HRNetEncoder | PlainEncoder | SimplePyramidEncoder, name: str, weights: str
+) -> MatchReport:
+    """Fill an encoder's backbone, in place, from timm's hub ("timm") or from a local file.
+
+    Semantic layers, output norms and the levels of a simple pyramid are not part of the backbone and start fresh;
+    tables of positions take the encoder's size, and what reads the image takes its channels. A ValueError is raised,
+    and nothing loaded, when fewer than 95 % of the tensors match by name and shape.
+    """
+    if isinstance(encoder, SimplePyramidEncoder):
+        return load_encoder(encoder.plain, name, weights)
+    source = _hub_tensors(name) if weights == FROM_HUB else _file_tensors(name, weights)
+    backbone = encoder.chain if isinstance(encoder, HierarchicalEncoder) else encoder.backbone
+    if isinstance(encoder, PlainEncoder):
+        found = _fit_positions(source, encoder)
+    else:
+        found = _fit_tables(_for_chain(source, backbone), backbone)
+    found = _fit_channels(found, backbone)
+    fresh = ATTENTION if isinstance(encoder, HRNetEncoder) else None
+    wanted = {key: tensor for key, tensor in backbone.state_dict().items() if fresh is None or fresh not in key}
+    usable = {key: found[key] for key, tensor in wanted.items() if key in found and found[key].shape == tensor.shape}
+    missing = tuple(key for key in wanted if key not in usable)
+    label = name if weights == FROM_HUB else weights
+    report = MatchReport(label, len(usable), len(wanted), missing)
+    if report.share < MIN_SHARE:
+        raise ValueError(
+            f"{report}; at least {MIN_SHARE:.0%} are needed. Missing or of another shape: {', '.join(missing[:6])} …; "
+            f"the file's own keys look like {', '.join(list(source)[:3])}. Are these weights of {name!r}?"
+        )
+    backbone.load_state_dict(usable, strict=False)
+    return report
+
+
+def check_normalisation(name: str, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuse other image statistics than those that timm's weights of that name were trained with.
+
+    Of images that are not RGB the weights say nothing.
+    """
+    known = timm.get_pretrained_cfg(name)
+    if known is None or len(known.mean) != len(mean) or (_level(known.mean, mean) and _level(known.std, std)):
+        return
+    told, ours = (
+        [" ".join(f"{v:g}" for v in values) for values in pair] for pair in ((known.mean, known.std), (mean, std))
+    )
+    raise ValueError(
+        f"{name!r} was trained on images normalised with mean {told[0]} and std {told[1]}, the recipe says "
+        f"mean {ours[0]} and std {ours[1]}. Say --model.mean {told[0]} --model.std {told[1]}."
+    )
+
+
+def _level(ours: Sequence[float], theirs: Sequence[float]) -> bool:
+    return all(abs(a - b) < 0.01 for a, b in zip(ours, theirs, strict=True))
+
+
+def _hub_tensors(name: str) -> dict[str, Tensor]:
+    if is_mit(name):
+        raise ValueError(
+            f"timm has no weights of {name!r}: give a local file with --model.encoder.weights PATH (the SegFormer "
+            "authors', transformers' or mmsegmentation's), or say --from-scratch to train without them."
+        )
+    try:
+        model = timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as error:
+        raise ValueError(
+            f"the pretrained weights of {name!r} could not be fetched ({type(error).__name__}: {error}). "
+            "Give a local file with --model.encoder.weights PATH, or say --from-scratch to train without them."
+        ) from error
+    return dict(model.state_dict())
+
+
+def _file_tensors(name: str, path: str) -> dict[str, Tensor]:
+    tensors = tensors_of(read_checkpoint(path))
+    if is_mit(name):
+        return {ours: piece for key, value in tensors.items() for ours, piece in chain_tensors(key, value)}
+    if is_swin(name):
+        return _merge_at_start(tensors)
+    adapt = getattr(sys.modules[family_of(name)], "checkpoint_filter_fn", None)
+    if adapt is None:
+        return tensors
+    with weightless():
+        model = timm.create_model(name.split(".", 1)[0], pretrained=False)
+    adapted: dict[str, Tensor] = adapt(tensors, model)
+    return adapted
+
+
+def _for_chain(source: dict[str, Tensor], chain: nn.Module) -> dict[str, Tensor]:
+    """Rename timm's keys to a chain's, whose children are called `layers_0` where timm says `layers.0`."""
+    if not isinstance(chain, nn.ModuleDict):
+        return source
+    renamed: dict[str, Tensor] = {}
+    for child in chain:
+        nested = [f"{child[:place]}.{child[place + 1 :]}" for place, letter in enumerate(child) if letter == "_"]
+        prefix = next((name for name in nested if any(key.startswith(f"{name}.") for key in source)), child)
+        start = len(prefix) + 1
+        renamed |= {f"{child}.{key[start:]}": value for key, value in source.items() if key.startswith(f"{prefix}.")}
+    return renamed
+
+
+def _merge_at_start(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Bring Swin's official layout, which merges patches at the end of a stage, to timm's, at the start of the next."""
+    if "layers.0.downsample.reduction.weight" not in tensors:
+        return tensors
+
+    def moved(match: re.Match[str]) -> str:
+        return f"layers.{int(match[1]) + 1}.downsample."
+
+    return {re.sub(r"^layers\.(\d+)\.downsample\.", moved, key): value for key, value in tensors.items()}
+
+
+def _fit_tables(found: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
+    """Resize tables of positions of another window or image size: relative ones bicubic per head, Hiera's as ViT's.
+
+    Source: SeMask's authors' code, loading of ImageNet Swin weights.
+    """
+    fitted = dict(found)
+    for name, module in backbone.named_modules():
+        key, table = f"{name}.{_BIAS_TABLE}", getattr(module, _BIAS_TABLE, None)
+        if table is not None and key in found and found[key].shape != table.shape:
+            fitted[key] = resize_bias_table(found[key], to_2tuple(module.window_size))
+    table = found.get("pos_embed")
+    if isinstance(backbone, StagedHiera) and table is not None and table.shape != backbone.pos_embed.shape:
+        fitted["pos_embed"] = resample_abs_pos_embed(table, list(backbone.grid), num_prefix_tokens=0)
+    return fitted
+
+
+def _fit_positions(found: dict[str, Tensor], encoder: PlainEncoder) -> dict[str, Tensor]:
+    """Resize a position table of another image size, by the encoder's own rule."""
+    vit, table = encoder.backbone, found.get("pos_embed")
+    if table is None or table.ndim != 3 or vit.pos_embed is None or table.shape[1] == vit.pos_embed.shape[1]:
+        return found
+    grid = vit.patch_embed.grid_size
+    extra = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    if encoder.position_resize is None:
+        resized = resample_abs_pos_embed(table, list(grid), num_prefix_tokens=extra)
+    else:
+        resized = resize_positions(table, grid, num_extra=extra, mode=encoder.position_resize)
+    return {**found, "pos_embed": resized}
+
+
+def _fit_channels(found: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
+    """Make convolutions that read RGB read the channels of the backbone's images."""
+    fitted = dict(found)
+    for key, tensor in backbone.state_dict().items():
+        given = found.get(key)
+        if given is None or given.ndim != 4 or tensor.ndim != 4 or given.shape[1] != 3 or tensor.shape[1] == 3:
+            continue
+        if (given.shape[0], *given.shape[2:]) == (tensor.shape[0], *tensor.shape[2:]):
+            fitted[key] = inflate(given, tensor.shape[1])
+    return fitted
+
+
+def inflate(weight: Float[Tensor, "o 3 h w"], channels: int) -> Float[Tensor, "o c h w"]:
+    """Return a convolution over RGB as one over other channels, whose results are as large.
+
+    Channels take the weights of red, green, blue, red, … in turn, scaled by 3 / channels; a single one takes their sum.
+    Where all channels are alike, 1, 3, 6, … of them give what RGB gave; of other counts some colours weigh more.
+
+    Source: timm's adapt_input_conv.
+    """
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    repeated = weight.repeat(1, -(-channels // 3), 1, 1)[:, :channels]
+    return repeated * (3 / channels)
+
+
+def resize_bias_table(table: Tensor, window: tuple[int, int]) -> Tensor:
+    """Resize a table of relative positions, ((2M-1)², heads) or heads (2M-1) (2M-1), to that of a window h × w."""
+    size = (2 * window[0] - 1, 2 * window[1] - 1)
+    old = round(table.shape[0] ** 0.5)
+    grid = table if table.ndim == 3 else table.T.unflatten(1, (old, old))
+    resized = F.interpolate(grid[None], size=size, mode="bicubic", align_corners=False)[0]
+    return resized if table.ndim == 3 else resized.flatten(1).T.contiguous()

@@ -1,0 +1,98 @@
+"""`semask convert FROM TO OUT`: published weights as a checkpoint of ours, or one of ours for `transformers`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from semask.checkpoints.record import RECORD, read_recipe
+from semask.cli.flags import parse
+from semask.files import check_writable
+from semask.recipes import get
+
+TRANSFORMERS = "transformers"
+"""What stands for a recipe when a checkpoint is written for that library."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse the flags and convert."""
+    parse(convert, arguments, prog="semask convert")
+
+
+def convert(
+    source: Annotated[Path, Positional, arg(metavar="FROM")],
+    to: Annotated[str, Positional, arg(metavar="TO")],
+    out: Annotated[Path, Positional, arg(metavar="OUT")],
+    *,
+    num_classes: int | None = None,
+    trust: Annotated[bool, FlagCreatePairsOff] = False,
+    overwrite: Annotated[bool, FlagCreatePairsOff] = False,
+) -> None:
+    """Turn published weights into a checkpoint for evaluate, predict and `semask.load`, or one for `transformers`.
+
+    Args:
+        source: A published file: PyTorch or safetensors, bare or wrapped, the authors' or of transformers (also its
+            folder). It is read without running its code. What describes the model beside it, variant.yml or
+            config.json, is compared with the recipe. With `transformers` next: a checkpoint of ours.
+        to: The recipe of its row in the paper, such as ade20k/semask-swin-t-fpn. Or `transformers`: write a
+            Mask2Former or MaskFormer over plain Swin as a folder for from_pretrained.
+        out: Folder to write.
+        num_classes: Keep all but the tensors that depend on the class count; those start fresh for this many classes.
+        trust: Read numpy arrays as well, in detectron2's model zoo and in converted ImageNet weights.
+        overwrite: Replace a checkpoint that is there already.
+    """
+    if to == TRANSFORMERS:
+        if num_classes is not None or trust:
+            raise ValueError(f"--num-classes and --trust are for published files, not for {TRANSFORMERS!r}")
+        export(source, out, overwrite=overwrite)
+    else:
+        read(source, to, out, num_classes=num_classes, trust=trust, overwrite=overwrite)
+
+
+def read(source: Path, recipe: str, out: Path, *, num_classes: int | None, trust: bool, overwrite: bool) -> None:
+    """Write a published file as a checkpoint and tell what was done."""
+    from rich.console import Console
+
+    get(recipe)  # a mistyped name is told before a large file is read
+    check_writable(out, flag="OUT")
+    _require_free(out, RECORD, overwrite=overwrite)
+    from semask.checkpoints import store
+    from semask.checkpoints.convert import convert as convert_published
+
+    result = convert_published(source, recipe, num_classes, trust=trust)
+    store.save(out, result.model, result.recipe, result.classes)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"{result.loaded} tensors of {source.name} fill {recipe}.")
+    console.print(f"layout: {result.layout}.")
+    if result.beside is not None:
+        console.print(result.beside)
+    if result.fresh:
+        console.print(f"{len(result.fresh)} depend on the class count and start fresh: {', '.join(result.fresh)}.")
+    console.print(f"checkpoint: {out}")
+
+
+def export(source: Path, out: Path, *, overwrite: bool) -> None:
+    """Write a checkpoint of ours as a folder of `transformers` and say how to load it."""
+    from rich.console import Console
+
+    recipe = read_recipe(source)
+    check_writable(out, flag="OUT")
+    _require_free(out, "config.json", overwrite=overwrite)
+    from semask.checkpoints import store
+    from semask.checkpoints.transformers.config import CLASSES, require_expressible
+    from semask.checkpoints.transformers.export import write_transformers
+
+    require_expressible(recipe)
+    bundle = store.load(source)
+    write_transformers(out, bundle.model, bundle.recipe, bundle.classes)
+    Console(soft_wrap=True, highlight=False).print(
+        f"for transformers: {CLASSES[recipe.model.decoder.name]}.from_pretrained({str(out)!r})"
+    )
+
+
+def _require_free(out: Path, record: str, *, overwrite: bool) -> None:
+    if (out / record).exists() and not overwrite:
+        raise ValueError(f"{str(out)!r} holds a checkpoint or run already; choose another folder, or say --overwrite")

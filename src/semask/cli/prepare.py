@@ -1,0 +1,83 @@
+"""`semask prepare DATASET --from DOWNLOAD … --root DIR`: turn official downloads into the tree that recipes read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from semask.cli.flags import parse as parse_flags
+
+if TYPE_CHECKING:
+    from semask.data.published.prepare import Prepared
+
+PROG = "semask prepare"
+Name = Literal[
+    "ade20k",
+    "cityscapes",
+    "cityscapes-coarse",
+    "pascal-context",
+    "coco-stuff10k",
+    "coco-stuff164k",
+    "voc",
+    "voc-aug",
+    "camvid",
+]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Turn official downloads, which you have fetched, into the folder that recipes read.
+
+    Archives are read without being unpacked. Labels become those of the class table, every one is checked, and pictures
+    are counted. A second call goes on where the first one ended.
+    """
+
+    dataset: Annotated[Name, Positional]
+    """Which one; cityscapes-coarse adds the coarse labels to cityscapes, voc-aug those of SBD to voc."""
+    downloads: Annotated[tuple[Path, ...], arg(name="from")]
+    """The downloads: zip and tar files, or folders they were unpacked to."""
+    root: Path
+    """Folder to make, the --data.root of training; a folder of an earlier call is completed."""
+    partial: bool = False
+    """Take the complete pairs of what is there, though downloads or pictures are missing."""
+    workers: int | None = None
+    """Threads; None takes one per processor, at most eight."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse the flags and prepare."""
+    settings = parse_flags(Settings, arguments, prog=PROG)
+    prepare(settings)
+
+
+def prepare(settings: Settings) -> Prepared:
+    """Prepare as `Settings` tells, and say what was made."""
+    from rich.console import Console
+
+    from semask.data.published import prepare as preparing
+    from semask.data.published.catalogue import DATASETS
+    from semask.files import check_writable
+
+    official = DATASETS[settings.dataset]
+    if not settings.downloads:
+        raise ValueError(f"name the downloads: --from {' '.join(official.downloads)}")
+    if settings.workers is not None and settings.workers < 1:
+        raise ValueError(f"--workers must be at least 1, got {settings.workers}")
+    check_writable(settings.root, flag="--root")
+    done = preparing.prepare(
+        official,
+        settings.downloads,
+        settings.root,
+        partial=settings.partial,
+        workers=settings.workers,
+        progress=True,
+    )
+    console = Console(soft_wrap=True, highlight=False)
+    told = ", ".join(f"{count} of {official.counts[split]} in {split}" for split, count in done.pictures.items())
+    console.print(f"{official.title} in {settings.root}: {told}; {done.made} files made, {done.kept} were there")
+    console.print(f"train on it by the recipes of `semask models` with --data.root {settings.root}")
+    return done

@@ -1,0 +1,76 @@
+"""How often each class occurs, and weights that make rare classes count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from semask.data.checks.file_stats import LabelFacts
+from semask.data.classes import UNKNOWN, Classes
+from semask.structures import IGNORE
+
+
+class ClassCounts(NamedTuple):
+    """Pixels of every class, pictures that hold it, and all labelled pixels of those pictures; and pixels ignored."""
+
+    pixels: Int64[np.ndarray, " k"]
+    images: Int64[np.ndarray, " k"]
+    surroundings: Int64[np.ndarray, " k"]
+    ignored: int
+
+
+def count_classes(labels: Iterable[LabelFacts], classes: Classes) -> ClassCounts:
+    """Count the classes in labels; values that the class table does not know are left out."""
+    pixels, images, surroundings = (np.zeros(len(classes), np.int64) for _ in range(3))
+    ignored = 0
+    for label in labels:
+        values, counts = np.array(label.values, np.int64).reshape(-1, 2).T
+        encoded = classes.encode(values)
+        ignored += int(counts[encoded == IGNORE].sum())
+        labelled = (encoded != IGNORE) & (encoded != UNKNOWN)
+        found = np.bincount(encoded[labelled], counts[labelled], len(classes)).astype(np.int64)
+        pixels += found
+        images += found > 0
+        surroundings[found > 0] += found.sum()
+    return ClassCounts(pixels, images, surroundings, ignored)
+
+
+def inverse_frequency(counts: ClassCounts) -> Float64[np.ndarray, " k"]:
+    """Return weights in inverse proportion to each class's pixels, 1 on the mean; 1 for a class that is nowhere."""
+    return _to_mean_one(counts.pixels, 1.0 / np.maximum(counts.pixels, 1))
+
+
+def median_frequency(counts: ClassCounts) -> Float64[np.ndarray, " k"]:
+    """Return the median frequency over that of each class, its share of the pixels of pictures that hold it.
+
+    1 for a class that is nowhere.
+
+    Source: Eigen and Fergus (arXiv:1411.4734) §6.3.2.
+    """
+    present = counts.pixels > 0
+    if not present.any():
+        return np.ones(len(present))
+    frequency = counts.pixels / np.maximum(counts.surroundings, 1)
+    return np.where(present, np.median(frequency[present]) / np.where(present, frequency, 1.0), 1.0)
+
+
+def effective_number(counts: ClassCounts, *, beta: float = 0.999) -> Float64[np.ndarray, " k"]:
+    """Return weights (1 − β) / (1 − β^n), 1 on the mean, where n is the number of pictures that hold the class.
+
+    1 for a class that is nowhere. Neighbouring pixels say much the same, so pictures are what is counted.
+
+    β lies in [0, 1); near 1 the weights come near to the inverse of those numbers.
+
+    Source: Cui et al. (arXiv:1901.05555) eq. 2 and §4.
+    """
+    return _to_mean_one(counts.pixels, (1 - beta) / (1 - beta ** np.maximum(counts.images, 1)))
+
+
+def _to_mean_one(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    present = pixels > 0
+    if not present.any():
+        return np.ones(len(pixels))
+    return np.where(present, weights / weights[present].mean(), 1.0)

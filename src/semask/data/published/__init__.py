@@ -1,0 +1,1 @@
+"""The official downloads of published data sets, and submissions to their servers."""

@@ -1,0 +1,119 @@
+"""Pascal Context, 59 classes and the background; the pictures are those of VOC 2010.
+
+The published labels have 459 classes, as .mat files (`trainval.tar.gz`), or are masks in a JSON file
+(`trainval_merged.json`); 59 of their ids are scored, and all others are background.
+
+Source: Mottaghi et al., The Role of Context for Object Detection and Semantic Segmentation in the Wild, CVPR 2014.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from semask.data.classes import Classes
+from semask.data.published.official import Files, Found, Official, chosen, read_list, renumbered, stems
+from semask.data.readers.coco_mask import decode_mask
+from semask.data.readers.image import MAX_PIXELS, read_label
+from semask.data.readers.mat_file import read_mat
+from semask.data.readers.source import Source, Unreadable
+from semask.recipes.pascal_context import DATA
+
+LARGEST_ID = 459
+JSON = "trainval_merged.json"
+IMAGES = r"JPEGImages/(?P<stem>[^/]+)\.jpg"
+LABELS = r"trainval/(?P<stem>[^/]+)\.mat"
+LISTS = {DATA.train_split: "ImageSets/Main/train.txt", DATA.val_split: "ImageSets/Main/val.txt"}
+"""All pictures of VOC 2010 are labelled, and its own splits hold."""
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """The masks of one picture in the JSON file: a source whose content is the label map as PNG of class numbers."""
+
+    file: str
+    name: str
+    height: int
+    width: int
+    masks: tuple[tuple[int, Any], ...]
+    """Official id and mask, in the file's order; later ones cover earlier ones."""
+
+    def __str__(self) -> str:
+        return f"{self.file}, masks of {self.name}"
+
+    def open(self, mode: Literal["rb"]) -> BinaryIO:
+        """Paint the label map."""
+        ids = np.zeros((self.height, self.width), np.int32)
+        try:
+            for identity, mask in self.masks:
+                ids[decode_mask(mask, height=self.height, width=self.width)] = identity
+            labels = _scored(ids)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise Unreadable(f"{self}: {error}; fetch the file again") from error
+        file = BytesIO()
+        Image.fromarray(labels).save(file, "PNG")
+        file.seek(0)
+        return file
+
+
+def gather_context(files: Files) -> dict[str, Found]:
+    """Find the labels in whichever form they are there."""
+    images = stems(files, IMAGES)
+    merged = [source for path, source in files.items() if PurePosixPath(path).name == JSON]
+    labels = read_masks(merged[0]) if merged else stems(files, LABELS)
+    return {split: chosen(names, images, labels) for split, path in LISTS.items() if (names := read_list(files, path))}
+
+
+def read_masks(source: Source) -> dict[str, Source]:
+    """Return the masks in the JSON file by the stems of their pictures; a ValueError tells what is not as expected."""
+    try:
+        with source.open("rb") as file:
+            record = json.load(file)
+        masks: dict[Any, list[tuple[int, Any]]] = {}
+        for entry in record["annos_segmentation"]:
+            mask = entry["segmentation"] if "segmentation" in entry else entry["mask"]
+            masks.setdefault(entry["image_id"], []).append((int(entry["category_id"]), mask))
+        pictures = [
+            Masks(
+                str(source), str(image["file_name"]), int(image["height"]), int(image["width"]),
+                tuple(masks.get(image["image_id"], ())),
+            )
+            for image in record["images"]
+        ]  # fmt: skip
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(
+            f"{source}: not the expected JSON with images and annos_segmentation ({type(error).__name__}: {error}); "
+            "give trainval.tar.gz with its .mat files instead"
+        ) from error
+    if large := [picture for picture in pictures if not 0 < picture.height * picture.width <= MAX_PIXELS]:
+        raise ValueError(f"{large[0]}: {large[0].height}×{large[0].width} pixels; fetch the file again")
+    return {PurePosixPath(picture.name).stem: picture for picture in pictures}
+
+
+def read_context(source: Source) -> UInt8[np.ndarray, "H W"]:
+    """Return the class numbers of a .mat file or of masks; 0 is the background."""
+    if PurePosixPath(source.name).suffix == ".mat":
+        return _scored(read_mat(source, "LabelMap"))
+    values: np.ndarray = read_label(source).numpy().astype(np.uint8)
+    return values
+
+
+def _scored(ids: np.ndarray) -> UInt8[np.ndarray, "H W"]:
+    return renumbered(ids, Classes.load("pascal-context"), rest=0, largest=LARGEST_ID)
+
+
+PASCAL_CONTEXT = Official(
+    title="Pascal Context",
+    downloads=("VOCtrainval_03-May-2010.tar", f"trainval.tar.gz or {JSON}"),
+    data=DATA,
+    counts={DATA.train_split: 4998, DATA.val_split: 5105},
+    gather=gather_context,
+    read=read_context,
+)

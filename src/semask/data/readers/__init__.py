@@ -1,0 +1,1 @@
+"""Reading images and labels out of files, archives and data sets of other libraries."""

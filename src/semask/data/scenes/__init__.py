@@ -1,0 +1,1 @@
+"""Drawn scenes: images whose labels are exact."""

@@ -1,0 +1,5 @@
+"""What label maps are worth: sums over a data set, which neither order, nor batches, nor processes change."""
+
+from semask.evaluation.metrics.confusion import Confusion, Scores
+
+__all__ = ["Confusion", "Scores"]

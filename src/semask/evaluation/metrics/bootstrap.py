@@ -1,0 +1,106 @@
+"""How sure a score is: resampling the images that it was measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from semask.evaluation.metrics.confusion import ratio
+
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+
+Statistics = Mapping[str, Float64[np.ndarray, " ..."]]
+
+
+class ImageCounts(NamedTuple):
+    """Pixels of every image and class: right, predicted and labelled; ignored pixels are in none of them."""
+
+    intersection: Int64[np.ndarray, "n k"]
+    predicted: Int64[np.ndarray, "n k"]
+    labelled: Int64[np.ndarray, "n k"]
+
+    def miou(self) -> Float64[np.ndarray, " n"]:
+        """Return the mean IoU of every image over the classes that it holds or is predicted to hold."""
+        return nan_mean(ratio(self.intersection, self.labelled + self.predicted - self.intersection))
+
+
+class Interval(NamedTuple):
+    """The limits of a 95 % interval, nan where it is undefined."""
+
+    low: Float64[np.ndarray, " ..."]
+    high: Float64[np.ndarray, " ..."]
+
+
+def statistics(counts: ImageCounts, weights: Float64[np.ndarray, "r n"]) -> dict[str, np.ndarray]:
+    """Return mIoU, mAcc, aAcc, fwIoU and dice (r) and every class's IoU (r k) of weighed sums over the images."""
+    right, predicted, labelled = (weights @ part.astype(np.float64) for part in counts)
+    iou, accuracy = ratio(right, labelled + predicted - right), ratio(right, labelled)
+    total = labelled.sum(1)
+    return {
+        "miou": nan_mean(iou),
+        "macc": nan_mean(accuracy),
+        "aacc": ratio(right.sum(1), total),
+        "fwiou": ratio((np.nan_to_num(iou) * labelled).sum(1), total),
+        "dice": nan_mean(ratio(2 * right, labelled + predicted)),
+        "iou": iou,
+    }
+
+
+def intervals(counts: ImageCounts, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
+    """Return the 95 % intervals of all `statistics` by the percentiles of bootstrap resamples of the images.
+
+    They say what other images of the same kind would give, not what another training would. One image has none: nan.
+    """
+    return _limits(_resampled(len(counts.labelled), resamples, seed), lambda weights: statistics(counts, weights))
+
+
+def differences(
+    ours: ImageCounts, theirs: ImageCounts, *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, tuple[np.ndarray, Interval]]:
+    """Return ours - theirs of all `statistics` with its 95 % interval, both over the same resamples of the images.
+
+    A ValueError tells counts of different shapes.
+    """
+    if ours.labelled.shape != theirs.labelled.shape:
+        raise ValueError(
+            f"paired differences need the same images and classes, got {ours.labelled.shape} and "
+            f"{theirs.labelled.shape} (images, classes)"
+        )
+
+    def difference(weights: Float64[np.ndarray, "r n"]) -> Statistics:
+        a, b = statistics(ours, weights), statistics(theirs, weights)
+        return {name: a[name] - b[name] for name in a}
+
+    count = len(ours.labelled)
+    found = _limits(_resampled(count, resamples, seed), difference)
+    whole = difference(np.ones((1, count)))
+    return {name: (np.asarray(whole[name][0]), limits) for name, limits in found.items()}
+
+
+def nan_mean(values: Float64[np.ndarray, "r k"]) -> Float64[np.ndarray, " r"]:
+    """Return the mean of every row over what is defined; nan, in silence, where nothing is."""
+    return ratio(np.nansum(values, axis=1), np.isfinite(values).sum(1))
+
+
+def _resampled(images: int, resamples: int, seed: int) -> Float64[np.ndarray, "r n"]:
+    """Return how often each resample holds each image."""
+    if resamples < 1:
+        raise ValueError(f"an interval needs at least 1 resample, 1000 are usual; got {resamples}")
+    random = np.random.default_rng(seed)
+    return random.multinomial(images, np.full(images, 1 / images), size=resamples).astype(np.float64)
+
+
+def _limits(weights: Float64[np.ndarray, "r n"], statistic: Callable[[np.ndarray], Statistics]) -> dict[str, Interval]:
+    tails = (1 - CONFIDENCE) / 2
+    limits = {}
+    for name, values in statistic(weights).items():
+        defined = np.isfinite(values).any(axis=0) & (weights.shape[1] > 1)
+        # Where a class is in no resample there is no percentile, and NumPy would warn.
+        filled = np.where(defined, values, 0.0)
+        low, high = np.nanquantile(filled, [tails, 1 - tails], axis=0)
+        limits[name] = Interval(np.where(defined, low, np.nan), np.where(defined, high, np.nan))
+    return limits

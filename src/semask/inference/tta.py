@@ -1,0 +1,151 @@
+"""Images at other sizes than their own, and the mean over several of them."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int16, UInt8
+from torch import Tensor
+
+from semask.inference.predictor import Images, Model, Predictor, Scorer, predictor_of
+from semask.ops.geometry import enlarged_size, fit_size
+from semask.ops.lazy_scores import UNSURE, Bands, Mirrored, Reader, Resized, pixelwise
+from semask.ops.resize import as_unit, resize
+
+Sized = Float[Tensor, "b c h w"] | UInt8[Tensor, "b c h w"]
+"""Images of another size."""
+MAX_ENLARGED_PIXELS = 64_000_000
+"""No image is enlarged beyond this: a ViT's scores of 150 classes take 38 GB there."""
+
+
+def rescaled(
+    source: Model | Predictor | Scorer,
+    *,
+    box: tuple[int, int] | None = None,
+    ratio: float = 1.0,
+    enlarge_to: int | None = None,
+    antialias: bool = False,
+    memory_budget: float | None = None,
+) -> Predictor:
+    """Score the image at another size, aspect ratio kept, and bring the scores back to its own.
+
+    `box` is (long, short) [px], None the image's own size; `ratio` scales it. Then an image whose short side is less
+    than `enlarge_to` [px] is enlarged until it has that, so that it fills a window; a ValueError refuses to go beyond
+    `MAX_ENLARGED_PIXELS`. Scores go straight to the original size. All bilinear; `antialias` smooths images that are
+    made smaller, as Pillow does. `memory_budget` is that of `Predictor`.
+
+    Source: SeMask-FPN's test pipeline: logits → network input's size → original size. Enlarging: Segmenter's authors'
+    code. Antialiasing: detectron2, which resizes by Pillow.
+    """
+    if ratio <= 0 or (box is not None and min(box) < 1):
+        raise ValueError(f"an image cannot be fitted into box {box} at ratio {ratio}; both must be positive")
+    if enlarge_to is not None and enlarge_to < 1:
+        raise ValueError(f"images are enlarged to the side of a window, at least 1 pixel; got {enlarge_to}")
+    predictor = predictor_of(source)
+
+    def bands(images: Images) -> Bands:
+        height, width = images.shape[-2:]
+        seen = _resized(images, fit_size(height, width, box or (height, width), ratio), antialias=antialias)
+        if enlarge_to is not None:
+            seen = _enlarge(seen, enlarge_to)
+        return Resized(predictor.bands(seen), (height, width))
+
+    return Predictor(bands, logits=predictor.logits, memory_budget=memory_budget)
+
+
+def tta(
+    source: Model | Predictor | Scorer,
+    *,
+    box: tuple[int, int] | None = None,
+    ratios: Sequence[float],
+    flip: bool = False,
+    enlarge_to: int | None = None,
+    antialias: bool = False,
+    memory_budget: float | None = None,
+) -> Predictor:
+    """Average class probabilities over `ratios` of the box and, with `flip`, over mirrored images: at test time.
+
+    Scores that are no logits, those of mask classifiers, are averaged as they are. What is held of every version are
+    the scores as the source gives them; means are made a band of rows at a time. `box`, `enlarge_to`, `antialias` and
+    `memory_budget` are those of `rescaled`.
+
+    Source: Segmenter's authors' code and SeMask-FPN's multi-scale test: logits → original size → un-flip → softmax →
+    mean. MaskFormer's: the same without the softmax.
+    """
+    if not ratios:
+        raise ValueError("tta needs at least one ratio, for example (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)")
+    versions = [
+        (rescaled(source, box=box, ratio=ratio, enlarge_to=enlarge_to, antialias=antialias), mirrored)
+        for ratio in ratios
+        for mirrored in ((False, True) if flip else (False,))
+    ]
+
+    def bands(images: Images) -> Bands:
+        seen = [
+            Mirrored(predictor.bands(images.flip(-1))) if mirrored else predictor.bands(images)
+            for predictor, mirrored in versions
+        ]
+        return Mean(tuple(seen), softmax=versions[0][0].logits)
+
+    return Predictor(bands, logits=False, memory_budget=memory_budget)
+
+
+class Mean(NamedTuple):
+    """The mean of several scores of one shape, or, with `softmax`, of the probabilities whose logits they are."""
+
+    sources: tuple[Bands, ...]
+    softmax: bool
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Return (b, k, H, W)."""
+        return self.sources[0].shape
+
+    @property
+    def device(self) -> torch.device:
+        """Return where scores are made."""
+        return self.sources[0].device
+
+    def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
+        """Return the scores of rows first … last - 1, with the classes last in memory."""
+        return self._mean(source.rows(first, last).permute(0, 2, 3, 1) for source in self.sources).permute(0, 3, 1, 2)
+
+    def sure(self, first: int, last: int) -> Int16[Tensor, "b r W"]:
+        """Return the classes of which all are sure: what is best in each is best in their mean."""
+        known, *others = (source.sure(first, last) for source in self.sources)
+        for other in others:
+            known = known.where(known == other, UNSURE)
+        return known
+
+    def reader(self, first: int, last: int) -> Reader:
+        """Return what averages the scores of each pixel."""
+        readers = [source.reader(first, last) for source in self.sources]
+        return pixelwise(lambda pixels: self._mean(read(pixels) for read in readers))
+
+    def of(self, image: int) -> Bands:
+        """Return the scores of one image of the batch."""
+        return Mean(tuple(source.of(image) for source in self.sources), self.softmax)
+
+    def _mean(self, scores: Iterable[Float[Tensor, "*p k"]]) -> Float[Tensor, "*p k"]:
+        shown = (each.float().softmax(-1) if self.softmax else each.float() for each in scores)
+        return functools.reduce(torch.add, shown) / len(self.sources)
+
+
+def _enlarge(images: Images, side: int) -> Sized:
+    height, width = images.shape[-2:]
+    size = enlarged_size(height, width, side)
+    if size != (height, width) and math.prod(size) > MAX_ENLARGED_PIXELS:
+        raise ValueError(
+            f"an image of {height}×{width} px would be enlarged to {size[0]}×{size[1]} px to fill windows of {side} "
+            f"px; the limit is {MAX_ENLARGED_PIXELS / 1e6:g} megapixels. Crop the image, take it whole (--test.mode "
+            "whole), or do not enlarge it (--test.enlarge false)."
+        )
+    return _resized(images, size)
+
+
+def _resized(images: Images, size: tuple[int, int], *, antialias: bool = False) -> Sized:
+    return images if size == tuple(images.shape[-2:]) else resize(as_unit(images), size, antialias=antialias)

@@ -1,5 +1,0 @@
-"""What label maps are worth: sums over a data set, which neither order, nor batches, nor processes change."""
-
-from semask.metrics.confusion import Confusion, Scores
-
-__all__ = ["Confusion", "Scores"]

@@ -1,0 +1,80 @@
+"""OCR: pixels look at the regions of the classes, which a first, coarse prediction draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from semask.models.layers.blocks import ConvNormAct, pixel_classifier
+from semask.ops.resize import resize
+from semask.structures import Features, PixelLogits
+
+
+class ObjectContext(nn.Module):
+    """Give every pixel a mixture of the regions' features, by attention, and fuse it with the pixel's own.
+
+    Source: OCRNet (arXiv:1909.11065) §3.2, object-contextual representations.
+    """
+
+    def __init__(self, channels: int, key_channels: int) -> None:
+        super().__init__()
+        self.query = _two_points(channels, key_channels)
+        self.key = _two_points(channels, key_channels)
+        self.value = ConvNormAct(channels, key_channels, kernel_size=1)
+        self.project = ConvNormAct(key_channels, channels, kernel_size=1)
+        self.fuse = ConvNormAct(2 * channels, channels, kernel_size=1)
+
+    def forward(self, x: Float[Tensor, "b c h w"], coarse: Float[Tensor, "b k h w"]) -> Float[Tensor, "b c h w"]:
+        """Return the augmented pixels; `coarse` are the logits that draw the regions."""
+        pixels = x.flatten(2).transpose(1, 2)
+        regions = (coarse.flatten(2).softmax(-1) @ pixels).transpose(1, 2)[..., None]  # b c k 1
+        query, key, value = (
+            part.flatten(2).transpose(1, 2) for part in (self.query(x), self.key(regions), self.value(regions))
+        )
+        context = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+        context = self.project(context.unflatten(2, (x.shape[-2], x.shape[-1])))
+        out: Tensor = self.fuse(torch.cat([context, x], dim=1))
+        return out
+
+
+class OCR(nn.Module):
+    """Classify all maps at the first one's grid coarsely, then again with the context of the regions that gives.
+
+    The coarse logits are the auxiliary prediction.
+
+    Source: OCRNet (arXiv:1909.11065) §3.2-3.3; widths as in mmsegmentation.
+    """
+
+    has_auxiliary: ClassVar[bool] = True
+
+    def __init__(
+        self, in_channels: Sequence[int], *, num_classes: int, channels: int = 512, dropout: float = 0.0
+    ) -> None:
+        """`dropout` is before the final classifier alone; keys are half as wide as `channels`."""
+        super().__init__()
+        width = sum(in_channels)
+        self.coarse = ConvNormAct(width, width, kernel_size=1)
+        self.classify_coarse = pixel_classifier(width, num_classes)
+        self.bottleneck = ConvNormAct(width, channels)
+        self.context = ObjectContext(channels, max(1, channels // 2))
+        self.dropout = nn.Dropout2d(dropout)
+        self.classify = pixel_classifier(channels, num_classes)
+
+    def forward(self, features: Features, *, auxiliary: bool = True) -> PixelLogits:
+        """Decode all maps at the first one's grid."""
+        size = (features.maps[0].shape[-2], features.maps[0].shape[-1])
+        maps = torch.cat([resize(level, size) for level in features.maps], dim=1)
+        coarse = self.classify_coarse(self.coarse(maps))
+        logits = self.classify(self.dropout(self.context(self.bottleneck(maps), coarse)))
+        return PixelLogits(logits, (PixelLogits(coarse),) if auxiliary else ())
+
+
+def _two_points(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        ConvNormAct(in_channels, out_channels, kernel_size=1), ConvNormAct(out_channels, out_channels, kernel_size=1)
+    )

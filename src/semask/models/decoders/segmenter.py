@@ -1,0 +1,104 @@
+"""Segmenter's two decoders over patch tokens: linear, and Mask Transformer."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from semask.models.layers.attention import HEAD_WIDTH, Block
+from semask.models.layers.single_scale import SingleScale
+from semask.structures import Features, PixelLogits
+
+
+class SegmenterLinear(nn.Module):
+    """Classify every patch by itself.
+
+    Source: Segmenter (arXiv:2105.05633) §3.2, the linear baseline.
+    """
+
+    def __init__(self, single_scale: SingleScale, *, num_classes: int) -> None:
+        super().__init__()
+        self.single_scale = single_scale
+        self.classify = nn.Conv2d(single_scale.channels, num_classes, 1)
+        self.apply(initialise)
+
+    def forward(self, features: Features) -> PixelLogits:
+        """Return logits at the grid of the patches."""
+        return PixelLogits(self.classify(self.single_scale(features.maps)))
+
+
+class MaskTransformer(nn.Module):
+    """Let patches and class embeddings attend to each other; a class's mask is its similarity to every patch.
+
+    The class embeddings follow the patches; there is no position table here. Rows are divided by their L2 norm, so
+    the masks are cosines, and are normalised over the classes by a LayerNorm with weights.
+
+    Source: Segmenter §3.2, eq. 4; projections, class-wise norm and dropout from the authors' code.
+    """
+
+    def __init__(
+        self,
+        single_scale: SingleScale,
+        *,
+        num_classes: int,
+        width: int | None = None,
+        layers: int = 2,
+        dropout: float = 0.1,
+        drop_path: float = 0.0,
+    ) -> None:
+        """`width` None is the encoder's; heads are 64 wide, or one takes all of a narrower decoder."""
+        super().__init__()
+        if layers < 1:
+            raise ValueError(f"a Mask Transformer has at least 1 layer, got {layers}; use segmenter_linear without any")
+        width = single_scale.channels if width is None else width
+        heads = max(1, width // HEAD_WIDTH)
+        self.single_scale = single_scale
+        self.project = nn.Linear(single_scale.channels, width)
+        self.class_embeddings = nn.Parameter(torch.empty(num_classes, width))
+        rates = torch.linspace(0, drop_path, layers, device="cpu").tolist()
+        self.blocks = nn.ModuleList(Block(width, num_heads=heads, dropout=dropout, drop_path=rate) for rate in rates)
+        self.norm = nn.LayerNorm(width)
+        # Right-multiplied without bias, as the authors' bare matrices.
+        self.patch_projection = nn.Parameter(torch.randn(width, width) * width**-0.5)
+        self.class_projection = nn.Parameter(torch.randn(width, width) * width**-0.5)
+        self.mask_norm = nn.LayerNorm(num_classes)
+        nn.init.trunc_normal_(self.class_embeddings, std=0.02)
+        self.apply(initialise)
+
+    def forward(self, features: Features) -> PixelLogits:
+        """Return mask logits b k h w at the grid of the patches."""
+        tokens, (height, width) = self.tokens(features)
+        for block in self.blocks:
+            tokens = block(tokens)
+        tokens = self.norm(tokens)
+        count = height * width
+        patches = F.normalize(tokens[:, :count] @ self.patch_projection, dim=-1)
+        classes = F.normalize(tokens[:, count:] @ self.class_projection, dim=-1)
+        masks = self.mask_norm(patches @ classes.transpose(1, 2))
+        return PixelLogits(masks.transpose(1, 2).unflatten(-1, (height, width)))
+
+    def tokens(self, features: Features) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
+        """Return what the first block reads, projected patches and then class embeddings, and the patches' grid."""
+        patches = self.single_scale(features.maps)
+        grid = (patches.shape[-2], patches.shape[-1])
+        projected = self.project(patches.flatten(2).transpose(1, 2))
+        classes = self.class_embeddings.to(projected.dtype).expand(projected.shape[0], -1, -1)
+        return torch.cat((projected, classes), dim=1), grid
+
+    def attention(self, tokens: Float[Tensor, "b n d"], layer: int) -> Float[Tensor, "b heads n n"]:
+        """Return who attends to whom in one layer, given what `tokens` returns; each row has the sum 1."""
+        for block in self.blocks[:layer]:
+            tokens = block(tokens)
+        chosen = self.blocks[layer]
+        assert isinstance(chosen, Block)
+        return chosen.attn.weights(chosen.norm1(tokens))
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw the weights of linear layers from a normal distribution of deviation 0.02; biases are 0."""
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

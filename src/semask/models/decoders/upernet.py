@@ -1,0 +1,44 @@
+"""UPerNet: a feature pyramid whose top is pyramid pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from semask.models.layers.blocks import ConvNormAct, pixel_classifier
+from semask.models.layers.pyramid_pooling import PyramidPooling
+from semask.ops.resize import resize
+from semask.structures import Features, PixelLogits
+
+
+class UPerNet(nn.Module):
+    """Pool the last map, let it flow into the finer ones, and classify all levels together at the first map's grid.
+
+    Source: UPerNet (arXiv:1807.10221) §3.1; norms and widths as in mmsegmentation and Swin.
+    """
+
+    def __init__(
+        self, in_channels: Sequence[int], *, num_classes: int, channels: int = 512, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.pooling = PyramidPooling(in_channels[-1], channels)
+        self.bottleneck = ConvNormAct(self.pooling.out_channels, channels)
+        self.laterals = nn.ModuleList(ConvNormAct(width, channels, kernel_size=1) for width in in_channels[:-1])
+        self.outputs = nn.ModuleList(ConvNormAct(channels, channels) for _ in in_channels[:-1])
+        self.fuse = ConvNormAct(len(in_channels) * channels, channels)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classify = pixel_classifier(channels, num_classes)
+
+    def forward(self, features: Features) -> PixelLogits:
+        """Decode all maps at the first one's grid."""
+        levels = [lateral(level) for lateral, level in zip(self.laterals, features.maps[:-1], strict=True)]
+        levels.append(self.bottleneck(self.pooling(features.maps[-1])))
+        for finer in reversed(range(len(levels) - 1)):
+            size = (levels[finer].shape[-2], levels[finer].shape[-1])
+            levels[finer] = levels[finer] + resize(levels[finer + 1], size)
+        smooth = [output(level) for output, level in zip(self.outputs, levels[:-1], strict=True)] + levels[-1:]
+        size = (smooth[0].shape[-2], smooth[0].shape[-1])
+        fused = self.fuse(torch.cat([resize(level, size) for level in smooth], dim=1))
+        return PixelLogits(self.classify(self.dropout(fused)))

@@ -1,0 +1,242 @@
+"""Mix Transformer (MiT), the hierarchical encoder of SegFormer, as a chain of stages and their norms."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from semask.models.encoders.chain import NUM_STAGES, Chain
+from semask.models.layers.attention import check_heads
+
+SemanticPlace = Literal["before_norm", "after_norm"]
+
+HEADS = (1, 2, 5, 8)
+REDUCTIONS = (8, 4, 2, 1)
+"""Side of the square of tokens that keys and values are made of, per stage."""
+KERNELS = (7, 3, 3, 3)
+"""Side of the overlapping patches, per stage [px, then tokens of the stage before]."""
+STEPS = (4, 2, 2, 2)
+"""From one patch to the next."""
+MLP_RATIO = 4
+NORM_EPS = 1e-6
+"""Of every LayerNorm, unless a recipe says another."""
+
+
+class Size(NamedTuple):
+    """What differs between MiT-B0 and B5: channels and blocks per stage."""
+
+    channels: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+
+
+SIZES = {
+    "mit_b0": Size((32, 64, 160, 256), (2, 2, 2, 2)),
+    "mit_b1": Size((64, 128, 320, 512), (2, 2, 2, 2)),
+    "mit_b2": Size((64, 128, 320, 512), (3, 4, 6, 3)),
+    "mit_b3": Size((64, 128, 320, 512), (3, 4, 18, 3)),
+    "mit_b4": Size((64, 128, 320, 512), (3, 8, 27, 3)),
+    "mit_b5": Size((64, 128, 320, 512), (3, 6, 40, 3)),
+}
+"""By name. Source: SegFormer (arXiv:2105.15203), appendix, and the authors' code."""
+
+
+def is_mit(name: str) -> bool:
+    """Say whether a name is meant for a Mix Transformer; there may be none of that size."""
+    return re.match(r"mit(_|-|b?\d)", name) is not None
+
+
+def size_of(name: str) -> Size:
+    """Return the size of a Mix Transformer; a ValueError names near ones."""
+    if name not in SIZES:
+        near = difflib.get_close_matches(name, SIZES, n=3, cutoff=0.5)
+        hint = f"; near ones: {', '.join(near)}" if near else ""
+        raise ValueError(f"no Mix Transformer called {name!r}{hint}. There are: {', '.join(SIZES)}.")
+    return SIZES[name]
+
+
+def mix_transformer(
+    size: Size,
+    *,
+    drop_path: float = 0.0,
+    norm_eps: float | None = None,
+    semantic_place: SemanticPlace = "before_norm",
+    in_channels: int = 3,
+) -> Chain:
+    """Return a Mix Transformer with random weights, for images of `in_channels`, as a chain `stage1, norm1, … norm4`.
+
+    The maps are those after the norms. `semantic_place` says on which side of a stage's norm its semantic layer will
+    stand: see docs/decisions/0011.
+    """
+    eps = NORM_EPS if norm_eps is None else norm_eps
+    last = max(sum(size.depths) - 1, 1)
+    rates = iter([drop_path * block / last for block in range(sum(size.depths))])
+    modules = nn.ModuleDict()
+    for stage in range(NUM_STAGES):
+        modules[f"stage{stage + 1}"] = MixStage(
+            size, stage, in_channels=size.channels[stage - 1] if stage else in_channels, drop_paths=rates, eps=eps
+        )
+        modules[f"norm{stage + 1}"] = nn.LayerNorm(size.channels[stage], eps=eps)
+    modules.apply(_initialise)
+    norms = tuple(f"norm{stage + 1}" for stage in range(NUM_STAGES))
+    stages = tuple(f"stage{stage + 1}" for stage in range(NUM_STAGES))
+    return Chain(
+        modules=modules,
+        outputs=norms,
+        channels=size.channels,
+        strides=(4, 8, 16, 32),
+        channels_last=True,
+        size_multiple=1,
+        semantic_after=stages if semantic_place == "before_norm" else norms,
+    )
+
+
+class MixStage(nn.Module):
+    """Embed overlapping patches of a map and run the blocks of a stage; images and maps may be of any size.
+
+    The first stage reads images, b c H W; the others read maps, b h w c.
+    """
+
+    def __init__(self, size: Size, stage: int, *, in_channels: int, drop_paths: Iterator[float], eps: float) -> None:
+        """`drop_paths` gives the stochastic-depth rate of each block and goes on to the next stage."""
+        super().__init__()
+        channels = size.channels[stage]
+        self.reads_images = stage == 0
+        self.embed = OverlappingPatches(in_channels, channels, kernel=KERNELS[stage], step=STEPS[stage], eps=eps)
+        self.blocks = nn.Sequential(
+            *(
+                MixBlock(
+                    channels,
+                    num_heads=HEADS[stage],
+                    reduction=REDUCTIONS[stage],
+                    drop_path=next(drop_paths),
+                    eps=eps,
+                )
+                for _ in range(size.depths[stage])
+            )
+        )
+
+    def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b h w c"]:
+        """Return the stage's map, not yet normalised."""
+        out: Tensor = self.blocks(self.embed(x if self.reads_images else x.permute(0, 3, 1, 2)))
+        return out
+
+
+class OverlappingPatches(nn.Module):
+    """Make one normalised token of every patch; neighbouring patches overlap.
+
+    Source: SegFormer §3.1, overlapped patch merging.
+    """
+
+    def __init__(self, in_channels: int, channels: int, *, kernel: int, step: int, eps: float) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, channels, kernel, stride=step, padding=kernel // 2)
+        self.norm = nn.LayerNorm(channels, eps=eps)
+
+    def forward(self, x: Float[Tensor, "b i H W"]) -> Float[Tensor, "b h w c"]:
+        """Return ⌈H / step⌉ × ⌈W / step⌉ tokens."""
+        out: Tensor = self.norm(self.proj(x).permute(0, 2, 3, 1))
+        return out
+
+
+class MixBlock(nn.Module):
+    """A pre-norm block of efficient attention and Mix-FFN, each added to its input."""
+
+    def __init__(self, channels: int, *, num_heads: int, reduction: int, drop_path: float, eps: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels, eps=eps)
+        self.attention = EfficientAttention(channels, num_heads=num_heads, reduction=reduction, eps=eps)
+        self.drop_path1 = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(channels, eps=eps)
+        self.mlp = MixFFN(channels)
+        self.drop_path2 = DropPath(drop_path)
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        """Keep the shape."""
+        x = x + self.drop_path1(self.attention(self.norm1(x)))
+        out: Tensor = x + self.drop_path2(self.mlp(self.norm2(x)))
+        return out
+
+
+class EfficientAttention(nn.Module):
+    """Attend from every token to a coarser map of tokens, `reduction` times coarser on each side.
+
+    Source: SegFormer §3.1, eq. 1-2; the reduction is a convolution, as in the authors' code and PVT (arXiv:2102.12122).
+    """
+
+    def __init__(self, channels: int, *, num_heads: int, reduction: int, eps: float) -> None:
+        super().__init__()
+        check_heads(channels, num_heads)
+        self.num_heads = num_heads
+        self.query = nn.Linear(channels, channels)
+        self.key = nn.Linear(channels, channels)
+        self.value = nn.Linear(channels, channels)
+        self.project = nn.Linear(channels, channels)
+        self.reduce = Reduction(channels, reduction, eps=eps) if reduction > 1 else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        """Keep the shape."""
+        coarse = self.reduce(x)
+        query, key, value = (self._heads(t) for t in (self.query(x), self.key(coarse), self.value(coarse)))
+        attended = F.scaled_dot_product_attention(query, key, value)
+        out: Tensor = self.project(attended.transpose(1, 2).flatten(2).view(x.shape))
+        return out
+
+    def _heads(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b heads n d"]:
+        heads: Tensor = x.flatten(1, 2).unflatten(-1, (self.num_heads, -1))
+        return heads.transpose(1, 2)
+
+
+class Reduction(nn.Module):
+    """Make one normalised token of every `ratio` × `ratio` tokens; what is left over at right and bottom is dropped."""
+
+    def __init__(self, channels: int, ratio: int, *, eps: float) -> None:
+        super().__init__()
+        self.ratio = ratio
+        self.conv = nn.Conv2d(channels, channels, ratio, stride=ratio)
+        self.norm = nn.LayerNorm(channels, eps=eps)
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j c"]:
+        """Return the coarser map, of one token at least: a smaller map is padded with zeros."""
+        _, height, width, _ = x.shape
+        padded = F.pad(x, (0, 0, 0, max(0, self.ratio - width), 0, max(0, self.ratio - height)))
+        out: Tensor = self.norm(self.conv(padded.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return out
+
+
+class MixFFN(nn.Module):
+    """An MLP with a 3×3 depthwise convolution inside, from whose zero padding tokens learn where they are.
+
+    Source: SegFormer §3.1, eq. 3.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = MLP_RATIO * channels
+        self.expand = nn.Linear(channels, hidden)
+        self.depthwise = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.contract = nn.Linear(hidden, channels)
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        """Keep the shape."""
+        mixed = self.depthwise(self.expand(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        out: Tensor = self.contract(F.gelu(mixed))
+        return out
+
+
+def _initialise(module: nn.Module) -> None:
+    """Start as the authors do: truncated normal for linear layers, normal by the fan-out of one group for others."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    elif isinstance(module, nn.Conv2d):
+        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+    if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
+        nn.init.zeros_(module.bias)

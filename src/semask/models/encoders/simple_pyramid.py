@@ -1,0 +1,97 @@
+"""A pyramid of four maps made of a plain ViT's last one, for decoders and semantic layers that need strides."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from semask.models.encoders.hierarchical import mask
+from semask.models.encoders.vit import PlainEncoder
+from semask.models.layers.blocks import MapNorm, PlanarConvolution
+from semask.structures import Features
+
+WIDTH = 256
+"""Channels of every level."""
+DOUBLINGS = (2, 1, 0, -1)
+"""Of the sides of the ViT's map, per level, fine to coarse."""
+
+
+class SimplePyramidEncoder(nn.Module):
+    """Run a ViT of patches of P px and make maps at strides P/4, P/2, P and 2P of its one map, side by side.
+
+    Strides are fractions where they must be: patches of 14 px give 3.5, 7, 14 and 28 px. A semantic layer stands behind
+    each level and masks what leaves the encoder at that level; there is no next stage for it to flow on to.
+
+    Source: ViTDet (arXiv:2203.16527) §3, the simple feature pyramid.
+    """
+
+    num_recomputable: ClassVar[int] = 1
+
+    def __init__(self, plain: PlainEncoder, *, semantic: Sequence[nn.Module] = ()) -> None:
+        """`plain` gives one map; `semantic` holds four modules or none."""
+        super().__init__()
+        (channels,), (patch,) = plain.channels, plain.strides
+        self.plain = plain
+        self.levels = nn.ModuleList(PyramidLevel(channels, doublings) for doublings in DOUBLINGS)
+        self.semantic = nn.ModuleList(semantic)
+        self.channels: tuple[int, ...] = (WIDTH,) * len(self.levels)
+        self.strides: tuple[int | float, ...] = tuple(_stride(patch, doublings) for doublings in DOUBLINGS)
+        self.size_multiple = 2 * patch
+        self.fixed_size = None
+        self.channels_last = False
+
+    @property
+    def recomputed(self) -> frozenset[int]:
+        """The stages that are made again in the backward pass: the ViT, or none."""
+        return self.plain.recomputed
+
+    @recomputed.setter
+    def recomputed(self, stages: frozenset[int]) -> None:
+        self.plain.recomputed = stages
+
+    def forward(self, images: Float[Tensor, "b c H W"]) -> Features:
+        """Encode normalised images whose sides are multiples of two patches."""
+        (last,) = self.plain(images).maps
+        maps: list[Tensor] = []
+        priors: list[Tensor] = []
+        for stage, level in enumerate(self.levels):
+            x = level(last)
+            maps.append(mask(self.semantic[stage], x, priors) if self.semantic else x)
+        return Features(tuple(maps), tuple(priors))
+
+
+class PyramidLevel(nn.Module):
+    """Resize a map, then bring it to the pyramid's width by a 1×1 and a 3×3 convolution, each with LayerNorm."""
+
+    def __init__(self, channels: int, doublings: int) -> None:
+        """`doublings` of the map's side: 2, 1, 0, or −1 to halve it."""
+        super().__init__()
+        widths = [channels // 2**step for step in range(max(doublings, 0) + 1)]
+        self.resize = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, stride=2) for a, b in itertools.pairwise(widths))
+        self.between_norm = MapNorm(widths[1]) if doublings > 1 else None
+        self.halve = nn.MaxPool2d(2) if doublings < 0 else nn.Identity()
+        self.reduce = nn.Conv2d(widths[-1], WIDTH, 1, bias=False)
+        self.reduce_norm = MapNorm(WIDTH)
+        self.smooth = PlanarConvolution(WIDTH, WIDTH, 3, padding=1, bias=False)
+        self.smooth_norm = MapNorm(WIDTH)
+
+    def forward(self, x: Float[Tensor, "b i H W"]) -> Float[Tensor, "b c h w"]:
+        """Return the level's map."""
+        x = self.halve(x)
+        for step, double in enumerate(self.resize):
+            if step and self.between_norm is not None:
+                x = F.gelu(self.between_norm(x))
+            x = double(x)
+        x = self.reduce_norm(self.reduce(x))
+        out: Tensor = self.smooth_norm(self.smooth(x))
+        return out
+
+
+def _stride(patch: int, doublings: int) -> int | float:
+    stride = patch / 2.0**doublings
+    return int(stride) if stride.is_integer() else stride

@@ -1,0 +1,288 @@
+"""A plain Vision Transformer as an encoder: one map, as fine as its patches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import timm
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from semask.models.encoders.chain import family_of
+from semask.models.encoders.recompute import again
+from semask.structures import Features
+
+Resizing = Literal["bilinear", "bicubic"]
+
+_DEIT = "timm.models.deit"
+_FAMILIES = {"timm.models.vision_transformer", _DEIT, "timm.models.eva"}
+
+
+def is_plain(name: str) -> bool:
+    """Say whether a timm name is a plain ViT: ViT, DeiT, DINOv2, MAE, SigLIP, or of timm's EVA family, as DINOv3."""
+    return family_of(name) in _FAMILIES
+
+
+def timm_vit(
+    name: str,
+    *,
+    drop_path: float = 0.0,
+    dropout: float = 0.0,
+    image_size: tuple[int, int] | None = None,
+    patch_size: int | None = None,
+    norm_eps: float | None = None,
+    in_channels: int = 3,
+) -> VisionTransformer | Eva:
+    """Build a timm ViT with random weights, without a head, for images of `in_channels` and of any size.
+
+    `image_size` (height, width) [px] decides the length of the position table, `patch_size` [px] the side of patches
+    and `norm_eps` the epsilon of all LayerNorms; None keeps what the named model has. `dropout` acts on tokens, on
+    attention and in the MLPs.
+    """
+    # Without pooling no head is left; DeiT's has no weights of its own and will not be asked to go.
+    options: dict[str, Any] = {} if family_of(name) == _DEIT else {"global_pool": ""}
+    if image_size is not None:
+        options["img_size"] = image_size
+    if patch_size is not None:
+        options["patch_size"] = patch_size
+    if dropout:
+        options |= dict.fromkeys(("pos_drop_rate", "attn_drop_rate", "proj_drop_rate"), dropout)
+    if norm_eps is not None:
+        options["norm_layer"] = partial(nn.LayerNorm, eps=norm_eps)
+    network: VisionTransformer | Eva = timm.create_model(
+        name.split(".", 1)[0],
+        num_classes=0,
+        dynamic_img_size=True,
+        drop_path_rate=drop_path,
+        in_chans=in_channels,
+        **options,
+    )
+    # Sizes are no longer checked there: a message that tells one makes a compiler take every size for itself.
+    network.patch_embed.img_size = None
+    patch = network.patch_embed.patch_size
+    if image_size is not None and any(side % step for side, step in zip(image_size, patch, strict=True)):
+        raise ValueError(
+            f"image_size {image_size} is no multiple of {name!r}'s patches of {patch[0]} px, to which images are padded"
+        )
+    return network
+
+
+class PlainEncoder(nn.Module):
+    """Run a ViT and lay its patch tokens out as a map; class, distillation and register tokens take part, then go.
+
+    With `out_layers` there is a map of each of these layers, all of one stride, and no final norm: for SETR.
+
+    `position_resize` None leaves the position table to timm, for backbones that were trained so. Otherwise its grid
+    is resized without antialiasing where the number of tokens, not the shape of the grid, differs from the table's.
+
+    Source: Segmenter (arXiv:2105.05633) §3.1; the rule on the number of tokens from the authors' code.
+    """
+
+    num_recomputable: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        backbone: VisionTransformer | Eva,
+        *,
+        position_resize: Resizing | None = None,
+        out_layers: Sequence[int] | None = None,
+        class_token: bool = True,
+    ) -> None:
+        """`backbone` comes from `timm_vit`, and loses what stands behind the last of the `out_layers`, counted from 1.
+
+        Resizing is for tables that hold rows for the class token. Without `class_token` it gets its position and goes
+        before the first layer, for which this class must make the tokens: with `position_resize` alone.
+        """
+        super().__init__()
+        if not class_token and position_resize is None:
+            raise ValueError(
+                "the class token can be left out only where position_resize is set; say "
+                "--model.encoder.position-resize bilinear or bicubic, or --model.encoder.class-token true"
+            )
+        if out_layers is not None:
+            _cut_behind(backbone, out_layers)
+        if position_resize is not None and not _has_full_table(backbone):
+            raise ValueError(
+                f"{type(backbone).__name__} here has no position table with a row for every token, so position_resize "
+                f"{position_resize!r} cannot act; set it to None (--model.encoder.position-resize None)"
+            )
+        rows, columns = backbone.patch_embed.grid_size
+        if position_resize is not None and rows != columns:
+            raise ValueError(
+                f"position_resize {position_resize!r} reads the position table as a square, and image_size makes one "
+                f"of {rows}×{columns} patches; give a square image_size (any image may be used with it)"
+            )
+        height, width = backbone.patch_embed.patch_size
+        if height != width:
+            raise ValueError(f"patches must be square, got {height}×{width}")
+        self.backbone = backbone
+        self.position_resize = position_resize
+        self.out_layers = None if out_layers is None else tuple(out_layers)
+        self.class_token = class_token
+        maps = 1 if out_layers is None else len(out_layers)
+        self.channels: tuple[int, ...] = (backbone.embed_dim,) * maps
+        self.strides: tuple[int, ...] = (height,) * maps
+        self.size_multiple: int = height
+        self.channels_last = True
+        self.semantic = nn.ModuleList()
+
+    @property
+    def depth(self) -> int:
+        """The number of layers."""
+        return len(self.backbone.blocks)
+
+    @property
+    def num_extra(self) -> int:
+        """The number of tokens before the patches: class, distillation and register tokens."""
+        return int(self.backbone.num_prefix_tokens) if self.class_token else 0
+
+    def forward(self, images: Float[Tensor, "b c H W"]) -> Features:
+        """Encode normalised images whose sides are multiples of the patch; every map is b d H/P W/P."""
+        if self.out_layers is not None:
+            return Features(tuple(self._layers(images, self.out_layers)))
+        return Features((self._map(self.tokens(images), images),))
+
+    def _layers(self, images: Tensor, numbers: Sequence[int]) -> list[Tensor]:
+        """Return the maps of these layers."""
+        if self.position_resize is None:
+            indices = [number - 1 for number in numbers]
+            return self.backbone.forward_intermediates(  # type: ignore[no-any-return]
+                images, indices=indices, norm=False, intermediates_only=True
+            )
+        maps: list[Tensor] = []
+        tokens = self.embed(images)
+        for number, block in enumerate(self.backbone.blocks, start=1):
+            tokens = self._through(block, tokens)
+            if number in numbers:
+                maps.append(self._map(tokens, images))
+        return maps
+
+    def _map(self, tokens: Tensor, images: Tensor) -> Tensor:
+        grid = (images.shape[-2] // self.size_multiple, images.shape[-1] // self.size_multiple)
+        out: Tensor = tokens[:, self.num_extra :].transpose(1, 2).unflatten(-1, grid)
+        return out
+
+    def tokens(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b n d"]:
+        """Return all tokens after the last norm: class and others first, patches row by row."""
+        if self.position_resize is None:
+            return self.backbone.forward_features(images)  # type: ignore[no-any-return]
+        tokens = self.embed(images)
+        for block in self.backbone.blocks:
+            tokens = self._through(block, tokens)
+        out: Tensor = self.backbone.norm(tokens)
+        return out
+
+    @property
+    def recomputed(self) -> frozenset[int]:
+        """The stages that are made again in the backward pass, see `recompute`: 1 or none."""
+        return frozenset({1} if self.backbone.grad_checkpointing else ())
+
+    @recomputed.setter
+    def recomputed(self, stages: frozenset[int]) -> None:
+        self.backbone.set_grad_checkpointing(bool(stages))
+
+    def _through(self, block: nn.Module, tokens: Tensor) -> Tensor:
+        out: Tensor = again(block, tokens, modules=(block,)) if self.recomputed else block(tokens)
+        return out
+
+    def embed(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b n d"]:
+        """Return what the first block reads, where this class resizes the table itself."""
+        assert self.position_resize is not None
+        vit = self.backbone
+        patches = vit.patch_embed(images)
+        grid = (patches.shape[1], patches.shape[2])
+        extra = [token.expand(patches.shape[0], -1, -1) for token in _extra_tokens(vit)]
+        tokens = torch.cat((*extra, patches.flatten(1, 2)), dim=1)
+        table = vit.pos_embed
+        if table.shape[1] != tokens.shape[1]:
+            table = resize_positions(table, grid, num_extra=len(extra), mode=self.position_resize)
+        out: Tensor = vit.norm_pre(vit.pos_drop(tokens + table))
+        return out if self.class_token else out[:, len(extra) :]
+
+    def attention(
+        self, images: Float[Tensor, "b c H W"], keep: Callable[[Tensor], Tensor], *, layers: Sequence[int]
+    ) -> list[Tensor]:
+        """Return what `keep` makes of the attention of every named layer, all in one pass.
+
+        `keep` is given b heads n n, each row of sum 1, tokens as in `tokens`, and returns b heads and whatever it
+        likes; the matrices themselves are let go. Parallel attentions of a layer, and the two of a differential one,
+        count as further heads.
+        """
+        kept: list[list[Tensor]] = [[] for _ in layers]
+        with ExitStack() as stack:
+            for layer, found in zip(layers, kept, strict=True):
+                for module in _attentions(self.backbone.blocks[layer]):
+                    stack.enter_context(_watched(module, keep, found))
+            self.tokens(images)
+        return [torch.cat(found, dim=1) for found in kept]
+
+
+def resize_positions(
+    table: Float[Tensor, "1 n d"], grid: tuple[int, int], *, num_extra: int, mode: Resizing
+) -> Float[Tensor, "1 m d"]:
+    """Resize a position table, whose patches are a square, to a grid; its first `num_extra` rows stay.
+
+    Without antialiasing and without aligned corners.
+    """
+    extra, patches = table[:, :num_extra], table[:, num_extra:]
+    side = round(patches.shape[1] ** 0.5)
+    if side * side != patches.shape[1]:
+        raise ValueError(
+            f"a position table of {table.shape[1]} rows, {num_extra} of them for other tokens, is no square; "
+            "are these weights of another kind of model?"
+        )
+    square = patches.transpose(1, 2).unflatten(-1, (side, side))
+    resized = F.interpolate(square.float(), size=grid, mode=mode, align_corners=False).to(table.dtype)
+    return torch.cat((extra, resized.flatten(2).transpose(1, 2)), dim=1)
+
+
+def _cut_behind(backbone: VisionTransformer | Eva, out_layers: Sequence[int]) -> None:
+    """Take away what nobody reads: the layers behind the last of `out_layers`, and the final norm."""
+    depth = len(backbone.blocks)
+    if not out_layers or list(out_layers) != sorted({*out_layers}) or not 1 <= out_layers[0] <= out_layers[-1] <= depth:
+        raise ValueError(
+            f"out_layers are rising numbers of layers, 1 … {depth} here, got {tuple(out_layers)}; say "
+            f"--model.encoder.out-layers {depth // 2} {depth}, for example"
+        )
+    backbone.blocks = backbone.blocks[: out_layers[-1]]
+    backbone.norm = nn.Identity()
+
+
+def _extra_tokens(vit: VisionTransformer) -> list[Tensor]:
+    return [token for token in (vit.cls_token, getattr(vit, "dist_token", None)) if token is not None]
+
+
+def _has_full_table(vit: nn.Module) -> bool:
+    table = getattr(vit, "pos_embed", None)
+    if not isinstance(vit, VisionTransformer) or table is None or getattr(vit, "reg_token", None) is not None:
+        return False
+    return bool(table.shape[1] == vit.patch_embed.num_patches + len(_extra_tokens(vit)))
+
+
+def _attentions(block: nn.Module) -> list[nn.Module]:
+    """Return the modules of a timm block that attend; some blocks do so themselves."""
+    return [module for module in block.modules() if hasattr(module, "fused_attn") and hasattr(module, "attn_drop")]
+
+
+@contextmanager
+def _watched(attention: Any, keep: Callable[[Tensor], Tensor], found: list[Tensor]) -> Iterator[None]:
+    """Add what `keep` makes of a module's attention to `found`; only the unfused way computes it, for its dropout."""
+
+    def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        found.append(keep(inputs[0]))
+
+    fused = attention.fused_attn
+    hook = attention.attn_drop.register_forward_pre_hook(look)
+    attention.fused_attn = False
+    try:
+        yield
+    finally:
+        hook.remove()
+        attention.fused_attn = fused

@@ -1,0 +1,130 @@
+"""Small pieces that several decoders are made of."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from semask.ops.reference import is_plain
+
+NUM_GROUPS = 32
+"""Of every GroupNorm in MaskFormer and Mask2Former."""
+LARGE = 2**20
+"""Numbers in a map from which the gradient of a kernel over it takes longer channels last; see `in_planes`."""
+
+
+class PlanarConvolution(nn.Conv2d):
+    """A convolution that in training reads large maps channel by channel; see `in_planes`."""
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o _h _w"]:
+        """Convolve."""
+        return super().forward(in_planes(x, self))
+
+
+def in_planes(x: Float[Tensor, "b i h w"], conv: nn.Conv2d) -> Float[Tensor, "b i h w"]:
+    """Return what a convolution is to read: channel by channel, if it is a large map whose kernel is to learn.
+
+    Transformers give maps channels last. On the processor the gradient of a dense kernel larger than 1×1 takes up to
+    twice as long that way once the map does not stay in the cache, and less time on small maps. Without a backward pass
+    there is nothing to gain.
+    """
+    if is_plain() or torch.compiler.is_compiling() or not torch.is_grad_enabled() or x.device.type != "cpu":
+        return x
+    learns = conv.kernel_size != (1, 1) and conv.groups == 1 and conv.weight.requires_grad
+    return x.contiguous() if learns and x.numel() >= LARGE else x
+
+
+class ConvNormAct(nn.Module):
+    """Convolution without bias, BatchNorm, ReLU; "same" padding for odd kernels.
+
+    Source: SeMask-FPN's head (mmsegmentation's ConvModule): Kaiming-normal fan-out, BatchNorm eps 1e-5, momentum 0.1.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, kernel_size: int = 3, dilation: int = 1, groups: int = 1
+    ) -> None:
+        super().__init__()
+        self.conv = PlanarConvolution(
+            in_channels,
+            out_channels,
+            kernel_size,
+            padding=dilation * (kernel_size // 2),
+            dilation=dilation,
+            groups=groups,
+            bias=False,
+        )
+        self.bn = nn.BatchNorm2d(out_channels)
+        self.act = nn.ReLU(inplace=True)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
+        """Keep the map's size."""
+        out: Tensor = self.act(self.bn(self.conv(x)))
+        return out
+
+
+def pixel_classifier(channels: int, num_classes: int) -> nn.Conv2d:
+    """Return the 1×1 convolution that makes class logits of features, as mmsegmentation starts it."""
+    classify = nn.Conv2d(channels, num_classes, 1)
+    nn.init.normal_(classify.weight, std=0.01)
+    assert classify.bias is not None
+    nn.init.zeros_(classify.bias)
+    return classify
+
+
+class ConvGroupNorm(nn.Module):
+    """Convolution without bias, GroupNorm, and a ReLU if asked for; "same" padding for odd kernels.
+
+    Source: MaskFormer's pixel decoder: 32 groups, Kaiming-uniform with a = 1 (Caffe2's Xavier).
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, kernel_size: int, relu: bool, norm: nn.GroupNorm | None = None
+    ) -> None:
+        """`norm` is taken instead of a new one, for layers that share theirs."""
+        super().__init__()
+        self.conv = PlanarConvolution(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        self.norm = group_norm(out_channels) if norm is None else norm
+        self.act = nn.ReLU(inplace=True) if relu else nn.Identity()
+        caffe2_xavier(self.conv)
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
+        """Keep the map's size."""
+        out: Tensor = self.act(self.norm(self.conv(x)))
+        return out
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Return GroupNorm of 32 groups; a ValueError says so where they cannot share the channels.
+
+    A group has two channels at least: of one channel, a map of one pixel would have nothing to be normalised by.
+    """
+    if channels % NUM_GROUPS or channels == NUM_GROUPS:
+        raise ValueError(
+            f"{NUM_GROUPS} groups of two channels or more cannot share {channels} channels; give a width that is a "
+            f"multiple of {NUM_GROUPS}, at least {2 * NUM_GROUPS}"
+        )
+    return nn.GroupNorm(NUM_GROUPS, channels)
+
+
+def caffe2_xavier(conv: nn.Conv2d) -> nn.Conv2d:
+    """Initialise a convolution as detectron2 does: Kaiming-uniform with a = 1, no bias."""
+    nn.init.kaiming_uniform_(conv.weight, a=1)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
+
+
+class MapNorm(nn.LayerNorm):
+    """Normalise every pixel of a map over its channels, eps 1e-6.
+
+    Source: SETR's heads (mmsegmentation) and ViTDet's pyramid (arXiv:2203.16527) §3.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-6)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Keep the map's size."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

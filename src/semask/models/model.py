@@ -1,0 +1,176 @@
+"""The model: normalise, pad, encode, decode, and bring the answer back to the image's size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Integer, UInt8
+from torch import Tensor, nn
+
+from semask.models.decoders.mask_classifier import MaskClassifier
+from semask.models.layers.pyramid import sum_semantic_maps
+from semask.ops.argmax import label_map
+from semask.ops.geometry import padding_to_multiple
+from semask.ops.lazy_scores import Bands, Cut
+from semask.ops.reference import is_plain
+from semask.structures import IGNORE, Features, MaskLogits, PixelLogits, Segmentation
+
+
+class SegmentationModel(nn.Module):
+    """An encoder and a decoder, with everything that must be the same in training, evaluation and export.
+
+    Images are RGB floats in [0, 1] of any size ≥ 1×1. They are normalised with the buffers `mean` and `std`, then
+    padded with zeros at the right and bottom to a multiple of what encoder and decoder need (1 for Swin, which pads
+    itself, under a per-pixel decoder; 32 under a mask classifier). Under an encoder of a fixed size they are padded up
+    to that, and larger ones are refused: those are read through sliding windows.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        *,
+        num_classes: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        """`encoder` returns Features and has `size_multiple` and `strides`; `decoder` turns Features into logits.
+
+        A decoder that predicts from earlier layers too has `has_auxiliary` and takes `auxiliary`, whether to do so.
+        """
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.classifies_masks = isinstance(decoder, MaskClassifier)
+        self.num_classes = num_classes
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(-1, 1, 1), persistent=False)
+
+    @property
+    def size_multiple(self) -> int:
+        """What the sides of images are padded to [px]: 1, or a ViT's patch, or a pyramid's stride."""
+        return math.lcm(self.encoder.size_multiple, getattr(self.decoder, "size_multiple", 1))  # type: ignore[arg-type]
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """The (height, width) [px] that every image is padded up to, the only one the encoder takes; None if any is."""
+        return getattr(self.encoder, "fixed_size", None)
+
+    @property
+    def has_auxiliary(self) -> bool:
+        """Whether the decoder predicts from earlier layers or maps too."""
+        return getattr(self.decoder, "has_auxiliary", False)
+
+    @property
+    def scores_are_logits(self) -> bool:
+        """Whether `scores` are logits, whose softmax is the probability; those of a mask classifier are not."""
+        return not self.classifies_masks
+
+    def forward(self, images: Float[Tensor, "b c H W"]) -> Segmentation:
+        """Return the main prediction and the semantic prior, each at its grid of the padded image."""
+        return self.decode(self.encode(images))
+
+    def decode(self, features: Features) -> Segmentation:
+        """Return what `forward` returns for encoded images."""
+        prior = self._prior(features) if features.priors else None
+        return Segmentation(self.decoder(features), prior)
+
+    def encode(self, images: Float[Tensor, "b c H W"]) -> Features:
+        """Normalise, pad and encode."""
+        return self.encoder(self.prepare(images))  # type: ignore[no-any-return]
+
+    def prepare(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b c PH PW"]:
+        """Normalise and pad: what the encoder reads."""
+        self._check(images)
+        normalised = (images - self.mean).div_(self.std)  # in place: of a large photograph a copy less
+        bottom, right = self._padding(images.shape[-2], images.shape[-1])
+        if not torch.compiler.is_compiling() and bottom == right == 0:
+            return normalised  # padding by nothing would copy it
+        return F.pad(normalised, (0, right, 0, bottom))
+
+    def scores(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b k H W"]:
+        """Return class scores at the image's size: logits of per-pixel decoders, sums of masks of mask classifiers.
+
+        One graph of plain operations, as an export wants it.
+        """
+        height, width = images.shape[-2:]
+        return self.predict(images).scores(self._padded(height, width))[..., :height, :width]
+
+    def predict(self, images: Float[Tensor, "b c H W"]) -> PixelLogits | MaskLogits:
+        """Return the main prediction alone: neither the prior nor predictions of earlier layers are computed."""
+        options = {"auxiliary": False} if self.has_auxiliary else {}
+        # Handed on, not kept, and without the priors: they need not be there while the decoder runs.
+        return self.decoder(self.encode(images)._replace(priors=()), **options)  # type: ignore[no-any-return]
+
+    def bands(self, images: Float[Tensor, "b c H W"]) -> Bands:
+        """Return what `scores` returns, made a band of rows at a time: of large images it needs much less memory."""
+        return self._at_image(self.predict(images), images)
+
+    def prior_bands(self, images: Float[Tensor, "b c H W"]) -> Bands:
+        """Return the semantic prior at the image's size; a ValueError says so when there are no semantic layers."""
+        features = self.encode(images)
+        if not features.priors:
+            raise ValueError("this model has no semantic layers and so no semantic prior; use a semask recipe")
+        return self._at_image(self._prior(features), images)
+
+    def labels(self, images: Float[Tensor, "b c H W"]) -> UInt8[Tensor, "b H W"] | Integer[Tensor, "b H W"]:
+        """Return the class of every pixel: uint8 for up to 256 classes, int64 beyond.
+
+        A FloatingPointError tells scores that are no numbers. Compiled or exported, it is one graph of plain steps.
+        """
+        if self.num_classes > 256 or torch.compiler.is_compiling() or is_plain():
+            return self._plain_labels(images)
+        return label_map(self.bands(images))
+
+    def _plain_labels(self, images: Tensor) -> Tensor:
+        labels = self.scores(images).argmax(dim=1)
+        return labels.to(torch.uint8) if self.num_classes <= 256 else labels
+
+    def pad_labels(self, labels: Integer[Tensor, "b H W"]) -> Integer[Tensor, "b PH PW"]:
+        """Pad labels with `IGNORE` as the images are padded, so that they lie on the logits of `forward`."""
+        bottom, right = self._padding(labels.shape[-2], labels.shape[-1])
+        return F.pad(labels, (0, right, 0, bottom), value=IGNORE)
+
+    def _padding(self, height: int, width: int) -> tuple[int, int]:
+        if self.fixed_size is not None:
+            return self.fixed_size[0] - height, self.fixed_size[1] - width
+        return padding_to_multiple(height, width, self.size_multiple)
+
+    def _prior(self, features: Features) -> PixelLogits:
+        """Add up the semantic maps; under mask classifiers all of their resizing aligns the corners.
+
+        Source: SeMask-FPN (mmsegmentation) and the authors' ports to detectron2.
+        """
+        total = sum_semantic_maps(features.priors, align_corners=self.classifies_masks)
+        return PixelLogits(total, align_corners=self.classifies_masks)
+
+    def _padded(self, height: int, width: int) -> tuple[int, int]:
+        bottom, right = self._padding(height, width)
+        return height + bottom, width + right
+
+    def _at_image(self, prediction: PixelLogits | MaskLogits, images: Tensor) -> Bands:
+        """Bring a prediction to the padded image and cut the padding off."""
+        height, width = images.shape[-2:]
+        return Cut(prediction.bands(self._padded(height, width)), (height, width))
+
+    def _check(self, images: Tensor) -> None:
+        channels = self.mean.shape[0]
+        if images.ndim != 4 or images.shape[1] != channels or not images.is_floating_point():
+            raise ValueError(
+                f"images must be floats (b, {channels}, H, W) in [0, 1]; got {images.dtype} of shape "
+                f"{tuple(images.shape)}. Divide uint8 images by 255 and put the channels first."
+            )
+        height, width = images.shape[-2:]
+        if self.fixed_size is not None and (height > self.fixed_size[0] or width > self.fixed_size[1]):
+            tall, wide = self.fixed_size
+            raise ValueError(
+                f"this encoder takes images of up to {tall}×{wide} px, not {height}×{width}; use sliding windows "
+                f"(--test.mode sliding --test.window {tall} {wide}) and, in training, a smaller --data.crop, or build "
+                "it for larger ones (--model.encoder.image-size HEIGHT WIDTH)"
+            )

@@ -1,0 +1,83 @@
+"""FaPN: levels of a pyramid that move the coarser map onto the finer one before they merge."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.ops import deform_conv2d
+
+from semask.models.layers.blocks import ConvGroupNorm, caffe2_xavier
+
+NUM_GROUPS = 8
+TAPS = 9
+"""Of a 3×3 kernel."""
+
+
+class FeatureAlign(nn.Module):
+    """Sample the coarser map where a modulated deformable convolution, led by both maps, says; then add the finer map.
+
+    Source: FaPN (arXiv:2108.07058) §3.2; DCNv2 (arXiv:1811.11168); 8 groups of channels with offsets of their own.
+    """
+
+    def __init__(self, width: int, *, norm: nn.GroupNorm) -> None:
+        """`norm` is that of the level's output: in SeMask's FaPN both places share one."""
+        super().__init__()
+        self.merge = ConvGroupNorm(2 * width, width, kernel_size=1, relu=False, norm=norm)
+        self.offsets = nn.Conv2d(width, NUM_GROUPS * 3 * TAPS, 3, padding=1)
+        nn.init.zeros_(self.offsets.weight)
+        nn.init.zeros_(self.offsets.bias)  # type: ignore[arg-type]
+        bound = (width * TAPS) ** -0.5
+        self.weight = nn.Parameter(torch.empty(width, width, 3, 3).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, fine: Float[Tensor, "b c h w"], coarse: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Return the aligned sum of two maps of one size."""
+        led = self.offsets(self.merge(torch.cat((fine, 2 * coarse), dim=1)))
+        offsets, strength = led.split((2 * NUM_GROUPS * TAPS, NUM_GROUPS * TAPS), dim=1)
+        # torchvision has no kernel for half precision on the processor.
+        parts = (coarse, offsets, self.weight, self.bias, strength.sigmoid())
+        source, offsets, weight, bias, mask = (part.float() for part in parts)
+        moved = deform_conv2d(source, offsets, weight, bias, padding=1, mask=mask)
+        return F.relu(moved).to(coarse.dtype) + fine
+
+
+class FeatureSelection(nn.Module):
+    """Weigh the channels by what the whole map holds, then project them.
+
+    Source: FaPN (arXiv:2108.07058) §3.3. SeMask's FaPN has plain laterals instead.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.attend = caffe2_xavier(nn.Conv2d(channels, channels, 1, bias=False))
+        self.project = caffe2_xavier(nn.Conv2d(channels, width, 1, bias=False))
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b c h w"]:
+        """Keep the map's size."""
+        importance = self.attend(x.mean((-2, -1), keepdim=True)).sigmoid()
+        return F.relu(self.project(x + x * importance))
+
+
+class AlignedLevel(nn.Module):
+    """A level of the pyramid with feature alignment; the lateral enters twice, and both norms are one.
+
+    Source: SeMask's authors' code (FaPN and MSFaPN on Mask2Former).
+    """
+
+    def __init__(self, channels: int, width: int, *, feature_selection: bool = False) -> None:
+        super().__init__()
+        self.lateral: nn.Module = (
+            FeatureSelection(channels, width)
+            if feature_selection
+            else ConvGroupNorm(channels, width, kernel_size=1, relu=False)
+        )
+        self.output = ConvGroupNorm(width, width, kernel_size=3, relu=True)
+        self.align = FeatureAlign(width, norm=self.output.norm)
+
+    def forward(self, fine: Float[Tensor, "b i h w"], coarse: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Return the finer level; `coarse` has been brought to its size."""
+        lateral = self.lateral(fine)
+        out: Tensor = self.output(self.align(lateral, lateral + coarse))
+        return out

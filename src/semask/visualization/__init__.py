@@ -1,0 +1,1 @@
+"""Colours, figures, explanations of a model, and pages."""

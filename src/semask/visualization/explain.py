@@ -1,0 +1,295 @@
+"""Looking into a model: who attends to what, how far, which classes are held alike, and which query paints what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor, nn
+
+from semask.models.decoders.mask_classifier import MaskClassifier
+from semask.models.decoders.segmenter import MaskTransformer
+from semask.models.encoders.vit import PlainEncoder
+from semask.models.model import SegmentationModel
+
+Part = Literal["encoder", "decoder"]
+Query = tuple[int, int] | int
+"""A patch by its (row, column), or one of the other tokens by its number.
+
+The others are class, distillation and register tokens in an encoder, in this order, and the classes in a decoder.
+"""
+
+
+class TokenOrder(NamedTuple):
+    """How the tokens of a part lie: `before` others, the patches of `grid` (rows, columns) row by row, `after` others.
+
+    An encoder's other tokens come before its patches, a decoder's classes after.
+    """
+
+    grid: tuple[int, int]
+    before: int
+    after: int
+
+    @property
+    def patches(self) -> slice:
+        """Where the patches lie."""
+        return slice(self.before, self.before + self.grid[0] * self.grid[1])
+
+    def token(self, query: Query) -> int:
+        """Return where a query lies; a ValueError says what there is."""
+        if isinstance(query, int):
+            others = self.before + self.after
+            if not 0 <= query < others:
+                there = f"0 … {others - 1}" if others else "none here"
+                raise ValueError(f"no other token {query}; there are: {there}. Give (row, column) for a patch.")
+            return query if query < self.before else self.patches.stop + query - self.before
+        if not isinstance(query, tuple) or len(query) != 2:
+            raise ValueError(f"a query is a patch's (row, column) or another token's number, got {query!r}")
+        (row, column), (height, width) = query, self.grid
+        if not (0 <= row < height and 0 <= column < width):
+            raise ValueError(
+                f"the query patch (row {row}, column {column}) lies outside the grid of {height}×{width} patches; rows "
+                f"are 0 … {height - 1}, columns 0 … {width - 1}"
+            )
+        return self.before + row * width + column
+
+
+class AttentionRows(NamedTuple):
+    """The attention of some queries: per image, head and query one row over all tokens, of sum 1.
+
+    `order` says where the tokens lie. The patches are those of the padded image.
+    """
+
+    rows: Float[Tensor, "b heads q n"]
+    order: TokenOrder
+
+    @property
+    def maps(self) -> Float[Tensor, "b heads q h w"]:
+        """The attention to the patches, on their grid; its sum is 1 less what the other tokens get."""
+        return self.rows[..., self.order.patches].unflatten(-1, self.order.grid)  # type: ignore[no-any-return]
+
+    @property
+    def others(self) -> Float[Tensor, "b heads q m"]:
+        """The attention to the other tokens, numbered as in `Query`."""
+        patches = self.order.patches
+        return torch.cat((self.rows[..., : patches.start], self.rows[..., patches.stop :]), dim=-1)
+
+
+class ClassProjection(NamedTuple):
+    """Class embeddings in the plane that holds most of them.
+
+    coordinates: k 2, in the order of the classes. singular_values: all of them, falling. explained: for both axes, the
+    share of the embeddings' sum of squares.
+    """
+
+    coordinates: Float[Tensor, "k 2"]
+    singular_values: Float[Tensor, " r"]
+    explained: Float[Tensor, " 2"]
+
+
+class QueryMasks(NamedTuple):
+    """What the queries of a mask classifier say of images; a query is called by its number, from 0.
+
+    classes, probabilities: every query's likeliest class, "no object" left aside, and how likely it is; the rest goes
+    to the other classes and to "no object". masks: how likely a pixel lies in the query's mask. painters: the query
+    that adds most to the score of the class that the pixel gets.
+    """
+
+    classes: Integer[Tensor, "b q"]
+    probabilities: Float[Tensor, "b q"]
+    masks: Float[Tensor, "b q H W"]
+    painters: Integer[Tensor, "b H W"]
+
+    @property
+    def shares(self) -> Float[Tensor, "b q"]:
+        """The share of an image's pixels that each query paints; they sum to 1."""
+        queries = torch.arange(self.masks.shape[1], device=self.masks.device)
+        return torch.stack([(image.flatten() == queries[:, None]).float().mean(1) for image in self.painters])
+
+
+@torch.no_grad()
+def attention_rows(
+    model: SegmentationModel, images: Float[Tensor, "b 3 H W"], queries: Sequence[Query], *, part: Part, layer: int
+) -> AttentionRows:
+    """Return what `queries` attend to in one layer (0 is the first), without dropout whatever the model's mode.
+
+    A query is a patch as (row, column), or another token by its number: class, distillation and register tokens in an
+    encoder, the classes in a decoder.
+
+    Images are RGB in [0, 1]; the model normalises and pads them, so that rows may attend to padding at the right and
+    bottom. Of the matrix, b heads n n, only the rows asked for are kept.
+
+    Source: Segmenter (arXiv:2105.05633) appendix, attention maps.
+    """
+    if part not in get_args(Part):
+        raise ValueError(f"no part called {part!r}; there are: {', '.join(get_args(Part))}")
+    with _evaluating(model):
+        rows_of = _encoder_rows if part == "encoder" else _decoder_rows
+        return rows_of(model, images, queries, layer)
+
+
+@torch.no_grad()
+def attention_distances(
+    model: SegmentationModel, batches: Iterable[Float[Tensor, "b 3 H W"]]
+) -> Float[Tensor, "layers heads"]:
+    """Return how far every head of a plain ViT looks [px]: the mean of `mean_distance` over all images, float64.
+
+    Every image counts once, whatever its size, and is given as to the model. Padding counts as image: give sides that
+    are multiples of the patch where it should not. All layers come from one pass; of their attention nothing but the
+    distances is kept.
+
+    Source: Segmenter appendix, Fig. 7; the definition is ours, since none was published.
+    """
+    encoder = _plain_encoder(model)
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    with _evaluating(model):
+        for images in batches:
+            prepared = model.prepare(images)
+            order = _encoder_order(encoder, prepared)
+            distances = grid_distances(order.grid, encoder.size_multiple).to(prepared.device)
+            keep = partial(_patch_distance, patches=order.patches, distances=distances)
+            layers = encoder.attention(prepared, keep, layers=range(encoder.depth))
+            total = total + torch.stack(layers).sum(dim=1)
+            count += len(images)
+    if not count:
+        raise ValueError("attention distances need at least one image, got none")
+    return total / count
+
+
+def grid_distances(grid: tuple[int, int], patch_size: int) -> Float[Tensor, "n n"]:
+    """Return the Euclidean distances [px] between the centres of all patches of a grid (rows, columns)."""
+    axes = (torch.arange(side, dtype=torch.float32) * patch_size for side in grid)
+    rows, columns = (axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij"))
+    return torch.hypot(rows[:, None] - rows, columns[:, None] - columns)
+
+
+def mean_distance(attention: Float[Tensor, "b heads n n"], distances: Float[Tensor, "n n"]) -> Float[Tensor, "b heads"]:
+    """Return the distance [px] between patches, weighted by attention and averaged over the queries, as float64.
+
+    Rows need no sum of 1: what other tokens got was left out, and the rest is divided by its sum.
+    """
+    moments = (attention * distances).sum(dim=-1)
+    per_query = moments / attention.sum(dim=-1, dtype=moments.dtype)
+    return per_query.cpu().double().mean(dim=-1)
+
+
+def class_embeddings(model: SegmentationModel) -> Float[Tensor, "k d"]:
+    """Return the learned class embeddings of a Mask Transformer, in the order of the classes."""
+    return _mask_transformer(model).class_embeddings.detach()
+
+
+def project_classes(embeddings: Float[Tensor, "k d"], *, centred: bool) -> ClassProjection:
+    """Project class embeddings onto their first two right singular vectors, in float64.
+
+    `centred` takes the mean over the classes away first, which makes it a principal component analysis. Of the two
+    signs of an axis the one is taken that makes its coordinate of largest magnitude positive.
+
+    Source: Segmenter appendix, Fig. 8, which does not say whether it centres.
+    """
+    if embeddings.ndim != 2 or min(embeddings.shape) < 2:
+        raise ValueError(f"a plane needs at least 2 classes of at least 2 numbers, got shape {tuple(embeddings.shape)}")
+    points = embeddings.detach().cpu().double()
+    if not points.isfinite().all():
+        raise ValueError("the class embeddings hold numbers that are not finite; did training diverge?")
+    points = points - points.mean(dim=0) if centred else points
+    left, singular_values, _ = torch.linalg.svd(points, full_matrices=False)
+    coordinates = left[:, :2] * singular_values[:2]
+    largest = coordinates.gather(0, coordinates.abs().argmax(dim=0, keepdim=True))
+    coordinates = torch.where(largest < 0, -coordinates, coordinates)
+    squares = singular_values**2
+    return ClassProjection(coordinates, singular_values, squares[:2] / squares.sum())
+
+
+@torch.no_grad()
+def query_masks(model: SegmentationModel, images: Float[Tensor, "b 3 H W"]) -> QueryMasks:
+    """Return class, mask and painted pixels of every query of a mask classifier, at the images' size.
+
+    Images are RGB in [0, 1] and go through whole. A pixel's class is that of `model.labels`, whose score is a sum over
+    all queries: one that paints nothing may still have added to it.
+    """
+    if not isinstance(model.decoder, MaskClassifier):
+        raise ValueError(
+            f"a {type(model.decoder).__name__} has no queries with masks; use a model with the decoder maskformer or "
+            "mask2former, such as ade20k/semask-swin-l-mask2former"
+        )
+    height, width = images.shape[-2:]
+    with _evaluating(model):
+        prepared = model.prepare(images)
+        out = model.decoder(model.encoder(prepared), auxiliary=False)
+    likely, masks = out.probabilities((prepared.shape[-2], prepared.shape[-1]))
+    masks = masks[..., :height, :width]
+    painters = [_painters(image, mask) for image, mask in zip(likely, masks, strict=True)]
+    probabilities, classes = likely.max(-1)
+    return QueryMasks(classes, probabilities, masks, torch.stack(painters))
+
+
+def _painters(likely: Float[Tensor, "q k"], masks: Float[Tensor, "q H W"]) -> Integer[Tensor, "H W"]:
+    labels = torch.einsum("qk,qhw->khw", likely, masks).argmax(0)
+    return (likely[:, labels] * masks).argmax(0)
+
+
+def _encoder_rows(model: SegmentationModel, images: Tensor, queries: Sequence[Query], layer: int) -> AttentionRows:
+    encoder = _plain_encoder(model)
+    _check_layer(layer, encoder.depth, "encoder")
+    prepared = model.prepare(images)
+    order = _encoder_order(encoder, prepared)
+    tokens = [order.token(query) for query in queries]
+    (rows,) = encoder.attention(prepared, lambda attention: attention[:, :, tokens], layers=[layer])
+    return AttentionRows(rows, order)
+
+
+def _decoder_rows(model: SegmentationModel, images: Tensor, queries: Sequence[Query], layer: int) -> AttentionRows:
+    decoder = _mask_transformer(model)
+    _check_layer(layer, len(decoder.blocks), "decoder")
+    embedded, grid = decoder.tokens(model.encode(images))
+    order = TokenOrder(grid, before=0, after=model.num_classes)
+    tokens = [order.token(query) for query in queries]
+    return AttentionRows(decoder.attention(embedded, layer)[:, :, tokens], order)
+
+
+def _patch_distance(attention: Tensor, patches: slice, distances: Tensor) -> Tensor:
+    return mean_distance(attention[..., patches, patches], distances)
+
+
+def _encoder_order(encoder: PlainEncoder, prepared: Tensor) -> TokenOrder:
+    height, width = (side // encoder.size_multiple for side in prepared.shape[-2:])
+    return TokenOrder((height, width), before=encoder.num_extra, after=0)
+
+
+def _plain_encoder(model: SegmentationModel) -> PlainEncoder:
+    if not isinstance(model.encoder, PlainEncoder):
+        raise ValueError(
+            f"the attention of a {type(model.encoder).__name__} cannot be shown: it has no tokens that all attend to "
+            "each other; use a model over a plain ViT, such as ade20k/seg-s-mask-16"
+        )
+    return model.encoder
+
+
+def _mask_transformer(model: SegmentationModel) -> MaskTransformer:
+    if not isinstance(model.decoder, MaskTransformer):
+        raise ValueError(
+            f"a {type(model.decoder).__name__} has neither attention nor class embeddings; use a model with the "
+            "decoder segmenter_mask, such as ade20k/seg-s-mask-16"
+        )
+    return model.decoder
+
+
+def _check_layer(layer: int, depth: int, part: Part) -> None:
+    if not 0 <= layer < depth:
+        raise ValueError(f"the {part} has no layer {layer}; its layers are 0 … {depth - 1}")
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Put all modules into evaluation mode, and each back into its own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

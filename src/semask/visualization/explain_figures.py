@@ -1,0 +1,297 @@
+"""Figures of explanations: attention, how far heads look, classes in a plane, masks of queries."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from semask.data.classes import Classes
+from semask.visualization.explain import ClassProjection, QueryMasks
+from semask.visualization.figures import FAINT, INK, MAIN, PRIOR, STYLE, save_figure
+
+PANEL = 2.1
+"""Width of one picture of attention [inches]."""
+COLOURS = "magma"
+OPACITY = 0.92
+"""Of the highest attention over the picture; the lowest is clear, and the square root lies between."""
+DIMMED = 0.55
+"""Brightness of the picture under attention."""
+GAPS = (0.8, 1.5, 3.0, 5.0, 8.0, 12.0, 17.0, 23.0)
+"""How far from its dot a class's name may stand, tried in this order [multiples of 4 points]."""
+DIRECTIONS = 16
+
+
+def attention_maps(
+    path: str | Path,
+    image: Float[Tensor, "3 H W"],
+    maps: Float[Tensor, "heads h w"],
+    *,
+    patch_size: int,
+    query: tuple[int, int] | None = None,
+    title: str = "",
+) -> None:
+    """Draw a picture and, over it, what every head attends to: patches as squares, brighter where attention is higher.
+
+    `patch_size` is the side of a patch [px]; maps of padded images reach beyond the picture. Every head has its own
+    scale, from its least to its largest value, which stands above it in percent of the query's attention. The patch
+    `query` (row, column) is framed.
+    """
+    heads, height, width = maps.shape
+    _check_maps(image, maps, patch_size, query)
+    with rc_context(STYLE):
+        figure, places = _panels(heads + 1, (height, width), title=title)
+        for axes, head in zip(places, range(-1, heads), strict=False):
+            _show_picture(axes, image, grey=head >= 0)
+            if head >= 0:
+                _lay_over(axes, maps[head], patch_size)
+                axes.set_title(f"head {head}  ≤ {100 * float(maps[head].max()):.2g} %", fontsize=8, pad=3)
+            if query is not None:
+                _frame(axes, query, patch_size)
+            axes.set_xlim(0, width * patch_size)
+            axes.set_ylim(height * patch_size, 0)
+        save_figure(figure, path)
+
+
+def query_figure(
+    path: str | Path,
+    image: Float[Tensor, "3 H W"],
+    found: QueryMasks,
+    classes: Classes,
+    *,
+    index: int = 0,
+    count: int = 11,
+    title: str = "",
+) -> None:
+    """Draw a picture and the masks of the queries that paint most of it, in the colours of their classes.
+
+    `index` is the picture's among those of `found`; at most `count` queries are drawn, and none that paints nothing.
+    Above each stand its likeliest class and how likely that is, its number and the share of the pixels that it paints.
+    """
+    _check_queries(image, found, classes, index)
+    shares = found.shares[index]
+    strongest = [query for query in shares.argsort(descending=True).tolist()[:count] if shares[query] > 0]
+    with rc_context(STYLE):
+        figure, places = _panels(len(strongest) + 1, (image.shape[-2], image.shape[-1]), title=title, heading=0.36)
+        _show_picture(places[0], image, grey=False)
+        for axes, query in zip(places[1:], strongest, strict=False):
+            kind = int(found.classes[index, query])
+            _show_picture(axes, image, grey=True)
+            _paint_mask(axes, found.masks[index, query], classes.colours[kind])
+            likely = 100 * float(found.probabilities[index, query])
+            told = f"{classes.names[kind]} {likely:.0f} %\nquery {query} paints {100 * float(shares[query]):.2g} %"
+            axes.set_title(told, fontsize=8, pad=3)
+        save_figure(figure, path)
+
+
+def distance_plot(path: str | Path, distances: Float[Tensor, "layers heads"]) -> None:
+    """Draw the mean attention distance [px] of every head, one dot each, over the layers, with the heads' mean.
+
+    Source: Segmenter (arXiv:2105.05633) Fig. 7.
+    """
+    values = distances.cpu().double().numpy()
+    layers, heads = values.shape
+    with rc_context(STYLE):
+        figure = Figure(figsize=(max(3.6, 1.2 + 0.34 * layers), 3.4), dpi=200, layout="constrained")
+        axes = figure.subplots()
+        axes.plot(range(layers), values.mean(axis=1), color=PRIOR, linewidth=1.2, label="mean of the heads", zorder=1)
+        axes.scatter(
+            np.repeat(np.arange(layers), heads), values.ravel(), s=16, color=MAIN, alpha=0.7, linewidths=0, label="head"
+        )
+        axes.set_xlabel("layer")
+        axes.set_ylabel("mean attention distance [px]")
+        axes.set_xticks(range(0, layers, 1 if layers <= 16 else 2))
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0.03)
+        axes.grid(axis="x", visible=False)
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, handlelength=1.2, borderaxespad=0.2)
+        save_figure(figure, path)
+
+
+def class_scatter(path: str | Path, projection: ClassProjection, classes: Classes) -> None:
+    """Draw class embeddings in the plane, each with its name beside it, where names do not cover each other.
+
+    Both axes have one scale, so that distances are those of the embeddings, as far as two axes hold them.
+
+    Source: Segmenter (arXiv:2105.05633) Fig. 8.
+    """
+    points = projection.coordinates.cpu().double().numpy()
+    if len(points) != len(classes):
+        raise ValueError(f"{len(points)} class embeddings and {len(classes)} classes: these belong to different models")
+    side = min(11.0, 4.0 + 0.06 * len(points))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(side, side), dpi=160, layout="constrained")
+        axes = figure.subplots()
+        axes.axhline(0, color=FAINT, linewidth=0.5)
+        axes.axvline(0, color=FAINT, linewidth=0.5)
+        colours = np.asarray(classes.colours) / 255
+        axes.scatter(points[:, 0], points[:, 1], s=26, c=colours, edgecolors=INK, linewidths=0.5, zorder=3)
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.margins(0.12)
+        first, second = (f"{100 * share:.1f} %" for share in projection.explained.tolist())
+        axes.set_xlabel(f"first axis, {first} of the sum of squares")
+        axes.set_ylabel(f"second axis, {second}")
+        _name_points(axes, points, classes.names)
+        save_figure(figure, path)
+
+
+def _panels(count: int, shape: tuple[int, int], *, title: str, heading: float = 0.2) -> tuple[Figure, list[Axes]]:
+    """Return a figure with at least `count` places for pictures (height, width), `heading` inches above each."""
+    height, width = shape
+    columns = min(count, max(4, math.ceil(math.sqrt(1.6 * count))))
+    lines = -(-count // columns)
+    above = 0.3 if title else 0.05
+    tall = (PANEL * height / width + heading) * lines + above
+    figure = Figure(figsize=(PANEL * columns, tall), dpi=200)
+    figure.suptitle(title, x=0.01, y=1 - 0.06 / tall, ha="left", va="top", fontsize=10)
+    places = figure.subplots(
+        lines,
+        columns,
+        squeeze=False,
+        gridspec_kw={
+            "left": 0.008,
+            "right": 0.992,
+            "bottom": 0.03 / tall,
+            "top": 1 - (above + heading) / tall,
+            "wspace": 0.04,
+            "hspace": heading * lines / (tall - above - heading * lines),
+        },
+    ).ravel()
+    for axes in places:
+        axes.set_axis_off()
+    return figure, list(places)
+
+
+def _check_queries(image: Tensor, found: QueryMasks, classes: Classes, index: int) -> None:
+    if not 0 <= index < len(found.classes):
+        raise ValueError(f"there is no picture {index}; the queries were asked about {len(found.classes)}, from 0")
+    if image.shape[-2:] != found.masks.shape[-2:]:
+        raise ValueError(
+            f"masks of {found.masks.shape[-2]}×{found.masks.shape[-1]} do not lie on an image of "
+            f"{image.shape[-2]}×{image.shape[-1]}; give the image that the queries were asked about"
+        )
+    if int(found.classes.max()) >= len(classes):
+        raise ValueError(
+            f"a query is of class {int(found.classes.max())} and there are {len(classes)} classes, from 0: these "
+            "belong to different models"
+        )
+
+
+def _check_maps(image: Tensor, maps: Tensor, patch_size: int, query: tuple[int, int] | None) -> None:
+    height, width = maps.shape[-2:]
+    covered = (height * patch_size, width * patch_size)
+    if any(side > reach for side, reach in zip(image.shape[-2:], covered, strict=True)):
+        raise ValueError(
+            f"maps of {height}×{width} patches of {patch_size} px cover {covered[0]}×{covered[1]}, the image is "
+            f"{image.shape[-2]}×{image.shape[-1]}; give the image that the attention was computed for"
+        )
+    if query is not None and not (0 <= query[0] < height and 0 <= query[1] < width):
+        raise ValueError(f"the query patch {query} lies outside the grid of {height}×{width} patches")
+
+
+def _show_picture(axes: Axes, image: Tensor, *, grey: bool) -> None:
+    picture = image.detach().cpu().float().clamp(0, 1).permute(1, 2, 0).numpy()
+    shown = DIMMED * picture.mean(axis=2, keepdims=True).repeat(3, axis=2) if grey else picture
+    axes.imshow(shown, extent=(0, image.shape[-1], image.shape[-2], 0), interpolation="antialiased")
+
+
+def _lay_over(axes: Axes, attention: Tensor, patch_size: int) -> None:
+    height, width = (side * patch_size for side in attention.shape)
+    values = attention.detach().cpu().float().numpy()
+    least, largest = values.min(), values.max()
+    scaled = (values - least) / ((largest - least) or 1)
+    # Behind what lies beyond the picture, so that colours mean the same there.
+    axes.add_patch(Rectangle((0, 0), width, height, facecolor="black", zorder=-1))
+    axes.imshow(
+        scaled,
+        extent=(0, width, height, 0),
+        cmap=COLOURS,
+        vmin=0,
+        vmax=1,
+        alpha=OPACITY * np.sqrt(scaled),
+        interpolation="nearest",
+    )
+
+
+def _paint_mask(axes: Axes, mask: Tensor, colour: tuple[int, int, int]) -> None:
+    layer = np.empty((*mask.shape, 4), dtype=np.float32)
+    layer[..., :3] = np.asarray(colour) / 255
+    layer[..., 3] = OPACITY * mask.detach().cpu().float().numpy()
+    axes.imshow(layer, extent=(0, mask.shape[-1], mask.shape[-2], 0), interpolation="antialiased")
+
+
+def _frame(axes: Axes, query: tuple[int, int], patch_size: int) -> None:
+    corner = (query[1] * patch_size, query[0] * patch_size)
+    for colour, line in (("white", 2.2), ("#e5133a", 1.1)):
+        axes.add_patch(Rectangle(corner, patch_size, patch_size, fill=False, edgecolor=colour, linewidth=line))
+
+
+def _name_points(axes: Axes, points: Float[np.ndarray, "k 2"], names: tuple[str, ...]) -> None:
+    """Write each name as near to its dot as other names and dots allow; farther ones get a line to their dot.
+
+    Names of crowded dots choose first, since they have the fewest places.
+    """
+    figure = axes.figure
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # settles the layout, which the places depend on
+    axes.autoscale(False)
+    renderer = canvas.get_renderer()
+    frame = np.asarray(axes.get_window_extent(renderer).extents)
+    to_data = axes.transData.inverted().transform
+    dots = axes.transData.transform(points)
+    point = figure.dpi / 72
+    size = 7.5 if len(names) <= 60 else 6
+    apart = np.linalg.norm(dots[:, None] - dots[None], axis=-1)
+    crowd = np.sort(apart, axis=1)[:, :6].sum(axis=1)
+    taken = np.concatenate((dots - 3 * point, dots + 3 * point), axis=1)
+    for index in np.argsort(crowd):
+        x, y = points[index]
+        note = axes.text(x, y, names[index], fontsize=size, ha="center", va="center", zorder=4)
+        extent = note.get_window_extent(renderer)
+        box, gap = _free_place(dots[index], (extent.width, extent.height), taken, frame, 4 * point)
+        note.set_position(tuple(to_data((box[:2] + box[2:]) / 2)))
+        if gap > GAPS[0]:
+            line = to_data([dots[index], np.clip(dots[index], box[:2], box[2:])])
+            axes.plot(line[:, 0], line[:, 1], color=FAINT, linewidth=0.5, zorder=2)
+        taken = np.concatenate((taken, [box]))
+
+
+def _free_place(
+    dot: Float[np.ndarray, " 2"],
+    size: tuple[float, float],
+    taken: Float[np.ndarray, "m 4"],
+    frame: Float[np.ndarray, " 4"],
+    unit: float,
+) -> tuple[Float[np.ndarray, " 4"], float]:
+    """Return the nearest box (left, bottom, right, top) [px] beside a dot, and its gap; the least bad if none is free.
+
+    At one gap, places that point away from the middle of the frame come first.
+    """
+    angles = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
+    outward = np.arctan2(*(dot - (frame[:2] + frame[2:]) / 2)[::-1])
+    angles = angles[np.argsort(-np.cos(angles - outward), kind="stable")]
+    directions = np.stack((np.cos(angles), np.sin(angles)), axis=1)
+    half = np.asarray(size) / 2
+    gaps = np.repeat(GAPS, DIRECTIONS)
+    centres = dot + np.tile(directions, (len(GAPS), 1)) * (half + gaps[:, None] * unit)
+    boxes = np.concatenate((centres - half, centres + half), axis=1)
+    outside = (boxes[:, :2] < frame[:2]).any(axis=1) | (boxes[:, 2:] > frame[2:]).any(axis=1)
+    badness = _overlap(boxes, taken).sum(axis=1) + len(taken) * outside
+    best = int(np.argmin(badness))
+    return boxes[best], float(gaps[best])
+
+
+def _overlap(boxes: Float[np.ndarray, "n 4"], others: Float[np.ndarray, "m 4"]) -> Bool[np.ndarray, "n m"]:
+    """Say which boxes (left, bottom, right, top) share area with which others."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    shared: Bool[np.ndarray, "n m"] = (high > low).all(axis=-1)
+    return shared
