@@ -1,6 +1,6 @@
-"""Attention in windows, through class maps and to a few points, beside plain formulations and timm's; recomputing.
+"""Attention in windows, through class maps and to a few points, beside reference forms and timm's; recomputing.
 
-    python benchmarks/attention.py --threads 1 --rounds 9 --clock processor
+    python benchmarks/attention.py --threads 1 --rounds 9 --clock cpu
 
 Sides take turns, round by round, in one process, with equal weights; first their outputs are compared. Tables hold
 medians of the rounds' ratios, quartiles in brackets: below 1 ours is faster. Memory is the most that a step holds above
@@ -22,17 +22,14 @@ from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from plain import chosen
-
-from semask.benchmark.clock import Clock, Work, processor, wall
+from reference import reference_forms
 from semask.benchmark.memory import in_fresh_process, peak_memory
-from semask.benchmark.rounds import alternate
-from semask.benchmark.rounds import Spread
-from semask.build import build
-from semask.models.encoders.recompute import recompute
+from semask.benchmark.rounds import Clock, Quantiles, Work, alternate, cpu_time, wall
+from semask.models.build import build
+from semask.models.encoders.checkpointing import checkpoint_stages
 from semask.models.encoders.swin import DenseSwinBlock
-from semask.models.layers.deformable import deformable_attention, grid_of
 from semask.models.layers.semantic import SemanticAttention, SemanticLayer
+from semask.ops.deformable import deformable_attention, grid_of
 
 MAPS = {"512×512": (128, 128), "500×667": (125, 167)}
 VARIANTS = {"Swin-T": (96, 3, 7), "Swin-L": (192, 6, 12)}
@@ -63,15 +60,15 @@ def forward(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         return module(x)
 
 
-def plainly(work: Callable[[], object]) -> object:
-    with chosen(plain=True):
+def by_reference(work: Callable[[], object]) -> object:
+    with reference_forms():
         return work()
 
 
 def window_attention(clock: Clock, rounds: int) -> None:
-    """Attention of a block with shifted windows: ours, its plain formulation, and timm's in both of its ways."""
+    """Attention of a block with shifted windows: ours, its reference form, and timm's in both of its ways."""
     print(
-        "| attention | image | pass | against plain | against timm | against timm, fused |\n|---|---|---|---|---|---|"
+        "| attention | image | pass | against reference | against timm | against timm, fused |\n|---|---|---|---|---|---|"
     )
     for variant, (first, heads, window) in VARIANTS.items():
         for image, finest in MAPS.items():
@@ -93,31 +90,37 @@ def window_attention(clock: Clock, rounds: int) -> None:
                     for name, module in {"ours": ours, **theirs}.items():
                         given = {} if kind == "forward" else {"parameters": parameters(module)}
                         sides[name] = partial(run, module if name == "ours" else module._attn, **given)
-                    sides["plain"] = partial(plainly, sides["ours"])
+                    sides["reference"] = partial(by_reference, sides["ours"])
                     times = alternate(sides, rounds=rounds, warmup=1, clock=clock)
-                    cells = [ratio(times.ratio("ours", to)) for to in ("plain", "timm", "timm, fused")]
+                    cells = [ratio(times.ratio("ours", to)) for to in ("reference", "timm", "timm, fused")]
                     print(f"| {variant}, stage {stage} | {image} | {kind} | {' | '.join(cells)} |", flush=True)
 
 
 def semantic_layers(clock: Clock, rounds: int) -> None:
     """A semantic layer over a map of 150 classes, in windows and over the whole map."""
-    print("\n| semantic layer | tokens | pass | time against plain | memory against plain |\n|---|---|---|---|---|")
+    print(
+        "\n| semantic layer | tokens | pass | time against reference | memory against reference |\n|---|---|---|---|---|"
+    )
     for title, width, window, size in (
         ("windows of 7", 96, 7, (128, 128)),
         ("whole map", 384, None, (32, 32)),
         ("whole map", 384, None, (64, 128)),
     ):
         for kind in ("forward", "step"):
-            sides = {name: semantic_work(width, window, size, kind, name == "plain") for name in ("ours", "plain")}
+            sides = {
+                name: semantic_work(width, window, size, kind, name == "reference") for name in ("ours", "reference")
+            }
             few = 3 if size == (64, 128) else rounds
             times = alternate(sides, rounds=few, warmup=1, clock=clock)
             held = {
-                name: in_fresh_process(memory_of, partial(semantic_work, width, window, size, kind, name == "plain"))
+                name: in_fresh_process(
+                    memory_of, partial(semantic_work, width, window, size, kind, name == "reference")
+                )
                 for name in sides
             }
-            memory = f"{held['ours'] / held['plain']:.2f}× ({held['ours'] >> 20} of {held['plain'] >> 20} MiB)"
+            memory = f"{held['ours'] / held['reference']:.2f}× ({held['ours'] >> 20} of {held['reference'] >> 20} MiB)"
             print(
-                f"| {title} | {size[0]}×{size[1]} | {kind} | {ratio(times.ratio('ours', 'plain'))} | {memory} |",
+                f"| {title} | {size[0]}×{size[1]} | {kind} | {ratio(times.ratio('ours', 'reference'))} | {memory} |",
                 flush=True,
             )
 
@@ -130,7 +133,7 @@ def tokens_held(clock: Clock, rounds: int) -> None:
         print(f"| {size[0]}×{size[1]} | {held >> 20} MiB | {held / 2**10 / math.prod(size):.1f} |", flush=True)
 
 
-def semantic_work(width: int, window: int | None, size: tuple[int, int], kind: str, plain: bool) -> Work:
+def semantic_work(width: int, window: int | None, size: tuple[int, int], kind: str, reference: bool) -> Work:
     torch.manual_seed(0)
     layer = SemanticLayer(width, [SemanticAttention(width, 150, dropout=0.0)], window_size=window)
     x = torch.randn(1, *size, width, requires_grad=True)
@@ -141,7 +144,7 @@ def semantic_work(width: int, window: int | None, size: tuple[int, int], kind: s
 
     # The query's gradient comes through attention alone here.
     work = partial(forward, first, x) if kind == "forward" else partial(step, first, x, list(layer.parameters()))
-    return partial(plainly, work) if plain else work
+    return partial(by_reference, work) if reference else work
 
 
 def points(clock: Clock, rounds: int) -> None:
@@ -166,8 +169,10 @@ def points(clock: Clock, rounds: int) -> None:
         work = (
             torch.no_grad()(run) if kind == "forward" else (lambda: torch.autograd.grad(run().square().sum(), inputs))
         )
-        times = alternate({"ours": work, "plain": partial(plainly, work)}, rounds=rounds, warmup=1, clock=clock)
-        print(f"| {kind} | {ratio(times.ratio('ours', 'plain'))} |", flush=True)
+        times = alternate(
+            {"ours": work, "reference": partial(by_reference, work)}, rounds=rounds, warmup=1, clock=clock
+        )
+        print(f"| {kind} | {ratio(times.ratio('ours', 'reference'))} |", flush=True)
 
 
 def recomputing(clock: Clock, rounds: int) -> None:
@@ -184,7 +189,7 @@ def recomputing(clock: Clock, rounds: int) -> None:
 
 def training_step(stages: tuple[int, ...]) -> Work:
     model = build(TINY).train()
-    recompute(model.encoder, stages)
+    checkpoint_stages(model.encoder, stages)
     images = torch.rand(2, 3, 512, 512)
 
     def work() -> None:
@@ -207,8 +212,8 @@ def check(mine: Tensor, other: object) -> None:
     torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-3)
 
 
-def ratio(spread: Spread) -> str:
-    return f"{spread.median:.2f}× ({spread.quarter:.2f} … {spread.three_quarters:.2f})"
+def ratio(spread: Quantiles) -> str:
+    return f"{spread.median:.2f}× ({spread.q25:.2f} … {spread.q75:.2f})"
 
 
 PARTS = {
@@ -224,11 +229,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--clock", choices=("wall", "processor"), default="wall")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    clock = processor if given.clock == "processor" else wall
+    clock = cpu_time if given.clock == "cpu" else wall
     for part in given.parts:
         PARTS[part](clock, 3 if part == "recompute" else given.rounds)
 

@@ -23,15 +23,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from semask.benchmark.clock import Clock, Work, processor, wall
 from semask.benchmark.memory import in_fresh_process, resident
-from semask.benchmark.rounds import alternate
-from semask.build import build
+from semask.benchmark.rounds import Clock, Work, alternate, cpu_time, wall
 from semask.data.dataset import validation_set
 from semask.data.scenes.scene import draw_scene
 from semask.evaluation import Measures, evaluate_model
 from semask.evaluation.metrics.confusion import count_pairs
 from semask.inference import build_predictor
+from semask.models.build import build
 from semask.models.model import SegmentationModel
 from semask.recipes import DataRecipe, TestRecipe
 from semask.structures import IGNORE
@@ -40,14 +39,14 @@ K = 150
 SIZE = (512, 683)
 LARGE = 4096
 RECIPES = ("ade20k/semask-swin-t-fpn", "ade20k/seg-t-mask-16")
-CLOCKS: dict[str, Clock] = {"wall": wall, "processor": processor}
+CLOCKS: dict[str, Clock] = {"wall": wall, "cpu": cpu_time}
 NOTHING_ELSE = Measures(boundary=False, areas=(), bins=0)
 
 
 def ratio(theirs: Work, ours: Work, rounds: int, clock: Clock) -> str:
     """Return theirs / ours of the rounds in a table's cells."""
     found = alternate({"theirs": theirs, "ours": ours}, rounds=rounds, warmup=1, clock=clock).ratio("theirs", "ours")
-    return f"{found.median:.2f}× | {found.least:.2f} … {found.greatest:.2f} | {found.runs}"
+    return f"{found.median:.2f}× | {found.min:.2f} … {found.max:.2f} | {found.runs}"
 
 
 def maps(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,12 +132,12 @@ class Coarse(torch.nn.Module):
         pooled = F.avg_pool2d(images[:, :1], 4)
         return pooled * torch.linspace(-1, 1, K)[:, None, None]
 
-    def bands(self, images: torch.Tensor) -> object:
+    def lazy_scores(self, images: torch.Tensor) -> object:
         from semask.structures import PixelLogits
 
-        return PixelLogits(self(images)).bands((images.shape[-2], images.shape[-1]))
+        return PixelLogits(self(images)).lazy_scores((images.shape[-2], images.shape[-1]))
 
-    prior_bands = bands
+    lazy_prior = lazy_scores
 
 
 def peak(what: str) -> float:
@@ -167,7 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("parts", nargs="*", default=["matrix", "loop", "memory"])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--clock", choices=list(CLOCKS), default="processor")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="cpu")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     clock = CLOCKS[options.clock]

@@ -20,12 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from semask.benchmark.clock import processor, wall
 from semask.benchmark.memory import in_fresh_process, peak_memory
-from semask.benchmark.rounds import alternate
+from semask.benchmark.rounds import alternate, cpu_time, wall
 from semask.inference import Predictor, sliding, tta
-from semask.ops.lazy_scores import Bands
-from semask.ops.reference import plainly
+from semask.ops.lazy_scores import LazyScores
+from semask.ops.reference import reference_mode
 from semask.structures import MaskLogits, PixelLogits
 
 WINDOW, STRIDE = 512, 341
@@ -99,15 +98,15 @@ class Known:
     def __init__(self, case: Case) -> None:
         self.case, self.logits = case, scores(case)
 
-    def bands(self, images: Tensor) -> Bands:
+    def lazy_scores(self, images: Tensor) -> LazyScores:
         size = (images.shape[-2], images.shape[-1])
         height, width = (-(-side // self.case.stride) for side in size)
         # Windows begin anywhere, and each takes scores of the size that it needs.
         top, left = (int(value) // self.case.stride for value in images[0, :2, 0].amin(-1))
         top, left = min(top, self.logits.shape[2] - height), min(left, self.logits.shape[3] - width)
-        return PixelLogits(self.logits[:, :, top : top + height, left : left + width]).bands(size)
+        return PixelLogits(self.logits[:, :, top : top + height, left : left + width]).lazy_scores(size)
 
-    prior_bands = bands
+    lazy_prior = lazy_scores
 
 
 def sides(case: Case) -> dict[str, Callable[[], Tensor]]:
@@ -116,7 +115,7 @@ def sides(case: Case) -> dict[str, Callable[[], Tensor]]:
     if case.what in ("windows", "flip"):
         return known_sides(case)
     prediction = masks(case) if case.what == "masks" else PixelLogits(scores(case))
-    predictor = Predictor(lambda images: prediction.bands(case.size))
+    predictor = Predictor(lambda images: prediction.lazy_scores(case.size))
     nothing = torch.empty(1, 3, 1, 1)
 
     def plain() -> Tensor:
@@ -141,7 +140,7 @@ def known_sides(case: Case) -> dict[str, Callable[[], Tensor]]:
         predictor = sliding(model, window=(WINDOW, WINDOW), stride=(STRIDE, STRIDE))
 
     def plain() -> Tensor:
-        with plainly():
+        with reference_mode():
             return predictor.labels(image)
 
     return {"plain": plain, "ours": lambda: predictor.labels(image)}
@@ -187,11 +186,11 @@ def main() -> None:
         if options.only not in case.title():
             continue
         with torch.inference_mode():
-            clock = processor if options.threads == 1 else wall
+            clock = cpu_time if options.threads == 1 else wall
             ratio = alternate(sides(case), rounds=options.rounds, warmup=1, clock=clock).ratio("ours", "plain")
             same = differing(case)
         ours, plain = (in_fresh_process(peak, case, side) / 2**20 for side in ("ours", "plain"))
-        time = f"{ratio.median:.3f} ({ratio.least:.3f} … {ratio.greatest:.3f})"
+        time = f"{ratio.median:.3f} ({ratio.min:.3f} … {ratio.max:.3f})"
         lines.append(f"| {case.title()} | {time} | {ours / plain:.3f} ({ours:.0f} / {plain:.0f} MiB) | {same} |")
         print(lines[-1], flush=True)
     if options.out:

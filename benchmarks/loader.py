@@ -11,7 +11,7 @@ second tell how workers scale, pictures per second of processor time what one co
 only the second can be compared.
 
 A first table holds ours beside itself: resizing all of a picture before it is cropped, and decoding JPEG at a reduced
-size (`data.reduced_decode`), which changes pixels.
+size (`data.jpeg_draft`), which changes pixels.
 """
 
 from __future__ import annotations
@@ -37,13 +37,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from semask.benchmark.clock import processor
-from semask.benchmark.rounds import alternate, rotated
-from semask.benchmark.rounds import spread
+from semask.benchmark.rounds import Quantiles, alternate, cpu_time, rotated
 from semask.data.dataset import collate, training_set
 from semask.data.pairs import find_pairs
 from semask.data.scenes.scene import SCENE_CLASSES, draw_scene
-from semask.ops.reference import plainly
+from semask.ops.reference import reference_mode
 from semask.recipes.recipe import IMAGENET_MEAN, DataRecipe
 from semask.structures import IGNORE
 
@@ -158,18 +156,18 @@ def measure(root: Path, box: tuple[int, int], workers: int, draws: int, rounds: 
 def own_ways(root: Path, box: tuple[int, int], draws: int, rounds: int) -> list[str]:
     """Return lines of a table: our pipeline beside itself, in this process, by processor time."""
     data = recipe(root, box)
-    exact, reduced = (training_set(dataclasses.replace(data, reduced_decode=on), seed=0) for on in (False, True))
+    exact, reduced = (training_set(dataclasses.replace(data, jpeg_draft=on), seed=0) for on in (False, True))
 
     def read(samples: Dataset[Any]) -> None:
         for draw in range(draws):
             samples[draw]
 
     def plain() -> None:
-        with plainly():
+        with reference_mode():
             read(exact)
 
     sides = {"plain": plain, "exact": lambda: read(exact), "reduced": lambda: read(reduced)}
-    timings = alternate(sides, rounds=rounds, warmup=1, clock=processor)
+    timings = alternate(sides, rounds=rounds, warmup=1, clock=cpu_time)
     unlike = likeness(data, draws)
     return [
         f"| the crop's part resized / the whole | {timings.ratio('exact', 'plain')} | equal |",
@@ -180,7 +178,7 @@ def own_ways(root: Path, box: tuple[int, int], draws: int, rounds: int) -> list[
 def likeness(data: DataRecipe, draws: int) -> str:
     """Tell how near pictures decoded at a reduced size come to others, without the distortion of colours."""
     still = dataclasses.replace(data, photometric=False)
-    exact, reduced = (training_set(dataclasses.replace(still, reduced_decode=on), seed=0) for on in (False, True))
+    exact, reduced = (training_set(dataclasses.replace(still, jpeg_draft=on), seed=0) for on in (False, True))
     errors = [float((exact[draw].image - reduced[draw].image).square().mean()) for draw in range(draws)]
     found = [-10 * math.log10(error) for error in errors if error]
     if not found:
@@ -195,10 +193,10 @@ def table(rows: list[tuple[str, int, list[Rate], list[Rate]]]) -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, workers, ours, plain in rows:
-        ratio = spread([a.processor / b.processor for a, b in zip(ours, plain, strict=True)])
+        ratio = Quantiles.of([a.processor / b.processor for a, b in zip(ours, plain, strict=True)])
         walls = [f"{statistics.median(rate.wall for rate in rates):.1f}" for rates in (ours, plain)]
         cores = [f"{statistics.median(rate.processor for rate in rates):.1f}" for rates in (ours, plain)]
-        told = f"{ratio.median:.2f} ({ratio.least:.2f} … {ratio.greatest:.2f})"
+        told = f"{ratio.median:.2f} ({ratio.min:.2f} … {ratio.max:.2f})"
         lines.append(f"| {' | '.join([name, str(workers), *walls, *cores, told])} |")
     return "\n".join(lines)
 

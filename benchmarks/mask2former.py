@@ -27,15 +27,14 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
-from semask.benchmark.clock import Clock, clock_of, processor
 from semask.benchmark.memory import in_fresh_process, peak_memory
-from semask.benchmark.rounds import alternate, rotated
-from semask.benchmark.rounds import Spread, spread
-from semask.build import build_loss, build_model
+from semask.benchmark.rounds import Clock, Quantiles, alternate, clock_of, cpu_time, rotated
 from semask.checkpoints.transformers.export import write_transformers
+from semask.losses.build import build_loss
 from semask.losses.masks import MaskClassificationLoss
+from semask.models.build import build
 from semask.models.model import SegmentationModel
-from semask.recipes import get
+from semask.recipes import get_recipe
 from semask.structures import MaskLogits
 
 
@@ -44,7 +43,7 @@ class Options:
     """What is compared.
 
     encoder: of a recipe ade20k/<encoder>-mask2former over Swin. classes: in every picture, in blocks. attention: what
-    transformers is told; "default" is its own choice. clock: "processor" counts the time that the process computed, for
+    transformers is told; "default" is its own choice. clock: "cpu" counts the time that the process computed, for
     machines that others use as well; with one thread that is what the wall clock says on an idle one. rounds,
     memory_rounds: 0 leaves that part out.
     """
@@ -60,14 +59,14 @@ class Options:
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["default", "sdpa"] = "default"
-    clock: Literal["wall", "processor"] = "wall"
+    clock: Literal["wall", "cpu"] = "wall"
 
     @property
     def recipe(self) -> str:
         return f"ade20k/{self.encoder}-mask2former"
 
     def timer(self) -> Clock:
-        return processor if self.clock == "processor" else clock_of(torch.device(self.device))
+        return cpu_time if self.clock == "cpu" else clock_of(torch.device(self.device))
 
     def autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device, torch.bfloat16) if self.precision == "bfloat16" else nullcontext()
@@ -136,10 +135,10 @@ Side = Ours | Theirs
 
 def make_ours(options: Options) -> Ours:
     torch.manual_seed(0)
-    recipe = get(options.recipe)
+    recipe = get_recipe(options.recipe)
     loss = build_loss(recipe)
     assert isinstance(loss, MaskClassificationLoss)
-    return Ours(build_model(recipe).to(options.device), loss)
+    return Ours(build(recipe).to(options.device), loss)
 
 
 def make_theirs(options: Options) -> Theirs:
@@ -155,7 +154,7 @@ def make_theirs(options: Options) -> Theirs:
     if options.attention != "default":
         told["attn_implementation"] = {"backbone_config": options.attention}
     with tempfile.TemporaryDirectory() as folder:
-        write_transformers(folder, ours, get(options.recipe))
+        write_transformers(folder, ours, get_recipe(options.recipe))
         model = transformers.Mask2FormerForUniversalSegmentation.from_pretrained(folder, **told).eval()
     print("attention of their encoder:", model.model.pixel_level_module.encoder.config._attn_implementation)
     return Theirs(model.to(options.device), ours.mean.clone(), ours.std.clone())
@@ -222,8 +221,8 @@ def compare_times(options: Options) -> None:
         print(f"{name}: theirs took {told(found.ratio('theirs', 'ours'))} of the time of ours", flush=True)
 
 
-def told(found: Spread) -> str:
-    return f"{found.median:.2f}× ({found.least:.2f} … {found.greatest:.2f}, {found.runs} rounds)"
+def told(found: Quantiles) -> str:
+    return f"{found.median:.2f}× ({found.min:.2f} … {found.max:.2f}, {found.runs} rounds)"
 
 
 def measure_memory(options: Options, side_name: Literal["ours", "theirs"]) -> dict[str, float]:
@@ -257,7 +256,7 @@ def compare_memory(options: Options) -> None:
         ("activations", "activations alone"),
         ("process", "the whole process, libraries included"),
     ):
-        print(f"peak memory of a training step, {name}: ours took {told(spread(ratios[key]))} of theirs")
+        print(f"peak memory of a training step, {name}: ours took {told(Quantiles.of(ratios[key]))} of theirs")
 
 
 def main(options: Options) -> None:

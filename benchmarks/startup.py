@@ -25,16 +25,14 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from semask.benchmark.clock import Work, wall
-from semask.benchmark.environment import environment
+from semask.benchmark.machine import environment
 from semask.benchmark.memory import in_fresh_process
-from semask.benchmark.rounds import Timings, alternate
-from semask.benchmark.rounds import Spread, spread
-from semask.build import build_model
+from semask.benchmark.rounds import Quantiles, Timings, Work, alternate, wall
 from semask.checkpoints import store
 from semask.cli.main import COMMANDS
 from semask.data.scenes.scene import draw_scene
-from semask.recipes import get
+from semask.models.build import build
+from semask.recipes import get_recipe
 
 NOTHING, BARE, PREDICT = "python -c pass", "import torch, timm, torchvision, PIL.Image", "semask predict"
 SEMASK = (sys.executable, "-m", "semask.cli.main")
@@ -48,7 +46,7 @@ def children(work: Work) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-CLOCKS = {"wall": wall, "processor": children}
+CLOCKS = {"wall": wall, "cpu": children}
 
 
 def process(*command: str) -> Callable[[], None]:
@@ -83,8 +81,8 @@ def small(rounds: int, clock: str) -> Iterator[str]:
 def predictions(rounds: int, clock: str, recipes: Sequence[str]) -> Iterator[str]:
     for name in recipes:
         with tempfile.TemporaryDirectory() as folder:
-            recipe, picture = get(name), str(Path(folder) / "picture.jpg")
-            store.save(folder, build_model(recipe), recipe)
+            recipe, picture = get_recipe(name), str(Path(folder) / "picture.jpg")
+            store.save(build(recipe), folder)
             Image.fromarray(draw_scene(0, (512, 512))[0]).save(picture)
             sides = {
                 BARE: process(sys.executable, "-c", BARE),
@@ -93,20 +91,20 @@ def predictions(rounds: int, clock: str, recipes: Sequence[str]) -> Iterator[str
             found = alternate(sides, rounds=rounds, warmup=1, clock=CLOCKS[clock])
             own = [in_fresh_process(partial(own_time, Path(folder), clock)) for _ in range(rounds)]
             both = zip(found.seconds[PREDICT], found.seconds[BARE], own, strict=True)
-            ratios = spread([a / (b + c) for a, b, c in both])
+            ratios = Quantiles.of([a / (b + c) for a, b, c in both])
             yield row(f"{PREDICT}, {name}", "the imports and its model", ratios, found)
 
 
-def row(name: str, beside: str, seen: Spread, found: Timings) -> str:
+def row(name: str, beside: str, seen: Quantiles, found: Timings) -> str:
     side = name.partition(",")[0]
-    told = f"{seen.median:.2f}× | {seen.least:.2f} … {seen.greatest:.2f}"
-    return f"| `{name}` | {beside} | {told} | {found.spread(side).median:.2f} s |"
+    told = f"{seen.median:.2f}× | {seen.min:.2f} … {seen.max:.2f}"
+    return f"| `{name}` | {beside} | {told} | {found.quantiles(side).median:.2f} s |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--clock", choices=list(CLOCKS), default="processor")
+    parser.add_argument("--clock", choices=list(CLOCKS), default="cpu")
     parser.add_argument("--recipes", nargs="*", default=["ade20k/semask-swin-t-fpn", "ade20k/seg-b-mask-16"])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -117,7 +115,7 @@ def main() -> None:
         print(line, file=sys.stderr, flush=True)
         lines.append(line)
     around = environment(torch.device("cpu"))
-    machine = f"{around['processor']}, {around['cores']} cores, Python {around['python']}"
+    machine = f"{around['processor']}, {around['cores']} cores, Python {around['packages']['python']}"
     versions = f"torch {torch.__version__}, timm {around['packages']['timm']}"
     told = f"{machine}, {versions}; {options.rounds} rounds; {options.clock} time; one thread; load {around['load']}"
     text = "\n".join([*lines, "", told, ""])

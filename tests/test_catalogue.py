@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from semask import recipes
-from semask.build import build_loss
 from semask.checkpoints.licence import licence_of
+from semask.losses.build import build_loss
 from semask.models.flops import measure, parameters
 from semask.recipes.catalogue import catalogue
 from tests.each import for_each, model_of
@@ -36,12 +36,12 @@ COUNTED_HERE = (
 
 
 def test_every_recipe_is_in_it() -> None:
-    assert list(catalogue()) == recipes.names(), "run `make models`"
+    assert list(catalogue()) == recipes.list_recipes(), "run `make models`"
 
 
-@for_each(recipes.names())
+@for_each(recipes.list_recipes())
 def test_every_recipe_builds_and_has_the_published_size(name: str) -> None:
-    recipe = recipes.get(name)
+    recipe = recipes.get_recipe(name)
     build_loss(recipe)
     count = parameters(model_of(name))
     assert count == catalogue()[name].parameters, "run `make models`"
@@ -56,9 +56,9 @@ def test_every_recipe_builds_and_has_the_published_size(name: str) -> None:
             assert close, f"{count / 1e6:.2f} M, published {published} M"
 
 
-@for_each(recipes.names())
+@for_each(recipes.list_recipes())
 def test_published_multiply_adds(name: str) -> None:
-    published, counted = recipes.get(name).published, catalogue()[name]
+    published, counted = recipes.get_recipe(name).published, catalogue()[name]
     if published.flops is not None:
         assert counted.multiply_adds / 1e9 == pytest.approx(published.flops, rel=0.02)
     if published.all_flops is not None:
@@ -66,13 +66,13 @@ def test_published_multiply_adds(name: str) -> None:
 
 
 def test_enough_is_published_to_compare_with() -> None:
-    published = [recipes.get(name).published for name in recipes.names()]
+    published = [recipes.get_recipe(name).published for name in recipes.list_recipes()]
     assert sum(p.parameters is not None for p in published) > 35
     assert sum(p.flops is not None or p.all_flops is not None for p in published) > 24
 
 
 def is_what_the_code_counts(name: str) -> None:
-    recipe, entry = recipes.get(name), catalogue()[name]
+    recipe, entry = recipes.get_recipe(name), catalogue()[name]
     with torch.no_grad():
         cost = measure(model_of(name), *recipe.data.crop)
     assert cost == tuple(entry)[:3], "run `make models`"
@@ -86,6 +86,6 @@ def test_the_catalogue_is_what_the_code_counts(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-@for_each(name for name in recipes.names() if name not in COUNTED_HERE)
+@for_each(name for name in recipes.list_recipes() if name not in COUNTED_HERE)
 def test_so_is_the_rest_of_it(name: str) -> None:
     is_what_the_code_counts(name)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import pytest
 
 from semask import recipes
+from semask.recipes.decoders import FPNOptions
+from semask.recipes.encoders import SemanticLayers
 from tests.each import for_each, model_of
 
 
@@ -101,14 +103,14 @@ def optim_of(backbone: str, head: str) -> Optim:
 
 def test_every_row_is_there() -> None:
     published = ("ade20k/", "cityscapes/")
-    found = {name for name in recipes.names() if name.endswith(("-maskformer", "mask2former"))}
+    found = {name for name in recipes.list_recipes() if name.endswith(("-maskformer", "mask2former"))}
     assert {name for name in found if name.startswith(published)} == set(NAMES)
     assert len(set(NAMES)) == 48
 
 
 @for_each(ROWS, names=NAMES)
 def test_training(dataset: str, backbone: str, head: str) -> None:
-    recipe = recipes.get(f"{dataset}/{backbone}-{head}")
+    recipe = recipes.get_recipe(f"{dataset}/{backbone}-{head}")
     optim, train = recipe.optim, recipe.train
     expected = optim_of(backbone, head)
     assert (optim.lr, optim.encoder_lr_scale, optim.weight_decay, optim.warmup_steps) == expected
@@ -120,16 +122,16 @@ def test_training(dataset: str, backbone: str, head: str) -> None:
     assert (train.clip_norm, train.ema) == (0.01, None)
     assert train.precision == ("float32" if head == "maskformer" else "auto")
     loss, masks = recipe.loss, recipe.loss.masks
-    assert (loss.prior_weight, loss.denominator, loss.ohem_pixels) == (0.4, "valid", None)
-    weights = (masks.class_weight, masks.mask_weight, masks.dice_weight, masks.no_object)
+    assert (loss.prior_weight, loss.normalize_by, loss.ohem_pixels) == (0.4, "valid", None)
+    weights = (masks.class_weight, masks.mask_weight, masks.dice_weight, masks.no_object_weight)
     assert weights == ((1.0, 20.0, 1.0, 0.1) if head == "maskformer" else (2.0, 5.0, 5.0, 0.1))
     assert (masks.mask_loss, masks.points) == (("focal", None) if head == "maskformer" else ("bce", 12544))
-    assert (masks.oversample, masks.importance, masks.ignored) == (3.0, 0.75, "background")
+    assert (masks.oversample_ratio, masks.importance_sample_ratio, masks.ignored) == (3.0, 0.75, "background")
 
 
 @for_each(ROWS, names=NAMES)
 def test_pictures(dataset: str, backbone: str, head: str) -> None:
-    data = recipes.get(f"{dataset}/{backbone}-{head}").data
+    data = recipes.get_recipe(f"{dataset}/{backbone}-{head}").data
     side = 1024 if dataset == "cityscapes" else 640 if backbone.endswith(("-b", "-l")) else 512
     authors = (dataset, backbone, head) == ("ade20k", "semask-swin-l", "maskformer")
     assert data.short_edges == (SEMASK_MASKFORMER_EDGES if authors else EDGES[side])
@@ -138,41 +140,44 @@ def test_pictures(dataset: str, backbone: str, head: str) -> None:
     assert data.long_edge == 4 * side
     assert data.base_scale == ((2048, 1024) if side == 1024 else (4 * side, side))
     assert data.padding == (None if side == 1024 else 128 / 255)
-    assert (data.category_cap, data.flip, data.photometric) == (1.0, 0.5, True)
+    assert (data.cat_max_ratio, data.flip, data.photometric) == (1.0, 0.5, True)
     assert (data.antialias, data.hue) == (True, (-18, 18)), "Pillow's resizing and detectron2's jitter"
-    beside = recipes.get(f"{dataset}/swin-t-fpn").data
+    beside = recipes.get_recipe(f"{dataset}/swin-t-fpn").data
     for field in ("classes", "images", "labels", "image_suffix", "label_suffix", "train_split", "val_split"):
         assert getattr(data, field) == getattr(beside, field)
-    test = recipes.get(f"{dataset}/{backbone}-{head}").test
+    test = recipes.get_recipe(f"{dataset}/{backbone}-{head}").test
     assert (test.mode, test.scales, test.flip) == ("whole", (1.0,), False)
 
 
 @for_each(ROWS, names=NAMES)
 def test_models(dataset: str, backbone: str, head: str) -> None:
-    model = recipes.get(f"{dataset}/{backbone}-{head}").model
+    model = recipes.get_recipe(f"{dataset}/{backbone}-{head}").model
     encoder, decoder = model.encoder, model.decoder
     assert (encoder.name, encoder.weights) == (BACKBONES[backbone], "timm")
     assert encoder.drop_path == (0.0 if backbone.startswith("resnet") else 0.3)
-    assert encoder.semantic_layers == backbone.startswith("semask")
-    if encoder.semantic_layers:
-        assert encoder.semantic_windows == WINDOWS[dataset, head]
-        assert (encoder.semantic_units, encoder.semantic_dropout) == ((1, 1, 1, 1), 0.1)
-        assert not encoder.semantic_dead_init
+    expected = SemanticLayers(windows=WINDOWS[dataset, head], units=(1, 1, 1, 1), dropout=0.1, dead_init=False)
+    assert encoder.semantic == (expected if backbone.startswith("semask") else None)
     assert model.num_classes == {"ade20k": 150, "cityscapes": 19}[dataset]
     assert (decoder.channels, decoder.queries, decoder.heads, decoder.feedforward) == (256, 100, 8, 2048)
     if head == "maskformer":
-        assert (decoder.name, decoder.pixel_decoder, decoder.layers, decoder.dropout) == ("maskformer", "fpn", 6, 0.1)
+        assert (decoder.kind, decoder.pixel_decoder, decoder.layers, decoder.dropout) == (
+            "maskformer",
+            FPNOptions(),
+            6,
+            0.1,
+        )
         return
     pixel_decoder = {"mask2former": "msdeform"}.get(head, head.removesuffix("-mask2former"))
-    assert (decoder.name, decoder.pixel_decoder, decoder.layers, decoder.dropout) == (
+    assert (decoder.kind, decoder.pixel_decoder.kind, decoder.layers, decoder.dropout) == (
         "mask2former", pixel_decoder, 9, 0.0,
     )  # fmt: skip
-    assert (decoder.pixel_layers, decoder.pixel_feedforward, decoder.feature_selection) == (6, 1024, False)
+    known = {"layers": 6, "feedforward": 1024, "feature_selection": False}
+    assert vars(decoder.pixel_decoder).items() <= known.items()
 
 
 @for_each(NAMES)
 def test_figures_are_as_printed(name: str) -> None:
-    figures = recipes.get(name).published
+    figures = recipes.get_recipe(name).published
     assert (figures.parameters, figures.miou, figures.miou_ms) == PUBLISHED.get(name, (None, None, None))
     assert bool(figures.source) == (name in PUBLISHED)
     assert figures.flops is None

@@ -13,9 +13,11 @@ from semask import recipes
 from semask.data.classes import Classes
 from semask.data.pairs import find_pairs
 from semask.models.encoders.swin import DenseSwinBlock
-from semask.models.layers.single_scale import STRIDE
+from semask.models.decoders.segmenter import STRIDE
 from semask.models.model import SegmentationModel
-from semask.recipes import ade20k_baselines, cityscapes_baselines
+from semask.recipes import ade20k, cityscapes
+from semask.recipes.decoders import MASK_CLASSIFIERS
+from semask.recipes.encoders import SemanticLayers
 from tests.each import for_each, model_of
 
 
@@ -102,7 +104,7 @@ PUBLISHED = [row.name for row in ROWS]
 
 @for_each(ROWS, names=PUBLISHED)
 def test_published_training(row: Row) -> None:
-    recipe = recipes.get(row.name)
+    recipe = recipes.get_recipe(row.name)
     optim, data, encoder = recipe.optim, recipe.data, recipe.model.encoder
     assert (optim.lr, optim.weight_decay, optim.warmup_ratio) == (row.lr, row.decay, row.ratio)
     assert (optim.warmup_steps, optim.power, optim.betas, optim.encoder_lr_scale) == (1500, 1.0, (0.9, 0.999), 1.0)
@@ -112,21 +114,19 @@ def test_published_training(row: Row) -> None:
     assert (train.accumulate, train.clip_norm, train.ema) == (1, None, None)
     assert (data.crop, data.base_scale) == ((row.crop, row.crop), row.base)
     assert (data.scale_choices, data.scale_range) == SCALES[row.scales]
-    assert (data.category_cap, data.flip, data.photometric) == (row.cap, 0.5, True)
+    assert (data.cat_max_ratio, data.flip, data.photometric) == (row.cap, 0.5, True)
     loss = recipe.loss
-    assert (loss.prior_weight, loss.denominator, loss.ohem_pixels) == (0.4, "all", row.hardest)
-    assert encoder.semantic_layers == (row.windows is not None)
-    if row.windows is not None:
-        assert encoder.semantic_windows == row.windows
-        assert (encoder.semantic_units, encoder.semantic_dropout) == ((1, 1, 1, 1), 0.1)
+    assert (loss.prior_weight, loss.normalize_by, loss.ohem_pixels) == (0.4, "all", row.hardest)
+    layers = SemanticLayers(windows=row.windows, units=(1, 1, 1, 1), dropout=0.1) if row.windows is not None else None
+    assert encoder.semantic == layers
     assert encoder.drop_path == 0.3
-    assert (recipe.model.decoder.name, recipe.model.decoder.channels) == ("semantic_fpn", 256)
+    assert (recipe.model.decoder.kind, recipe.model.decoder.channels) == ("semantic_fpn", 256)
     assert (recipe.test.mode, recipe.test.scales, recipe.test.flip) == ("whole", (1.0,), False)
 
 
 @for_each(ROWS, names=PUBLISHED)
 def test_published_data(row: Row) -> None:
-    recipe = recipes.get(row.name)
+    recipe = recipes.get_recipe(row.name)
     dataset, data = row.name.split("/")[0], recipe.data
     folders = (data.images, data.image_suffix, data.labels, data.label_suffix, data.train_split, data.val_split)
     assert folders == FILES[dataset]
@@ -137,7 +137,7 @@ def test_published_data(row: Row) -> None:
 
 @for_each(ROWS, names=PUBLISHED)
 def test_published_encoders(row: Row) -> None:
-    recipe = recipes.get(row.name)
+    recipe = recipes.get_recipe(row.name)
     width, depths, heads, window, pretraining = VARIANTS[row.name.split("-fpn")[0][-1]]
     assert recipe.model.encoder.weights == "timm"
     assert recipe.model.encoder.name.endswith(pretraining)
@@ -156,9 +156,9 @@ def test_published_encoders(row: Row) -> None:
 
 def test_every_published_row_is_there() -> None:
     datasets = ("ade20k/", "cityscapes/", "coco-stuff10k/")
-    assert {name for name in recipes.names() if name.startswith(datasets) and "swin" in name and "-fpn" in name} == set(
-        PUBLISHED
-    )
+    assert {
+        name for name in recipes.list_recipes() if name.startswith(datasets) and "swin" in name and "-fpn" in name
+    } == set(PUBLISHED)
     assert len(set(PUBLISHED)) == 24
 
 
@@ -233,7 +233,7 @@ def test_every_row_of_segmenter_is_there() -> None:
     rows = {segmenter_name(*row) for row in SEGMENTER_ROWS}
     assert rows == {
         name
-        for name in recipes.names()
+        for name in recipes.list_recipes()
         if name.startswith(tuple(f"{dataset}/" for dataset in SEGMENTER_TRAINING)) and "/seg-" in name
     }
     assert len(rows) == 26
@@ -241,7 +241,7 @@ def test_every_row_of_segmenter_is_there() -> None:
 
 @for_each(SEGMENTER_ROWS, names=[segmenter_name(*row) for row in SEGMENTER_ROWS])
 def test_training_and_test_of_segmenter(dataset: str, variant: str, mask: bool) -> None:
-    recipe = recipes.get(segmenter_name(dataset, variant, mask))
+    recipe = recipes.get_recipe(segmenter_name(dataset, variant, mask))
     steps, batch, lr, every, stride, base = SEGMENTER_TRAINING[dataset]
     large = dataset == "ade20k" and variant.startswith("l-")
     crop = {"ade20k": 640 if large else 512, "pascal-context": 480, "cityscapes": 768}[dataset]
@@ -255,21 +255,21 @@ def test_training_and_test_of_segmenter(dataset: str, variant: str, mask: bool) 
     assert (test.mode, test.window, test.stride) == ("sliding", (crop, crop), (crop - 32, crop - 32))
     assert (test.enlarge, test.batch_size, test.blend, test.scales, test.flip) == (True, 4, "mean", (1.0,), False)
     assert (data.crop, data.base_scale) == ((crop, crop), (2560, 640) if large else base)
-    assert (data.scale_choices, data.scale_range, data.category_cap) == (None, (0.5, 2.0), 0.75)
+    assert (data.scale_choices, data.scale_range, data.cat_max_ratio) == (None, (0.5, 2.0), 0.75)
     assert (data.flip, data.photometric) == (0.5, True)
-    assert (recipe.loss.denominator, recipe.loss.ohem_pixels) == ("valid", None)
+    assert (recipe.loss.normalize_by, recipe.loss.ohem_pixels) == ("valid", None)
     folders = (data.images, data.image_suffix, data.labels, data.label_suffix, data.train_split, data.val_split)
     assert folders == FILES[dataset]
     assert (encoder.name, encoder.weights, encoder.drop_path) == (SEGMENTER_ENCODERS[variant], "timm", 0.1)
     assert (encoder.image_size, encoder.norm_eps, encoder.position_resize) == ((crop, crop), 1e-5, "bilinear")
-    assert not encoder.semantic_layers
+    assert encoder.semantic is None
 
 
 @for_each(SEGMENTER_ROWS, names=[segmenter_name(*row) for row in SEGMENTER_ROWS])
 def test_models_of_segmenter(dataset: str, variant: str, mask: bool) -> None:
-    recipe = recipes.get(segmenter_name(dataset, variant, mask))
+    recipe = recipes.get_recipe(segmenter_name(dataset, variant, mask))
     decoder = recipe.model.decoder
-    assert (decoder.name, decoder.channels) == ("segmenter_mask" if mask else "segmenter_linear", None)
+    assert (decoder.kind, decoder.channels) == ("segmenter_mask" if mask else "segmenter_linear", None)
     mean = [round(255 * value, 4) for value in recipe.model.mean]
     std = [round(255 * value, 4) for value in recipe.model.std]
     assert mean == ([123.68, 116.28, 103.53] if "deit" in variant else [127.5] * 3)
@@ -302,7 +302,7 @@ def test_the_split_files_of_pascal_context_are_found(tmp_path: Path) -> None:
     (tmp_path / "JPEGImages" / "2007_000027.jpg").touch()  # of the kit, but not of this set
     for split, stems in lists.items():
         (tmp_path / "ImageSets/SegmentationContext" / f"{split}.txt").write_text("\n".join(stems) + "\n")
-    data = dataclasses.replace(recipes.get("pascal-context/seg-l-16").data, root=str(tmp_path))
+    data = dataclasses.replace(recipes.get_recipe("pascal-context/seg-l-16").data, root=str(tmp_path))
     assert [pair.stem for pair in find_pairs(data, data.train_split)] == lists["train"]
     assert [pair.stem for pair in find_pairs(data, data.val_split)] == lists["val"]
     names = Classes.load("pascal-context").names
@@ -326,10 +326,10 @@ def pass_over_later_blocks(model: SegmentationModel, monkeypatch: pytest.MonkeyP
 
 # Mask classification takes longest; wider and deeper encoders than these are built in test_mask_recipes, and
 # baselines in test_baseline_recipes, SETR in unit/test_setr.
-BASELINES = {make().name for dataset in (ade20k_baselines, cityscapes_baselines) for make in dataset.RECIPES}
+BASELINES = {recipe.name for dataset in (ade20k, cityscapes) for recipe in dataset.BASELINES}
 TAKEN = [
     name
-    for name in recipes.names()
+    for name in recipes.list_recipes()
     if name not in BASELINES
     and "/setr-" not in name
     and (
@@ -339,7 +339,7 @@ TAKEN = [
 
 
 def takes_its_crop(name: str) -> None:
-    recipe = recipes.get(name)
+    recipe = recipes.get_recipe(name)
     dataset, model_name = name.split("/")
     assert recipe.name == name
     assert dataset
@@ -350,15 +350,15 @@ def takes_its_crop(name: str) -> None:
         pass_over_later_blocks(model, monkeypatch)
         out = model(torch.zeros(1, 3, height, width, device="meta"))
     decoder = recipe.model.decoder
-    stride = model.encoder.strides[0] if decoder.single_scale is None else STRIDE
+    stride = model.encoder.strides[0] if getattr(decoder, "single_scale", None) is None else STRIDE
     grid = (height // stride, width // stride)
-    if decoder.pixel_decoder is None:
+    if decoder.kind not in MASK_CLASSIFIERS:
         assert out.main.logits.shape == (1, recipe.model.num_classes, *grid)
     else:
         assert out.main.mask_logits.shape == (1, decoder.queries, *grid)
         assert out.main.class_logits.shape == (1, decoder.queries, recipe.model.num_classes + 1)
-        assert len(out.main.auxiliary) == decoder.layers - (decoder.name == "maskformer")
-    assert (out.prior is not None) == recipe.model.encoder.semantic_layers == model_name.startswith("semask")
+        assert len(out.main.auxiliary) == decoder.layers - (decoder.kind == "maskformer")
+    assert (out.prior is not None) == (recipe.model.encoder.semantic is not None) == model_name.startswith("semask")
     if recipe.data.classes is not None:
         assert len(Classes.load(recipe.data.classes)) == recipe.model.num_classes == CLASSES[dataset]
 

@@ -24,7 +24,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from semask import recipes
-from semask.build import build_weightless
+from semask.models.build import build_on_meta
 from semask.models.model import SegmentationModel
 from semask.recipes import Recipe
 
@@ -44,10 +44,17 @@ Kind = tuple[str, frozenset[tuple[str, object]]]
 def shallow(recipe: Recipe) -> Recipe:
     """Return the recipe with few layers, where recipes say how many there are."""
     encoder, decoder = recipe.model.encoder, recipe.model.decoder
-    out_layers = None if encoder.out_layers is None else tuple(range(1, len(encoder.out_layers) + 1))
-    encoder = dataclasses.replace(encoder, drop_path=0.0, out_layers=out_layers)
-    layers, pixel_layers = min(decoder.layers, DECODER_LAYERS), min(decoder.pixel_layers, BLOCKS)
-    decoder = dataclasses.replace(decoder, drop_path=0.0, layers=layers, pixel_layers=pixel_layers)
+    few: dict[str, Any] = {"drop_path": 0.0} if hasattr(encoder, "drop_path") else {}
+    if getattr(encoder, "out_layers", None) is not None:
+        few["out_layers"] = tuple(range(1, len(encoder.out_layers) + 1))
+    encoder = dataclasses.replace(encoder, **few)
+    few = {"drop_path": 0.0} if hasattr(decoder, "drop_path") else {}
+    if hasattr(decoder, "layers"):
+        few["layers"] = min(decoder.layers, DECODER_LAYERS)
+    pixel = getattr(decoder, "pixel_decoder", None)
+    if hasattr(pixel, "layers"):
+        few["pixel_decoder"] = dataclasses.replace(pixel, layers=min(pixel.layers, BLOCKS))
+    decoder = dataclasses.replace(decoder, **few)
     return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, encoder=encoder, decoder=decoder))
 
 
@@ -88,7 +95,7 @@ def group(names: Iterable[str]) -> list[list[str]]:
     """Return the names by the kinds of modules in their models, of each the one with the fewest modules first."""
     found: dict[frozenset[Kind], list[tuple[int, str]]] = defaultdict(list)
     for name in names:
-        modules = [*build_weightless(shallow(recipes.get(name))).modules()]
+        modules = [*build_on_meta(shallow(recipes.get_recipe(name))).modules()]
         found[frozenset(map(kind, modules))].append((len(modules), name))
     return [[name for _, name in sorted(same)] for same in found.values()]
 
@@ -99,7 +106,7 @@ def graphs(name: str) -> tuple[int, int]:
     What cannot be traced raises.
     """
     counter = CompileCounter()
-    model = cut(build_weightless(shallow(recipes.get(name))))
+    model = cut(build_on_meta(shallow(recipes.get_recipe(name))))
     compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=True)
     counts: list[int] = []
     for sizes in (ODD, USUAL):
@@ -142,7 +149,7 @@ def main() -> int:
     jaxtyping.config.update("jaxtyping_disable", True)
     console = Console(soft_wrap=True)
     failures = 0
-    for names in group(sys.argv[1:] or recipes.names()):
+    for names in group(sys.argv[1:] or recipes.list_recipes()):
         before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
         well, found = verdict(names[0])
         failures += not well

@@ -11,10 +11,10 @@ from typing import Any
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` to write to; it takes the place of `path` when the block ends well.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, which replaces `path` when the block ends without an error.
 
-    The folder is made. After an error what was there before stays, and what was written is removed.
+    Folders are made. After an error the earlier file stays and the temporary one is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.tmp")
@@ -27,27 +27,37 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def check_writable(folder: Path, *, flag: str = "--out") -> None:
-    """Refuse a folder that results cannot go to, before anything is computed; none is made yet.
+    """Check before a computation that a folder can take its results; the folder is not made yet.
 
-    A ValueError names the flag, and what is in the way.
+    Raises:
+        ValueError: the folder cannot be made or written to; the message names the flag and the obstacle.
     """
     import tempfile  # not needed for help, which names flags alone
 
-    there = folder
+    nearest = folder
     try:
-        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
-        # Rights alone do not tell: root has them everywhere, a disk that cannot be written to included.
-        tempfile.TemporaryFile(dir=there).close()
+        nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+        # A trial file, not the permissions: root has all of them, even on a disk that is read-only.
+        tempfile.TemporaryFile(dir=nearest).close()
     except NotADirectoryError as error:
-        raise ValueError(f"{flag}: {str(folder)!r} is no folder and cannot be made one ({error.strerror})") from error
+        raise ValueError(
+            f"{flag}: {str(folder)!r} is not a folder and cannot become one ({error.strerror}); choose another"
+        ) from error
     except OSError as error:
-        told = f"nothing may be written to the folder {str(there)!r} ({error.strerror}); choose another"
-        raise ValueError(f"{flag}: {told}") from error
+        raise ValueError(
+            f"{flag}: the folder {str(nearest)!r} is not writable ({error.strerror}); choose another"
+        ) from error
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write values, whole or not at all; numbers that JSON has no name for are refused."""
+    """Write values as JSON, whole or not at all; NaN and infinity, which JSON lacks, raise a ValueError."""
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         # File names may hold bytes that are no text; JSON reads them back from \\udcXX.
         part.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all."""
+    with atomic_write(path) as part:
+        part.write_text(text, encoding="utf-8")

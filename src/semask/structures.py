@@ -9,15 +9,15 @@ no part.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
 from semask.ops.autocast import without_autocast
-from semask.ops.lazy_scores import Bands, Combined, Held, Resized
-from semask.ops.reference import is_plain
+from semask.ops.lazy_scores import LazyScores, combine_masks_lazily, resize_lazily
 from semask.ops.resize import resize
 
 IGNORE = 255
@@ -51,11 +51,9 @@ class PixelLogits(NamedTuple):
         # In float32 whatever autocast chose: resized bfloat16 scores tie, and ties decide labels.
         return resize(self.logits.float(), size, align_corners=self.align_corners)
 
-    def bands(self, size: tuple[int, int]) -> Bands:
-        """Return the same scores, made a band of rows at a time."""
-        if is_plain() or self.align_corners:
-            return Held(self.scores(size))
-        return Resized(Held(self.logits), size)
+    def lazy_scores(self, size: tuple[int, int]) -> LazyScores:
+        """Return the same scores, computed a block of rows at a time."""
+        return resize_lazily(self.logits, size, align_corners=self.align_corners)
 
 
 class MaskLogits(NamedTuple):
@@ -78,11 +76,9 @@ class MaskLogits(NamedTuple):
         with without_autocast(self.class_logits.device):
             return torch.einsum("bqk,bqhw->bkhw", *self.probabilities(size))
 
-    def bands(self, size: tuple[int, int]) -> Bands:
-        """Return the same scores, made a band of rows at a time."""
-        if is_plain():
-            return Held(self.scores(size))
-        return Combined(self._class_probabilities(), Resized(Held(self.mask_logits), size))
+    def lazy_scores(self, size: tuple[int, int]) -> LazyScores:
+        """Return the same scores, computed a block of rows at a time."""
+        return combine_masks_lazily(self._class_probabilities(), self.mask_logits, size)
 
     def probabilities(self, size: tuple[int, int]) -> tuple[Float[Tensor, "b q k"], Float[Tensor, "b q H W"]]:
         """Return how likely each query is of each class, "no object" left out, and each pixel in its mask at `size`."""
@@ -127,7 +123,7 @@ class Sample(NamedTuple):
 
     image: Float[Tensor, "c H W"]
     label: Integer[Tensor, "H W"]
-    name: str
+    name: str = ""
 
 
 class Batch(NamedTuple):
@@ -144,3 +140,43 @@ class EncodedBatch(NamedTuple):
     maps: tuple[Tensor, ...]
     labels: Integer[Tensor, "b H W"]
     names: tuple[str, ...]
+
+@runtime_checkable
+class Encoder(Protocol):
+    """A module that turns normalised images into Features.
+
+    Required: `channels` and `strides` of its maps, fine to coarse.
+
+    Optional, with these defaults:
+        size_multiple: Images are padded to multiples of it [px]; default: the coarsest stride.
+        fixed_size: The one (height, width) [px] of images it takes; default None, any.
+        channels_last: Whether its modules run faster on b h w c already and memory formats are left alone; False.
+        semantic: Its semantic layers, one per stage; default none.
+    """
+
+    channels: Sequence[int]
+    strides: Sequence[int | float]
+
+    def __call__(self, images: Float[Tensor, "b c H W"], /) -> Features:
+        """Features of the images."""
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """A module that turns Features into logits of pixels or of masks.
+
+    Optional, with these defaults:
+        size_multiple: Images are padded to multiples of it [px]; default 1.
+        has_auxiliary: Whether it predicts from earlier maps or layers too and takes `auxiliary=False` not to; False.
+        classifies_masks: Whether it gives MaskLogits; default False.
+    """
+
+    def __call__(self, features: Features, /) -> PixelLogits | MaskLogits:
+        """Logits at a grid of the decoder's own."""
+
+
+class Loss(Protocol):
+    """A function or module from a prediction and its labels to the loss of one batch: one scalar, or its terms."""
+
+    def __call__(self, prediction: Segmentation, labels: Integer[Tensor, "b H W"], /) -> LossTerms | Tensor:
+        """Loss of a batch; labels are as large as the padded images, `IGNORE` where there is none."""

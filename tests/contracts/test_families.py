@@ -9,45 +9,47 @@ import timm
 import torch
 from torch import nn
 
-from semask.build import build_loss, build_model
 from semask.checkpoints import pretrained
 from semask.checkpoints.pretrained import load_encoder
+from semask.losses.build import build_loss
+from semask.models.build import build
+from semask.models.encoders.kinds import encoder_options
 from semask.models.encoders.simple_pyramid import SimplePyramidEncoder
 from semask.models.model import SegmentationModel
-from semask.recipes import DataRecipe, DecoderRecipe, EncoderRecipe, ModelRecipe, Recipe
+from semask.recipes import DataRecipe, ModelRecipe, Recipe
+from semask.recipes.decoders import decoder_options
+from semask.recipes.encoders import PyramidViTOptions, SwinOptions
 
 NUM_CLASSES = 5
 CROP = (64, 96)
 FAMILIES = {
-    "swinv2": EncoderRecipe(name="swinv2_tiny_window8_256"),
-    "swinv2_cr": EncoderRecipe(name="swinv2_cr_tiny_ns_224"),
-    "twins": EncoderRecipe(name="twins_svt_small"),
-    "convnextv2": EncoderRecipe(name="convnextv2_atto"),
-    "davit": EncoderRecipe(name="davit_tiny"),
-    "nextvit": EncoderRecipe(name="nextvit_small"),
-    "focalnet": EncoderRecipe(name="focalnet_tiny_srf"),
-    "efficientvit": EncoderRecipe(name="efficientvit_b0"),
-    "hiera": EncoderRecipe(name="hiera_tiny_224"),
-    "hiera_sam2": EncoderRecipe(name="sam2_hiera_tiny"),
-    "mvitv2": EncoderRecipe(name="mvitv2_tiny"),
-    "maxvit": EncoderRecipe(name="maxvit_rmlp_pico_rw_256"),
-    "coatnet": EncoderRecipe(name="coatnet_pico_rw_224"),
-    "gcvit": EncoderRecipe(name="gcvit_xxtiny"),
-    "caformer": EncoderRecipe(name="caformer_s18"),
-    "poolformerv2": EncoderRecipe(name="poolformerv2_s12"),
-    "edgenext": EncoderRecipe(name="edgenext_xx_small"),
-    "inception_next": EncoderRecipe(name="inception_next_atto"),
-    "fastvit": EncoderRecipe(name="fastvit_t8"),
-    "mambaout": EncoderRecipe(name="mambaout_femto"),
-    "tiny_vit": EncoderRecipe(name="tiny_vit_5m_224"),
-    "mobilevit": EncoderRecipe(name="mobilevit_xxs"),
-    "hrnet": EncoderRecipe(name="hrnet_w18_small"),
-    "hrnet_polarized": EncoderRecipe(name="hrnet_w18_small", polarized_attention=True),
-    "resnet_dilated": EncoderRecipe(name="resnet18", output_stride=8),
-    "vit_pyramid": EncoderRecipe(name="vit_tiny_patch16_224", simple_pyramid=True),
-    "vit_pyramid_of_14": EncoderRecipe(
-        name="vit_tiny_patch16_224", patch_size=14, simple_pyramid=True, image_size=(56, 56)
-    ),
+    "swinv2": encoder_options("swinv2_tiny_window8_256"),
+    "swinv2_cr": encoder_options("swinv2_cr_tiny_ns_224"),
+    "twins": encoder_options("twins_svt_small"),
+    "convnextv2": encoder_options("convnextv2_atto"),
+    "davit": encoder_options("davit_tiny"),
+    "nextvit": encoder_options("nextvit_small"),
+    "focalnet": encoder_options("focalnet_tiny_srf"),
+    "efficientvit": encoder_options("efficientvit_b0"),
+    "hiera": encoder_options("hiera_tiny_224"),
+    "hiera_sam2": encoder_options("sam2_hiera_tiny"),
+    "mvitv2": encoder_options("mvitv2_tiny"),
+    "maxvit": encoder_options("maxvit_rmlp_pico_rw_256"),
+    "coatnet": encoder_options("coatnet_pico_rw_224"),
+    "gcvit": encoder_options("gcvit_xxtiny"),
+    "caformer": encoder_options("caformer_s18"),
+    "poolformerv2": encoder_options("poolformerv2_s12"),
+    "edgenext": encoder_options("edgenext_xx_small"),
+    "inception_next": encoder_options("inception_next_atto"),
+    "fastvit": encoder_options("fastvit_t8"),
+    "mambaout": encoder_options("mambaout_femto"),
+    "tiny_vit": encoder_options("tiny_vit_5m_224"),
+    "mobilevit": encoder_options("mobilevit_xxs"),
+    "hrnet": encoder_options("hrnet_w18_small"),
+    "hrnet_polarized": encoder_options("hrnet_w18_small", polarized_attention=True),
+    "resnet_dilated": encoder_options("resnet18", output_stride=8),
+    "vit_pyramid": encoder_options("vit_tiny_patch16_224", pyramid=True),
+    "vit_pyramid_of_14": encoder_options("vit_tiny_patch16_224", pyramid=True, patch_size=14, image_size=(56, 56)),
 }
 """Beside those of test_models.py: Swin, MiT, PVT, ConvNeXt, ResNet, EfficientNet and MobileNetV3."""
 FIXED = {"swinv2_cr", "hiera", "maxvit", "coatnet", "gcvit"}
@@ -63,15 +65,15 @@ OPTIONS = {
 
 def recipe_of(family: str) -> Recipe:
     windows = {"semantic_layers": True, "semantic_windows": (4, 4, None, None)}
-    encoder = EncoderRecipe(**{**vars(FAMILIES[family]), "weights": None, **windows})
-    model = ModelRecipe(encoder=encoder, decoder=DecoderRecipe(channels=16), num_classes=NUM_CLASSES)
+    encoder = SwinOptions(**{**vars(FAMILIES[family]), "weights": None, **windows})
+    model = ModelRecipe(encoder=encoder, decoder=decoder_options("semantic_fpn", channels=16), num_classes=NUM_CLASSES)
     return Recipe(name="test/family", model=model, data=DataRecipe(crop=CROP))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def case(request: pytest.FixtureRequest) -> tuple[str, SegmentationModel]:
     torch.manual_seed(0)
-    return request.param, build_model(recipe_of(request.param))
+    return request.param, build(recipe_of(request.param))
 
 
 @pytest.fixture
@@ -127,7 +129,7 @@ def test_without_semantic_layers_maps_are_timms(
     wake(theirs)
     monkeypatch.setattr(pretrained, "_hub_tensors", lambda _: dict(theirs.state_dict()))
     assert load_encoder(model.encoder, spec.name, "timm").share == 1.0
-    if spec.simple_pyramid or spec.polarized_attention:
+    if isinstance(spec, PyramidViTOptions) or getattr(spec, "polarized_attention", False):
         return
     model.train().eval()  # TinyViT keeps what it made of its tables until then
     for module in theirs.modules():
@@ -178,7 +180,7 @@ def test_every_parameter_gets_a_gradient(case: tuple[str, SegmentationModel]) ->
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["swinv2", "hiera", "mvitv2", "hrnet", "maxvit", "vit_pyramid_of_14"])
 def test_export_equals_eager(family: str) -> None:
-    model = build_model(recipe_of(family))
+    model = build(recipe_of(family))
     wake(model)
     shapes = ({0: torch.export.Dim("batch", min=1, max=16)},)
     program = torch.export.export(model, (torch.rand(2, 3, *CROP),), dynamic_shapes=shapes)

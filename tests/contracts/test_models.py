@@ -6,99 +6,93 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jaxtyping
 import pytest
 import torch
 from torch import nn
 
-from semask.build import DECODERS, PIXEL_DECODERS, build_loss, build_model
-from semask.build.baselines import BASELINES
+from semask.losses.build import build_loss
+from semask.models.build import BASELINES, DECODERS, build
 from semask.models.decoders.mask_classifier import MaskClassifier
 from semask.models.decoders.maskformer import MaskFormerPredictor
+from semask.models.encoders.kinds import encoder_options
 from semask.models.model import SegmentationModel
-from semask.recipes import DecoderRecipe, EncoderRecipe, LossRecipe, MaskLossRecipe, ModelRecipe, Recipe
+from semask.recipes import LossRecipe, MaskLossRecipe, ModelRecipe, Recipe
+from semask.recipes.decoders import KINDS, PIXEL_DECODERS, DecoderOptions, MSDeformOptions, decoder_options
+from semask.recipes.encoders import SemanticLayers, SwinOptions
 from semask.structures import LossTerms, Segmentation
 from tests.contracts.unasked import Unasked
 
 NUM_CLASSES = 5
 PYRAMIDS = {
-    "swin": EncoderRecipe(
+    "swin": SwinOptions(
         weights=None, embed_dim=16, depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4), window_size=4, drop_path=0.1
     ),
-    "efficientnet": EncoderRecipe(name="tf_efficientnet_lite0", weights=None),
-    "mobilenetv3": EncoderRecipe(name="mobilenetv3_small_050", weights=None),
-    "resnet": EncoderRecipe(name="resnet18", weights=None),
-    "convnext": EncoderRecipe(name="convnext_atto", weights=None),
-    "pvt": EncoderRecipe(name="pvt_v2_b0", weights=None),
-    "mit": EncoderRecipe(name="mit_b0", weights=None, drop_path=0.1),
+    "efficientnet": encoder_options("tf_efficientnet_lite0", weights=None),
+    "mobilenetv3": encoder_options("mobilenetv3_small_050", weights=None),
+    "resnet": encoder_options("resnet18", weights=None),
+    "convnext": encoder_options("convnext_atto", weights=None),
+    "pvt": encoder_options("pvt_v2_b0", weights=None),
+    "mit": encoder_options("mit_b0", weights=None, drop_path=0.1),
 }
 PLAIN = {
-    "vit": EncoderRecipe(name="vit_tiny_patch16_224", weights=None, image_size=(64, 64), drop_path=0.1),
-    "segmenter": EncoderRecipe(
-        name="deit_tiny_distilled_patch16_224",
-        weights=None,
-        image_size=(64, 64),
-        norm_eps=1e-5,
-        position_resize="bilinear",
+    "vit": encoder_options("vit_tiny_patch16_224", weights=None, image_size=(64, 64), drop_path=0.1),
+    "segmenter": encoder_options(
+        "deit_tiny_distilled_patch16_224", weights=None, image_size=(64, 64), norm_eps=1e-05, position_resize="bilinear"
     ),
-    "dinov2": EncoderRecipe(name="vit_small_patch14_reg4_dinov2", weights=None, image_size=(56, 56)),
-    "dinov3": EncoderRecipe(name="vit_small_patch16_dinov3", weights=None),
+    "dinov2": encoder_options("vit_small_patch14_reg4_dinov2", weights=None, image_size=(56, 56)),
+    "dinov3": encoder_options("vit_small_patch16_dinov3", weights=None),
 }
 LEVELS = {
-    "vit_layers": EncoderRecipe(
-        name="vit_tiny_patch16_224",
-        weights=None,
-        image_size=(64, 64),
-        position_resize="bilinear",
-        out_layers=(1, 2),
+    "vit_layers": encoder_options(
+        "vit_tiny_patch16_224", weights=None, image_size=(64, 64), position_resize="bilinear", out_layers=(1, 2)
     ),
 }
 """Plain encoders that give several maps of one stride."""
-DILATED = {"resnet_8": EncoderRecipe(name="resnet18", weights=None, output_stride=8)}
+DILATED = {"resnet_8": encoder_options("resnet18", weights=None, output_stride=8)}
 """Pyramids whose last maps are of one stride."""
 ENCODERS = PYRAMIDS | PLAIN | LEVELS | DILATED
 
 
-def mask_head(decoder: str, pixel_decoder: str) -> DecoderRecipe:
-    return DecoderRecipe(
-        name=decoder,
-        pixel_decoder=pixel_decoder,
+def mask_head(decoder: str, pixel_decoder: str, **options: Any) -> DecoderOptions:
+    kind = PIXEL_DECODERS[pixel_decoder]
+    small = {"layers": 1, "feedforward": 32} if issubclass(kind, MSDeformOptions) else {}
+    return decoder_options(
+        decoder,
         channels=64,
         queries=7,
         layers=4,
         heads=4,
         feedforward=32,
-        pixel_layers=1,
-        pixel_feedforward=32,
+        pixel_decoder=kind(**small, **options),
     )
 
 
 HEADS = {
-    "semantic_fpn": DecoderRecipe(channels=16),
-    "segformer": DecoderRecipe(name="segformer", channels=16),
-    "segformer_mmseg": DecoderRecipe(name="segformer_mmseg", channels=16),
+    "semantic_fpn": decoder_options("semantic_fpn", channels=16),
+    "segformer": decoder_options("segformer", channels=16),
+    "segformer_mmseg": decoder_options("segformer_mmseg", channels=16),
     **{
-        f"setr_{form}": DecoderRecipe(name=f"setr_{form}", channels=16, auxiliary=True)
-        for form in ("naive", "pup", "mla")
+        f"setr_{form}": decoder_options(f"setr_{form}", channels=16, auxiliary=True) for form in ("naive", "pup", "mla")
     },
-    **{
-        name: DecoderRecipe(name=name, channels=16, window_size=9 if name == "psanet" else 66, auxiliary=name != "ocr")
-        for name in BASELINES
-    },
-    "segmenter_linear": DecoderRecipe(name="segmenter_linear", channels=16, drop_path=0.1),
-    "segmenter_mask": DecoderRecipe(name="segmenter_mask", channels=16, drop_path=0.1),
+    **{name: decoder_options(name, channels=16, auxiliary=True) for name in BASELINES if name != "psanet"},
+    "psanet": decoder_options("psanet", channels=16, auxiliary=True, window_size=9),
+    "ocr": decoder_options("ocr", channels=16, dropout=0.1),
+    "segmenter_linear": decoder_options("segmenter_linear", channels=16),
+    "segmenter_mask": decoder_options("segmenter_mask", channels=16, drop_path=0.1),
     "maskformer": mask_head("maskformer", "fpn"),
     "mask2former": mask_head("mask2former", "msdeform"),
     "fapn": mask_head("mask2former", "fapn"),
-    "msfapn": dataclasses.replace(mask_head("mask2former", "msfapn"), feature_selection=True),
+    "msfapn": mask_head("mask2former", "msfapn", feature_selection=True),
 }
 SINGLE_SCALE = {name for name in HEADS if name.startswith("segmenter")}
 """Decoders that read one map; a plain encoder has no other."""
 ONE_STRIDE = {name for name in HEADS if name.startswith("setr")}
 """Decoders that read several maps of one stride."""
 OF_MIT = {("mit", False, "segformer"), ("mit", True, "segformer_mmseg")}
-OF_RESNET = set(BASELINES) - {"upernet"}
+OF_RESNET = {*BASELINES, "ocr"} - {"upernet"}
 SAMPLED = (
     OF_MIT
     | {("swin", True, decoder) for decoder in HEADS if decoder not in ONE_STRIDE | OF_RESNET | {d for *_, d in OF_MIT}}
@@ -139,17 +133,20 @@ QUICK = first_of_a_kind() - {("swin", "fapn", True)}  # MSFaPN has its levels to
 
 def tiny(encoder: str, decoder: str, *, semantic: bool) -> SegmentationModel:
     torch.manual_seed(0)
-    spec = dataclasses.replace(ENCODERS[encoder], semantic_layers=semantic, semantic_windows=(4, 4, None, None))
-    source = ("fused" if encoder == "swin" else "last") if decoder in SINGLE_SCALE and encoder in PYRAMIDS else None
-    head = dataclasses.replace(HEADS[decoder], single_scale=source)
+    spec, head = ENCODERS[encoder], HEADS[decoder]
+    if semantic:
+        spec = dataclasses.replace(spec, semantic=SemanticLayers(windows=(4, 4, None, None)))
+    if decoder in SINGLE_SCALE and encoder in PYRAMIDS:
+        head = dataclasses.replace(head, single_scale="fused" if encoder == "swin" else "last")
     model = ModelRecipe(encoder=spec, decoder=head, num_classes=NUM_CLASSES)
-    return build_model(Recipe(name="test/tiny", model=model))
+    return build(Recipe(name="test/tiny", model=model))
 
 
 def test_every_decoder_is_covered() -> None:
-    assert {head.name for head in HEADS.values()} == set(DECODERS)
-    assert {head.pixel_decoder for head in HEADS.values()} - {None} == set(PIXEL_DECODERS)
-    assert {HEADS[decoder].name for _, decoder, _ in QUICK} == set(DECODERS)
+    assert {head.kind for head in HEADS.values()} == set(DECODERS) == set(KINDS)
+    pixel_decoders = {head.pixel_decoder.kind for head in HEADS.values() if hasattr(head, "pixel_decoder")}
+    assert pixel_decoders == set(PIXEL_DECODERS)
+    assert {HEADS[decoder].kind for _, decoder, _ in QUICK} == set(DECODERS)
     assert {encoder for encoder, *_ in QUICK} == set(ENCODERS)
 
 
@@ -254,7 +251,7 @@ def test_a_step_never_waits_for_the_device(model: SegmentationModel) -> None:
     with Unasked():
         square_sum(model(images)).backward()
         with torch.inference_mode():
-            model.eval().predict(images)
+            model.eval().decode_main(images)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +280,7 @@ def test_the_mode_notices_who_waits() -> None:
             lambda x: x[x > 0],
             lambda x: torch.tensor([1.0], device=x.device),
         ):
-            with pytest.raises(AssertionError, match="waits for the device"):
+            with pytest.raises(AssertionError, match=r"_local_scalar_dense|is_nonzero|index|torch\.tensor"):
                 ask(torch.ones(3))
 
 

@@ -4,9 +4,10 @@ import torch
 from torch import nn
 
 from semask import recipes
-from semask.build import build_loss, build_model
 from semask.data.scenes.scene import draw_scene
 from semask.evaluation.metrics import Confusion
+from semask.losses.build import build_loss
+from semask.models.build import build
 
 # Without poles: they are one or two pixels wide, and even logits fitted freely at stride 4 cannot follow them. Of the
 # others, those of large things are learned soonest.
@@ -16,11 +17,11 @@ STEPS = 160
 
 
 def test_four_scenes_by_heart() -> None:
-    recipe = recipes.get("scenes/semask-micro-fpn")
+    recipe = recipes.get_recipe("scenes/semask-micro-fpn")
     scenes = [draw_scene(seed, SIZE) for seed in SCENES]
     images = torch.stack([torch.as_tensor(image).permute(2, 0, 1) for image, _ in scenes]).float() / 255
     labels = torch.stack([torch.as_tensor(label) for _, label in scenes])
-    model, loss = build_model(recipe).train(), build_loss(recipe)
+    model, loss = build(recipe).train(), build_loss(recipe)
     for module in model.modules():
         if isinstance(module, nn.Dropout | nn.Dropout2d):
             module.p = 0.0  # it hinders learning by heart, which is its purpose

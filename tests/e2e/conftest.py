@@ -22,7 +22,7 @@ def tiny_masks() -> Callable[..., Recipe]:
 
     def masks(train: TrainRecipe, *, dropout: float = 0.1, drop_path: float = 0.0, dead: bool = False) -> Recipe:
         recipe = _tiny(train, dropout=dropout, drop_path=drop_path)
-        own = recipes.get("scenes/semask-micro-mask2former")
+        own = recipes.get_recipe("scenes/semask-micro-mask2former")
         decoder = replace(
             own.model.decoder,
             channels=64,
@@ -30,10 +30,9 @@ def tiny_masks() -> Callable[..., Recipe]:
             queries=recipe.model.num_classes - 1,
             layers=2,
             feedforward=16,
-            pixel_layers=1,
-            pixel_feedforward=16,
+            pixel_decoder=replace(own.model.decoder.pixel_decoder, layers=1, feedforward=16),
         )
-        encoder = replace(recipe.model.encoder, semantic_dead_init=dead)
+        encoder = replace(recipe.model.encoder, semantic=replace(recipe.model.encoder.semantic, dead_init=dead))
         return replace(
             recipe,
             name=own.name,
@@ -46,9 +45,13 @@ def tiny_masks() -> Callable[..., Recipe]:
 
 
 def _tiny(train: TrainRecipe, *, dropout: float = 0.1, drop_path: float = 0.0) -> Recipe:
-    recipe = recipes.get("scenes/semask-micro-fpn")
+    recipe = recipes.get_recipe("scenes/semask-micro-fpn")
     encoder = replace(
-        recipe.model.encoder, embed_dim=16, depths=(1, 1, 1, 1), drop_path=drop_path, semantic_dropout=dropout
+        recipe.model.encoder,
+        embed_dim=16,
+        depths=(1, 1, 1, 1),
+        drop_path=drop_path,
+        semantic=replace(recipe.model.encoder.semantic, dropout=dropout),
     )
     decoder = replace(recipe.model.decoder, channels=16, dropout=dropout)
     return replace(

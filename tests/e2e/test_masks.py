@@ -13,14 +13,16 @@ import torch
 from PIL import Image
 
 import semask
-from semask.build import build_loss, build_model
-from semask.cli.main import main as cli
+from semask.cli import main as cli
 from semask.data.scenes.scene import draw_scene
+from semask.losses.build import build_loss
+from semask.models.build import build
 from semask.recipes import Recipe, TrainRecipe
 from semask.structures import MaskLogits
 from semask.training import run
 from semask.training.history import read_history
 from semask.training.options import RunOptions
+from tests.facts import facts, missing
 
 STAGES = [f"lambda/stage{stage}" for stage in (1, 2, 3, 4)]
 
@@ -65,13 +67,16 @@ def test_windows_smaller_than_the_padding_are_refused(
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
     flags = ["--test.mode", "sliding", "--test.window", "16", "16", "--test.stride", "16", "16", "--device", "cpu"]
     assert cli.main(["predict", str(result.last), str(tmp_path / "a.png"), "--out", str(tmp_path / "o"), *flags]) == 2
-    assert "a window of (16, 16) is smaller than what this model pads images to, 32×32 px" in capsys.readouterr().err
+    assert missing(capsys.readouterr().err, "(16, 16)", "32×32") == []
 
 
 def test_a_dead_start_stays_dead_and_is_told(tmp_path: Path, tiny_masks: Callable[..., Recipe]) -> None:
     recipe = tiny_masks(TrainRecipe(steps=4, batch_size=2, eval_every=4), dead=True)
     with pytest.warns(
-        UserWarning, match=r"stage1, lambda/stage2, lambda/stage3, lambda/stage4 did not move.*semantic-dead-init"
+        UserWarning,
+        match=facts(
+            "lambda/stage1, lambda/stage2, lambda/stage3, lambda/stage4", "--model.encoder.semantic.dead-init false"
+        ),
     ):
         run.train(recipe, RunOptions(out=tmp_path, workers=0))
     history = read_history(tmp_path)
@@ -94,7 +99,7 @@ def test_what_a_dead_start_leaves_without_gradient(tiny_masks: Callable[..., Rec
     """With λ and the projection at zero, each one's gradient holds the other as a factor; the query alone is supervised."""
     torch.manual_seed(0)
     recipe = tiny_masks(TrainRecipe(steps=1, batch_size=1), dropout=0.0, dead=dead)
-    model, loss = build_model(recipe).train(), build_loss(recipe)
+    model, loss = build(recipe).train(), build_loss(recipe)
     images, labels = torch.rand(2, 3, 32, 32), torch.randint(0, 12, (2, 32, 32))
     out = model(images)
     assert isinstance(out.main, MaskLogits)

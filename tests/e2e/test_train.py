@@ -20,6 +20,7 @@ from semask.recipes.folder import PLACEHOLDER_CLASSES
 from semask.training import run
 from semask.training.history import read_history
 from semask.training.options import RunOptions
+from tests.facts import facts
 
 
 def test_a_run_leaves_what_it_says(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
@@ -27,7 +28,7 @@ def test_a_run_leaves_what_it_says(tmp_path: Path, tiny_recipe: Callable[..., Re
     result = run.train(recipe, RunOptions(out=tmp_path, workers=1))
     history = read_history(tmp_path)
     assert [step for step, _ in history["val/mIoU"]] == [1, 3, 4]  # 0-based; the end is evaluated though 5 is odd
-    assert result.miou == pytest.approx(max(value for _, value in history["val/mIoU"]))
+    assert result.scores.miou == pytest.approx(max(value for _, value in history["val/mIoU"]))
     assert [step for step, _ in history["train/loss"]] == list(range(5))
     for name in ("train/main", "train/prior", "train/lr", "lambda/stage1", "lambda/stage4", "val/aAcc", "val/mAcc"):
         assert name in history
@@ -96,11 +97,8 @@ def test_accumulated_passes_equal_one_large_one(
 
     In float64, since AdamW turns rounding in a vanishing gradient into whole steps.
     """
-    build_model = run.build_model
-    monkeypatch.setattr(run, "build_model", lambda recipe: per_picture(build_model(recipe)))
-    monkeypatch.setattr(run, "_precision", lambda *_: "64-true")
-    # what is compared is the resumable state; best/ and last/ hold float32 models with BatchNorm
-    monkeypatch.setattr(run.Checkpoints, "_write", lambda *_, **__: None)
+    monkeypatch.setattr(run, "build", lambda recipe: per_picture(build(recipe)))
+    monkeypatch.setattr(run, "_precision", lambda *_, **__: "64-true")
     states = []
     for accumulate in (1, 2):
         train = TrainRecipe(steps=3, batch_size=4, accumulate=accumulate, eval_every=3)
@@ -114,13 +112,13 @@ def test_accumulated_passes_equal_one_large_one(
 def test_the_class_table_must_fit(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
     recipe = tiny_recipe(TrainRecipe(steps=1, batch_size=2))
     wrong = replace(recipe, model=replace(recipe.model, num_classes=5))
-    with pytest.raises(ValueError, match=r"is for 5 class.es., its class table has 12"):
+    with pytest.raises(ValueError, match=facts(wrong.name, 5, "--model.num-classes 12", "--data.classes")):
         run.train(wrong, RunOptions(out=tmp_path))
     for said in (PLACEHOLDER_CLASSES, 12):
         follows = replace(recipe, model=replace(recipe.model, num_classes=said))
         followed, classes = run.fit_classes(replace(follows, data=replace(recipe.data, classes_from_data=True)))
         assert followed.model.num_classes == len(classes.names) == 12
-    with pytest.raises(ValueError, match=r"class table has 12 classes, --model.num-classes says 5; leave the flag out"):
+    with pytest.raises(ValueError, match=facts(12, "--model.num-classes", 5, "--data.classes")):
         run.fit_classes(replace(wrong, data=replace(wrong.data, classes_from_data=True)))
 
 

@@ -114,4 +114,4 @@ def test_scores_are_of_the_main_head_alone(name: str) -> None:
     assert scores.shape == (1, 150, 64, 96)
     assert not calls
     assert conversion.layout == "mmsegmentation's upernet"
-    assert conversion.recipe == recipes.get(CASES[name])
+    assert conversion.recipe == recipes.get_recipe(CASES[name])

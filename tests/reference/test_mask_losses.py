@@ -10,10 +10,10 @@ from torch import Tensor
 
 from semask.checkpoints.convert import load_published
 from semask.checkpoints.rules.detectron2 import translate
-from semask.losses.comparison import SampledMasks, WholeMasks
+from semask.losses.comparison import DenseMaskLoss, PointMaskLoss
 from semask.losses.masks import MaskClassificationLoss
 from semask.losses.matching import find_targets, match
-from semask.recipes import get
+from semask.recipes import get_recipe
 from tests.reference.synthetic_weights import FIXTURES, checkpoint, synthetic_image
 
 RELATIVE = 1e-3
@@ -31,11 +31,11 @@ def case(request: pytest.FixtureRequest, backbone: dict[str, Tensor]):
     """The record, the model's answer with its gradients at hand, the authors' loss, and labels."""
     name = f"semask_swin_l_{request.param}_150"
     record = json.loads((FIXTURES / f"loss_{name}.json").read_text())
-    recipe = get(f"ade20k/semask-swin-l-{request.param}")
+    recipe = get_recipe(f"ade20k/semask-swin-l-{request.param}")
     tensors = checkpoint(f"{name}_64x96_spread", backbone)
     model = load_published(tensors, recipe)
     masks = dataclasses.replace(recipe.loss.masks, ignored="background")
-    loss = MaskClassificationLoss(masks, recipe.loss.prior_weight, recipe.loss.denominator)
+    loss = MaskClassificationLoss(masks, recipe.loss.prior_weight, recipe.loss.normalize_by)
     image = synthetic_image(**{key: value for key, value in record["input"].items() if key != "fn"})
     out = model(image * model.std + model.mean)
     ours = {key: name for name, key in translate(tensors, recipe).names.items()}
@@ -63,9 +63,9 @@ def test_matching(case) -> None:
     assert targets.classes.tolist() == [record["classes"]]
     torch.manual_seed(0)
     comparison = (
-        WholeMasks(targets, loss.recipe)
+        DenseMaskLoss(targets, loss.recipe)
         if loss.recipe.points is None
-        else SampledMasks(targets, loss.recipe, loss.recipe.points, predictions=len(predictions), queries=100)
+        else PointMaskLoss(targets, loss.recipe, loss.recipe.points, predictions=len(predictions), queries=100)
     )
     costs = [comparison.costs(number, prediction) for number, prediction in enumerate(predictions)]
     found = match(torch.stack(costs), targets)

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 
 from semask import recipes
-from semask.build import build_loss
 from semask.checkpoints.convert import load_published
 from semask.checkpoints.rules.segmenter import rename
+from semask.losses.build import build_loss
 from semask.recipes import Recipe
 from semask.training.optim import build_optimizer, poly_schedule
 from tests.reference.synthetic_weights import FIXTURES, arrays, assert_close, checkpoint, layout, synthetic_image
@@ -51,7 +51,7 @@ def test_every_fixture_is_covered() -> None:
 
 
 def recipe_of(name: str, meta: dict[str, Any]) -> Recipe:
-    recipe = recipes.get(CASES[name])
+    recipe = recipes.get_recipe(CASES[name])
     side = meta["image_size"]
     encoder = dataclasses.replace(recipe.model.encoder, image_size=(side, side))
     model = dataclasses.replace(recipe.model, encoder=encoder, num_classes=meta["n_cls"])
@@ -130,7 +130,7 @@ def test_the_fixtures_see_other_numerics(field: str, value: object) -> None:
 
 def test_losses_gradients_and_steps_of_sgd() -> None:
     record = json.loads(gzip.decompress((FIXTURES / f"{TRAINING}.json.gz").read_bytes()))
-    recipe = recipes.get("ade20k/seg-t-mask-16")
+    recipe = recipes.get_recipe("ade20k/seg-t-mask-16")
     model = load_published(checkpoint(TRAINING), recipe)  # in evaluation mode, as theirs was: no dropout
     image = given(record) * model.std + model.mean
     size = (len(image), *image.shape[-2:])

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semask import recipes
-from semask.build import build_encoder, build_model
 from semask.checkpoints.convert import load_published
 from semask.checkpoints.rules import setr
-from semask.models.meta import weightless
+from semask.models.build import build, build_encoder
+from semask.models.meta import on_meta_device
 from semask.structures import PixelLogits
 from tests.reference.synthetic_weights import (
     FIXTURES,
@@ -74,16 +74,16 @@ def test_ten_layers_and_the_head_above_them(made: dict[str, Tensor], name: str) 
         layer = re.match(r"backbone\.layers\.(\d+)\.", key)
         if key not in made and "_head" not in key and (layer is None or int(layer[1]) < 10):
             made[key] = synthetic_tensor(key, tuple(spec["shape"]))
-    recipe = recipes.get(RECIPES[name])
+    recipe = recipes.get_recipe(RECIPES[name])
     heads = {
         key: synthetic_tensor(key, tuple(spec["shape"]), spec["dtype"])
         for key, spec in tensors_named(f"mmsegmentation/{name}").items()
         if key.startswith("auxiliary_head.0.")
     }
     found = setr.translate(made | heads, recipe).tensors
-    with weightless():
+    with on_meta_device():
         encoder = build_encoder(dataclasses.replace(recipe.model.encoder, out_layers=(10,)), recipe.model.num_classes)
-        head = build_model(recipe).decoder.heads[0].eval()
+        head = build(recipe).decoder.heads[0].eval()
     encoder.load_state_dict(
         {key.removeprefix("encoder."): value for key, value in found.items() if key.startswith("encoder.")}, assign=True
     )

@@ -11,6 +11,7 @@ import pytest
 
 from semask.data.readers import archive as archive_module
 from semask.data.readers.archive import open_download
+from tests.facts import facts
 from tests.unit.downloads import make_tar, make_zip
 
 
@@ -19,7 +20,7 @@ from tests.unit.downloads import make_tar, make_zip
 def test_names_that_lead_out_are_refused(tmp_path: Path, name: str, kind: str) -> None:
     make = make_zip if kind == "zip" else make_tar
     download = make(tmp_path / f"a.{kind}", {"c/train/1.png": b"", name: b""})
-    with pytest.raises(ValueError, match="leads out of the archive"):
+    with pytest.raises(ValueError, match=facts(str(download), repr(name))):
         open_download(download, scratch=tmp_path / "scratch")
 
 
@@ -28,13 +29,13 @@ def test_links_and_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     link.external_attr = 0o120777 << 16
     with zipfile.ZipFile(tmp_path / "link.zip", "w") as zipped:
         zipped.writestr(link, "/etc/passwd")
-    with pytest.raises(ValueError, match=r"link\.zip/c/train/1\.png is a link"):
+    with pytest.raises(ValueError, match=facts(f"{tmp_path}/link.zip/c/train/1.png")):
         open_download(tmp_path / "link.zip", scratch=tmp_path)
     monkeypatch.setattr(archive_module, "CHUNK", 1000)
     zeros = {"c/train/1.png": bytes(1_000_000)}
-    with pytest.raises(ValueError, match=r"bomb\.zip of \d+ bytes declares 1000000 bytes .*may grow 200 times"):
+    with pytest.raises(ValueError, match=facts("bomb.zip", 1000000, 200)):
         open_download(make_zip(tmp_path / "bomb.zip", zeros), scratch=tmp_path)
-    with pytest.raises(ValueError, match=r"bomb\.tgz: grows more than 200 times"):
+    with pytest.raises(ValueError, match=facts("bomb.tgz", 200)):
         open_download(make_tar(tmp_path / "bomb.tgz", zeros, "w:gz"), scratch=tmp_path / "scratch")
     assert not list((tmp_path / "scratch").iterdir())
 
@@ -49,10 +50,10 @@ def test_packed_tar_files_are_opened_and_cut_ones_told(tmp_path: Path, mode: str
     whole = download.read_bytes()
     for damaged in (whole[:2000], whole[:300] + bytes(90) + whole[390:]):
         download.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"a\.tar\.any: cut short or damaged"):
+        with pytest.raises(ValueError, match=facts("a.tar.any")):
             open_download(download, scratch=tmp_path / "s")
     download.write_bytes(b"\x28\xb5\x2f\xfd")
-    with pytest.raises(ValueError, match=r"packed with zstd, which is not read here; unpack it"):
+    with pytest.raises(ValueError, match=facts("a.tar.any", "zstd")):
         open_download(download, scratch=tmp_path / "s")
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from semask.training.callbacks import MovingAverage, RandomStates, StillLambda, follow, random_state, set_random_state
 from semask.training.progress import ProgressReport
+from tests.facts import facts, missing
 
 MODULE = LightningModule()
 
@@ -68,7 +69,9 @@ def run_steps(callback: StillLambda, values: list[dict[str, float]]) -> None:
 
 
 def test_a_lambda_that_never_moves_is_told() -> None:
-    with pytest.warns(UserWarning, match=r"^lambda/stage2 did not move"):
+    with pytest.warns(
+        UserWarning, match=r"^(?!.*lambda/stage1)(?=.*--model\.encoder\.semantic-dead-init false).*lambda/stage2"
+    ):
         run_steps(StillLambda(), [{"stage1": 0.1 * i, "stage2": 0.5} for i in range(4)])
 
 
@@ -90,7 +93,7 @@ def test_progress_outside_a_terminal_is_plain_lines() -> None:
     report.on_train_end(trainer, MODULE)
     lines = out.getvalue().splitlines()
     assert len(lines) == 20
-    assert lines[0].startswith("step 2/40  loss 1.250")
+    assert missing(lines[0], "2/40", "1.250") == []
     assert "\x1b" not in out.getvalue()
 
 
@@ -118,5 +121,5 @@ def test_the_average_follows_weights_and_leaves_constants_and_indices_alone() ->
     assert means[0].item() == pytest.approx(expected, rel=1e-5)
     assert torch.equal(means[1], constant)
     assert torch.equal(means[2], index)
-    with pytest.raises(ValueError, match=r"--train\.ema 1\.0"):
+    with pytest.raises(ValueError, match=facts("--train.ema 1.0", "[0, 1)")):
         MovingAverage(1.0)

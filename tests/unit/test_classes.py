@@ -6,6 +6,7 @@ import pytest
 
 from semask.data.classes import MAX_VALUE, UNKNOWN, Classes, identity, packaged, palette
 from semask.structures import IGNORE
+from tests.facts import facts, missing
 
 
 def table(**change: object) -> dict[str, object]:
@@ -159,66 +160,65 @@ def test_palette_is_the_same_every_time_and_far_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "message"),
+    ("record", "told"),
     [
-        ([], 'needs "classes"'),
-        ({}, 'needs "classes"'),
-        ({"classes": []}, 'needs "classes"'),
-        (table(label={}), "unknown key 'label'"),
-        (table(ids={}), "ids: expected a list"),
-        (table(ids=[1]), "1 different numbers for 2 classes"),
-        (table(ids=[1, 1]), "1 different numbers for 2 classes"),
-        (table(ids=[1, -2]), "-2 is no number from 0 to 65535"),
-        (table(ids=[1, "2"]), "'2' is no number"),
-        ({"classes": ["a", "b", "a"]}, "'a' is given 2 times"),
-        ({"classes": ["a", ""]}, "has no name"),
-        ({"classes": [{"colour": [1, 2, 3]}]}, "has no name"),
-        ({"classes": ["ignore"]}, 'cannot be named "ignore"'),
-        ({"classes": [str(i) for i in range(256)]}, "1 … 255 classes .* not 256"),
-        ({"classes": [{"name": "a", "colour": [0, 0, 256]}]}, "colour .* of 'a'.* from 0 to 255"),
-        ({"classes": [{"name": "a", "colour": [0, 0, 0.5]}]}, "whole numbers"),
-        ({"classes": [{"name": "a", "colour": "red"}]}, "three numbers"),
-        (table(labels={}), "expected an object"),
-        (table(labels={"0": 2}), "value 0 maps to class 2, but the classes are 0 … 1"),
-        (table(labels={"0": -1}), "value 0 maps to class -1"),
-        (table(labels={"0": "raod"}), "did you mean 'road'"),
-        (table(labels={"0": None}), "give a class number"),
-        (table(labels={"0": True}), "give a class number"),
-        (table(labels={"sky": 0}), "'sky' is no pixel value"),
-        (table(labels={"70000": 0}), "source value 70000 is outside"),
+        ([], ('"classes"',)),
+        ({}, ('"classes"',)),
+        ({"classes": []}, ('"classes"',)),
+        (table(label={}), ("'label'", '"classes"', '"labels"', '"ids"')),
+        (table(ids={}), ("ids", "{}")),
+        (table(ids=[1]), ("ids", 1, 2)),
+        (table(ids=[1, 1]), ("ids", 1, 2)),
+        (table(ids=[1, -2]), ("ids", -2, 65535)),
+        (table(ids=[1, "2"]), ("ids", "'2'", 65535)),
+        ({"classes": ["a", "b", "a"]}, ("'a'", 2)),
+        ({"classes": ["a", ""]}, ("classes", "''", '"name"')),
+        ({"classes": [{"colour": [1, 2, 3]}]}, ("classes", '"name"')),
+        ({"classes": ["ignore"]}, ('"ignore"', '"labels"')),
+        ({"classes": [str(i) for i in range(256)]}, ("1 … 255", 256)),
+        ({"classes": [{"name": "a", "colour": [0, 0, 256]}]}, ([0, 0, 256], "'a'", 255)),
+        ({"classes": [{"name": "a", "colour": [0, 0, 0.5]}]}, ([0, 0, 0.5], "'a'", 255)),
+        ({"classes": [{"name": "a", "colour": "red"}]}, ("'red'", "'a'", "[r, g, b]")),
+        (table(labels={}), ("labels", '{"0": "sky", "11": "ignore"}')),
+        (table(labels={"0": 2}), ("labels", 0, 2, "0 … 1")),
+        (table(labels={"0": -1}), ("labels", 0, -1, "0 … 1")),
+        (table(labels={"0": "raod"}), ("labels", 0, "'raod'", "'road'")),
+        (table(labels={"0": None}), ("labels", 0, "None", '"ignore"')),
+        (table(labels={"0": True}), ("labels", 0, "True", '"ignore"')),
+        (table(labels={"sky": 0}), ("labels", "'sky'", 65535)),
+        (table(labels={"70000": 0}), ("labels", 70000, "0 … 65535")),
     ],
 )
-def test_bad_tables_say_what_is_wrong(record: object, message: str, tmp_path: Path) -> None:
+def test_bad_tables_say_what_is_wrong(record: object, told: tuple[object, ...], tmp_path: Path) -> None:
     path = tmp_path / "classes.json"
     path.write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(ValueError, match=facts(path, *told)):
         Classes.load(path)
-    assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["{", "\x00", '{"classes": ["a"], "labels": {"0": 0, "0": "ignore"}}', "[" * 100_000])
 def test_broken_json_is_told_with_its_file(text: str, tmp_path: Path) -> None:
     path = tmp_path / "classes.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"classes\.json"):
+    with pytest.raises(ValueError, match=facts(path)):
         Classes.load(path)
 
 
 def test_unknown_names_get_the_near_one() -> None:
-    with pytest.raises(ValueError, match=r"did you mean 'cityscapes'.*ade20k, camvid"):
+    with pytest.raises(ValueError, match=facts("'cityscape'", "'cityscapes'", "ade20k, camvid")):
         Classes.load("cityscape")
-    with pytest.raises(ValueError, match="cannot read the class table"):
+    with pytest.raises(ValueError, match=facts("nowhere/classes.json", "ade20k, camvid")):
         Classes.load("nowhere/classes.json")
 
 
 def test_colours_are_counted() -> None:
-    with pytest.raises(ValueError, match="2 classes but 1 colours"):
+    with pytest.raises(ValueError, match=facts(2, 1)):
         Classes(("a", "b"), ((0, 0, 0),), {0: 0})
 
 
 def test_the_label_map_is_told_in_a_line() -> None:
-    assert Classes.load("ade20k").told() == "label values: 1 … 150 wall … flag; 0, 255 ignored; others are errors"
+    assert missing(Classes.load("ade20k").told(), "1 … 150 wall … flag", "0, 255") == []
     table = Classes.from_dict(
         {"classes": ["sky", "road", "car"], "labels": {"7": "road", "8": "car", "3": "sky", "4": "sky"}}
     )
-    assert table.told() == "label values: 3 sky; 4 sky; 7 … 8 road … car; others are errors"
+    assert missing(table.told(), "3 sky", "4 sky", "7 … 8 road … car", 0, 255) == [0, 255]

@@ -6,9 +6,11 @@ from importlib.metadata import version
 
 import pytest
 import torch
+import tyro
 
-from semask.cli.main import flags
-from semask.cli.main import main as cli
+from semask.cli import flags, train
+from semask.cli import main as cli
+from tests.facts import missing
 
 HEAVY = ("torch", "numpy", "PIL", "timm", "torchvision", "matplotlib", "scipy", "lightning", "jinja2", "transformers")
 ASKED = [[], ["--help"], ["--version"], ["foo"], *([name, "--help"] for name in cli.COMMANDS)]
@@ -42,14 +44,14 @@ def test_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(("typed", "meant"), [("trainn", "train"), ("eval", "evaluate"), ("prdict", "predict")])
 def test_a_mistyped_command_names_the_nearest(typed: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([typed]) == 2
-    assert f"did you mean '{meant}'?" in capsys.readouterr().err
+    assert missing(capsys.readouterr().err, repr(typed), repr(meant)) == []
 
 
 @pytest.mark.parametrize(
     ("arguments", "meant"),
     [
         (["predict", "a", "b", "--otu", "x"], "--out"),
-        (["predict", "a", "b", "--out", "x", "--alfa=0.3"], "--alpha"),
+        (["predict", "a", "b", "--out", "x", "--alpa", "0.3"], "--alpha"),
         (["models", "--filtr", "x"], "--filter"),
         (["convert", "a", "ade20k/swin-t-fpn", "b", "--num_clases", "3"], "--num-classes"),
         (["train", "scenes/micro-fpn", "--optim.lrr", "3"], "--optim.lr"),
@@ -73,7 +75,7 @@ def test_a_mistyped_recipe_names_the_nearest(capsys: pytest.CaptureFixture[str])
 def test_wrong_input_is_a_message_and_interruption_a_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from semask.cli.main import models
+    from semask.cli import models
 
     def fail(error: BaseException) -> None:
         def main(_: list[str]) -> None:
@@ -86,11 +88,11 @@ def test_wrong_input_is_a_message_and_interruption_a_status(
     assert capsys.readouterr().err == "semask: the crop [640] is no pair\n", "brackets are no markup"
     fail(KeyboardInterrupt())
     assert cli.main(["models"]) == 130
-    assert capsys.readouterr().err == "semask: interrupted\n"
+    assert capsys.readouterr().err.startswith("semask: ")
     fail(PermissionError(13, "Permission denied", "runs/a"))
     assert cli.main(["models"]) == 1
     told = capsys.readouterr().err
-    assert "Permission denied: 'runs/a'; is there space left" in told
+    assert missing(told, "'runs/a'") == []
     assert told.count("\n") == 1
     fail(torch.OutOfMemoryError("CUDA out of memory"))
     assert cli.main(["models"]) == 1
@@ -110,7 +112,7 @@ def test_tracebacks_are_shown_on_request(monkeypatch: pytest.MonkeyPatch, capsys
     assert cli.main(["modls"]) == 2
     told = capsys.readouterr().err
     assert "Traceback" in told
-    assert told.endswith("semask: no command called 'modls'; did you mean 'models'?\n")
+    assert missing(told.splitlines()[-1], "semask", "'modls'", "'models'") == []
 
 
 def test_output_cut_off_by_its_reader_is_no_traceback() -> None:
@@ -120,23 +122,41 @@ def test_output_cut_off_by_its_reader_is_no_traceback() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "meant"),
+    ("arguments", "flip", "out"),
     [
-        ("true", "True"),
-        ("--test.flip=false", "--test.flip=False"),
-        ("--out=trues", "--out=trues"),
-        ("a=true", "a=true"),
+        (["--flip", "true"], True, ""),
+        (["--flip=false"], False, ""),
+        (["--flip", "True", "--out=trues"], True, "trues"),
+        (["--flip", "False", "--out", "a=true"], False, "a=true"),
     ],
 )
-def test_yes_and_no_may_be_written_small(given: str, meant: str) -> None:
-    assert flags.respell(given) == meant
+def test_booleans_may_be_spelled_small(arguments: list[str], flip: bool, out: str) -> None:
+    def options(*, flip: tyro.conf.FlagConversionOff[bool], out: str = "") -> tuple[bool, str]:
+        return flip, out
+
+    assert flags.parse(options, arguments, prog="x") == (flip, out)
 
 
-def test_mistyped_keeps_quiet_about_what_it_cannot_guess() -> None:
-    known = ["--data.root", "--data.crop", "--out"]
-    assert flags.mistyped(["--data.rot", "x", "--qqqq", "--out=3", "--data.crop"], known) == [
-        ("--data.rot", "--data.root")
-    ]
+def test_a_flag_is_taken_before_the_others_are_parsed() -> None:
+    assert flags.take("--data", ["--a", "1", "--data", "x", "--b"]) == ("x", ["--a", "1", "--b"])
+    assert flags.take("--data", ["--data=x"]) == ("x", [])
+    assert flags.take("--data", ["--data.root", "x"]) == (None, ["--data.root", "x"])
+    with pytest.raises(ValueError, match="--data"):
+        flags.take("--data", ["--b", "--data"])
+
+
+def test_short_help_lists_the_first_flags_and_hidden_ones_parse(capsys: pytest.CaptureFixture[str]) -> None:
+    lengths = []
+    for asked in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as leaving:
+            cli.main(["train", "scenes/semask-micro-fpn", asked])
+        assert leaving.value.code == 0
+        told = capsys.readouterr().out
+        assert all(f"--{flag} " in told for flag in (*train.FIRST, "out", "resume", "workers", "devices"))
+        assert ("--optim.power" in told) == ("--data.hue" in told) == (asked == "--help-all")
+        lengths.append(len(told.splitlines()))
+    assert lengths[0] < lengths[1] / 3
+    assert train.parse(["scenes/semask-micro-fpn", "--optim.power", "0.5"])[0].optim.power == 0.5
 
 
 @pytest.mark.parametrize(
@@ -154,4 +174,4 @@ def test_results_that_nothing_could_keep_are_refused_first(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(arguments) == 2
-    assert "nothing may be written to the folder '/proc'" in " ".join(capsys.readouterr().err.split())
+    assert missing(capsys.readouterr().err, "'/proc'") == []

@@ -8,7 +8,8 @@ import torch
 
 from semask.checkpoints import store
 from semask.checkpoints.convert import load_published
-from semask.cli.main import main as cli
+from semask.cli import main as cli
+from tests.facts import missing
 from tests.reference.synthetic_weights import checkpoint
 
 RECIPE = "ade20k/seg-t-mask-16"
@@ -27,9 +28,8 @@ def test_a_published_file_becomes_a_checkpoint(
 ) -> None:
     assert cli.main(["convert", str(published), RECIPE, str(tmp_path / "out")]) == 0
     told = capsys.readouterr().out
-    assert "183 tensors of checkpoint.pth fill ade20k/seg-t-mask-16." in told
-    assert "layout: the authors' Segmenter." in told
-    assert "There is no variant.yml beside it to compare the recipe with." in told
+    assert missing(told, 183, "checkpoint.pth", RECIPE, "Segmenter", "variant.yml", tmp_path / "out") == []
+    assert "mmsegmentation" not in told
     bundle = store.load(tmp_path / "out")
     assert bundle.recipe.name == RECIPE
     assert bundle.recipe.model.encoder.norm_eps == 1e-5
@@ -44,8 +44,7 @@ def test_another_class_count_is_reported(published: Path, tmp_path: Path, capsys
     out = tmp_path / "out"
     assert cli.main(["convert", str(published), RECIPE, str(out), "--num-classes", "7"]) == 0
     told = capsys.readouterr().out
-    assert "start fresh" in told
-    assert "decoder.class_embeddings" in told
+    assert missing(told, 180, 3, "decoder.class_embeddings", "decoder.mask_norm.weight") == []
     bundle = store.load(out)
     assert bundle.model.num_classes == 7
     assert bundle.classes is None
@@ -56,10 +55,10 @@ def test_arrays_are_read_where_it_is_said(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "zoo.pkl").write_bytes(pickle.dumps({"model": arrays, "__author__": "third_party"}))
     arguments = ["convert", str(tmp_path / "zoo.pkl"), RECIPE, str(tmp_path / "out")]
     assert cli.main(arguments) == 2
-    assert "zoo.pkl holds numpy arrays" in capsys.readouterr().err
+    assert missing(capsys.readouterr().err, "zoo.pkl", "numpy", "--trust") == []
     assert not (tmp_path / "out").exists()
     assert cli.main([*arguments, "--trust"]) == 0
-    assert "183 tensors of zoo.pkl fill ade20k/seg-t-mask-16." in capsys.readouterr().out
+    assert missing(capsys.readouterr().out, 183, "zoo.pkl", RECIPE) == []
 
 
 def test_a_file_of_another_model_is_refused(
@@ -67,8 +66,7 @@ def test_a_file_of_another_model_is_refused(
 ) -> None:
     assert cli.main(["convert", str(published), "ade20k/seg-t-16", str(tmp_path / "out")]) == 2
     told = capsys.readouterr().err
-    assert " unexpected: decoder.cls_emb, decoder.proj_patch" in told
-    assert "It fits the recipe 'ade20k/seg-t-mask-16'." in told
+    assert missing(told, 33, "decoder.cls_emb, decoder.proj_patch", "'ade20k/seg-t-16'", "'ade20k/seg-t-mask-16'") == []
     assert not (tmp_path / "out").exists()
 
 
@@ -78,7 +76,7 @@ def test_a_checkpoint_is_not_overwritten_unasked(
     (tmp_path / "recipe.json").write_text("{}")
     arguments = ["convert", str(published), RECIPE, str(tmp_path)]
     assert cli.main(arguments) == 2
-    assert "holds a checkpoint or run already" in capsys.readouterr().err
+    assert missing(capsys.readouterr().err, repr(str(tmp_path)), "--overwrite") == []
     assert (tmp_path / "recipe.json").read_text() == "{}"
 
 
@@ -89,13 +87,10 @@ def test_segmenter_with_its_variant(published: Path, tmp_path: Path, capsys: pyt
     variant = file.with_name("variant.yml")
     variant.write_text("net_kwargs: {backbone: vit_tiny_patch16_384, n_cls: 150, decoder: {name: mask_transformer}}")
     assert cli.main(arguments) == 0
-    assert (
-        "The variant.yml beside it agrees on backbone, image size, normalisation, decoder and classes."
-        in capsys.readouterr().out
-    )
+    assert missing(capsys.readouterr().out, 183, file.name, RECIPE, "variant.yml") == []
     variant.write_text("net_kwargs: !!python/object/apply:os.system ['touch harmed']")
     assert cli.main([*arguments, "--overwrite"]) == 2
-    assert "tag:yaml.org,2002:python/object/apply:os.system' is not allowed" in capsys.readouterr().err
+    assert missing(capsys.readouterr().err, "'tag:yaml.org,2002:python/object/apply:os.system'", str(variant)) == []
     assert not Path("harmed").exists()
 
 
@@ -105,7 +100,7 @@ def test_the_numerics_of_mmsegmentation_are_recorded(tmp_path: Path, capsys: pyt
     path.with_name("variant.yml").write_text("not asked: [of this layout")
     assert cli.main(["convert", str(path), "ade20k/seg-t-mask-16", str(tmp_path / "out")]) == 0
     told = capsys.readouterr().out
-    assert "layout: mmsegmentation's Segmenter; the recipe takes over its numerics: norm_eps 1e-6, bicubic" in told
+    assert missing(told, "mmsegmentation", "Segmenter", "norm_eps", "1e-6", "drop_path", 0.1) == []
     bundle = store.load(tmp_path / "out")
     encoder, decoder = bundle.recipe.model.encoder, bundle.recipe.model.decoder
     assert (encoder.norm_eps, encoder.position_resize, encoder.drop_path) == (1e-6, "bicubic", 0.1)

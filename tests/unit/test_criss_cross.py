@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from semask.models.layers.criss_cross import CrissCrossAttention
+from semask.models.decoders.ccnet import CrissCrossAttention
 
 
 def by_cells(attention: CrissCrossAttention, x: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,7 @@ from semask.data.published.camvid import COLOURS, split_of
 from semask.data.published.prepare import Prepared, prepare
 from semask.data.readers.image import read_label
 from semask.structures import IGNORE
+from tests.facts import facts
 from tests.unit.downloads import SIZE, classes_in, counted, encoded, layout, make_tar, make_zip, mat, photo, values
 
 
@@ -68,13 +69,13 @@ def test_cityscapes(tmp_path: Path) -> None:
     downloads = [make_zip(tmp_path / "extra.zip", extra), make_zip(tmp_path / "gtCoarse.zip", coarse)]
     added = counted("cityscapes-coarse", train_extra=1)
     assert prepare(added, downloads, tmp_path / "city").pictures == {"train_extra": 1}
-    recipe = replace(recipes.get("cityscapes/seg-l-16").data, root=str(tmp_path / "city"), train_split="train_extra")
+    recipe = replace(
+        recipes.get_recipe("cityscapes/seg-l-16").data, root=str(tmp_path / "city"), train_split="train_extra"
+    )
     assert [p.stem for split in ("train_extra", "val") for p in find_pairs(recipe, split)] == ["x/x_1", "bonn/bonn_0_1"]
     wrong = {name: encoded(np.full(SIZE, 34, np.uint8)) for name in coarse}
     downloads[1] = make_zip(tmp_path / "gtCoarse.zip", wrong)
-    with pytest.raises(
-        ValueError, match=r"1 files could not be made(.|\n)*ids from 34 to 34, but the dataset has 0 to 33"
-    ):
+    with pytest.raises(ValueError, match=facts(1, 34, 33)):
         prepare(added, downloads, tmp_path / "wrong")
 
 
@@ -84,9 +85,9 @@ def test_cityscapes_as_it_comes(tmp_path: Path) -> None:
     for name, content in (pictures | labels).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    data = replace(recipes.get("cityscapes/seg-l-16").data, root=str(tmp_path))
+    data = replace(recipes.get_recipe("cityscapes/seg-l-16").data, root=str(tmp_path))
     with pytest.raises(
-        ValueError, match=r"semask prepare cityscapes.*--data\.label-suffix (\S+) --data\.classes (\S+)"
+        ValueError, match=facts("semask prepare cityscapes", "--data.label-suffix", "--data.classes")
     ) as told:
         find_pairs(data, "train")
     words = str(told.value).split()
@@ -166,7 +167,7 @@ def test_pascal_context_from_mat_files(tmp_path: Path) -> None:
     expected = [[names.index(CONTEXT[i]) for i in row] for row in ids.tolist()]
     split = "ImageSets/SegmentationContext/val"
     assert classes_in(official, tmp_path / "context", split) == expected
-    without = replace(official, data=recipes.get("pascal-context-59/swin-t-fpn").data)
+    without = replace(official, data=recipes.get_recipe("pascal-context-59/swin-t-fpn").data)
     ignored = [[IGNORE if CONTEXT[i] == "background" else bare.index(CONTEXT[i]) for i in row] for row in ids.tolist()]
     assert classes_in(without, tmp_path / "context", split) == ignored
 
@@ -203,23 +204,23 @@ def test_pascal_context_from_json(tmp_path: Path) -> None:
     assert not np.any(classes_in(official, tmp_path / "context", "ImageSets/SegmentationContext/val"))
 
     context_json(tmp_path / "json", mask={"counts": [5], "size": list(SIZE)})
-    with pytest.raises(ValueError, match=r"masks of 2008_1\.jpg: run lengths of 5 pixels for a mask of 6×7"):
+    with pytest.raises(ValueError, match=facts(1, "trainval_merged.json", "2008_1.jpg", 5, "6×7")):
         prepare(official, downloads, tmp_path / "short")
-    for bad, told in (({"counts": [float("inf")]}, "infinity"), ([[float("nan")] * 6], "corners that are no numbers")):
+    for bad in ({"counts": [float("inf")]}, [[float("nan")] * 6]):
         context_json(tmp_path / "json", mask=bad)
-        with pytest.raises(ValueError, match=rf"masks of 2008_1\.jpg: .*{told}.*; fetch the file again"):
+        with pytest.raises(ValueError, match=facts(1, "trainval_merged.json", "2008_1.jpg")):
             prepare(official, downloads, tmp_path / "infinite")
     context_json(tmp_path / "json", height=10**8)
-    with pytest.raises(ValueError, match=r"masks of 2008_1\.jpg: 100000000×7 pixels"):
+    with pytest.raises(ValueError, match=facts("trainval_merged.json", "2008_1.jpg", "100000000×7")):
         prepare(official, downloads, tmp_path / "large")
     merged = tmp_path / "json/trainval_merged.json"
     for numbers in ("99999999999", "460", "-1", "Infinity"):
         context_json(tmp_path / "json")
         merged.write_text(merged.read_text().replace('"category_id": 2,', f'"category_id": {numbers},'))
-        with pytest.raises(ValueError, match=r"trainval_merged\.json.*(bounds|infinity|the dataset has 0 to 459)"):
+        with pytest.raises(ValueError, match=r"trainval_merged\.json.*(99999999999|OverflowError|\b459\b)"):
             prepare(official, downloads, tmp_path / "ids")
     merged.write_text('{"images": []}')
-    with pytest.raises(ValueError, match=r"not the expected JSON .*KeyError: 'annos_segmentation'.*trainval\.tar\.gz"):
+    with pytest.raises(ValueError, match=facts(merged, "JSON", "'annos_segmentation'", "trainval.tar.gz")):
         prepare(official, downloads, tmp_path / "other")
 
 
@@ -294,7 +295,9 @@ def test_camvid_of_cambridge(tmp_path: Path) -> None:
         assert label.tolist() == [[names.index(name) if name else 11 for name, _ in colours]]
     painted[0, 3] = (1, 2, 3)
     make_zip(tmp_path / "labels.zip", {name: encoded(painted) for name in labels})
-    with pytest.raises(ValueError, match=r"_L\.png: 1 colours are none of CamVid's 32, such as \(1, 2, 3\)"):
+    with pytest.raises(
+        ValueError, match=facts(3, f"{tmp_path}/labels.zip/0016E5_07959_L.png", "CamVid", 1, 32, (1, 2, 3))
+    ):
         prepare(official, downloads, tmp_path / "bad")
 
 

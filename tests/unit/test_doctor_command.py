@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semask.cli.main import main as cli
+from semask.cli import main as cli
 from semask.data.checks.doctor import diagnose
 from semask.recipes.recipe import DataRecipe
+from tests.facts import missing
 from tests.unit.doctored import NAMES, SIZE, leaked, out_of_range, put, put_good, scene, told
 
 
@@ -39,9 +40,9 @@ def test_the_command_tells_writes_and_gives_its_status(
 ) -> None:
     assert run(root, "--out", tmp_path / "out") == 0
     screen = capsys.readouterr().out
-    assert "fit for training: 0 errors and 1 warning in 6 train + 2 val pairs" in screen
+    assert missing(screen, 0, 1, 6, 2) == []
     assert "--model.mean 0." in screen
-    assert "inverse frequency: --loss.class-weights " in screen
+    assert "--loss.class-weights " in screen
     record = json.loads((tmp_path / "out/doctor.json").read_text())
     assert record["errors"] == []
     assert record["splits"]["train"]["sizes"] == [[40, 56, 6]]
@@ -49,9 +50,10 @@ def test_the_command_tells_writes_and_gives_its_status(
     out_of_range(root)
     assert run(root, "--out", tmp_path / "out") == 1
     screen = capsys.readouterr().out
-    assert screen.index("label values outside the map: 77") < screen.index("inverse frequency")
-    assert "not fit for training: 1 error" in screen
-    assert "label values outside the map: 77" in (tmp_path / "out/doctor.html").read_text()
+    wrong = next(line for line in screen.splitlines() if "train0.png" in line)
+    assert missing(wrong, 77, 6) == []
+    assert screen.index(wrong) < screen.index("--loss.class-weights ")
+    assert any(missing(line, 77, 6) == [] for line in (tmp_path / "out/doctor.html").read_text().splitlines())
 
 
 def test_a_zip_file_says_the_same(root: Path, tmp_path: Path) -> None:
@@ -73,8 +75,8 @@ def test_the_many_of_a_kind_are_summed_up(root: Path, tmp_path: Path, capsys: py
         Image.fromarray(np.zeros(SIZE, np.uint8)).save(root / f"labels/train/odd{index:02}.png")
     assert run(root, "--out", tmp_path / "out") == 1
     screen = capsys.readouterr().out
-    assert screen.count("make them one size") == 10
-    assert "… and 4 more of this kind (size)" in screen
+    assert screen.count("44×50") == 10
+    assert any(missing(line, 4, "size") == [] for line in screen.splitlines())
 
 
 def test_recipes_take_their_data_from_root(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,22 +84,24 @@ def test_recipes_take_their_data_from_root(root: Path, tmp_path: Path, capsys: p
         run("folder/semask-micro-fpn", "--data.root", root, "--data.images", "images/{split}", "--out", tmp_path) == 0
     )
     assert run("camvid/semask-lite0-fpn", "--data.root", root, "--data.classes", root / "classes.json") == 1
-    assert "has 4 classes and the recipe's model 11" in capsys.readouterr().out
+    assert missing(capsys.readouterr().out, 4, 11, "--model.num-classes 4") == []
     assert (tmp_path / "runs/doctor/camvid-semask-lite0-fpn/doctor.html").is_file()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "wanted"),
     [
-        (["nowhere/at/all"], "'nowhere/at/all' is no folder or zip file, and there is no recipe called"),
-        (["scenes/micro-fpn"], "scenes/micro-fpn draws its scenes and has no files"),
-        (["--out", "x"], "the data come first: semask doctor DATA [flags]; got '--out'"),
-        (["camvid/semask-lite0-fpn"], "give their folder or zip file with --data.root"),
+        (["nowhere/at/all"], ("'nowhere/at/all'", "semask models")),
+        (["scenes/micro-fpn"], ("scenes/micro-fpn",)),
+        (["--out", "x"], ("semask doctor DATA", "'--out'")),
+        (["camvid/semask-lite0-fpn"], ("--data.root", "images/train/*.jpg", "semask prepare camvid")),
     ],
 )
-def test_wrong_input_has_status_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_input_has_status_2(
+    arguments: list[str], wanted: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(*arguments) == 2
-    assert message in capsys.readouterr().err
+    assert missing(capsys.readouterr().err, *wanted) == []
 
 
 def test_names_that_are_no_text_and_names_that_are_code(root: Path, tmp_path: Path) -> None:
@@ -138,7 +142,7 @@ def test_the_mistake_with_ade20k_is_seen(ade20k_mini: Path, tmp_path: Path) -> N
         )
     )  # fmt: skip
     [problem] = told(found.errors, "zero")
-    assert "values go up to 150 for 150 classes, and value 0 is in 20 of 20 labels. Do they count from 1" in problem
+    assert missing(problem, 150, 0, 20, 1) == []
 
 
 def test_nothing_of_the_validation_is_to_be_pasted(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,4 +152,4 @@ def test_nothing_of_the_validation_is_to_be_pasted(root: Path, capsys: pytest.Ca
     screen = capsys.readouterr().out
     assert "--loss.class-weights" not in screen
     assert "--model.mean" not in screen
-    assert "no statistics or weights to paste before the split 'train' can be read" in screen
+    assert "'train'" in screen

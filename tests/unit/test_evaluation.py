@@ -7,6 +7,7 @@ from torch import Tensor
 from semask.evaluation import evaluate_model
 from semask.evaluation.metrics import Confusion
 from semask.structures import IGNORE, Sample
+from tests.facts import facts
 
 
 class Pictures:
@@ -66,5 +67,5 @@ def test_only_pictures_of_one_size_go_together() -> None:
 
 def test_impossible_numbers_are_refused() -> None:
     for batch_size, workers in ((0, 0), (1, -1)):
-        with pytest.raises(ValueError, match="at least"):
+        with pytest.raises(ValueError, match=facts("batch_size", "workers", batch_size, workers)):
             evaluate_model(predict, Pictures(2), num_classes=4, batch_size=batch_size, workers=workers)

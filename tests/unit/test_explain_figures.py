@@ -13,6 +13,7 @@ from semask.data.classes import Classes
 from semask.visualization import explain_figures
 from semask.visualization.explain import ClassProjection, project_classes
 from semask.visualization.explain_figures import attention_maps, class_scatter, distance_plot
+from tests.facts import facts
 
 
 @pytest.fixture
@@ -70,9 +71,9 @@ def test_maps_of_any_number_of_heads(tmp_path: Path, drawn: list[matplotlib.figu
 
 def test_maps_refuse_what_does_not_fit(tmp_path: Path) -> None:
     image, maps = torch.rand(3, 32, 48), torch.rand(2, 2, 3)
-    with pytest.raises(ValueError, match=r"2×3 patches of 14 px cover 28×42, the image is 32×48"):
+    with pytest.raises(ValueError, match=facts("2×3", 14, "28×42", "32×48")):
         attention_maps(tmp_path / "a.png", image, maps, patch_size=14)
-    with pytest.raises(ValueError, match=r"\(2, 0\) lies outside the grid of 2×3"):
+    with pytest.raises(ValueError, match=facts((2, 0), "2×3")):
         attention_maps(tmp_path / "a.png", image, maps, patch_size=16, query=(2, 0))
     assert list(tmp_path.iterdir()) == []
 
@@ -84,7 +85,8 @@ def test_distances_are_dots(tmp_path: Path, drawn: list[matplotlib.figure.Figure
     dots = np.asarray(axes.collections[0].get_offsets())
     assert dots.tolist() == [[layer, float(value)] for layer, row in enumerate(distances) for value in row]
     assert axes.lines[0].get_ydata().tolist() == pytest.approx(distances.mean(1).tolist())
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("layer", "mean attention distance [px]")
+    assert axes.get_xlabel()
+    assert axes.get_ylabel().endswith("[px]")
     assert axes.get_ylim()[0] == 0
 
 
@@ -122,7 +124,7 @@ def test_scatter_says_how_much_it_shows(tmp_path: Path, drawn: list[matplotlib.f
     axes = drawn[0].axes[0]
     assert "80.0 %" in axes.get_xlabel()
     assert "15.0 %" in axes.get_ylabel()
-    with pytest.raises(ValueError, match="2 class embeddings and 11 classes"):
+    with pytest.raises(ValueError, match=facts(2, 11)):
         class_scatter(tmp_path / "b.png", projection, Classes.load("camvid"))
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 

@@ -15,6 +15,7 @@ from semask.data.checks.file_stats import ImageFacts, LabelFacts, PairFacts, Unr
 from semask.data.checks.survey import survey
 from semask.data.pairs import Pair
 from semask.recipes.recipe import DataRecipe
+from tests.facts import missing
 
 DATA = DataRecipe()
 random = np.random.default_rng(0)
@@ -120,7 +121,7 @@ def test_a_label_of_endless_values_is_no_label(tmp_path: Path) -> None:
     pair = put(tmp_path, label=np.arange(80 * 80, dtype=np.uint16).reshape(80, 80))
     found = facts_of(pair).label
     assert isinstance(found, Unread)
-    assert "6400 different values, of 0 … 6399: no class numbers" in found.message
+    assert missing(found.message, 6400, "0 … 6399") == []
 
 
 def test_what_cannot_be_read_is_a_fact(tmp_path: Path) -> None:
@@ -129,8 +130,9 @@ def test_what_cannot_be_read_is_a_fact(tmp_path: Path) -> None:
     Path(str(pair.label)).unlink()
     facts = facts_of(pair)
     assert isinstance(facts.image, Unread)
-    assert facts.image.message.startswith("no readable image"), "the file's name is told elsewhere"
-    assert facts.label == Unread("no such file")
+    assert "PNG" in facts.image.message
+    assert str(pair.image) not in facts.image.message, "it is told elsewhere"
+    assert isinstance(facts.label, Unread)
     assert facts.label_digest == ""
 
 

@@ -12,6 +12,7 @@ from semask.data.classes import Classes
 from semask.evaluation.metrics import Confusion
 from semask.visualization import figures
 from semask.visualization.figures import Row, class_bars, figure_grid, training_curves
+from tests.facts import facts, missing
 
 CLASSES = Classes(("sky", "road", "car"), ((10, 20, 250), (200, 100, 0), (0, 200, 0)), {0: 0, 1: 1, 2: 2})
 
@@ -41,7 +42,8 @@ def colours(path: Path) -> set[tuple[int, int, int]]:
 def test_grid_shows_every_map_and_names_the_classes_seen(tmp_path: Path, drawn: list[matplotlib.figure.Figure]) -> None:
     figure_grid(tmp_path / "a.png", [row(0, 0, 0), row(0, 2, 0), row(255, 0, 0)], CLASSES)
     titles = [axes.get_title() for axes in drawn[0].axes]
-    assert titles[:8] == ["image", "truth", "prediction", "semantic prior"] * 2
+    assert titles[:4] == titles[4:8]
+    assert len({*titles[:4]} - {""}) == 4
     assert titles[8:] == [""] * 4, "only the first line has titles"
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["sky", "car", "unlabelled"]
     assert {(10, 20, 250), (0, 200, 0), (0, 0, 0)} <= colours(tmp_path / "a.png")
@@ -51,8 +53,8 @@ def test_grid_shows_every_map_and_names_the_classes_seen(tmp_path: Path, drawn: 
 
 def test_grid_without_a_prior_has_three_columns(tmp_path: Path, drawn: list[matplotlib.figure.Figure]) -> None:
     figure_grid(tmp_path / "a.png", [row(0, 1, None)], CLASSES)
-    assert [axes.get_title() for axes in drawn[0].axes] == ["image", "truth", "prediction"]
-    with pytest.raises(ValueError, match="at least one row"):
+    assert len({axes.get_title() for axes in drawn[0].axes} - {""}) == len(drawn[0].axes) == 3
+    with pytest.raises(ValueError):  # noqa: PT011  nothing was given, so there is nothing to name
         figure_grid(tmp_path / "b.png", [], CLASSES)
 
 
@@ -65,18 +67,19 @@ def test_curves_draw_what_was_logged(tmp_path: Path, drawn: list[matplotlib.figu
         **{f"lambda/stage{i}": [(0, 0.0), (50, 0.1 * i)] for i in (1, 2, 3, 4)},
     }
     training_curves(tmp_path / "a.png", history)
-    panels = {axes.get_title(loc="left"): axes for axes in drawn[0].axes}
-    assert list(panels) == ["loss", "validation mIoU [%]", "λ of the semantic layers", "learning rate"]
-    assert panels["validation mIoU [%]"].lines[0].get_ydata().tolist() == [25.0, 50.0]
-    assert [line.get_label() for line in panels["λ of the semantic layers"].lines] == [
-        f"stage {i}" for i in (1, 2, 3, 4)
-    ]
-    assert panels["loss"].lines[0].get_ydata().tolist() == [value for _, value in history["train/main"]]
+    losses, scores, scalars, rates = drawn[0].axes
+    assert missing(scores.get_title(loc="left"), "mIoU", "[%]") == []
+    assert scores.lines[0].get_ydata().tolist() == [25.0, 50.0]
+    assert "λ" in scalars.get_title(loc="left")
+    assert [str(line.get_label())[-2:] for line in scalars.lines] == [f" {i}" for i in (1, 2, 3, 4)]
+    assert losses.lines[0].get_ydata().tolist() == [value for _, value in history["train/main"]]
+    assert rates.lines[0].get_ydata().tolist() == [0.1, 0.0]
     assert (tmp_path / "a.png").stat().st_size > 10_000
 
     training_curves(tmp_path / "b.png", {"train/main": [(0, 1.0)], "train/lr": [(0, 0.1)], "epoch": [(0, 0.0)]})
-    assert [axes.get_title(loc="left") for axes in drawn[1].axes] == ["loss", "learning rate"]
-    with pytest.raises(ValueError, match=r"only \['epoch'\]"):
+    titles = [axes.get_title(loc="left") for axes in (losses, rates)]
+    assert [axes.get_title(loc="left") for axes in drawn[1].axes] == titles
+    with pytest.raises(ValueError, match=facts(["epoch"])):
         training_curves(tmp_path / "c.png", {"epoch": [(0, 0.0)]})
 
 
@@ -98,5 +101,5 @@ def test_bars_are_sorted_and_leave_undefined_classes_out(tmp_path: Path, drawn: 
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([200 / 3, 50.0])
     class_bars(tmp_path / "c.png", confusion.scores(), (r"$\frac$", "b_{$ and $", "c"))
     assert [label.get_text() for label in drawn[1].axes[0].get_yticklabels()] == ["b_{$ and $", r"$\frac$"]
-    with pytest.raises(ValueError, match="no class has a defined IoU"):
+    with pytest.raises(ValueError, match=facts("IoU")):
         class_bars(tmp_path / "b.png", Confusion(3).scores(), CLASSES.names)

@@ -8,12 +8,15 @@ import torch
 import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed
 
-from semask.build import build_encoder, build_model
 from semask.checkpoints import pretrained
 from semask.checkpoints.pretrained import load_encoder
 from semask.inference import sliding
+from semask.models.build import build, build_encoder
+from semask.models.encoders.kinds import encoder_options
 from semask.models.model import SegmentationModel
-from semask.recipes import DataRecipe, DecoderRecipe, EncoderRecipe, ModelRecipe, Recipe
+from semask.recipes import DataRecipe, ModelRecipe, Recipe
+from semask.recipes.decoders import decoder_options
+from tests.facts import facts
 
 MAXVIT = "maxvit_rmlp_pico_rw_256"
 FIXED = [MAXVIT, "coatnet_pico_rw_224", "gcvit_xxtiny", "hiera_tiny_224", "swinv2_cr_tiny_ns_224"]
@@ -21,22 +24,24 @@ FIXED = [MAXVIT, "coatnet_pico_rw_224", "gcvit_xxtiny", "hiera_tiny_224", "swinv
 
 @pytest.fixture(scope="module")
 def model() -> SegmentationModel:
-    spec = ModelRecipe(encoder=EncoderRecipe(name=MAXVIT), decoder=DecoderRecipe(channels=16), num_classes=3)
-    return build_model(Recipe(name="test/fixed", model=spec, data=DataRecipe(crop=(64, 96))))
+    spec = ModelRecipe(
+        encoder=encoder_options(MAXVIT), decoder=decoder_options("semantic_fpn", channels=16), num_classes=3
+    )
+    return build(Recipe(name="test/fixed", model=spec, data=DataRecipe(crop=(64, 96))))
 
 
 def test_the_size_is_the_crops_unless_the_recipe_says_another() -> None:
-    assert build_encoder(EncoderRecipe(name=MAXVIT), 3, crop=(64, 32)).fixed_size == (64, 32)
-    assert build_encoder(EncoderRecipe(name=MAXVIT, image_size=(32, 96)), 3, crop=(64, 64)).fixed_size == (32, 96)
-    assert build_encoder(EncoderRecipe(name="resnet18"), 3, crop=(64, 32)).fixed_size is None
+    assert build_encoder(encoder_options(MAXVIT), 3, crop=(64, 32)).fixed_size == (64, 32)
+    assert build_encoder(encoder_options(MAXVIT, image_size=(32, 96)), 3, crop=(64, 64)).fixed_size == (32, 96)
+    assert build_encoder(encoder_options("resnet18"), 3, crop=(64, 32)).fixed_size is None
 
 
 @pytest.mark.parametrize("name", FIXED)
 @pytest.mark.parametrize("crop", [(65, 96), (64, 100), (64, 16)])
 def test_sizes_that_a_family_refuses(name: str, crop: tuple[int, int]) -> None:
     near = " ".join(str(max(32, round(side / 32) * 32)) for side in crop)
-    with pytest.raises(ValueError, match=rf"'{name}'.*multiples of 32 px, not {crop[0]} and {crop[1]}.*crop {near}"):
-        build_encoder(EncoderRecipe(name=name), 3, crop=crop)
+    with pytest.raises(ValueError, match=facts(repr(name), 32, *crop, f"--data.crop {near}")):
+        build_encoder(encoder_options(name), 3, crop=crop)
 
 
 def test_smaller_images_are_padded_up_to_it(model: SegmentationModel) -> None:
@@ -52,7 +57,7 @@ def test_smaller_images_are_padded_up_to_it(model: SegmentationModel) -> None:
 @pytest.mark.parametrize("size", [(65, 96), (64, 97), (640, 960)])
 def test_larger_images_are_sent_to_windows(model: SegmentationModel, size: tuple[int, int]) -> None:
     with pytest.raises(
-        ValueError, match=rf"up to 64×96 px, not {size[0]}×{size[1]}.*--test.mode sliding.*window 64 96"
+        ValueError, match=facts("64×96", f"{size[0]}×{size[1]}", "--test.mode sliding --test.window 64 96")
     ):
         model.scores(torch.rand(1, 3, *size))
 
@@ -67,7 +72,7 @@ def test_windows_cover_larger_images(model: SegmentationModel) -> None:
 
 
 def test_swinv2s_windows_are_no_larger_than_the_crops_maps() -> None:
-    encoder = build_encoder(EncoderRecipe(name="swinv2_tiny_window16_256"), 3, crop=(128, 128)).eval()
+    encoder = build_encoder(encoder_options("swinv2_tiny_window16_256"), 3, crop=(128, 128)).eval()
     assert encoder.fixed_size is None
     stages = [encoder.chain[f"layers_{stage}"].blocks[0] for stage in range(4)]
     assert [block.window_size for block in stages] == [16, 16, 8, 4]
@@ -78,7 +83,7 @@ def test_swinv2s_windows_are_no_larger_than_the_crops_maps() -> None:
 def given(monkeypatch: pytest.MonkeyPatch, theirs: torch.nn.Module, name: str, size: tuple[int, int]) -> dict:
     """The tensors of an encoder of another size after loading timm's of their own."""
     monkeypatch.setattr(pretrained, "_hub_tensors", lambda _: dict(theirs.state_dict()))
-    encoder = build_encoder(EncoderRecipe(name=name), 3, crop=size)
+    encoder = build_encoder(encoder_options(name), 3, crop=size)
     assert load_encoder(encoder, name, "timm").share == 1.0
     return encoder.chain.state_dict()
 

@@ -11,18 +11,20 @@ from timm.models.hrnet import HighResolutionModule
 from timm.models.resnet import BasicBlock
 from torch import nn
 
-from semask.build import build_encoder
+from semask.models.build import build_encoder
 from semask.models.encoders.hrnet import ATTENTION, HRNetEncoder, exchange, stage_channels, timm_hrnet
+from semask.models.encoders.kinds import encoder_options
 from semask.models.layers.polarized import PolarizedSelfAttention
-from semask.models.meta import weightless
-from semask.recipes import EncoderRecipe
+from semask.models.meta import on_meta_device
+from semask.recipes.encoders import SemanticLayers
+from tests.facts import facts
 
 SMALL = "hrnet_w18_small"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (33, 47), (50, 70), (64, 96)])
 def test_images_of_any_size(size: tuple[int, int]) -> None:
-    encoder = build_encoder(EncoderRecipe(name=SMALL), 3).eval()
+    encoder = build_encoder(encoder_options(SMALL), 3).eval()
     with torch.inference_mode():
         maps = encoder(torch.randn(1, 3, *size)).maps
     for stride, channels, level in zip((4, 8, 16, 32), (16, 32, 64, 128), maps, strict=True):
@@ -31,7 +33,7 @@ def test_images_of_any_size(size: tuple[int, int]) -> None:
 
 def test_w48_has_the_published_widths_and_parameters() -> None:
     """65,325,120: mmsegmentation's HRNetV2-W48, counted there."""
-    with weightless():
+    with on_meta_device():
         backbone = timm_hrnet("hrnet_w48")
     assert HRNetEncoder(backbone).channels == (48, 96, 192, 384)
     assert stage_channels(backbone) == (256, 96, 192, 384)
@@ -62,7 +64,7 @@ def test_branches_of_odd_sizes_are_resized_twice() -> None:
 
 def test_semantic_layers_stand_at_every_stages_coarsest_branch() -> None:
     """What the last one returns leaves as the last map and moves no other; what the third does reaches all."""
-    encoder = build_encoder(EncoderRecipe(name=SMALL, semantic_layers=True), 5).eval()
+    encoder = build_encoder(encoder_options(SMALL, semantic=SemanticLayers()), 5).eval()
     assert [layer.norm.normalized_shape for layer in encoder.semantic] == [(128,), (32,), (64,), (128,)]
     images = torch.randn(1, 3, 50, 70)
     with torch.inference_mode():
@@ -76,7 +78,7 @@ def test_semantic_layers_stand_at_every_stages_coarsest_branch() -> None:
 
 
 def test_polarised_attention_stands_behind_the_first_activation_of_basic_blocks() -> None:
-    encoder = build_encoder(EncoderRecipe(name=SMALL, polarized_attention=True), 3).eval()
+    encoder = build_encoder(encoder_options(SMALL, polarized_attention=True), 3).eval()
     blocks = [module for module in encoder.modules() if isinstance(module, BasicBlock)]
     assert all(isinstance(block.aa, PolarizedSelfAttention) for block in blocks)
     assert all(ATTENTION in f".{name}." for name, m in encoder.named_modules() if isinstance(m, PolarizedSelfAttention))
@@ -87,5 +89,5 @@ def test_polarised_attention_stands_behind_the_first_activation_of_basic_blocks(
 
 
 def test_other_counts_of_semantic_layers_are_refused() -> None:
-    with pytest.raises(ValueError, match="takes 4 semantic layers or none, got 1"):
+    with pytest.raises(ValueError, match=facts("HRNet", 4, 1)):
         HRNetEncoder(timm_hrnet(SMALL), semantic=[nn.Identity()])

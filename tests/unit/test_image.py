@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from semask.data.readers.image import SUFFIXES, is_palette, probe_image, read_image, read_label
+from tests.facts import facts
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_phone_jpegs_with_further_pictures_are_read_and_refused_as_labels(tmp_pa
     first.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second])
     assert np.abs(shown(tmp_path / "a.jpg").astype(int) - (200, 100, 50)).max() <= 3
     assert probe_image(tmp_path / "a.jpg") == (16, 24)
-    with pytest.raises(ValueError, match="a JPEG label"):
+    with pytest.raises(ValueError, match=facts(tmp_path / "a.jpg", "JPEG", "PNG")):
         read_label(tmp_path / "a.jpg")
 
 
@@ -100,16 +101,12 @@ def test_sixteen_bit_is_divided_by_257(tmp_path: Path) -> None:
         assert shown(tmp_path / name)[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255]
 
 
-@pytest.mark.parametrize(("dtype", "kind"), [(np.float32, "float"), (np.int32, "integer")])
-def test_pixels_of_32_bits_are_refused_before_and_while_reading(dtype: type, kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_pixels_of_32_bits_are_refused_before_and_while_reading(dtype: type, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((2, 2), dtype)).save(tmp_path / "f.tif")
     for read in (read_image, probe_image):
-        with pytest.raises(ValueError, match="32-bit") as caught:
+        with pytest.raises(ValueError, match=facts(tmp_path / "f.tif", "32-bit", 8, 16)):
             read(tmp_path / "f.tif")
-        assert str(caught.value) == (
-            f"{tmp_path / 'f.tif'}: 32-bit {kind} pixels are not supported, as their range is unknown; "
-            "scale them and save the picture with 8 or 16 bits per channel"
-        )
 
 
 # --- bad files ---------------------------------------------------------------------------------------------------
@@ -124,7 +121,7 @@ def test_truncated_files_are_named(suffix: str, share: float, tmp_path: Path) ->
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
     for read in (read_image, probe_image, read_label):
-        with pytest.raises(ValueError, match=r"cut\.\w+: "):
+        with pytest.raises(ValueError, match=facts(path)):
             read(path)
 
 
@@ -135,7 +132,7 @@ def test_corrupt_pixels_are_named(tmp_path: Path) -> None:
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
     for read in (read_image, probe_image, read_label):
-        with pytest.raises(ValueError, match=r"a\.png: unreadable or truncated"):
+        with pytest.raises(ValueError, match=facts(path)):
             read(path)
 
 
@@ -143,14 +140,14 @@ def test_corrupt_pixels_are_named(tmp_path: Path) -> None:
 def test_what_is_no_image_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"a\.png: no readable image; allowed formats are PNG"):
+    with pytest.raises(ValueError, match=facts(path, "PNG, JPEG, WEBP, TIFF, BMP")):
         read_image(path)
 
 
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"gone\.png: no such file"):
+    with pytest.raises(ValueError, match=facts(tmp_path / "gone.png")):
         read_image(tmp_path / "gone.png")
-    with pytest.raises(ValueError, match="unreadable"):
+    with pytest.raises(ValueError, match=facts(tmp_path)):
         read_image(tmp_path)
 
 
@@ -169,14 +166,14 @@ def test_a_small_file_that_claims_to_be_huge_is_not_decoded(side: int, tmp_path:
     path = tmp_path / "bomb.png"
     path.write_bytes(grey_png((side, side), 8, bytes(100)))
     for read in (read_image, read_label, probe_image):
-        with pytest.raises(ValueError, match=r"bomb\.png: too large"):
+        with pytest.raises(ValueError, match=facts(path, side * side, 134217728, "max_pixels")):
             read(path)
 
 
 def test_the_pixel_budget_is_an_argument(tmp_path: Path) -> None:
     Image.new("RGB", (10, 10)).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png", max_pixels=100).shape == (3, 10, 10)
-    with pytest.raises(ValueError, match="at most 99 pixels"):
+    with pytest.raises(ValueError, match=facts(tmp_path / "a.png", "10×10", 99, "max_pixels")):
         read_image(tmp_path / "a.png", max_pixels=99)
 
 
@@ -215,19 +212,19 @@ def test_labels_turn_with_their_exif_orientation(tmp_path: Path) -> None:
 def test_colour_labels_are_refused(mode: str, ramp: np.ndarray, tmp_path: Path) -> None:
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
     Image.fromarray(ramp).convert(mode).save(path)
-    with pytest.raises(ValueError, match=rf"an? {mode} label of colours where ids are expected; replace every colour"):
+    with pytest.raises(ValueError, match=facts(path, mode, "PNG")):
         read_label(path)
 
 
 def test_grey_saved_as_rgb_gets_its_own_advice(tmp_path: Path) -> None:
     Image.fromarray(np.ones((3, 3), np.uint8)).convert("RGB").save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"a\.png.*channels are equal: save one of them"):
+    with pytest.raises(ValueError, match=facts(tmp_path / "a.png", "RGB", "PNG")):
         read_label(tmp_path / "a.png")
 
 
 def test_jpeg_labels_are_refused_whatever_their_name(tmp_path: Path) -> None:
     Image.fromarray(np.ones((8, 8), np.uint8)).save(tmp_path / "a.png", format="JPEG")
-    with pytest.raises(ValueError, match=r"a\.png: a JPEG label.*8-bit greyscale PNG"):
+    with pytest.raises(ValueError, match=facts(tmp_path / "a.png", "JPEG", "PNG")):
         read_label(tmp_path / "a.png")
 
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from semask.build import build
 from semask.evaluation.metrics import Confusion
 from semask.inference import Model, Predictor, build_predictor, build_prior, predictor_of, rescaled, sliding, tta
+from semask.models.build import build
 from semask.models.model import SegmentationModel
 from semask.recipes import recipe
 from semask.recipes.recipe import DataRecipe
+from tests.facts import facts
 from tests.unit.toy_predictors import Toy, bilinear, gradient, patch_model
 
 
@@ -61,7 +62,7 @@ def test_a_recipe_blends_and_counts_memory(monkeypatch: pytest.MonkeyPatch) -> N
 
     def spy(source: Model, **options: Any) -> Predictor:
         given.update(options)
-        return Predictor(source.bands)
+        return Predictor(source.lazy_scores)
 
     monkeypatch.setattr("semask.inference.from_recipe.sliding", spy)
     test = recipe.TestRecipe(mode="sliding", blend="hann", memory_budget=1.5, batch_size=3)
@@ -108,7 +109,9 @@ def test_a_strip_is_an_image_unless_it_would_be_enlarged_beyond_all_measure() ->
         rescaled(windows, enlarge_to=512),
         build_predictor(model, recipe.TestRecipe(mode="sliding", enlarge=True), DataRecipe()),
     ):
-        with pytest.raises(ValueError, match=r"1×5000 px .* 512×2560000 px .* 64 megapixels.* Crop .* whole"):
+        with pytest.raises(
+            ValueError, match=facts("1×5000", "512×2560000", 512, 64, "--test.mode whole", "--test.enlarge false")
+        ):
             predict(strip)
 
 
@@ -152,7 +155,7 @@ def test_a_mask_classifier_is_averaged_by_its_scores(masks: SegmentationModel, m
 
 
 def test_windows_of_a_mask_classifier_are_at_least_what_it_pads_to(masks: SegmentationModel) -> None:
-    with pytest.raises(ValueError, match=r"\(31, 32\) is smaller than what this model pads images to, 32×32 px"):
+    with pytest.raises(ValueError, match=facts((31, 32), "32×32")):
         build_predictor(masks, recipe.TestRecipe(mode="sliding", window=(31, 32), stride=(16, 16)), DataRecipe())
     for size in ((1, 1), (5, 70)):
         windows = build_predictor(

@@ -11,12 +11,13 @@ from semask.inference import build_predictor
 from semask.inference.tta import Mean
 from semask.models.model import SegmentationModel
 from semask.ops import argmax as label_maps
-from semask.ops import lazy_scores as bands
+from semask.ops import lazy_scores
 from semask.ops.argmax import label_map
-from semask.ops.lazy_scores import UNSURE, Bands, Cut, Held, Mirrored, Resized
-from semask.ops.reference import plainly
+from semask.ops.lazy_scores import UNDECIDED, Crop, HorizontalFlip, InMemory, LazyScores, Resized
+from semask.ops.reference import reference_mode
 from semask.recipes import DataRecipe, TestRecipe
 from semask.structures import Features, MaskLogits, PixelLogits
+from tests.facts import facts
 from tests.unit.largest import Largest
 
 CLASSES = [1, 2, 19, 150, 171]
@@ -44,13 +45,13 @@ def patches(classes: int, height: int, width: int, *, batch: int = 1) -> Tensor:
 @pytest.mark.parametrize("classes", CLASSES)
 @pytest.mark.parametrize("noisy", [False, True])
 def test_labels_are_those_of_resized_scores(classes: int, noisy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bands, "NUMBERS", 5000)
+    monkeypatch.setattr(lazy_scores, "NUMBERS", 5000)
     monkeypatch.setattr(label_maps, "NUMBERS", 5000)
     monkeypatch.setattr(label_maps, "PIXELS", 900)
     for h, w, size in ((13, 17, (52, 68)), (12, 9, (47, 31)), (12, 9, (7, 31)), (9, 8, (9, 30)), (1, 6, (1, 11))):
         coarse = torch.randn(2, classes, h, w) if noisy else patches(classes, h, w, batch=2)
         for held in (coarse, coarse.bfloat16(), coarse.to(memory_format=torch.channels_last)):
-            check(label_map(Resized(Held(held), size)), resized(held.float(), size))
+            check(label_map(Resized(InMemory(held), size)), resized(held.float(), size))
 
 
 @given(*[st.integers(1, 30)] * 4, st.integers(1, 30), st.integers(1, 30), st.booleans())
@@ -59,19 +60,19 @@ def test_sizes_of_every_kind(h: int, w: int, high: int, wide: int, height: int, 
     """Twice resized, cut in between, and mirrored: what a whole image's scores go through."""
     coarse = patches(4, h, w)
     seen = (min(high, 20), min(wide, 20))
-    source: Bands = Resized(Cut(Resized(Held(coarse), (high, wide)), seen), (height, width))
+    source: LazyScores = Resized(Crop(Resized(InMemory(coarse), (high, wide)), seen), (height, width))
     expected = resized(resized(coarse, (high, wide))[..., : seen[0], : seen[1]], (height, width))
     if mirror:
-        source, expected = Mirrored(source), expected.flip(-1)
+        source, expected = HorizontalFlip(source), expected.flip(-1)
     check(label_map(source), expected)
 
 
 def test_what_is_sure_is_right_and_most_of_a_patch_is() -> None:
     coarse = patches(19, 40, 40) + 20 * F.one_hot(torch.zeros(1, 40, 40, dtype=torch.long), 19).permute(0, 3, 1, 2)
     coarse[:, 3, 20:, :25] += 60
-    sure = Resized(Held(coarse), (160, 160)).sure(0, 160)
+    sure = Resized(InMemory(coarse), (160, 160)).certain_argmax(0, 160)
     labels = resized(coarse, (160, 160)).argmax(1)
-    known = sure != UNSURE
+    known = sure != UNDECIDED
     assert 0.9 < known.float().mean() < 1
     assert torch.equal(sure[known].long(), labels[known])
 
@@ -79,60 +80,60 @@ def test_what_is_sure_is_right_and_most_of_a_patch_is() -> None:
 def test_labels_of_sure_pixels_need_no_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     """With one class everywhere nothing is resized at all; with a border between two, few pixels are read."""
     read: list[int] = []
-    mix = bands.mix
+    mix = lazy_scores.mix
     monkeypatch.setattr(
-        bands, "mix", lambda table, index, weights: read.append(len(index)) or mix(table, index, weights)
+        lazy_scores, "mix", lambda table, index, weights: read.append(len(index)) or mix(table, index, weights)
     )
     coarse = torch.zeros(1, 3, 32, 32)
     coarse[:, 1] = 1
-    assert label_map(Resized(Held(coarse), (128, 128))).unique().tolist() == [1]
+    assert label_map(Resized(InMemory(coarse), (128, 128))).unique().tolist() == [1]
     assert read == []
     coarse[:, 2, :, 16:] = 2
-    assert label_map(Resized(Held(coarse), (128, 128))).unique().tolist() == [1, 2]
+    assert label_map(Resized(InMemory(coarse), (128, 128))).unique().tolist() == [1, 2]
     assert 0 < sum(read) == 128 * 4
 
 
 def test_of_equal_scores_the_first_class_is_taken() -> None:
     coarse = torch.zeros(1, 5, 6, 6)
     coarse[:, 2:4] = 1
-    assert label_map(Resized(Held(coarse), (24, 23))).unique().tolist() == [2]
+    assert label_map(Resized(InMemory(coarse), (24, 23))).unique().tolist() == [2]
     coarse[:, 4, 3:] = 1  # in a second place too, it is not the first
-    assert label_map(Resized(Held(coarse), (24, 23))).unique().tolist() == [2]
+    assert label_map(Resized(InMemory(coarse), (24, 23))).unique().tolist() == [2]
 
 
 def test_scores_without_end_are_the_best_or_the_worst() -> None:
     coarse = patches(3, 10, 10)
     coarse[0, 1, 4, 5], coarse[0, 2, 8, 5] = float("inf"), -float("inf")
-    assert torch.equal(label_map(Resized(Held(coarse), (40, 40))).long(), resized(coarse, (40, 40)).argmax(1))
+    assert torch.equal(label_map(Resized(InMemory(coarse), (40, 40))).long(), resized(coarse, (40, 40)).argmax(1))
 
 
 def test_scores_that_are_no_numbers_are_counted() -> None:
     coarse = patches(3, 10, 10)
     coarse[0, 1, 4, 5] = float("nan")
-    scores = Resized(Held(coarse), (40, 40)).rows(0, 40)
+    scores = Resized(InMemory(coarse), (40, 40)).rows(0, 40)
     wrong = int(scores.isnan().any(1).sum())
     assert wrong == 64
-    with plainly(), pytest.raises(FloatingPointError, match=rf"scores of {wrong} of 1600"):
-        label_map(Resized(Held(coarse), (40, 40)))
-    with pytest.raises(FloatingPointError, match=rf"scores of {wrong} of 1600 pixels are no numbers"):
-        label_map(Resized(Held(coarse), (40, 40)))
+    with reference_mode(), pytest.raises(FloatingPointError, match=facts(wrong, 1600)):
+        label_map(Resized(InMemory(coarse), (40, 40)))
+    with pytest.raises(FloatingPointError, match=facts(wrong, 1600)):
+        label_map(Resized(InMemory(coarse), (40, 40)))
     noise = torch.randn(1, 150, 10, 10)  # of which so little is sure that all of it is resized
     noise[0, 1, 4, 5] = float("nan")
-    with pytest.raises(FloatingPointError, match=rf"scores of {wrong} of 1600 pixels are no numbers"):
-        label_map(Resized(Held(noise), (40, 40)))
+    with pytest.raises(FloatingPointError, match=facts(wrong, 1600)):
+        label_map(Resized(InMemory(noise), (40, 40)))
 
 
 @pytest.mark.parametrize("classes", [1, 2, 150])
 def test_masks_are_combined_pixel_by_pixel_too(classes: int) -> None:
     prediction = MaskLogits(torch.randn(2, 7, classes + 1), torch.randn(2, 7, 9, 8))
     expected = prediction.scores((36, 31))
-    check(label_map(prediction.bands((36, 31))), expected)
-    smaller = Resized(Cut(prediction.bands((36, 31)), (33, 30)), (20, 41))
+    check(label_map(prediction.lazy_scores((36, 31))), expected)
+    smaller = Resized(Crop(prediction.lazy_scores((36, 31)), (33, 30)), (20, 41))
     check(label_map(smaller), resized(expected[..., :33, :30], (20, 41)))
     read = smaller.reader(3, 15)
     image, row, column = (torch.randint(low, high, (50,)) for low, high in ((0, 2), (3, 15), (0, 41)))
     one = torch.ones(50, 1)
-    places = bands.Places(image, row[:, None], column[:, None], one, one)
+    places = lazy_scores.SamplePoints(image, row[:, None], column[:, None], one, one)
     expected = smaller.rows(0, 20)[image, :, row, column]
     torch.testing.assert_close(read(places), expected, rtol=1e-5, atol=1e-5)
     with torch.autocast("cpu", torch.bfloat16):
@@ -140,7 +141,7 @@ def test_masks_are_combined_pixel_by_pixel_too(classes: int) -> None:
 
 
 def test_no_image_has_no_labels() -> None:
-    assert label_map(Resized(Held(torch.zeros(0, 3, 4, 5)), (16, 20))).shape == (0, 16, 20)
+    assert label_map(Resized(InMemory(torch.zeros(0, 3, 4, 5)), (16, 20))).shape == (0, 16, 20)
 
 
 class Pool(nn.Module):
@@ -180,7 +181,7 @@ def test_a_models_labels_are_those_of_its_scores(classes: int, masks: bool) -> N
             images = torch.rand(2, 3, *size)
             found = segmenter.labels(images)
             check(found, segmenter.scores(images))
-            with plainly():
+            with reference_mode():
                 torch.testing.assert_close(segmenter.labels(images), segmenter.scores(images).argmax(1).byte())
 
 
@@ -206,8 +207,8 @@ def test_compiled_and_exported_labels_are_one_plain_graph() -> None:
 def test_more_classes_than_a_byte_holds() -> None:
     segmenter, images = model(300), torch.rand(1, 3, 16, 16)
     assert segmenter.labels(images).dtype == torch.int64
-    with pytest.raises(ValueError, match="up to 256 classes, these scores are of 300"):
-        label_map(segmenter.bands(images))
+    with pytest.raises(ValueError, match=facts(256, 300)):
+        label_map(segmenter.lazy_scores(images))
 
 
 class Blocks:
@@ -218,12 +219,12 @@ class Blocks:
     def __init__(self, classes: int, *, logits: bool) -> None:
         self.scores_are_logits, self.weight = logits, 9 * torch.randn(classes, 3, 1, 1)
 
-    def bands(self, images: Tensor) -> Bands:
+    def lazy_scores(self, images: Tensor) -> LazyScores:
         height, width = images.shape[-2:]
         scores = F.conv2d(F.adaptive_avg_pool2d(images, (-(-height // 2), -(-width // 2))), self.weight)
-        return Resized(Held(scores if self.scores_are_logits else scores.sigmoid()), (height, width))
+        return Resized(InMemory(scores if self.scores_are_logits else scores.sigmoid()), (height, width))
 
-    prior_bands = bands
+    lazy_prior = lazy_scores
 
 
 WINDOWS = {"mode": "sliding", "window": (40, 32), "stride": (27, 21), "batch_size": 2}
@@ -241,7 +242,7 @@ TESTS = [
 def test_windows_and_means_are_sure_where_all_are(
     test: TestRecipe, logits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bands, "NUMBERS", 50_000)
+    monkeypatch.setattr(lazy_scores, "NUMBERS", 50_000)
     monkeypatch.setattr(label_maps, "NUMBERS", 50_000)
     monkeypatch.setattr(label_maps, "PIXELS", 10_000)
     blocks = torch.rand(1, 3, 3, 3).repeat_interleave(28, 2).repeat_interleave(30, 3)[..., :80, :87]
@@ -252,8 +253,8 @@ def test_windows_and_means_are_sure_where_all_are(
             found = predictor.labels(images)
         assert largest.numbers < 30 * 80 * 87 / 2
         check(found, predictor(images))
-        sure = predictor.bands(images).sure(0, 80)
-        known = sure != UNSURE
+        sure = predictor.lazy_scores(images).certain_argmax(0, 80)
+        known = sure != UNDECIDED
         assert 0.3 < known.float().mean() < 1
         assert torch.equal(sure[known].to(torch.uint8), found[known])
 
@@ -265,12 +266,14 @@ def test_scores_of_windows_are_read_as_their_rows() -> None:
     image, row, column = (torch.randint(low, high, (60,)) for low, high in ((0, 2), (10, 50), (0, 70)))
     one = torch.ones(60, 1)
     with torch.inference_mode():
-        read = predictor.bands(images).reader(10, 50)
-        found = read(bands.Places(image, row[:, None], column[:, None], one, one))
+        read = predictor.lazy_scores(images).reader(10, 50)
+        found = read(lazy_scores.SamplePoints(image, row[:, None], column[:, None], one, one))
         torch.testing.assert_close(found, predictor(images)[image, :, row, column], rtol=1e-5, atol=1e-5)
 
 
 def test_a_mean_is_sure_of_no_class_that_one_version_does_not_choose() -> None:
     labels = torch.tensor([[[0, 1, 1]], [[0, 1, 2]]])
     first, second = (F.one_hot(each, 3).permute(2, 0, 1)[None].float() for each in labels)
-    assert Mean((Held(first), Held(second)), softmax=True).sure(0, 1).tolist() == [[[0, 1, UNSURE]]]
+    assert Mean((InMemory(first), InMemory(second)), softmax=True).certain_argmax(0, 1).tolist() == [
+        [[0, 1, UNDECIDED]]
+    ]

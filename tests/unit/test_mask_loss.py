@@ -17,6 +17,7 @@ from semask.losses.points import Draws
 from semask.ops.resize import resize
 from semask.recipes import MaskLossRecipe
 from semask.structures import IGNORE, MaskLogits, PixelLogits, Segmentation
+from tests.facts import facts
 
 NUM_CLASSES = 6
 WHOLE = MaskLossRecipe(class_weight=1, mask_weight=20, dice_weight=1, mask_loss="focal", points=None)
@@ -143,7 +144,7 @@ def test_points_on_every_labelled_pixel_are_whole_masks(monkeypatch: pytest.Monk
 
     expected = terms_of(MaskLossRecipe(points=None), out, labels)
     monkeypatch.setattr(comparison, "draw", every_pixel)
-    found = terms_of(MaskLossRecipe(points=count, importance=0), out, labels)
+    found = terms_of(MaskLossRecipe(points=count, importance_sample_ratio=0), out, labels)
     for mine, other in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, other)
 
@@ -271,7 +272,7 @@ def test_the_terms_are_weighted_and_the_prior_is_added_once() -> None:
         torch.testing.assert_close(joint, torch.cat(alone))
     found = MaskClassificationLoss(WHOLE, 0.3)(Segmentation(out, PixelLogits(prior)), labels)
     torch.testing.assert_close(found.main, terms.classes.sum() + 20 * terms.masks.sum() + terms.dice.sum())
-    torch.testing.assert_close(found.prior, 0.3 * pixel_cross_entropy(prior, labels, denominator="valid"))
+    torch.testing.assert_close(found.prior, 0.3 * pixel_cross_entropy(prior, labels, normalize_by="valid"))
     torch.testing.assert_close(found.total, found.main + found.prior)
     assert MaskClassificationLoss(WHOLE)(Segmentation(out), labels).prior == 0
 
@@ -292,8 +293,10 @@ def test_masks_are_counted_over_all_workers(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize(
     "recipe",
-    [MaskLossRecipe(points=0), MaskLossRecipe(oversample=0.5), MaskLossRecipe(importance=1.5)],
+    [MaskLossRecipe(points=0), MaskLossRecipe(oversample_ratio=0.5), MaskLossRecipe(importance_sample_ratio=1.5)],
 )
 def test_points_that_cannot_be_drawn(recipe: MaskLossRecipe) -> None:
-    with pytest.raises(ValueError, match=r"1 point or more .* got points"):
+    with pytest.raises(
+        ValueError, match=facts(recipe.points, recipe.oversample_ratio, recipe.importance_sample_ratio, "[0, 1]")
+    ):
         MaskClassificationLoss(recipe)

@@ -24,10 +24,10 @@ def theirs() -> SimpleNamespace:
     def mask2former(recipe: MaskLossRecipe) -> torch.nn.Module:
         config = Mask2FormerConfig(
             num_labels=NUM_CLASSES,
-            no_object_weight=recipe.no_object,
+            no_object_weight=recipe.no_object_weight,
             train_num_points=recipe.points,
-            oversample_ratio=recipe.oversample,
-            importance_sample_ratio=recipe.importance,
+            oversample_ratio=recipe.oversample_ratio,
+            importance_sample_ratio=recipe.importance_sample_ratio,
             class_weight=recipe.class_weight,
             mask_weight=recipe.mask_weight,
             dice_weight=recipe.dice_weight,
@@ -36,7 +36,7 @@ def theirs() -> SimpleNamespace:
 
     def maskformer(recipe: MaskLossRecipe) -> torch.nn.Module:
         matcher = MaskFormerHungarianMatcher(recipe.class_weight, recipe.mask_weight, recipe.dice_weight)
-        return MaskFormerLoss(NUM_CLASSES, matcher, {}, recipe.no_object)
+        return MaskFormerLoss(NUM_CLASSES, matcher, {}, recipe.no_object_weight)
 
     return SimpleNamespace(mask2former=mask2former, maskformer=maskformer)
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy.io import savemat
 
 from semask.data.readers.mat_file import read_mat
+from tests.facts import facts
 
 LABELS = np.random.default_rng(0).integers(0, 120, (6, 7))
 
@@ -49,13 +50,13 @@ def test_a_field_of_a_struct(tmp_path: Path, packed: bool) -> None:
     path = written(tmp_path, mat(packed=packed, GTcls=struct_of, S=np.array([[1, 2], [3, 4]], np.uint8)))
     assert read_mat(path, "GTcls", "Segmentation").tolist() == LABELS.tolist()
     assert read_mat(path, "S").tolist() == [[1, 2], [3, 4]]
-    for keys, message in (
-        (("GTcls", "Gone"), "'GTcls' has no field 'Gone'"),
-        (("S", "Segmentation"), "'S' is no single struct"),
-        (("GTcls",), "it does not hold plain numbers"),
-        (("GTcls", "Boundaries"), "it does not hold plain numbers"),
+    for keys, told in (
+        (("GTcls", "Gone"), ("'GTcls'", "'Gone'")),
+        (("S", "Segmentation"), ("'S'",)),
+        (("GTcls",), ()),
+        (("GTcls", "Boundaries"), ()),
     ):
-        with pytest.raises(ValueError, match=rf"1\.mat: no readable \.mat file with {'.'.join(keys)} \({message}"):
+        with pytest.raises(ValueError, match=facts(path, ".".join(keys), *told)):
             read_mat(path, *keys)
 
 
@@ -68,19 +69,19 @@ def test_the_other_order_of_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "told"),
     [
-        (b"broken", "it does not begin as one of MATLAB 5 to 7"),
-        (mat(T=LABELS), "it has no variable 'S'"),
-        (mat(S=LABELS.astype(np.uint8))[:-20], "it is cut short"),
-        (mat(S=LABELS + 1j), "it does not hold plain numbers"),
-        (mat(S=LABELS / 2), r"S is no map of whole numbers but float64 of shape \(6, 7\)"),
-        (mat(S=np.ones((2, 2, 2), np.uint8)), r"S is no map of whole numbers but uint8 of shape \(2, 2, 2\)"),
-        (mat(S=np.ones((0, 2), np.uint8)), r"S is no map of whole numbers but uint8 of shape \(0, 2\)"),
+        (b"broken", ("MATLAB", 5, 7)),
+        (mat(T=LABELS), ("'S'",)),
+        (mat(S=LABELS.astype(np.uint8))[:-20], ("S",)),
+        (mat(S=LABELS + 1j), ("S",)),
+        (mat(S=LABELS / 2), ("S", "float64", (6, 7))),
+        (mat(S=np.ones((2, 2, 2), np.uint8)), ("S", "uint8", (2, 2, 2))),
+        (mat(S=np.ones((0, 2), np.uint8)), ("S", "uint8", (0, 2))),
     ],
 )
-def test_what_is_no_label_map_is_told(tmp_path: Path, content: bytes, message: str) -> None:
-    with pytest.raises(ValueError, match=rf"1\.mat: .*{message}.*; fetch it again"):
+def test_what_is_no_label_map_is_told(tmp_path: Path, content: bytes, told: tuple[object, ...]) -> None:
+    with pytest.raises(ValueError, match=facts("1.mat", *told)):
         read_mat(written(tmp_path, content), "S")
 
 
@@ -90,7 +91,7 @@ def test_a_kind_that_does_not_exist_is_told(tmp_path: Path) -> None:
     place = whole.index(struct.pack("<II", 4, 84))
     for kind in {*range(256)} - {4, 3}:
         broken = whole[:place] + bytes([kind]) + whole[place + 1 :]
-        with pytest.raises(ValueError, match=r"1\.mat: no readable \.mat file with S"):
+        with pytest.raises(ValueError, match=facts("1.mat", "S")):
             read_mat(written(tmp_path, broken), "S")
 
 

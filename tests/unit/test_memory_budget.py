@@ -16,10 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from semask.inference import Predictor, build_predictor, build_prior, rescaled, sliding, tta
-from semask.ops import lazy_scores as bands
-from semask.ops.lazy_scores import Bands, Held, Resized
+from semask.ops import lazy_scores
+from semask.ops.lazy_scores import InMemory, LazyScores, Resized
 from semask.recipes import recipe
 from semask.recipes.recipe import DataRecipe
+from tests.facts import facts
 from tests.unit.toy_predictors import gradient
 
 GIB = 2**30
@@ -56,24 +57,24 @@ class Classes:
     size_multiple = 1
     scores_are_logits = True
 
-    def bands(self, images: Tensor) -> Bands:
+    def lazy_scores(self, images: Tensor) -> LazyScores:
         height, width = images.shape[-2:]
         coarse = F.interpolate(images[:, :1], (-(-height // 4), -(-width // 4))).repeat(1, 150, 1, 1)
-        return Resized(Held(coarse), (height, width))
+        return Resized(InMemory(coarse), (height, width))
 
-    prior_bands = bands
+    lazy_prior = lazy_scores
 
 
 class FullClasses(Classes):
     """The same at the images' own size."""
 
-    def bands(self, images: Tensor) -> Bands:
-        return Held(images[:, :1].repeat(1, 150, 1, 1))
+    def lazy_scores(self, images: Tensor) -> LazyScores:
+        return InMemory(images[:, :1].repeat(1, 150, 1, 1))
 
 
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(bands, "NUMBERS_ELSEWHERE", 3 * 2**20)  # small ones, for a small budget
+    monkeypatch.setattr(lazy_scores, "NUMBERS_ON_GPU", 3 * 2**20)  # small ones, for a small budget
     with FakeTensorMode(), torch.inference_mode():
         yield
 
@@ -129,7 +130,10 @@ def test_a_prior_is_scored_within_the_budget() -> None:
 
 def test_bands_are_larger_where_every_call_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    counts = [len(list(bands.walk(Held(torch.empty(1, 19, 2048, 1024, device=place))))) for place in ("cpu", "cuda")]
+    counts = [
+        len(list(lazy_scores.iter_row_blocks(InMemory(torch.empty(1, 19, 2048, 1024, device=place)))))
+        for place in ("cpu", "cuda")
+    ]
     assert counts == [20, 3]
 
 
@@ -197,5 +201,5 @@ def test_no_budget_at_all_is_refused(budget: float) -> None:
         lambda: rescaled(gradient, memory_budget=budget),
         lambda: tta(gradient, ratios=(1.0,), memory_budget=budget),
     ):
-        with pytest.raises(ValueError, match="memory_budget must be more than 0 GiB"):
+        with pytest.raises(ValueError, match=facts("memory_budget", 0, budget)):
             make()

@@ -11,17 +11,26 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from semask.build import build_encoder, build_model
+from semask.models.build import build, build_encoder
 from semask.models.encoders.hierarchical import HierarchicalEncoder
-from semask.models.encoders.mix_transformer import EfficientAttention, MixFFN, Reduction, Size, mix_transformer
-from semask.models.encoders.mix_transformer_layouts import chain_tensors
-from semask.recipes import DecoderRecipe, EncoderRecipe, ModelRecipe, Recipe
+from semask.models.encoders.kinds import encoder_options
+from semask.models.encoders.mix_transformer import (
+    EfficientAttention,
+    MixFFN,
+    Reduction,
+    Size,
+    chain_tensors,
+    mix_transformer,
+)
+from semask.recipes import ModelRecipe, Recipe
+from semask.recipes.encoders import SemanticLayers
 from semask.structures import Features
+from tests.facts import facts
 
 
 def small(*, semantic: bool = False, **options: object) -> HierarchicalEncoder:
     torch.manual_seed(0)
-    spec = EncoderRecipe(name="mit_b0", weights=None, semantic_layers=semantic, **options)
+    spec = encoder_options("mit_b0", weights=None, semantic=SemanticLayers() if semantic else None, **options)
     return build_encoder(spec, 5, crop=(64, 64)).eval()
 
 
@@ -140,18 +149,18 @@ def test_before_the_norm_the_pretrained_encoder_stays_as_it_is(plain: Hierarchic
 
 
 @pytest.mark.parametrize(
-    ("encoder", "message"),
+    ("encoder", "told"),
     [
-        (EncoderRecipe(name="mit_b9"), r"no Mix Transformer called 'mit_b9'; near ones: mit_b"),
-        (EncoderRecipe(name="mitb4"), r"no Mix Transformer called 'mitb4'; near ones: mit_b4"),
-        (EncoderRecipe(name="mit_b0", depths=(1, 1, 1, 1)), "depths can be set for Swin only"),
-        (EncoderRecipe(name="mit_b0", image_size=(64, 64)), "image_size can be set for plain ViTs"),
-        (EncoderRecipe(name="resnet18", semantic_place="after_norm"), "semantic_place can be set for Mix Transformers"),
+        (lambda: encoder_options("mit_b9"), ("'mit_b9'", "mit_b5", "mit_b0")),
+        (lambda: encoder_options("mitb4"), ("'mitb4'", "mit_b4", "mit_b0")),
+        (lambda: encoder_options("mit_b0", depths=(1, 1, 1, 1)), ("mix_transformer", "depths")),
+        (lambda: encoder_options("mit_b0", image_size=(64, 64)), ("mix_transformer", "image_size")),
+        (lambda: encoder_options("resnet18", semantic_place="after_norm"), ("dilatable", "semantic_place")),
     ],
 )
-def test_what_does_not_belong_to_it_is_refused(encoder: EncoderRecipe, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        build_model(Recipe(name="test/x", model=ModelRecipe(encoder=encoder, decoder=DecoderRecipe())))
+def test_what_does_not_belong_to_it_is_refused(encoder: Callable[[], EncoderOptions], told: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=facts(*told)):
+        build(Recipe(name="test/x", model=ModelRecipe(encoder=encoder())))
 
 
 @pytest.mark.slow

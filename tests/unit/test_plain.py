@@ -7,9 +7,10 @@ import pytest
 import timm
 import torch
 
-from semask.build import build_encoder
-from semask.models.encoders.vit import PlainEncoder, is_plain, resize_positions, timm_vit
-from semask.recipes import EncoderRecipe
+from semask.models.build import build_encoder
+from semask.models.encoders.kinds import encoder_options
+from semask.models.encoders.vit import ViTEncoder, is_vit, resize_positions, timm_vit
+from tests.facts import facts
 
 OWN = {
     # name: (stride, tokens besides the patches)
@@ -29,7 +30,7 @@ OWN = {
 @pytest.mark.parametrize("name", OWN)
 def test_other_backbones_are_timms_to_the_bit(name: str) -> None:
     stride, extra = OWN[name]
-    encoder = build_encoder(EncoderRecipe(name=name), 3).eval()
+    encoder = build_encoder(encoder_options(name), 3).eval()
     theirs = timm.create_model(name.split(".", maxsplit=1)[0], num_classes=0, dynamic_img_size=True).eval()
     theirs.load_state_dict(encoder.backbone.state_dict(), strict=False)
     images = torch.randn(2, 3, 3 * stride, 5 * stride)
@@ -43,7 +44,7 @@ def test_other_backbones_are_timms_to_the_bit(name: str) -> None:
 
 
 def test_other_backbones_match_timm_on_pictures_of_real_sizes() -> None:
-    encoder = build_encoder(EncoderRecipe(name="vit_small_patch14_dinov2"), 3).eval()
+    encoder = build_encoder(encoder_options("vit_small_patch14_dinov2"), 3).eval()
     images = torch.randn(1, 3, 14 * 26, 14 * 35)
     with torch.inference_mode():
         assert encoder(images).maps[0].shape == (1, 384, 26, 35)
@@ -86,8 +87,8 @@ def weights(old: int, new: int, mode: str) -> np.ndarray:
 
 def test_a_grid_of_as_many_tokens_keeps_the_table() -> None:
     """The authors compare token counts, not shapes: 2×8 patches take the table of 4×4 as it lies."""
-    spec = EncoderRecipe(
-        name="vit_tiny_patch16_224", image_size=(64, 64), norm_eps=1e-5, position_resize="bilinear", weights=None
+    spec = encoder_options(
+        "vit_tiny_patch16_224", image_size=(64, 64), norm_eps=1e-05, position_resize="bilinear", weights=None
     )
     encoder = build_encoder(spec, 3).eval()
     wide, square = torch.zeros(1, 3, 32, 128), torch.zeros(1, 3, 64, 64)
@@ -97,7 +98,7 @@ def test_a_grid_of_as_many_tokens_keeps_the_table() -> None:
 
 
 def test_no_square_no_table() -> None:
-    with pytest.raises(ValueError, match="a position table of 12 rows, 1 of them for other tokens, is no square"):
+    with pytest.raises(ValueError, match=facts(12, 1)):
         resize_positions(torch.zeros(1, 12, 4), (3, 3), num_extra=1, mode="bilinear")
 
 
@@ -112,12 +113,12 @@ def test_eps_and_stochastic_depth_are_as_given() -> None:
 
 
 def test_families() -> None:
-    assert all(is_plain(name) for name in OWN)
-    assert not is_plain("swin_tiny_patch4_window7_224")
-    assert not is_plain("vit_relpos_small_patch16_224")
+    assert all(is_vit(name) for name in OWN)
+    assert not is_vit("swin_tiny_patch4_window7_224")
+    assert not is_vit("vit_relpos_small_patch16_224")
 
 
 def test_patches_that_are_no_squares() -> None:
     vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, dynamic_img_size=True, patch_size=(8, 16))
-    with pytest.raises(ValueError, match="patches must be square, got 8×16"):
-        PlainEncoder(vit)
+    with pytest.raises(ValueError, match=facts("8×16")):
+        ViTEncoder(vit)

@@ -3,8 +3,9 @@ import torch
 import torch.nn.functional as F
 
 from semask.models.decoders.psanet import PSANet
-from semask.models.layers.point_wise_spatial import PointWiseSpatialAttention, double, halve, unfold_windows
+from semask.models.decoders.psanet import PointWiseSpatialAttention, double, halve, unfold_windows
 from semask.structures import Features
+from tests.facts import facts
 
 
 def by_cells(windows: torch.Tensor, window_size: int) -> torch.Tensor:
@@ -71,7 +72,7 @@ def test_cells_beyond_the_window_count_alike() -> None:
     with torch.inference_mode():
         scores = unfold_windows(attention.scores(attention.hidden(halve(attention.reduce(x)))), 1)
     assert torch.equal(scores, torch.diag_embed(scores.diagonal(dim1=1, dim2=2)))
-    with pytest.raises(ValueError, match="number of cells ≥ 1, got 0"):
+    with pytest.raises(ValueError, match=facts("window_size", 1, 0)):
         PointWiseSpatialAttention(4, 4, window_size=0, direction="collect")
 
 

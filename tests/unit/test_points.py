@@ -47,7 +47,7 @@ def test_sampled_classes_are_sampled_masks(seed: int, size: tuple[int, int], sma
 
 
 def test_draws_come_in_the_authors_order() -> None:
-    recipe = MaskLossRecipe(points=10, oversample=2.5, importance=0.7, ignored="background")
+    recipe = MaskLossRecipe(points=10, oversample_ratio=2.5, importance_sample_ratio=0.7, ignored="background")
     torch.manual_seed(7)
     draws = draw(recipe, 10, predictions=2, images=3, pairs=4, device=torch.device("cpu"))
     torch.manual_seed(7)
@@ -96,7 +96,7 @@ def test_the_largest_number_stays_inside_and_an_empty_image_has_a_place() -> Non
 
 
 def test_the_uncertain_candidates_and_all_others_are_chosen() -> None:
-    recipe = MaskLossRecipe(importance=0.6)
+    recipe = MaskLossRecipe(importance_sample_ratio=0.6)
     masks = torch.randn(3, 4, 4)
     candidates, others = torch.rand(3, 30, 2), torch.rand(3, 4, 2)
     chosen = choose_points(masks, candidates, others, recipe=recipe, points=10)

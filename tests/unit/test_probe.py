@@ -7,16 +7,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from semask.build import build_encoder, build_model
-from semask.recipes import EncoderRecipe, ModelRecipe, Recipe
+from semask.models.build import build, build_encoder
+from semask.models.encoders.kinds import encoder_options
+from semask.recipes import ModelRecipe, Recipe
+from semask.recipes.encoders import EncoderOptions, SemanticLayers, StageProbe, SwinOptions
+from tests.facts import facts
 
-MICRO = EncoderRecipe(
+MICRO = SwinOptions(
     weights=None,
     embed_dim=16,
     depths=(2, 1, 2, 1),
     num_heads=(1, 2, 2, 4),
     window_size=4,
-    semantic_windows=(4, 4, None, None),
+    semantic=SemanticLayers(windows=(4, 4, None, None)),
 )
 CLASSES = 5
 
@@ -24,8 +27,8 @@ CLASSES = 5
 def encoders(probe: str) -> tuple[torch.nn.Module, torch.nn.Module]:
     """The probed encoder and the plain one of the same weights."""
     torch.manual_seed(0)
-    probed = build_encoder(replace(MICRO, probe=probe), CLASSES).eval()
-    plain = build_encoder(MICRO, CLASSES).eval()
+    probed = build_encoder(replace(MICRO, semantic=StageProbe(reads=probe)), CLASSES).eval()
+    plain = build_encoder(replace(MICRO, semantic=None), CLASSES).eval()
     missing, unexpected = plain.load_state_dict(probed.state_dict(), strict=False)
     assert not missing
     assert all(key.startswith("semantic.") for key in unexpected)
@@ -60,16 +63,26 @@ def test_queries_are_those_that_attend() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("encoder", "told"),
     [
-        ({"probe": "features", "semantic_layers": True}, "say --model.encoder.semantic-layers false"),
-        ({"name": "resnet18", "probe": "queries", "embed_dim": None, "depths": None, "num_heads": None, "window_size": None}, "'resnet18' is no Swin"),
-        ({"semantic_layers": True, "semantic_gain": "one", "semantic_dead_init": True}, "is that of a learned λ"),
-        ({"semantic_layers": True, "semantic_shift": True, "semantic_windows": (None,) * 4}, "none of these has windows"),
-        ({"semantic_layers": True, "semantic_shift": True, "semantic_windows": (4, None, None, None)}, "none of these has windows"),
-        ({"semantic_gain": "one", "semantic_shift": True}, "semantic_gain, semantic_shift speak of semantic layers"),
+        (
+            encoder_options("resnet18", semantic=StageProbe(reads="queries")),
+            ("Swin", "'resnet18'", "--model.encoder.semantic.reads features"),
+        ),
+        (
+            replace(MICRO, semantic=SemanticLayers(gain="one", dead_init=True)),
+            ("λ", "--model.encoder.semantic.gain learned", "--model.encoder.semantic.dead-init false"),
+        ),
+        (
+            replace(MICRO, semantic=SemanticLayers(shift=True, windows=(None,) * 4)),
+            ("semantic.shift", 2, "--model.encoder.semantic.windows", (None,) * 4),
+        ),
+        (
+            replace(MICRO, semantic=SemanticLayers(shift=True, windows=(4, None, None, None))),
+            ("semantic.shift", 2, (4, None, None, None)),
+        ),
     ],
-)  # fmt: skip
-def test_contradictions_are_refused(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        build_model(Recipe(name="test/x", model=ModelRecipe(encoder=replace(MICRO, **changes))))
+)
+def test_contradictions_are_refused(encoder: EncoderOptions, told: tuple[object, ...]) -> None:
+    with pytest.raises(ValueError, match=facts(*told)):
+        build(Recipe(name="test/x", model=ModelRecipe(encoder=encoder)))

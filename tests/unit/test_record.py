@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from semask.cli.main import main as cli
+from semask.cli import main as cli
 from semask.evaluation import Tally
 from semask.evaluation.comparison import compare
 from semask.evaluation.metrics.bootstrap import statistics
 from semask.evaluation.record import arrays, measured, read_record, write_record
+from tests.facts import facts, missing
 
 CLASSES = ("sky", "road & <b>kerb</b>", "car")
 
@@ -65,7 +66,8 @@ def test_the_better_model_is_found_and_the_same_one_is_not(tmp_path: Path, capsy
     out = tmp_path / "deep" / "comparison.json"
     assert cli.main(["compare", str(worse), str(better), "--out", str(out), "--resamples", "300"]) == 0
     told = capsys.readouterr().out
-    assert "B is better by" in told
+    below_the_table = told.rpartition("┘")[2].split("/")[0]
+    assert missing(below_the_table, "A", "B", "mIoU", 12) == ["A"]
     found = json.loads(out.read_text())
     scores = [json.loads(path.read_text())["scores"] for path in (worse, better)]
     value, low, high = found["difference"]["miou"]
@@ -78,7 +80,7 @@ def test_the_better_model_is_found_and_the_same_one_is_not(tmp_path: Path, capsy
     assert "road &amp; &lt;b&gt;kerb" in page
     assert "<b>kerb" not in page
     assert cli.main(["compare", str(better), str(better)]) == 0
-    assert "no difference in mIoU can be told" in capsys.readouterr().out
+    assert missing(capsys.readouterr().out.splitlines()[-1], "A", "B", "mIoU") == ["A", "B"]
 
 
 def test_one_image_has_no_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,44 +88,42 @@ def test_one_image_has_no_interval(tmp_path: Path, capsys: pytest.CaptureFixture
     found = compare(read_record(a), read_record(b))
     assert found["difference"]["miou"] is None
     assert cli.main(["compare", str(a), str(b)]) == 0
-    assert "the difference in mIoU is undefined over 1 image" in capsys.readouterr().out
+    assert missing(capsys.readouterr().out.splitlines()[-1], "mIoU", 1) == []
 
 
 def test_other_data_and_other_protocols_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, other = write(tmp_path / "a.json"), write(tmp_path / "other.json", sha256="cd" * 32)
     assert cli.main(["compare", str(a), str(other), "--out", str(tmp_path / "c.json")]) == 2
-    assert "different data (12 images of validation, sha256 abababab" in " ".join(capsys.readouterr().err.split())
+    assert missing(capsys.readouterr().err, a, other, 12, "validation", "sha256", "abababababab", "cdcdcdcdcdcd") == []
     values = json.loads(a.read_text())
     values["protocol"]["seen"] |= {"flip": True, "window": [512, 512]}
     (tmp_path / "flipped.json").write_text(json.dumps(values))
     shutil.copy(tmp_path / "a.npz", tmp_path / "flipped.npz")
     assert cli.main(["compare", str(a), str(tmp_path / "flipped.json"), "--out", str(tmp_path / "c.json")]) == 2
     message = " ".join(capsys.readouterr().err.split())
-    assert "protocols differ (flip False and True, window None and [512, 512]); evaluate both" in message
+    assert missing(message, "flip", "False", "True", "window", "None", [512, 512]) == []
     assert not (tmp_path / "c.json").exists()
 
 
 def test_what_is_no_record_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"there is no record .*metrics.json.*semask evaluate CHECKPOINT"):
+    with pytest.raises(ValueError, match=facts(repr(str(tmp_path / "metrics.json")), "semask evaluate CHECKPOINT")):
         read_record(tmp_path)
     (tmp_path / "a.json").write_text("{")
-    with pytest.raises(ValueError, match=r"is no record: it is not whole JSON .*; make it anew"):
+    with pytest.raises(ValueError, match=facts(tmp_path / "a.json", "JSON")):
         read_record(tmp_path / "a.json")
     (tmp_path / "a.json").write_text('{"recipe": "x", "scores": {}}')
-    with pytest.raises(ValueError, match="or an old one; make it anew"):
+    with pytest.raises(ValueError, match=facts(tmp_path / "a.json", "semask evaluate", "images")):
         read_record(tmp_path / "a.json")
     write(tmp_path / "b.json")
     (tmp_path / "b.npz").write_bytes(b"PK no archive")
-    with pytest.raises(
-        ValueError, match=r"b.npz, the counts of the images that belong to b.json.*keep the two together"
-    ):
+    with pytest.raises(ValueError, match=facts(tmp_path / "b.npz", "b.json")):
         read_record(tmp_path / "b.json")
     for content in (b"", (tmp_path / "a.json").read_bytes()):
         (tmp_path / "b.npz").write_bytes(content)
-        with pytest.raises(ValueError, match=r"b.npz, the counts .* cannot be read"):
+        with pytest.raises(ValueError, match=facts(tmp_path / "b.npz", "b.json")):
             read_record(tmp_path / "b.json")
     (tmp_path / "b.npz").unlink()
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match=facts(tmp_path / "b.npz", "b.json")):
         read_record(tmp_path / "b.json")
 
 
@@ -139,7 +139,7 @@ def test_a_record_with_a_part_missing_or_of_another_kind_is_told(
         path.write_text(json.dumps(record))
         for command in (["report", str(path)], ["compare", str(path), str(path)]):
             assert cli.main(command) == 2
-            assert "no record of an evaluation, or an old one" in " ".join(capsys.readouterr().err.split())
+            assert missing(" ".join(capsys.readouterr().err.split()), path, "semask evaluate") == []
 
 
 def test_counts_of_another_evaluation_are_refused(tmp_path: Path) -> None:
@@ -147,18 +147,18 @@ def test_counts_of_another_evaluation_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json")
     write(tmp_path / "b.json", skill=0.3)
     shutil.copy(tmp_path / "b.npz", tmp_path / "a.npz")
-    with pytest.raises(ValueError, match=r"those of another evaluation\); keep the two together"):
+    with pytest.raises(ValueError, match=facts(tmp_path / "a.npz", "a.json")):
         read_record(path)
     counts = {name: np.zeros((12, 5)) for name in ("intersection", "predicted", "labelled")}
     np.savez(tmp_path / "a.npz", image_names=np.array([str(i) for i in range(12)]), **counts)
-    with pytest.raises(ValueError, match=r"of \(12, 5\) images and classes"):
+    with pytest.raises(ValueError, match=facts(tmp_path / "a.npz", (12, 5))):
         read_record(path)
 
 
 def test_arrays_that_claim_too_much_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.json")
     monkeypatch.setattr("semask.evaluation.record.MAX_TABLES", 1000)
-    with pytest.raises(ValueError, match="claims to hold more than 1000 bytes"):
+    with pytest.raises(ValueError, match=facts(path.with_suffix(".npz"), 1000)):
         read_record(path)
 
 
@@ -167,7 +167,6 @@ def test_tables_in_three_formats(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert cli.main(["report", *paths]) == 0
     lines = capsys.readouterr().out.splitlines()
     scores = json.loads(Path(paths[0]).read_text())
-    assert lines[0].startswith("| recipe | checkpoint | protocol | data | images | mIoU | 95 % from | to | published |")
     assert lines[2].startswith(
         f"| ade20k/semask-swin-t-fpn | 01234567 | semask-ss | validation abababab | 12 | {100 * scores['scores']['miou']:.2f} |"
     )
@@ -178,7 +177,7 @@ def test_tables_in_three_formats(tmp_path: Path, capsys: pytest.CaptureFixture[s
     rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
     assert rows[0]["mIoU"] == f"{100 * scores['scores']['miou']:.2f}"
     assert rows[1]["published"] == ""
-    assert r"95 \% from" in (tmp_path / "table.tex").read_text()
+    assert r"95 \% " in (tmp_path / "table.tex").read_text()
     capsys.readouterr()
     assert cli.main(["report", *paths, "--classes"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -215,22 +214,22 @@ def test_a_comparison_goes_to_json_and_names_are_shown_as_they_are(
     (tmp_path / "folder.json").mkdir()
     for out in ("page.html", "metrics", "folder.json"):
         assert cli.main(["compare", str(path), str(path), "--out", str(tmp_path / out)]) == 2
-        assert "--out names a file that ends in .json" in " ".join(capsys.readouterr().err.split())
+        assert missing(" ".join(capsys.readouterr().err.split()), "--out", ".json", repr(str(tmp_path / out))) == []
     assert not (tmp_path / "page.html").exists()
 
 
 def test_tables_that_cannot_be_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "a.json")
     assert cli.main(["report", str(path), "--out", str(tmp_path / "a.docx")]) == 2
-    assert "written as .md, .csv, .tex" in capsys.readouterr().err
+    assert missing(capsys.readouterr().err, ".md, .csv, .tex", "--out", "'.docx'") == []
     assert cli.main(["report"]) == 2
-    assert "nothing to tabulate" in capsys.readouterr().err
+    assert missing(capsys.readouterr().err, "semask evaluate", "semask bench") == []
     values = json.loads(path.read_text())
     values["scores"]["classes"][0]["name"] = "heaven"
     (tmp_path / "b.json").write_text(json.dumps(values))
     shutil.copy(tmp_path / "a.npz", tmp_path / "b.npz")
     assert cli.main(["report", str(path), str(tmp_path / "b.json"), "--classes"]) == 2
-    assert "other classes" in capsys.readouterr().err
+    assert missing(" ".join(capsys.readouterr().err.split()), tmp_path / "b.json", path) == []
 
 
 def test_a_paper_s_figure_stands_beside_its_own_protocol_alone(

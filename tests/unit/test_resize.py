@@ -18,8 +18,9 @@ from semask.data.augment.transforms import TrainTransform
 from semask.data.dataset import training_set
 from semask.data.readers.image import read_image
 from semask.data.scenes.scene import SCENE_CLASSES, draw_scene
-from semask.ops.reference import plainly
+from semask.ops.reference import reference_mode
 from semask.recipes.recipe import DataRecipe
+from tests.facts import facts
 
 
 @given(st.data())
@@ -34,7 +35,7 @@ def test_a_part_is_that_of_the_whole_to_the_bit(data: st.DataObject) -> None:
     for antialias in (False, True):
         for given_image in (image, image.contiguous(), image.float() / 255):
             found = resize_part(given_image, size, (rows, columns), antialias=antialias)
-            with plainly():
+            with reference_mode():
                 assert torch.equal(found, resize_part(given_image, size, (rows, columns), antialias=antialias))
         if size != (1, 1):
             whole = tv.resize(image, list(size), interpolation=InterpolationMode.BILINEAR, antialias=antialias)
@@ -87,7 +88,7 @@ def recipe(root: Path, ratio: float, **options: object) -> DataRecipe:
 @pytest.mark.parametrize(("ratio", "factor"), [(0.51, 1), (0.5, 2), (0.4, 2), (0.25, 4), (0.2, 4), (0.12, 8)])
 def test_pictures_are_decoded_no_larger_than_the_draw_needs(pictures: Path, ratio: float, factor: int) -> None:
     data = recipe(pictures, ratio)
-    exact, reduced = (training_set(dataclasses.replace(data, reduced_decode=on), seed=3) for on in (False, True))
+    exact, reduced = (training_set(dataclasses.replace(data, jpeg_draft=on), seed=3) for on in (False, True))
     size = TrainTransform(data).draw_size(203, 301, np.random.default_rng(0))
     seen = read_image(str(pictures / "images/train/0.jpg"), at_least=size)
     assert seen.shape[1:] == (-(-203 // factor), -(-301 // factor))
@@ -117,12 +118,12 @@ def test_what_is_no_jpeg_is_read_whole(tmp_path: Path) -> None:
 def test_sizes_that_differ_are_told_of_reduced_pictures_too(pictures: Path, side: tuple[int, int]) -> None:
     for number in range(2):
         Image.fromarray(np.zeros(side, np.uint8)).save(pictures / f"labels/train/{number}.png")
-    with pytest.raises(ValueError, match=rf"label of {side[0]}×{side[1]} for an image of .* make them one size"):
-        training_set(recipe(pictures, 0.25, reduced_decode=True), seed=0)[0]
+    with pytest.raises(ValueError, match=facts("labels/train/0.png", f"{side[0]}×{side[1]}")):
+        training_set(recipe(pictures, 0.25, jpeg_draft=True), seed=0)[0]
 
 
 @pytest.mark.parametrize("options", [{"kind": "scenes"}, {"channels": 1}, {"value_range": (0.0, 100.0)}])
 def test_what_cannot_be_decoded_smaller_is_refused(options: dict[str, object]) -> None:
-    data = DataRecipe(reduced_decode=True, **options)
-    with pytest.raises(ValueError, match=r"reduced_decode is for JPEG files in RGB.*--data.reduced-decode false"):
+    data = DataRecipe(jpeg_draft=True, **options)
+    with pytest.raises(ValueError, match=facts("data.jpeg_draft", "JPEG", "RGB", "--data.jpeg-draft false")):
         TrainTransform(data, mean=(0.5,) * data.channels)

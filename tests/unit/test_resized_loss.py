@@ -10,7 +10,7 @@ from semask.losses.pixel import pixel_cross_entropy
 from semask.ops import cross_entropy as resized
 from semask.ops.bilinear import spans
 from semask.ops.cross_entropy import pixel_losses, resized_cross_entropy
-from semask.ops.reference import is_plain, plainly
+from semask.ops.reference import is_reference, reference_mode
 from semask.structures import IGNORE
 from tests.unit.largest import Largest
 
@@ -71,7 +71,7 @@ def test_gradcheck(align: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"denominator": "valid"}, {"keep_hardest": 50}, {"class_weights": torch.arange(1.0, 20)}]
+    "options", [{}, {"normalize_by": "valid"}, {"keep_hardest": 50}, {"class_weights": torch.arange(1.0, 20)}]
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("align", [False, True])
@@ -80,8 +80,8 @@ def test_the_switch_changes_no_loss(options: dict, dtype: torch.dtype, align: bo
     found = []
     for plain in (False, True):
         leaf = logits.clone().requires_grad_()
-        with plainly(plain):
-            assert is_plain() == plain
+        with reference_mode(plain):
+            assert is_reference() == plain
             loss = pixel_cross_entropy(leaf, labels, align_corners=align, **options)
         loss.backward()
         found.append((loss.detach(), leaf.grad.float()))
@@ -133,7 +133,7 @@ def test_scores_at_full_size_are_never_made(options: dict, monkeypatch: pytest.M
     seen = {}
     for plain in (False, True):
         leaf = logits.clone().requires_grad_()
-        with plainly(plain), Largest() as largest:
+        with reference_mode(plain), Largest() as largest:
             pixel_cross_entropy(leaf, labels, **options).backward()
         seen[plain] = largest.numbers
     assert seen[False] == 64 * 64 * 150  # a tile
@@ -152,14 +152,18 @@ def test_spans_are_torchs_interpolation_and_lookups_equal_products(cells, places
     back = torch.zeros_like(maps)
     for piece in pieces:
         part = maps[:, piece.top : piece.bottom]
-        places_of = piece.spread(part, -2)
+        places_of = piece.enlarge(part, -2)
         torch.testing.assert_close(places_of, expected[:, piece.first : piece.last])
-        torch.testing.assert_close(piece.spread(part.mT.contiguous(), -1).mT, places_of)
+        torch.testing.assert_close(piece.enlarge(part.mT.contiguous(), -1).mT, places_of)
         if piece.matrix is not None:
-            torch.testing.assert_close(piece._looked_up(part, -2), places_of)
-        back[:, piece.top : piece.bottom] += piece.gather(places_of, -2)
+            torch.testing.assert_close(piece._enlarge_on_gpu(part, -2), places_of)
+        back[:, piece.top : piece.bottom] += piece.enlarge_backward(places_of, -2)
         if piece.matrix is not None:
-            torch.testing.assert_close(piece._handed_back(places_of, -2), piece.gather(places_of, -2))
-        torch.testing.assert_close(piece.gather(places_of.mT.contiguous(), -1).mT, piece.gather(places_of, -2))
+            torch.testing.assert_close(
+                piece._enlarge_backward_on_gpu(places_of, -2), piece.enlarge_backward(places_of, -2)
+            )
+        torch.testing.assert_close(
+            piece.enlarge_backward(places_of.mT.contiguous(), -1).mT, piece.enlarge_backward(places_of, -2)
+        )
     # The transpose: <A x, A x> = <x, A' A x>
     torch.testing.assert_close((expected**2).sum(), (maps * back).sum())

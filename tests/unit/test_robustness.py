@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from semask.build import build_model
 from semask.checkpoints import store
 from semask.cli.main import main
 from semask.cli.robustness import RobustnessOptions, markdown, named, robustness
@@ -20,7 +19,9 @@ from semask.data.scenes.scene import SCENE_CLASSES
 from semask.evaluation import evaluate_model
 from semask.evaluation.robustness import CorruptedSamples, Robustness, measure_robustness, spread_out
 from semask.inference import build_predictor
-from semask.recipes import DataRecipe, Recipe, get
+from semask.models.build import build
+from semask.recipes import DataRecipe, Recipe, get_recipe
+from tests.facts import facts, missing
 
 SCENES = DataRecipe(kind="scenes", scene_size=(32, 40), crop=(32, 40), scene_count=4)
 FOUND = Robustness(
@@ -30,14 +31,14 @@ FOUND = Robustness(
 
 @pytest.fixture(scope="module")
 def recipe() -> Recipe:
-    return replace(get("scenes/semask-micro-fpn"), data=SCENES)
+    return replace(get_recipe("scenes/semask-micro-fpn"), data=SCENES)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("checkpoint")
-    store.save(folder, build_model(recipe), recipe, SCENE_CLASSES)
+    store.save(build(recipe), folder, classes=SCENE_CLASSES)
     return folder
 
 
@@ -85,13 +86,16 @@ def test_what_is_undefined_is_null() -> None:
 
 def test_the_table_names_every_row() -> None:
     lines = markdown(FOUND).splitlines()
-    assert lines[0] == "mIoU [%] on corrupted pictures; 80.00 on clean ones."
-    assert lines[2] == "| corruption | strength 1 | strength 5 | mean | lost of clean % |"
-    assert lines[4] == "| shot noise | 60.00 | 20.00 | 40.00 | 50.00 |"
-    assert [line.split(" | ")[0] for line in lines[4:]] == [
-        f"| {name}"
-        for name in ("shot noise", "impulse noise", "all noise", "fog", "all weather", "contrast", "all digital", "all")
+    assert missing(lines[0], "mIoU", "80.00") == []
+    assert [missing(cell, strength) for cell, strength in zip(lines[2].split(" | ")[1:3], (1, 5), strict=True)] == [
+        [],
+        [],
     ]
+    assert lines[4].endswith(" | 60.00 | 20.00 | 40.00 | 50.00 |")
+    rows = [line.split(" | ")[0] for line in lines[4:]]
+    assert len({*rows}) == 8
+    assert "fog" in rows[3]
+    assert "contrast" in rows[5]
 
 
 def test_kinds_stand_for_their_members() -> None:
@@ -115,20 +119,20 @@ def test_every_corruption_and_strength_is_evaluated_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "told"),
     [
-        ({"corruptions": ("mist",)}, r"corruptions are gaussian_noise, .*; mist is none of them"),
-        ({"corruptions": ()}, r"corruptions are .*; give at least one, and each once"),
-        ({"corruptions": ("fog", "fog")}, r"give at least one, and each once"),
-        ({"strengths": (0, 1)}, r"strengths are 1, 2, 3, 4, 5; 0 is none of them"),
-        ({"images": 0}, r"--images must be at least 1, got 0; leave it out for all"),
+        ({"corruptions": ("mist",)}, ("gaussian_noise, shot_noise", "mist")),
+        ({"corruptions": ()}, ("gaussian_noise, shot_noise", "fog")),
+        ({"corruptions": ("fog", "fog")}, ("gaussian_noise, shot_noise", "fog")),
+        ({"strengths": (0, 1)}, ("1, 2, 3, 4, 5", 0)),
+        ({"images": 0}, ("--images", 1, 0)),
     ],
 )
-def test_bad_options_are_refused_before_anything_is_scored(change: dict[str, object], message: str) -> None:
+def test_bad_options_are_refused_before_anything_is_scored(change: dict[str, object], told: tuple[object, ...]) -> None:
     def never(samples: object) -> float:
         raise AssertionError(samples)
 
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=facts(*told)):
         measure_robustness(never, validation_set(SCENES), **change)
 
 
@@ -154,17 +158,17 @@ def test_the_command_writes_what_a_plain_loop_finds(
     assert record["protocol"]["data"]["scene_count"] == 4
     assert out.with_suffix(".md").read_text(encoding="utf-8").count("\n") == 9
     told = capsys.readouterr().out
-    assert "all weather" in told
-    assert f"written to {out}" in told.replace("\n", "")
+    assert missing(told, "fog", "weather", "contrast", "digital") == []
+    assert str(out) in told.replace("\n", "")
 
 
 def test_pictures_of_bands_are_refused(checkpoint: Path) -> None:
     bundle = store.load(checkpoint)
     bands = bundle._replace(recipe=replace(bundle.recipe, data=replace(SCENES, channels=4)))
-    with pytest.raises(ValueError, match=r"corruptions are of pictures in colour, and these have 4 channels"):
+    with pytest.raises(ValueError, match=facts(4, "data.channels")):
         robustness(checkpoint, bands, RobustnessOptions())
 
 
 def test_the_checkpoint_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["robustness", "--images", "2"]) == 2
-    assert "the checkpoint's folder comes first: semask robustness CHECKPOINT" in capsys.readouterr().err
+    assert missing(capsys.readouterr().err, "semask robustness CHECKPOINT", "'--images'") == []

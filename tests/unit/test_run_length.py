@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semask.data.readers.coco_mask import decode_mask
+from tests.facts import facts
 
 
 def coco_text(runs: list[int]) -> str:
@@ -41,6 +42,7 @@ def test_run_lengths_of_many_pixels_and_no_mask() -> None:
     runs = [100_000, 3, 7, 90_000, 109_990]
     mask = decode_mask({"counts": coco_text(runs)}, height=300, width=1000)
     assert np.flatnonzero(np.diff(mask.T.ravel())).tolist() == [99_999, 100_002, 100_009, 190_009]
-    for bad in ("abc", {"size": [1, 1]}, [1, 2], {"counts": "P1"}, {"counts": [3, -3, 1]}):
-        with pytest.raises(ValueError, match="mask"):
+    cases = (("abc", "abc"), ({"size": [1, 1]}, [1, 1]), ([1, 2], [1, 2]), ({"counts": "P1"}, "1×1"))
+    for bad, told in (*cases, ({"counts": [3, -3, 1]}, "1×1")):
+        with pytest.raises(ValueError, match=facts(told)):
             decode_mask(bad, height=1, width=1)

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from semask import recipes
-from semask.build import build_weightless
+from semask.models.build import build_on_meta
 from semask.models.decoders.segformer import Form, SegFormer
 from semask.models.flops import all_multiply_adds, parameters
-from semask.ops.reference import plainly
+from semask.ops.reference import reference_mode
 from semask.structures import Features
 
 WIDTHS = (6, 10, 12, 16)
@@ -66,8 +66,8 @@ def test_the_head_by_hand(form: Form) -> None:
     "name", [pytest.param(name, marks=pytest.mark.slow if name.endswith(SLOW) else ()) for name in COSTS]
 )
 def test_published_costs(name: str) -> None:
-    recipe, (million, billion) = recipes.get(name), COSTS[name]
-    model = build_weightless(recipe)
+    recipe, (million, billion) = recipes.get_recipe(name), COSTS[name]
+    model = build_on_meta(recipe)
     assert parameters(model) / 1e6 == pytest.approx(million, rel=1e-6 if "mmseg" in name else 0.002, abs=0.05)
     assert all_multiply_adds(model, *recipe.data.crop) / 1e9 == pytest.approx(billion, rel=0.002)
     if recipe.published.parameters is not None:
@@ -75,13 +75,13 @@ def test_published_costs(name: str) -> None:
 
 
 def test_every_row_has_a_cost() -> None:
-    rows = {name for name in recipes.names() if name.startswith("ade20k/segformer")}
+    rows = {name for name in recipes.list_recipes() if name.startswith("ade20k/segformer")}
     assert rows == set(COSTS)
 
 
 @pytest.mark.parametrize("name", [*COSTS, "ade20k/semask-segformer-b4"])
 def test_published_training(name: str) -> None:
-    recipe = recipes.get(name)
+    recipe = recipes.get_recipe(name)
     optim, train, data = recipe.optim, recipe.train, recipe.data
     assert (optim.algorithm, optim.betas, optim.weight_decay) == ("adamw", (0.9, 0.999), 0.01)
     assert optim.lr * optim.encoder_lr_scale == pytest.approx(6e-5)
@@ -91,7 +91,7 @@ def test_published_training(name: str) -> None:
     assert (optim.warmup_steps, optim.warmup_ratio) == (1500, 1e-6)
     assert (train.steps, train.batch_size) == (160_000, 16)
     side = 640 if name.endswith("b5") else 512
-    assert (data.crop, data.scale_range, data.category_cap) == ((side, side), (0.5, 2.0), 0.75)
+    assert (data.crop, data.scale_range, data.cat_max_ratio) == ((side, side), (0.5, 2.0), 0.75)
     assert data.base_scale == (2048, side)
     assert recipe.model.encoder.drop_path == 0.1
     assert recipe.test.mode == "whole"
@@ -102,8 +102,8 @@ def test_norms_of_the_encoder_alone_do_not_decay() -> None:
     """As by mmsegmentation's rule on names: BatchNorms of the head are called bn."""
     from semask.training.optim import decays
 
-    recipe = recipes.get("ade20k/segformer-b0")
-    model = build_weightless(recipe)
+    recipe = recipes.get_recipe("ade20k/segformer-b0")
+    model = build_on_meta(recipe)
     kept = {name for name, _ in model.named_parameters() if not decays(name, recipe.optim)}
     norms = {
         f"{name}.{kind}"
@@ -123,7 +123,7 @@ def test_fused_level_by_level_as_side_by_side(form: Form, num_classes: int) -> N
     maps = tuple(torch.randn(2, w, *grid, requires_grad=True) for w, grid in zip(WIDTHS, grids, strict=True))
     found = []
     for choice in (True, False):
-        with plainly(choice):
+        with reference_mode(choice):
             logits = head(Features(maps)).logits
         # A bias in front of BatchNorm has no gradient but for rounding.
         inputs = [*maps, *(p for name, p in head.named_parameters() if not name.startswith("branches"))]

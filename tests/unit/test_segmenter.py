@@ -11,8 +11,9 @@ from torch import nn
 
 from semask.models.decoders.segmenter import MaskTransformer, SegmenterLinear
 from semask.models.layers.attention import Block, SelfAttention
-from semask.models.layers.single_scale import SingleScale
+from semask.models.decoders.segmenter import SingleScale
 from semask.structures import Features
+from tests.facts import facts
 
 
 def one_map(channels: int) -> SingleScale:
@@ -131,5 +132,5 @@ def test_a_pyramid_is_brought_to_stride_16(size: tuple[int, int]) -> None:
 
 
 def test_a_pyramid_without_stride_16() -> None:
-    with pytest.raises(ValueError, match=r"no stage at stride 16, only \(8, 32\)"):
+    with pytest.raises(ValueError, match=facts(16, (8, 32))):
         SingleScale((4, 8), (8, 32), source="last")

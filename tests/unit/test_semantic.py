@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from semask.models.layers.semantic import SemanticAttention, SemanticLayer
+from tests.facts import facts
 
 CHANNELS, CLASSES = 6, 4
 
@@ -110,11 +111,9 @@ def test_dropout_follows_the_projection() -> None:
 
 
 def test_bad_sizes() -> None:
-    with pytest.raises(ValueError, match=r"at least one unit .--model.encoder.semantic-units., got 0"):
+    with pytest.raises(ValueError, match=facts("--model.encoder.semantic.units", 0)):
         layer_of(7, units=0)
-    with pytest.raises(
-        ValueError, match=r"semantic-windows. are numbers of tokens ≥ 1, or None for global attention, got 0"
-    ):
+    with pytest.raises(ValueError, match=facts("--model.encoder.semantic.windows", 1, "None", 0)):
         layer_of(0)
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from semask.models.decoders.semantic_fpn import SemanticFPN
-from semask.ops.reference import plainly
+from semask.ops.reference import reference_mode
 from semask.structures import Features
 
 WIDTHS = (4, 6, 8, 10)
@@ -31,7 +31,7 @@ def test_sums_are_doubled_once(size: tuple[int, int], doublings: int, num_classe
     found, counts = [], []
     for choice in (True, False):
         doubled.clear()
-        with plainly(choice):
+        with reference_mode(choice):
             logits = decoder(Features(maps)).logits
             wanted = [*maps, *decoder.parameters()]
             found.append((logits, *torch.autograd.grad(logits.float().square().mean(), wanted)))

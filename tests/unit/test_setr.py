@@ -13,15 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semask import recipes
-from semask.build import build_encoder, build_model, build_weightless
 from semask.checkpoints.convert import convert, load_published
+from semask.models.build import build, build_encoder, build_on_meta
 from semask.models.decoders.setr import SETRMLA, SETRHead
-from semask.models.encoders.vit import PlainEncoder
+from semask.models.encoders.kinds import encoder_options
+from semask.models.encoders.vit import ViTEncoder
 from semask.models.flops import all_multiply_adds, parameters
 from semask.models.model import SegmentationModel
-from semask.recipes import DecoderRecipe, EncoderRecipe, ModelRecipe, Recipe
+from semask.recipes import ModelRecipe, Recipe
+from semask.recipes.decoders import DecoderOptions, decoder_options
 from semask.recipes.recipe import IMAGENET_MEAN
 from semask.structures import Features
+from tests.facts import facts
 
 # Parameters, and 10⁹ multiply-adds without auxiliary heads, measured on mmsegmentation's code, whose patch convolution
 # has no bias; stride of the logits, and of the auxiliary ones.
@@ -31,20 +34,20 @@ MEASURED = {
     "mla": (309_569_262, 368.1425, 4, 16),
 }
 PATCH_BIAS = 1024
-TINY = EncoderRecipe(
-    name="vit_tiny_patch16_224",
+TINY = encoder_options(
+    "vit_tiny_patch16_224",
     weights=None,
     image_size=(64, 64),
-    norm_eps=1e-6,
+    norm_eps=1e-06,
     position_resize="bilinear",
     out_layers=(2, 3),
 )
 
 
-def encoder_of(**changes: Any) -> PlainEncoder:
+def encoder_of(**changes: Any) -> ViTEncoder:
     torch.manual_seed(0)
     encoder = build_encoder(dataclasses.replace(TINY, **changes), 3, crop=(64, 64)).eval()
-    assert isinstance(encoder, PlainEncoder)
+    assert isinstance(encoder, ViTEncoder)
     return encoder
 
 
@@ -156,9 +159,9 @@ def test_without_the_class_token() -> None:
 
 @pytest.mark.parametrize("form", MEASURED)
 def test_published_costs_and_grids(form: str) -> None:
-    recipe = recipes.get(f"ade20k/setr-{form}-vit-l")
+    recipe = recipes.get_recipe(f"ade20k/setr-{form}-vit-l")
     total, billion, stride, auxiliary = MEASURED[form]
-    model = build_weightless(recipe)
+    model = build_on_meta(recipe)
     assert parameters(model) == total + PATCH_BIAS
     assert recipe.published.parameters == pytest.approx(total / 1e6, rel=0.01)
     assert all_multiply_adds(model, 512, 512) / 1e9 == pytest.approx(billion, rel=1e-4)
@@ -172,7 +175,7 @@ def test_published_costs_and_grids(form: str) -> None:
 
 @pytest.mark.parametrize("form", MEASURED)
 def test_published_training(form: str) -> None:
-    recipe = recipes.get(f"ade20k/setr-{form}-vit-l")
+    recipe = recipes.get_recipe(f"ade20k/setr-{form}-vit-l")
     optim, encoder, test = recipe.optim, recipe.model.encoder, recipe.test
     assert (optim.algorithm, optim.momentum, optim.nesterov, optim.weight_decay) == ("sgd", 0.9, False, 0.0)
     base = 0.01 if form == "naive" else 0.001
@@ -187,7 +190,7 @@ def test_published_training(form: str) -> None:
 
 
 def recipe_of(form: str) -> Recipe:
-    head = DecoderRecipe(name=f"setr_{form}", channels=8, auxiliary=True)
+    head = decoder_options(f"setr_{form}", channels=8, auxiliary=True)
     return Recipe(name=f"test/{form}", model=ModelRecipe(encoder=TINY, decoder=head, num_classes=4))
 
 
@@ -231,7 +234,7 @@ def as_theirs(model: SegmentationModel, form: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize("form", THEIRS)
 def test_files_of_mmsegmentation(form: str) -> None:
     recipe = recipe_of(form)
-    model = build_model(recipe)
+    model = build(recipe)
     theirs = as_theirs(model, form)
     assert not any(key.startswith(("encoder.", "decoder.")) for key in theirs)
     conversion = convert(theirs, recipe)
@@ -250,35 +253,39 @@ def test_files_of_mmsegmentation(form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "decoder", "message"),
+    ("changes", "decoder", "told"),
     [
         (
             {"out_layers": None},
-            DecoderRecipe(name="setr_pup"),
-            r"several maps of one stride.*--model.encoder.out-layers",
+            decoder_options("setr_pup"),
+            ("setr_pup", (16,), "--model.encoder.out-layers 6 12 18 24"),
         ),
         (
             {"out_layers": (3, 2)},
-            DecoderRecipe(name="setr_pup"),
-            r"rising numbers of layers, 1 … 12 here, got \(3, 2\)",
+            decoder_options("setr_pup"),
+            ("out_layers", "1 … 12", (3, 2), "--model.encoder.out-layers 6 12"),
         ),
-        ({"out_layers": (0, 2)}, DecoderRecipe(name="setr_pup"), "rising numbers"),
-        ({"out_layers": (2, 13)}, DecoderRecipe(name="setr_pup"), "rising numbers"),
+        ({"out_layers": (0, 2)}, decoder_options("setr_pup"), ("out_layers", "1 … 12", (0, 2))),
+        ({"out_layers": (2, 13)}, decoder_options("setr_pup"), ("out_layers", "1 … 12", (2, 13))),
         (
             {"class_token": False, "position_resize": None},
-            DecoderRecipe(name="setr_mla"),
-            "class token can be left out only where position_resize is set",
+            decoder_options("setr_mla"),
+            ("position_resize", "--model.encoder.position-resize bilinear", "--model.encoder.class-token true"),
         ),
-        ({}, DecoderRecipe(), "semantic_fpn reads a pyramid of maps, and a plain ViT's are of one stride"),
+        ({}, decoder_options("semantic_fpn"), ("semantic_fpn", 16, "--encoder")),
     ],
 )
-def test_what_does_not_fit_is_refused(changes: dict[str, Any], decoder: DecoderRecipe, message: str) -> None:
+def test_what_does_not_fit_is_refused(
+    changes: dict[str, Any], decoder: DecoderOptions, told: tuple[object, ...]
+) -> None:
     model = ModelRecipe(encoder=dataclasses.replace(TINY, **changes), decoder=decoder)
-    with pytest.raises(ValueError, match=message):
-        build_model(Recipe(name="test/x", model=model))
+    with pytest.raises(ValueError, match=facts(*told)):
+        build(Recipe(name="test/x", model=model))
 
 
 def test_a_pyramid_under_setr_is_refused() -> None:
-    model = ModelRecipe(encoder=EncoderRecipe(name="resnet18"), decoder=DecoderRecipe(name="setr_naive"))
-    with pytest.raises(ValueError, match=r"this encoder's have the strides \(4, 8, 16, 32\); take a plain ViT"):
-        build_model(Recipe(name="test/x", model=model))
+    model = ModelRecipe(encoder=encoder_options("resnet18"), decoder=decoder_options("setr_naive"))
+    with pytest.raises(
+        ValueError, match=facts("setr_naive", (4, 8, 16, 32), "ViT", "--model.encoder.out-layers 6 12 18 24")
+    ):
+        build(Recipe(name="test/x", model=model))

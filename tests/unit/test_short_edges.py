@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from semask.data.augment.transforms import TrainTransform
 from semask.recipes.recipe import DataRecipe
+from tests.facts import facts
 
-PLAIN = DataRecipe(crop=(64, 64), category_cap=1.0, flip=0.0, photometric=False)
+PLAIN = DataRecipe(crop=(64, 64), cat_max_ratio=1.0, flip=0.0, photometric=False)
 
 
 def shortest_edge(height: int, width: int, size: int, max_size: int) -> tuple[int, int]:
@@ -31,7 +32,7 @@ def shortest_edge(height: int, width: int, size: int, max_size: int) -> tuple[in
 def on_the_fence(height: int, width: int, size: int, max_size: int) -> bool:
     """Whether an exact side ends in one half, where the last bit of a product decides."""
     factor = min(Fraction(size, min(height, width)), Fraction(max_size, max(height, width)))
-    return any((side * factor - Fraction(1, 2)).denominator == 1 for side in (height, width))
+    return any((side * factor - Fraction(1, 2)).normalize_by == 1 for side in (height, width))
 
 
 def size_of(data: DataRecipe, height: int, width: int, seed: int = 0) -> tuple[int, int]:
@@ -107,18 +108,20 @@ def test_the_box_of_the_test_does_not_bound_the_draw() -> None:
 
 @pytest.mark.parametrize("other", [{"scale_choices": (1.0,)}, {"scale_range": (0.5, 2.0)}])
 def test_one_way_to_draw_a_size(other: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"short_edges \(32,\) exclude each other; set the one to use"):
+    with pytest.raises(
+        ValueError, match=facts(*other, *other.values(), "short_edges", (32,), "--data.short-edges None")
+    ):
         TrainTransform(replace(PLAIN, short_edges=(32,), **other))
 
 
 @pytest.mark.parametrize(
-    ("edges", "longest", "message"),
+    ("edges", "longest", "told"),
     [
-        ((), 100, "must all be positive"),
-        ((32, 0), 100, "must all be positive"),
-        ((32, 64), 63, "long_edge must be at least the largest"),
+        ((), 100, ("base_ratio", 1)),
+        ((32, 0), 100, ("base_ratio", 1)),
+        ((32, 64), 63, ("long_edge", 63)),
     ],
 )
-def test_edges_that_cannot_be(edges: tuple[int, ...], longest: int, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_edges_that_cannot_be(edges: tuple[int, ...], longest: int, told: tuple[object, ...]) -> None:
+    with pytest.raises(ValueError, match=facts("short_edges", edges, *told)):
         TrainTransform(replace(PLAIN, short_edges=edges, long_edge=longest))

@@ -7,12 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semask.build import build_encoder, build_model
-from semask.recipes import DecoderRecipe, EncoderRecipe, ModelRecipe, Recipe
+from semask.models.build import build, build_encoder
+from semask.models.encoders.kinds import encoder_options
+from semask.recipes import ModelRecipe, Recipe
+from semask.recipes.decoders import decoder_options
+from semask.recipes.encoders import SemanticLayers, StageProbe
 from semask.training.frozen import check_frozen
 from tests.contracts.test_models import mask_head
+from tests.facts import facts
 
-VIT = EncoderRecipe(name="vit_tiny_patch16_224", image_size=(64, 64), simple_pyramid=True)
+VIT = encoder_options("vit_tiny_patch16_224", pyramid=True, image_size=(64, 64))
 
 
 def channel_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
@@ -51,7 +55,7 @@ def test_levels_are_vitdets() -> None:
     ("patch", "strides"), [(8, (2, 4, 8, 16)), (14, (3.5, 7, 14, 28)), (16, (4, 8, 16, 32)), (10, (2.5, 5, 10, 20))]
 )
 def test_strides_are_fractions_where_they_must_be(patch: int, strides: tuple[float, ...]) -> None:
-    spec = EncoderRecipe(name=VIT.name, patch_size=patch, image_size=(4 * patch, 4 * patch), simple_pyramid=True)
+    spec = encoder_options(VIT.name, pyramid=True, patch_size=patch, image_size=(4 * patch, 4 * patch))
     encoder = build_encoder(spec, 3)
     assert encoder.strides == strides
     assert encoder.size_multiple == 2 * patch
@@ -60,9 +64,9 @@ def test_strides_are_fractions_where_they_must_be(patch: int, strides: tuple[flo
 @pytest.mark.parametrize("decoder", ["fpn", "msdeform"])
 def test_mask_classifiers_get_a_prior_that_aligns_the_corners_of_the_padded_image(decoder: str) -> None:
     """Patches of 14 px: the finest map has a stride of 3.5."""
-    spec = EncoderRecipe(name=VIT.name, patch_size=14, image_size=(56, 56), simple_pyramid=True, semantic_layers=True)
+    spec = encoder_options(VIT.name, pyramid=True, patch_size=14, image_size=(56, 56), semantic=SemanticLayers())
     model = ModelRecipe(encoder=spec, decoder=mask_head("mask2former", decoder), num_classes=3)
-    built = build_model(Recipe(name="test/x", model=model))
+    built = build(Recipe(name="test/x", model=model))
     images = torch.rand(1, 3, 40, 50)
     with torch.inference_mode():
         prior = built(images).prior
@@ -73,7 +77,7 @@ def test_mask_classifiers_get_a_prior_that_aligns_the_corners_of_the_padded_imag
 
 def test_segmenters_encoder_is_the_same_within() -> None:
     pyramid = build_encoder(VIT, 3).eval()
-    plain = build_encoder(EncoderRecipe(name=VIT.name, image_size=(64, 64)), 3).eval()
+    plain = build_encoder(encoder_options(VIT.name, image_size=(64, 64)), 3).eval()
     plain.load_state_dict(pyramid.plain.state_dict())
     images = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
@@ -81,11 +85,11 @@ def test_segmenters_encoder_is_the_same_within() -> None:
 
 
 def test_what_does_not_go_together_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"made of the last map alone; say --model.encoder.out-layers None"):
-        build_encoder(EncoderRecipe(name=VIT.name, simple_pyramid=True, out_layers=(2, 4)), 3)
-    with pytest.raises(ValueError, match=r"stages to put semantic layers or probes after.*simple-pyramid true"):
-        build_encoder(EncoderRecipe(name=VIT.name, probe="features"), 3)
-    recipe = Recipe(name="test/x", model=ModelRecipe(encoder=VIT, decoder=DecoderRecipe()))
+    with pytest.raises(ValueError, match=facts("pyramid_vit", "out_layers")):
+        encoder_options(VIT.name, pyramid=True, out_layers=(2, 4))
+    with pytest.raises(ValueError, match=facts("vit", "semantic")):
+        encoder_options(VIT.name, semantic=StageProbe(reads="features"))
+    recipe = Recipe(name="test/x", model=ModelRecipe(encoder=VIT, decoder=decoder_options("semantic_fpn")))
     frozen = Recipe(**{**vars(recipe), "train": type(recipe.train)(freeze_encoder=True)})
-    with pytest.raises(ValueError, match=r"cannot teach its levels of a simple pyramid.*--train.freeze-encoder false"):
+    with pytest.raises(ValueError, match=facts("--train.freeze-encoder false", "--decoder segmenter_linear")):
         check_frozen(frozen, 1)

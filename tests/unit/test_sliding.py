@@ -12,9 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semask import recipes
-from semask.build import build_model
 from semask.inference import Blend, build_predictor, build_prior, sliding, tta
-from semask.recipes import DataRecipe, DecoderRecipe, EncoderRecipe, ModelRecipe, Recipe
+from semask.models.build import build
+from semask.models.encoders.kinds import encoder_options
+from semask.recipes import DataRecipe, ModelRecipe, Recipe
+from semask.recipes.decoders import decoder_options
+from semask.recipes.encoders import SemanticLayers
+from tests.facts import facts
 from tests.unit.toy_predictors import Toy, gradient, patch_model, pointwise, positional, watched
 
 
@@ -101,45 +105,45 @@ def test_scores_of_windows_can_be_learnt_from() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "told"),
     [
-        ({"window": (0, 8)}, "at least 1 pixel"),
-        ({"window": (-8, 8)}, "at least 1 pixel"),
-        ({"stride": (0, 4)}, "at least 1 pixel"),
-        ({"stride": (4, 9)}, "gaps.*no larger than the window"),
-        ({"stride": (9, 4)}, "gaps.*no larger than the window"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"blend": "cosine"}, "mean or hann, got 'cosine'"),
+        ({"window": (0, 8)}, (1, "window", (0, 8), "stride", (4, 4))),
+        ({"window": (-8, 8)}, (1, "window", (-8, 8), "stride", (4, 4))),
+        ({"stride": (0, 4)}, (1, "window", (8, 8), "stride", (0, 4))),
+        ({"stride": (4, 9)}, ((4, 9), (8, 8), "--test.window", "--test.stride")),
+        ({"stride": (9, 4)}, ((9, 4), (8, 8), "--test.window", "--test.stride")),
+        ({"batch_size": 0}, ("batch_size", 1, 0)),
+        ({"blend": "cosine"}, ("mean", "hann", "'cosine'")),
     ],
 )
-def test_impossible_windows_are_refused(options: dict[str, Any], message: str) -> None:
+def test_impossible_windows_are_refused(options: dict[str, Any], told: tuple[object, ...]) -> None:
     arguments: dict[str, Any] = {"window": (8, 8), "stride": (4, 4), **options}
     # Bad values are told in words also where types are not checked.
     unchecked = getattr(sliding, "__wrapped__", sliding)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=facts(*told)):
         unchecked(pointwise, **arguments)
 
 
 def test_a_window_smaller_than_the_patch_is_refused() -> None:
     model = patch_model()
     for window in ((3, 16), (16, 3)):
-        with pytest.raises(ValueError, match=r"window of .* smaller .* 4×4 px .* at least that"):
+        with pytest.raises(ValueError, match=facts(window, "4×4")):
             sliding(model, window=window, stride=(1, 1))
     assert sliding(model, window=(4, 4), stride=(4, 4))(torch.rand(1, 3, 2, 9)).shape == (1, 3, 2, 9)
 
 
 def test_a_model_of_a_fixed_size_sees_any_image_through_windows() -> None:
     """Whole mode included: what it cannot take at once it is never given."""
-    encoder = EncoderRecipe(name="hiera_tiny_224", weights=None, semantic_layers=True)
+    encoder = encoder_options("hiera_tiny_224", weights=None, semantic=SemanticLayers())
     data = DataRecipe(crop=(64, 96))
     recipe = Recipe(
         name="test/fixed",
         data=data,
-        model=ModelRecipe(encoder=encoder, decoder=DecoderRecipe(channels=8), num_classes=3),
+        model=ModelRecipe(encoder=encoder, decoder=decoder_options("semantic_fpn", channels=8), num_classes=3),
     )
-    model = build_model(recipe)
+    model = build(recipe)
     images = torch.rand(1, 3, 100, 130)
-    with pytest.raises(ValueError, match=r"images of up to 64×96 px, not 100×130; use sliding windows"):
+    with pytest.raises(ValueError, match=facts("64×96", "100×130", "--test.mode sliding --test.window 64 96")):
         model.scores(images)
     explicit = recipes.TestRecipe(mode="sliding", window=(64, 96), stride=(42, 64))
     with torch.inference_mode():

@@ -12,7 +12,6 @@ from PIL import Image
 
 from semask import build
 from semask.checkpoints import store
-from semask.recipes import get
 
 HEAVY = ("torch", "numpy", "PIL", "timm", "torchvision", "matplotlib", "scipy", "lightning", "jinja2", "transformers")
 NEEDLESS = (
@@ -46,7 +45,7 @@ def test_the_package_imports_nothing_heavy() -> None:
 
 def test_a_label_map_needs_neither_training_nor_plots(tmp_path: Path) -> None:
     name = "scenes/semask-micro-fpn"
-    store.save(tmp_path / "run", build(name), get(name))
+    store.save(build(name), tmp_path / "run")
     Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "a.png")
     arguments = ["predict", str(tmp_path / "run"), str(tmp_path / "a.png"), "--out", str(tmp_path / "out")]
     assert imported(f"from semask.cli.main import main; assert main({arguments!r}) == 0", NEEDLESS) == []

@@ -5,11 +5,11 @@ import timm
 import torch
 from timm.models.swin_transformer import WindowAttention
 
-from semask.build import build_encoder
 from semask.checkpoints.pretrained import resize_bias_table
+from semask.models.build import build_encoder
 from semask.models.encoders.chain import timm_chain
 from semask.models.encoders.swin import ShiftedWindowAttention, relative_positions
-from semask.recipes import EncoderRecipe
+from semask.recipes.encoders import SwinOptions
 
 SMALL = {"embed_dim": 16, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 2, 4)}
 
@@ -69,7 +69,7 @@ def test_against_a_loop_over_pairs(shift: int, height: int, width: int) -> None:
 
 
 def test_drop_path_rises_linearly_to_the_last_block() -> None:
-    encoder = build_encoder(EncoderRecipe(drop_path=0.3, weights=None), 2)
+    encoder = build_encoder(SwinOptions(drop_path=0.3, weights=None), 2)
     rates = [
         m.drop_prob for name, m in encoder.named_modules() if name.endswith("drop_path1") and hasattr(m, "drop_prob")
     ]
@@ -78,7 +78,7 @@ def test_drop_path_rises_linearly_to_the_last_block() -> None:
 
 def test_no_drop_path_means_none() -> None:
     """timm's Swin has a default of its own."""
-    encoder = build_encoder(EncoderRecipe(drop_path=0.0, weights=None), 2)
+    encoder = build_encoder(SwinOptions(drop_path=0.0, weights=None), 2)
     assert not [m for m in encoder.modules() if getattr(m, "drop_prob", 0.0)]
 
 

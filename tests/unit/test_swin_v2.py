@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from timm.models.swin_transformer_v2 import PatchMerging, SwinTransformerV2Block
 
-from semask.build import build_encoder
-from semask.models.encoders.dense import DENSE, DensePatchMergingV2
-from semask.models.encoders.swin_v2 import DenseSwinV2Block
-from semask.recipes import EncoderRecipe
+from semask.models.build import build_encoder
+from semask.models.encoders.kinds import encoder_options
+from semask.models.encoders.swin import DENSE, DensePatchMergingV2, DenseSwinV2Block
 
 
 @pytest.mark.parametrize("shift", [0, 2])
@@ -33,7 +32,7 @@ def test_padded_first_then_shifted(size: tuple[int, int], shift: int) -> None:
 
 
 def test_images_need_no_padding_by_the_model() -> None:
-    encoder = build_encoder(EncoderRecipe(name="swinv2_tiny_window8_256"), 3, crop=(64, 64)).eval()
+    encoder = build_encoder(encoder_options("swinv2_tiny_window8_256"), 3, crop=(64, 64)).eval()
     assert encoder.size_multiple == 1
     assert not any(type(module) in DENSE for module in encoder.modules())
     with torch.inference_mode():

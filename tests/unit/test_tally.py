@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from semask.evaluation import Measures, Tally, evaluate_model
 from semask.evaluation.record import measured
 from semask.structures import IGNORE, Sample
+from tests.facts import facts
 
 
 class Picture(NamedTuple):
@@ -150,9 +151,9 @@ def test_processes_tell_the_same_as_one_even_one_without_any_image(tmp_path: Pat
 def test_an_image_counts_once() -> None:
     shown = pictures(2)
     tally = tallied(shown)
-    with pytest.raises(ValueError, match=r"two images are named '1'"):
+    with pytest.raises(ValueError, match=facts("'1'")):
         tally.update(*shown[1])
-    with pytest.raises(ValueError, match=r"image '0' was counted twice"):
+    with pytest.raises(ValueError, match=facts("'0'")):
         tally.merge(tallied(shown[:1]))
 
 
@@ -160,7 +161,7 @@ def test_scores_that_are_no_numbers_are_told() -> None:
     tally, shown = Tally(4), pictures(2)[1]
     sure = shown.confidence.clone()
     sure[2, 3:5] = float("nan")
-    with pytest.raises(FloatingPointError, match=r"scores of '1' are no numbers in 2 of 84 pixels.*diverged"):
+    with pytest.raises(FloatingPointError, match=facts("'1'", 2, 84)):
         tally.update(shown.name, shown.prediction, shown.truth, sure)
     assert not tally.images
 

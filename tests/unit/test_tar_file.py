@@ -10,6 +10,7 @@ import pytest
 
 from semask.data.readers import source, tar_file
 from semask.data.readers.source import Unreadable
+from tests.facts import facts
 from tests.unit.stored import encoded, make_tar, picture
 
 
@@ -26,19 +27,18 @@ def test_bad_tar_files_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         link = tarfile.TarInfo("a.png")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
-    for name, message in {
-        "gz.tar": "packed with gzip .* unpack it once",
-        "cut.tar": "cut short at 'b.png'; fetch it again",
-        "none.tar": "no readable tar file",
-        "two.tar": "two files called 'a.png'",
-        "link.tar": "a.png is a link, a device or sparse",
+    for name, told in {
+        "gz.tar": "gzip",
+        "cut.tar": "'b.png'",
+        "none.tar": "none.tar",
+        "two.tar": "'a.png'",
+        "link.tar": "a.png",
     }.items():
-        with pytest.raises(ValueError, match=message) as caught:
+        with pytest.raises(ValueError, match=facts(tmp_path / name, told)):
             tar_file.tar_members(tmp_path / name)
-        assert str(tmp_path / name) in str(caught.value)
     whole.write_bytes(whole.read_bytes()[:600])
-    with pytest.raises(Unreadable, match=r"a\.tar/a\.png: the archive is cut short"):
+    with pytest.raises(Unreadable, match=facts(f"{tmp_path}/a.tar/a.png")):
         member.open("rb")
     monkeypatch.setattr(source, "MAX_BYTES", 10)
-    with pytest.raises(Unreadable, match=r"a\.tar/a\.png: \d+ bytes, more than the 10 "):
+    with pytest.raises(Unreadable, match=facts(f"{tmp_path}/a.tar/a.png", member.size, 10)):
         member.open("rb")

@@ -17,10 +17,10 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from semask.models.encoders.swin import DenseSwinBlock, ShiftedWindowAttention
 from semask.models.layers.semantic import SemanticAttention, SemanticLayer
-from semask.ops.chunked import lean, tokenwise
-from semask.ops.reference import plainly
+from semask.ops.chunked import apply_chunked
+from semask.ops.reference import reference_mode
 from semask.ops.tiling import PART_TOKENS, Part, Tiling, tile
-from semask.ops.windows import kinds_of_neighbours, neighbours, pad_to_windows, split_windows
+from semask.ops.windows import pad_to_windows, shifted_window_mask, split_windows, window_masks
 from tests.unit.largest import Largest
 
 
@@ -38,15 +38,15 @@ def test_parts_hold_the_windows_of_the_rolled_map(
     x = torch.randn(batch, height, width, 2)
     padded = pad_to_windows(x + 1, size).roll((-shift, -shift), dims=(1, 2))
     windows = split_windows(padded, size)
-    near = kinds_of_neighbours(size, shift=shift)
-    expected = neighbours(*padded.shape[1:3], size, shift=shift, device=x.device).repeat(batch, 1, 1) if shift else None
+    near = window_masks(size, shift=shift)
+    expected = shifted_window_mask(*padded.shape[1:3], size, shift=shift).repeat(batch, 1, 1) if shift else None
     found = []
     for part in parts_of(tiling):
-        filled = part.fill((x + 1).flatten(0, 2)[part.tokens], torch.zeros(1, 2), size**2)
-        torch.testing.assert_close(part.drain(filled), (x + 1).flatten(0, 2)[part.tokens])
+        filled = part.pad_windows((x + 1).flatten(0, 2)[part.tokens], torch.zeros(1, 2), size**2)
+        torch.testing.assert_close(part.unpad_windows(filled), (x + 1).flatten(0, 2)[part.tokens])
         for window in filled:
             (place,) = (windows == window).all(-1).all(-1).nonzero()[:1]
-            assert expected is None or torch.equal(expected[place.item()], near[part.kind])
+            assert expected is None or torch.equal(expected[place.item()], near[part.mask_kind])
         found.append(filled)
     together = torch.cat(found)
     assert len(together) == len(windows)
@@ -67,11 +67,11 @@ def test_groups_are_bounded(in_parts: bool) -> None:
 def test_a_group_shares_out_what_was_made_of_its_tokens() -> None:
     (group,) = tile(2, 10, 11, 4, shift=2, in_parts=False).groups
     assert len(group.parts) > 1
-    for part, values in group.shares(group.tokens[:, None].float()):
+    for part, values in zip(group.parts, group.split(group.tokens[:, None].float()), strict=True):
         torch.testing.assert_close(values[:, 0].long(), part.tokens)
-    assert group.padding(torch.exp, torch.rand(3, 2)).tolist() == [[1, 1]]
+    assert group.is_padded
     (exact,) = tile(2, 8, 12, 4, shift=2, in_parts=False).groups
-    assert exact.padding(torch.exp, torch.rand(3, 2)) is None
+    assert not exact.is_padded
 
 
 def test_a_table_made_in_inference_mode_serves_training() -> None:
@@ -101,7 +101,7 @@ def test_window_attention_forward_and_backward(size: tuple[int, int, int], shift
     x = torch.randn(*size, 12, dtype=dtype, requires_grad=True)
     found = []
     for choice in (True, False):
-        with plainly(choice):
+        with reference_mode(choice):
             out = attention(x)
             with torch.inference_mode():
                 kept = attention(x)
@@ -140,7 +140,7 @@ def compare_semantic_layers(
     x = torch.randn(*size, 24, requires_grad=True)
     found = []
     for choice in (True, False):
-        with plainly(choice):
+        with reference_mode(choice):
             masked, semantic = layer(x)
             gradients = torch.autograd.grad(masked.square().sum() + semantic.sum(), [x, *layer.parameters()])
             with torch.inference_mode():
@@ -163,7 +163,7 @@ def test_a_block_is_made_in_parts(size: tuple[int, int, int], training: bool) ->
     dense.norm1.register_forward_hook(lambda _, __, out: calls.append(out.numel() // 12))
     for choice in (True, False):
         torch.manual_seed(1)
-        with plainly(choice), torch.inference_mode():
+        with reference_mode(choice), torch.inference_mode():
             with torch.autocast("cpu", torch.bfloat16):
                 mixed = dense(x)
             found.append((dense(x), mixed))
@@ -193,7 +193,7 @@ def test_weights_that_change_are_seen() -> None:
         attention.load_state_dict({name: value + 0.1 for name, value in attention.state_dict().items()})
         for module in (attention, copied):
             fast = module(x)
-            with plainly():
+            with reference_mode():
                 torch.testing.assert_close(fast, module(x))
     x.requires_grad_()
     attention(x).sum().backward()  # after a tiling was made in inference mode
@@ -205,13 +205,13 @@ def test_neither_a_mask_nor_an_mlp_is_made_for_the_whole_map() -> None:
     mlp = nn.Sequential(nn.Linear(12, 48), nn.GELU(), nn.Linear(48, 12))
     x = torch.randn(1, 101, 103, 12)
     with torch.inference_mode(), Largest() as fast:
-        torch.testing.assert_close(tokenwise(mlp, x), mlp(x.reshape(-1, 12)).view(x.shape))
+        torch.testing.assert_close(apply_chunked(mlp, x), mlp(x.reshape(-1, 12)).view(x.shape))
     assert fast.numbers == 101 * 103 * 48  # of what it is compared with
     with torch.inference_mode(), Largest() as fast:
         attention(x)
-        tokenwise(mlp, x)
+        apply_chunked(mlp, x)
     assert fast.numbers == max(x.numel(), PART_TOKENS * 48)
-    with torch.inference_mode(), plainly(), Largest() as plain:
+    with torch.inference_mode(), reference_mode(), Largest() as plain:
         attention(x)
     assert plain.numbers >= 26 * 26 * 3 * 4**4  # the mask of every window and head
 
@@ -228,7 +228,7 @@ def test_a_lean_layer_keeps_its_input_alone() -> None:
         return out
 
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        out = lean(layer, x)
+        out = checkpoint_pointwise(layer, x)
     assert {tensor.data_ptr() for tensor in kept} == {x.data_ptr()}
     parameters = [x, *norm.parameters(), *linear.parameters()]
     found = torch.autograd.grad(out.square().sum(), parameters)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from semask.inference import Predictor, sliding, tta
 from semask.ops.geometry import fit_size
-from semask.ops.lazy_scores import Held
+from semask.ops.lazy_scores import InMemory
 from tests.unit.toy_predictors import bilinear, gradient, positional, symmetric
 
 
@@ -48,7 +48,7 @@ def test_scores_of_masks_are_averaged_as_they_are() -> None:
             seen = bilinear(images.flip(-1) if flip else images, size)
             scores = bilinear(gradient(seen), (20, 31))
             maps.append(scores.flip(-1) if flip else scores)
-    got = tta(Predictor(lambda x: Held(gradient(x)), logits=False), ratios=(0.5, 1.5), flip=True)(images)
+    got = tta(Predictor(lambda x: InMemory(gradient(x)), logits=False), ratios=(0.5, 1.5), flip=True)(images)
     torch.testing.assert_close(got, torch.stack(maps).mean(0))
     assert float(got.max()) > 1
 

@@ -8,39 +8,40 @@ from pathlib import Path
 import pytest
 import torch
 
-from semask.build import build_model
 from semask.checkpoints import store
-from semask.models.meta import unfilled
-from semask.recipes import EncoderRecipe, Recipe, get
+from semask.models.build import build
+from semask.models.encoders.kinds import encoder_options
+from semask.models.meta import skip_init
+from semask.recipes import Recipe, get_recipe
 
 RECIPES = ("scenes/semask-micro-fpn", "scenes/micro-seg", "scenes/semask-micro-mask2former", "scenes/micro-seg-mask")
 
 
 def with_encoder(name: str) -> Recipe:
-    recipe = get("scenes/micro-fpn")
-    encoder = EncoderRecipe(name=name, weights=None)
+    recipe = get_recipe("scenes/micro-fpn")
+    encoder = encoder_options(name, weights=None)
     return replace(recipe, model=replace(recipe.model, encoder=encoder))
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_buffers_have_values_and_parameters_none(name: str) -> None:
-    with unfilled():
-        model = build_model(get(name))
-    usual = dict(build_model(get(name)).named_buffers())
+    with skip_init():
+        model = build(get_recipe(name))
+    usual = dict(build(get_recipe(name)).named_buffers())
     assert all(parameter.is_meta for parameter in model.parameters())
     assert dict(model.named_buffers()).keys() == usual.keys()
     assert all(torch.equal(value, usual[key]) for key, value in model.named_buffers())
 
 
 @pytest.mark.parametrize(
-    "recipe", [*map(get, RECIPES), with_encoder("swinv2_tiny_window8_256"), with_encoder("resnet18")]
+    "recipe", [*map(get_recipe, RECIPES), with_encoder("swinv2_tiny_window8_256"), with_encoder("resnet18")]
 )
 def test_what_is_loaded_is_what_was_saved(recipe: Recipe, tmp_path: Path) -> None:
     """To the bit, in the types of the model, and ready to be trained; nothing of it lies in the file."""
-    model = build_model(recipe)
+    model = build(recipe)
     for parameter in list(model.parameters())[:2]:
         parameter.requires_grad_(False)
-    store.save(tmp_path, model, recipe)
+    store.save(model, tmp_path)
     loaded = store.load(tmp_path).model
     (tmp_path / "model.safetensors").write_bytes(b"")
     ours, theirs = model.state_dict(), loaded.state_dict()
@@ -54,8 +55,8 @@ def test_what_is_loaded_is_what_was_saved(recipe: Recipe, tmp_path: Path) -> Non
 
 
 def test_reading_draws_no_random_numbers(tmp_path: Path) -> None:
-    recipe = get("scenes/semask-micro-fpn")
-    store.save(tmp_path, build_model(recipe), recipe)
+    recipe = get_recipe("scenes/semask-micro-fpn")
+    store.save(build(recipe), tmp_path)
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
@@ -64,6 +65,6 @@ def test_reading_draws_no_random_numbers(tmp_path: Path) -> None:
 
 
 def test_other_modules_are_filled_afterwards() -> None:
-    with unfilled():
+    with skip_init():
         assert torch.nn.Linear(2, 3).weight.is_meta
     assert not torch.nn.Linear(2, 3).weight.is_meta

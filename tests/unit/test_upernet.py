@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from semask.build import build_model
+from semask.models.build import build
 from semask.models.model import SegmentationModel
-from semask.recipes import DecoderRecipe, EncoderRecipe, ModelRecipe, Recipe
+from semask.recipes import ModelRecipe, Recipe
+from semask.recipes.decoders import decoder_options
+from semask.recipes.encoders import SwinOptions
 
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 SIZES = {"embed_dim": 16, "depths": (1, 2, 1, 1), "num_heads": (1, 2, 2, 4), "window_size": 4}
@@ -78,10 +80,10 @@ def theirs() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def ours(theirs: nn.Module) -> SegmentationModel:
-    encoder = EncoderRecipe(weights=None, **SIZES)
-    decoder = DecoderRecipe(name="upernet", channels=WIDTH, auxiliary=True)
+    encoder = SwinOptions(weights=None, **SIZES)
+    decoder = decoder_options("upernet", channels=WIDTH, auxiliary=True)
     recipe = Recipe(name="test/x", model=ModelRecipe(encoder=encoder, decoder=decoder, num_classes=NUM_CLASSES))
-    model = build_model(recipe)
+    model = build(recipe)
     model.load_state_dict(ours_of(theirs.state_dict()))
     return model
 

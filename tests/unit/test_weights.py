@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from semask.checkpoints.safe_load import read_checkpoint, tensors_of
+from tests.facts import facts
 
 ARRAYS = {
     "stem.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -48,7 +49,7 @@ KINDS = ("torch", "old torch", "2", "4")
 @pytest.mark.parametrize("how", KINDS)
 def test_arrays_are_read_on_request_only(tmp_path: Path, how: str) -> None:
     path = write(tmp_path / "zoo.pkl", ZOO, how)
-    with pytest.raises(ValueError, match=r"zoo.pkl holds numpy arrays, .* say --trust \(in Python trust=True\)"):
+    with pytest.raises(ValueError, match=facts("zoo.pkl", "numpy", "--trust", "trust=True")):
         read_checkpoint(path)
     content = read_checkpoint(path, trust=True)
     assert content["matching_heuristics"] is True
@@ -78,7 +79,7 @@ def test_nothing_runs_even_when_trusted(tmp_path: Path, how: str, trust: bool) -
         {"model": {"a": torch.zeros(1) if "torch" in how else ARRAYS["stem.weight"]}, "x": Harmful()},
         how,
     )
-    with pytest.raises(ValueError, match=r"model.pth holds (Python objects|numpy arrays)"):
+    with pytest.raises(ValueError, match=r"\bmodel\.pth\b.*\b(Python|numpy)\b"):
         read_checkpoint(path, trust=trust)
     assert not Harmful.ran
 
@@ -96,7 +97,7 @@ def test_the_danger_is_real(tmp_path: Path) -> None:
 def test_truncated_files(tmp_path: Path, how: str) -> None:
     path = write(tmp_path / "model_final.pth", ZOO if how in "24" else {"model": {"a": torch.zeros(500)}}, how)
     path.write_bytes(path.read_bytes()[:-60])
-    with pytest.raises(ValueError, match=r"model_final.pth is no readable weights file \(truncated"):
+    with pytest.raises(ValueError, match=facts("model_final.pth")):
         read_checkpoint(path, trust=True)
 
 
@@ -186,14 +187,14 @@ FORGED = {
     "objects by their bytes": (Call(OrderedDict, (forged((1,), DISGUISED, b"A" * 16),)), "'V16'"),
     "objects": (np.array([Path()], dtype=object), "'O8'"),
     "a state of objects": (Call(OrderedDict, (forged((1,), Call(np.dtype, ("f8",), OBJECTS)),)), None),
-    "huge": (forged((2**62, 2**62)), "an array of shape"),
+    "huge": (forged((2**62, 2**62)), str(2**62)),
     "huge and empty": (forged((2**62, 2**62, 0), raw=b""), ""),
-    "beyond machine integers": (forged((10**400,)), "impossible shape"),
-    "negative": (forged((-1, -2)), "impossible shape"),
-    "too many axes": (forged((1,) * 100, raw=b"A" * 4), "impossible shape"),
-    "too few bytes": (forged((3,)), "an array of shape"),
-    "no bytes": (forged(raw=[b"A" * 8]), "without bytes"),
-    "no kind": (forged(dtype="f4"), "without bytes, kind"),
+    "beyond machine integers": (forged((10**400,)), "ValueError"),
+    "negative": (forged((-1, -2)), "ValueError"),
+    "too many axes": (forged((1,) * 100, raw=b"A" * 4), "ValueError"),
+    "too few bytes": (forged((3,)), "(3,)"),
+    "no bytes": (forged(raw=[b"A" * 8]), "ValueError"),
+    "no kind": (forged(dtype="f4"), "ValueError"),
     "no state": (Call(RECONSTRUCT, (np.ndarray, (0,), b"b"), (1,)), ""),
     "made of a shape": (Call(np.ndarray, ((2**40,),)), None),
     "text": (np.array(["b"]), "'U1'"),
@@ -242,8 +243,8 @@ def test_containers_are_plain(tmp_path: Path) -> None:
     assert found["b"][1][1] == "text"
     endless: dict[str, object] = {}
     endless["model"] = endless
-    with pytest.raises(ValueError, match=r"endless.pkl is no readable weights file .*RecursionError"):
+    with pytest.raises(ValueError, match=facts("endless.pkl", "RecursionError")):
         read_checkpoint(write(tmp_path / "endless.pkl", endless, "2"), trust=True)
     mapping = write(tmp_path / "mapping.pkl", {"a": Call(OrderedDict, ({"a": array},))}, "2")
-    with pytest.raises(ValueError, match=r"OrderedDict of more than a list"):
+    with pytest.raises(ValueError, match=facts("mapping.pkl", "collections.OrderedDict")):
         read_checkpoint(mapping, trust=True)

@@ -18,6 +18,7 @@ from semask.data.readers import zip_file
 from semask.data.readers.image import probe_image, read_image, read_label
 from semask.data.readers.source import Source, Unreadable
 from semask.recipes.recipe import DataRecipe
+from tests.facts import facts
 from tests.unit.stored import FILES, assert_same_samples, encoded, make_zip, picture, truth, unpacked
 
 
@@ -50,7 +51,7 @@ def test_zip_files_side_by_side_in_a_folder(tmp_path: Path) -> None:
     pairs = find_pairs(data, "train")
     assert [pair.stem for pair in pairs] == ["ulm/u0", "ulm/u1"]
     assert read_label(pairs[1].label).tolist() == truth(1).tolist()
-    with pytest.raises(ValueError, match=r"no folder .*leftImg8bit_trainvaltest\.zip/leftImg8bit/val\nexpected below"):
+    with pytest.raises(ValueError, match=facts(f"{tmp_path}/leftImg8bit_trainvaltest.zip/leftImg8bit/val")):
         find_pairs(data, "val")
 
 
@@ -61,7 +62,7 @@ def test_split_files_in_a_zip_file_choose(tmp_path: Path) -> None:
     data = DataRecipe(root=str(make_zip(tmp_path / "a.zip", files | lists)), images="images", labels="labels")
     assert [pair.stem for pair in find_pairs(data, "train")] == ["p0", "p2"]
     make_zip(tmp_path / "a.zip", files | lists | {"train.txt": "p0\n".encode("utf-16")})
-    with pytest.raises(ValueError, match=r"train\.txt: no text in UTF-8"):
+    with pytest.raises(ValueError, match=facts(f"{tmp_path}/a.zip/train.txt", "UTF-8")):
         find_pairs(data, "train")
 
 
@@ -69,7 +70,7 @@ def test_a_member_larger_than_the_limit_is_refused(tmp_path: Path, monkeypatch: 
     data = DataRecipe(root=str(make_zip(tmp_path / "a.zip", FILES)))
     assert source_module.MAX_BYTES == 2**28
     monkeypatch.setattr(source_module, "MAX_BYTES", 100)
-    with pytest.raises(ValueError, match=r"^\S*a\.zip/images/train/p0\.png: \d+ bytes, more than the 100 .*unpack"):
+    with pytest.raises(ValueError, match=r"^\S*a\.zip/images/train/p0\.png: .*\b236\b.*\b100\b"):
         read_image(find_pairs(data, "train")[0].image)
 
 
@@ -82,7 +83,7 @@ def test_a_bomb_is_not_unpacked_beyond_what_it_declares(tmp_path: Path) -> None:
     archive.write_bytes(raw.replace(sizes, struct.pack("<L", 50)))
     member = zip_file.open_zip(archive).members["images/train/p.png"]
     assert member.size == 50
-    with pytest.raises(Unreadable, match=r"p\.png: its content is not of the size and checksum it declares"):
+    with pytest.raises(Unreadable, match=facts(f"{tmp_path}/a.zip/images/train/p.png")):
         member.open("rb")
 
 
@@ -102,11 +103,11 @@ def test_damaged_zip_files_are_told(tmp_path: Path) -> None:
     told = {str(source): message_of(source) for pair in pairs for source in (pair.image, pair.label)}
     damaged = {name: message for name, message in told.items() if message}
     assert damaged
-    assert all(message.startswith(name) and "restore" in message for name, message in damaged.items())
+    assert all(message.startswith(name) for name, message in damaged.items())
     archive.write_bytes(whole[:500])
-    with pytest.raises(ValueError, match=r"a\.zip: no readable zip file .*fetch it again"):
+    with pytest.raises(ValueError, match=facts(archive)):
         find_pairs(DataRecipe(root=str(archive)), "train")
-    with pytest.raises(ValueError, match=r"a\.zip.*(damaged|cut short|size and checksum)"):
+    with pytest.raises(ValueError, match=facts(pairs[-1].image)):
         read_image(pairs[-1].image)
 
 
@@ -130,17 +131,17 @@ def test_large_zip_files_and_ones_behind_a_program(tmp_path: Path) -> None:
 
 def test_zip_files_that_are_not_read(tmp_path: Path) -> None:
     bzip = make_zip(tmp_path / "b.zip", FILES, method=zipfile.ZIP_BZIP2)
-    with pytest.raises(ValueError, match=r"packed by a method .*\(number 12\); unpack"):
+    with pytest.raises(ValueError, match=facts(f"{bzip}/classes.json", 12)):
         find_pairs(DataRecipe(root=str(bzip)), "train")
     raw = bytearray(make_zip(tmp_path / "d.zip", FILES).read_bytes())
     raw[-6] += 1  # where the list of members begins, counted from an archive's beginning: now that is before the file's
     (tmp_path / "d.zip").write_bytes(raw)
-    with pytest.raises(ValueError, match=r"classes\.json lies before the archive's beginning; fetch the archive again"):
+    with pytest.raises(ValueError, match=facts(f"{tmp_path}/d.zip/classes.json")):
         find_pairs(DataRecipe(root=str(tmp_path / "d.zip")), "train")
     raw = bytearray(make_zip(tmp_path / "c.zip", {"images/train/a.png": b"x"}).read_bytes())
     raw[raw.index(b"PK\1\2") + 8] |= 1
     (tmp_path / "c.zip").write_bytes(raw)
-    with pytest.raises(ValueError, match=r"a\.png is encrypted; unpack"):
+    with pytest.raises(ValueError, match=facts(f"{tmp_path}/c.zip/images/train/a.png")):
         find_pairs(DataRecipe(root=str(tmp_path / "c.zip")), "train")
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from semask.inference import Predictor
 from semask.models.model import SegmentationModel
-from semask.ops.lazy_scores import Held
+from semask.ops.lazy_scores import InMemory
 from semask.structures import Features, PixelLogits
 
 
@@ -44,13 +44,13 @@ class Toy:
     def __init__(self) -> None:
         self.seen: list[tuple[int, ...]] = []
 
-    def bands(self, images: Tensor) -> Held:
+    def lazy_scores(self, images: Tensor) -> InMemory:
         self.seen.append(tuple(images.shape))
-        return Held(gradient(images))
+        return InMemory(gradient(images))
 
-    def prior_bands(self, images: Tensor) -> Held:
+    def lazy_prior(self, images: Tensor) -> InMemory:
         self.seen.append(tuple(images.shape))
-        return Held(pointwise(images))
+        return InMemory(pointwise(images))
 
 
 def watched(predictor: Predictor) -> tuple[Predictor, list[tuple[int, ...]]]:

@@ -1,4 +1,4 @@
-"""How fast a model is and what it needs: clocks, rounds in turn, memory, the machine's peak, and peers.
+"""Speed and memory of models: rounds in turn, peak memory, the machine, and other libraries' models beside ours.
 
-rounds.py and memory.py stand alone: scripts measure two ways of doing something with them.
+rounds.py and memory.py also serve scripts that compare two ways of computing one result.
 """

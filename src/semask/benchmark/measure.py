@@ -1,4 +1,4 @@
-"""A whole measurement: build the sides, let them take turns, and write everything down."""
+"""A whole measurement: build the cases, let them take turns, and record everything."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Any
 
 import torch
 
-from semask.benchmark.clock import Clock, Work, clock_of
-from semask.benchmark.environment import environment
+from semask.benchmark.cases import Case, cases_of
+from semask.benchmark.machine import MachineLoad, environment, matmul_peak
 from semask.benchmark.memory import peak_memory
 from semask.benchmark.options import Options, check
-from semask.benchmark.others import Others
-from semask.benchmark.peak import matmul_peak
-from semask.benchmark.record import FORMAT, KIND, entry, ratios
-from semask.benchmark.rounds import alternate
-from semask.benchmark.sides import Side, sides_of
+from semask.benchmark.result import FORMAT, KIND
+from semask.benchmark.rounds import Quantiles, Timings, Work, alternate, clock_of
+from semask.benchmark.works import INSIDE
 from semask.ops.device import pick_device
-from semask.ops.reference import is_plain, plainly
+from semask.ops.reference import is_reference, reference_mode
 
 Progress = Callable[[str, int], None]
-"""Called with what was run, after every run, and with how many runs there will be in all."""
+"""A function that is called after every run, with its case and the number of all runs."""
 
 
 def measure(names: Sequence[str], options: Options, progress: Progress = lambda title, runs: None) -> dict[str, Any]:
-    """Measure recipes, or checkpoints by their folders, and their peers, and return the record as JSON values.
+    """Measure recipes, or checkpoints by their folders, and their rivals, and return the record as JSON values.
 
-    `progress` is told what was run and how many runs there will be in all. The number of threads that torch uses is
-    left as the options say. A ValueError tells what cannot be measured.
+    The number of threads that torch uses stays as the options set it.
+
+    Raises:
+        ValueError: a recipe or an option cannot be measured.
     """
     check(names, options)
     if options.threads is not None:
@@ -38,73 +38,85 @@ def measure(names: Sequence[str], options: Options, progress: Progress = lambda 
     if device.type == "cuda":
         torch.cuda.set_device(device)
     torch.manual_seed(0)
-    with plainly(options.plain or is_plain()), tempfile.TemporaryDirectory() as folder:
-        # Before and after, and the better of both: what else runs on a machine takes of its peak too.
-        before = _peak(device, options)
-        sides = sides_of(names, options, device, Path(folder))
-        measured, others = _take_turns(sides, options, device, progress)
-        around = {**environment(device), "others": others}
-        peak = max(before, _peak(device, options))
-    for values in measured:
-        values["share_of_peak"] = _share(values, peak)
-    return {
-        "kind": KIND,
-        "format": FORMAT,
-        "environment": around,
-        "matmul_peak": peak or None,
-        "measured": measured,
-    }
+
+    def peak() -> float:
+        return 0.0 if options.what == "load" else matmul_peak(device, options.dtype)
+
+    with reference_mode(options.reference or is_reference()), tempfile.TemporaryDirectory() as folder:
+        # The better of two peaks, before and after: other programs slow them down too.
+        before = peak()
+        cases = cases_of(names, options, device, Path(folder))
+        measured, load = _take_turns(cases, options, device, progress)
+        around = {**environment(device), "machine_load": load}
+        best = max(before, peak())
+    for entry in measured:
+        work = entry["multiply_adds"]
+        entry["share_of_peak"] = work * entry["images_per_second"] / best if best and work is not None else None
+    return {"kind": KIND, "format": FORMAT, "environment": around, "matmul_peak": best or None, "measured": measured}
 
 
 def _take_turns(
-    sides: Sequence[Side], options: Options, device: torch.device, progress: Progress
+    cases: Sequence[Case], options: Options, device: torch.device, progress: Progress
 ) -> tuple[list[dict[str, Any]], float | None]:
-    """Return the sides' entries, and how many cores other processes had meanwhile."""
+    """Return the cases' entries, and the number of cores that other processes had meanwhile."""
     clock = clock_of(device)
-    if options.max_batch and device.type == "cuda" and len(sides) > 1:
-        clock = _settled(clock)
-    works = {side.title: side.run for side in sides}
-    runs = len(works) * (options.warmup + options.rounds + 2)
-    first = {}
-    for title, run in works.items():
-        first[title] = clock_of(device)(run)
-        progress(title, runs)
-    others = Others()
-    timings = alternate(
-        works,
-        rounds=options.rounds,
-        warmup=options.warmup,
-        clock=clock,
-        progress=lambda title: progress(title, runs),
-    )
-    had = others.cores()
-    entries = []
-    for side, ratio in zip(sides, ratios(sides, timings), strict=True):
-        memory = peak_memory(side.run, device)
-        progress(side.title, runs)
-        values = entry(side, timings, sides[0].title, memory, options)
-        entries.append({**values, "time_to_first": ratio, "seconds_of_first_run": first[side.title]})
-    return entries, had
 
-
-def _settled(clock: Clock) -> Clock:
-    """Return a clock for sides that each fill a GPU's memory: what the last one's run kept is given back before."""
-
-    def settled(work: Work) -> float:
+    def after_emptying(work: Work) -> float:
+        # Each case fills the GPU's memory: give back what the last one's run kept.
         torch.cuda.empty_cache()
         work()
         return clock(work)
 
-    return settled
+    works = {case.title: case.run for case in cases}
+    runs = len(works) * (options.warmup + options.rounds + 2)
+    first = {}
+    for title, run in works.items():
+        first[title] = clock(run)
+        progress(title, runs)
+    load = MachineLoad()
+    timings = alternate(
+        works,
+        rounds=options.rounds,
+        warmup=options.warmup,
+        clock=after_emptying if options.max_batch and device.type == "cuda" and len(cases) > 1 else clock,
+        progress=lambda title: progress(title, runs),
+    )
+    cores = load.cores()
+    entries = []
+    for case, ratio in zip(cases, ratios(cases, timings), strict=True):
+        memory = peak_memory(case.run, device)
+        progress(case.title, runs)
+        values = {"time_to_first": ratio.to_dict(), "to": cases[0].title, "memory": memory._asdict()}
+        entries.append({**entry(case, timings, options), **values, "seconds_of_first_run": first[case.title]})
+    return entries, cores
 
 
-def _peak(device: torch.device, options: Options) -> float:
-    """Return the rate of a large matrix product; 0 where no model runs."""
-    return 0.0 if options.what == "load" else matmul_peak(device, options.dtype)
+def ratios(cases: Sequence[Case], timings: Timings) -> list[Quantiles]:
+    """Return every case's time for an image over the first case's, as quantiles of the rounds' ratios."""
+    per_image = [[seconds / case.images for seconds in timings.seconds[case.title]] for case in cases]
+    return [Quantiles.of([ours / first for ours, first in zip(each, per_image[0], strict=True)]) for each in per_image]
 
 
-def _share(values: dict[str, Any], peak: float) -> float | None:
-    """Return the multiply-adds per second over those of a large matrix product."""
-    if not peak or values["multiply_adds"] is None:
-        return None
-    return float(values["multiply_adds"] * values["images_per_second"] / peak)
+def entry(case: Case, timings: Timings, options: Options) -> dict[str, Any]:
+    """Return the settings and the speed of a case as JSON values."""
+    seconds = timings.quantiles(case.title)
+    rate = case.images / seconds.median
+    return {
+        "title": case.title,
+        "library": case.library,
+        **case.facts,
+        "what": options.what,
+        "inside": [*INSIDE[options.what], *(["optimiser's step"] if options.step else [])],
+        "largest_batch": options.max_batch,
+        "dtype": options.dtype,
+        "compile": options.compile,
+        "reference": is_reference() or case.library == "reference",
+        "test": options.test if options.what in ("predict", "evaluate") else None,
+        "workers": options.workers if options.reads_files else None,
+        "images_per_run": case.images,
+        "rounds": seconds.runs,
+        "seconds": seconds.to_dict(),
+        "every_second": list(timings.seconds[case.title]),
+        "images_per_second": rate,
+        "images_per_second_of_a_worker": rate / options.workers if options.reads_files and options.workers else None,
+    }

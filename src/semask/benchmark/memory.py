@@ -1,4 +1,4 @@
-"""The most memory that some work holds at once: resident memory of the process, or a GPU's allocations."""
+"""Peak memory of some work, on the CPU or a GPU, and the largest batch that fits."""
 
 from __future__ import annotations
 
@@ -7,29 +7,32 @@ import gc
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple, ParamSpec, TypeVar
 
 import torch
 
-from semask.benchmark.clock import Work
+from semask.benchmark.rounds import Work
 
 P = ParamSpec("P")
 T = TypeVar("T")
 CONTAINER = Path("/sys/fs/cgroup")
 CPU = torch.device("cpu")
 MMAP_THRESHOLD = 2**20
-"""In a fresh process, blocks of this size [bytes] and more go back to the system as soon as they are freed."""
+"""In a fresh process, blocks of at least this size [bytes] go back to the system as soon as they are freed."""
+MOST = 4096
+SHARE = 0.8
+"""Share of the free memory that a batch may take: other programs need some meanwhile."""
 
 
 class Memory(NamedTuple):
-    """A peak: above what was held when the work began, and in all [bytes]; and who told so.
+    """A peak: above the memory held before the work, and in all [bytes]; and the meter.
 
-    VmHWM is exact. ru_maxrss, where there is no /proc, never falls: `above` is what the work raised it by, and 0 for
-    work that needs less than what ran before.
+    VmHWM is exact. ru_maxrss, where there is no /proc, never falls: `above` is its rise, and 0 for work that needs less
+    than earlier work.
     """
 
     above: int
@@ -38,19 +41,30 @@ class Memory(NamedTuple):
 
 
 def peak_memory(work: Work, device: torch.device = CPU) -> Memory:
-    """Do some work once and return the most that was held during it.
+    """Run some work once and return its peak memory.
 
-    What a first run alone allocates (caches, late imports) counts, so run the work once before. Before, what was freed
-    goes back to the system.
+    Allocations of a first run alone (caches, late imports) count, so run the work once before. Freed memory goes back
+    to the system first.
     """
     gc.collect()
     if device.type == "cuda":
-        return _peak_of_gpu(work, device)
-    trim()
-    if not _restart_high_water():
-        before = _greatest()
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         work()
-        return Memory(_greatest() - before, _greatest(), "ru_maxrss")
+        torch.cuda.synchronize(device)
+        peak = torch.cuda.max_memory_allocated(device)
+        return Memory(peak - before, peak, "CUDA")
+    with suppress(OSError, AttributeError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)
+    try:
+        # Restarts the high-water mark VmHWM.
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    except OSError:
+        before = _max_resident()
+        work()
+        return Memory(_max_resident() - before, _max_resident(), "ru_maxrss")
     before = resident("VmRSS")
     work()
     peak = resident("VmHWM")
@@ -58,79 +72,102 @@ def peak_memory(work: Work, device: torch.device = CPU) -> Memory:
 
 
 def in_fresh_process(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """Return what a function of a module returns in a process of its own, where nothing was held before.
+    """Return the result of a module's function in a process of its own, where no memory was held before.
 
     Function, arguments and result are pickled. A script that calls this needs `if __name__ == "__main__":`. Large
-    blocks go back to the system when they are freed, whatever was freed before, so that peaks repeat.
+    blocks go back to the system when they are freed, so that peaks repeat.
     """
-    told = {f"MALLOC_{name}_THRESHOLD_": str(MMAP_THRESHOLD) for name in ("MMAP", "TRIM")}
-    spawn = multiprocessing.get_context("spawn")
-    with _environment(told), ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        return pool.submit(function, *arguments, **named).result()
-
-
-def trim() -> None:
-    """Give freed memory back to the system, where the C library can (glibc)."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    # glibc reads these when a process starts.
+    thresholds = {f"MALLOC_{name}_THRESHOLD_": str(MMAP_THRESHOLD) for name in ("MMAP", "TRIM")}
+    before = dict(os.environ)
+    os.environ.update(thresholds)
+    try:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(function, *arguments, **named).result()
+    finally:
+        for name in thresholds:
+            os.environ.pop(name)
+        os.environ.update(before)
 
 
 def resident(field: Literal["VmRSS", "VmHWM"]) -> int:
-    """Return the process's resident memory, or the most of it since it was last restarted [bytes]; needs /proc."""
+    """Return the process's resident memory, or its peak since the last restart [bytes]; needs /proc."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def available_memory() -> int:
-    """Return the memory that programs can still take [bytes]: the system's or, if it is less, that of our container."""
+    """Return the memory that programs can still take [bytes]: the system's or, if less, that of the container."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
     except OSError:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with suppress(OSError, ValueError):  # without a limit, the file says "max"
+    with suppress(OSError, ValueError):  # without a limit, the file holds "max"
         limit, held = (int((CONTAINER / f"memory.{name}").read_text()) for name in ("max", "current"))
         free = min(free, limit - held)
     return free
 
 
-def _restart_high_water() -> bool:
-    """Let VmHWM begin anew, and say whether that is possible here."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-    except OSError:
-        return False
-    return True
-
-
-def _greatest() -> int:
+def _max_resident() -> int:
     import resource  # not on Windows
 
-    greatest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return greatest if sys.platform == "darwin" else 1024 * greatest
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _peak_of_gpu(work: Work, device: torch.device) -> Memory:
-    torch.cuda.synchronize(device)
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    work()
-    torch.cuda.synchronize(device)
-    peak = torch.cuda.max_memory_allocated(device)
-    return Memory(peak - before, peak, "CUDA")
+def largest_batch(fits: Callable[[int], bool], *, least: int = 1, most: int = MOST) -> int:
+    """Return the largest batch from `least` to `most` that fits, if all smaller ones do; 0 if none does."""
+    if not fits(least):
+        return 0
+    fitting, failing = least, most + 1
+    while fitting + 1 < failing:
+        # Double until a batch fails, then halve the interval.
+        batch = (fitting + failing) // 2 if failing <= most else min(2 * fitting, most)
+        if fits(batch):
+            fitting = batch
+        else:
+            failing = batch
+    return fitting
 
 
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set variables of the environment for processes that are started inside."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+def fits_on_gpu(work: Callable[[int], Work]) -> Callable[[int], bool]:
+    """Return a function that runs a batch's work once and reports whether the GPU's memory was enough."""
+
+    def fits(batch: int) -> bool:
+        try:
+            work(batch)()
+            torch.cuda.synchronize()
+        except torch.cuda.OutOfMemoryError:
+            return False
+        finally:
+            gc.collect()
+            torch.cuda.empty_cache()
+        return True
+
+    return fits
+
+
+def fits_in_ram(work: Callable[[int], Work], limit: int) -> Callable[[int], bool]:
+    """Return a function that reports whether a batch's work stays below a limit of memory [bytes], by running it.
+
+    A batch that will foreseeably fail is not run: a system without memory ends programs. The forecast is linear in the
+    batch, through the two largest batches that were measured.
+    """
+    needed: dict[int, int] = {}
+
+    def fits(batch: int) -> bool:
+        known = sorted(needed)[-2:]
+        if known:
+            below, last = (known[0], known[-1]) if len(known) > 1 else (0, known[-1])
+            slope = (needed[last] - needed.get(below, 0)) / (last - below)
+            if needed[last] + max(slope, 0.0) * (batch - last) > limit:
+                return False
+        needed[batch] = peak_memory(work(batch)).above
+        return needed[batch] <= limit
+
+    return fits
+
+
+def memory_limit(gibibytes: float | None) -> int:
+    """Return a limit in bytes; None is a share of the free memory."""
+    return int(SHARE * available_memory()) if gibibytes is None else int(gibibytes * 2**30)

@@ -1,4 +1,4 @@
-"""What is measured, and how: the flags of `semask bench`. Without torch, since its help reads them."""
+"""The flags of `semask bench`; without torch, since its help reads them."""
 
 from __future__ import annotations
 
@@ -11,70 +11,71 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 What = Literal["forward", "predict", "train", "evaluate", "load"]
-Library = Literal["plain", "transformers", "smp", "torchvision", "timm"]
+Rival = Literal["reference", "transformers", "smp", "torchvision", "timm"]
 Test = Literal["whole", "sliding", "recipe"]
 Dtype = Literal["float32", "bfloat16"]
 PROTOCOL_SIZE = (512, 512)
-"""Of the largest batch. Source: Segmenter (arXiv:2105.05633) §4.1."""
+"""Image size of the largest batch. Source: Segmenter (arXiv:2105.05633) §4.1."""
 FEW_ROUNDS = 20
-"""Below this, the 90th and 99th percentile say little."""
+"""Fewer rounds leave the 90th and 99th percentile uncertain."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """One measurement; all sides are measured alike."""
+    """One measurement; all cases are measured alike."""
 
     what: What = "forward"
     """forward: images to logits at the model's own grid; predict: bytes to label maps; train: forward, loss and
     backward; evaluate: files to the confusion matrix; load: files to batches of training."""
     size: tuple[int, ...] | None = None
     """Height and width of images [px], or the side of squares; None is the recipe's crop, with --max-batch 512. With
-    evaluate and load: of the pictures that are drawn where there is no data."""
+    evaluate and load: of the images that are drawn where there is no data."""
     batch: int | None = None
-    """Images at once; None is 1, of train 2."""
+    """Number of images at once; None is 1, with train 2."""
     max_batch: bool = False
     """Find the largest batch that fits into the memory, and measure with that (Segmenter's protocol)."""
     memory: float | None = None
-    """With --max-batch on a processor: the most memory to use [GiB]; None is 80 % of what is free."""
+    """With --max-batch on a CPU: the most memory to use [GiB]; None is 80 % of the free memory."""
     dtype: Dtype = "float32"
     """bfloat16 is by autocast."""
     compile: bool = False
-    """Compile the models with torch.compile; the first run, which does that, is told apart."""
+    """Compile the models with torch.compile; the first run, which compiles, is reported separately."""
     channels_last: bool | None = None
     """Lay the models out channels last; None is as `semask train` has it: in training, where convolutions gain."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU if there is one."""
     threads: int | None = None
-    """Of the processor; None keeps torch's choice."""
-    against: tuple[Library, ...] = ()
-    """Measure these beside every recipe: its own plain formulations, and other libraries' models of its kind."""
-    plain: bool = False
-    """Measure the plain formulations, as SEMASK_PLAIN=1 does."""
+    """Number of CPU threads; None keeps torch's choice."""
+    against: tuple[Rival, ...] = ()
+    """Measure these beside every recipe: its own reference forms, and other libraries' models of its kind."""
+    reference: bool = False
+    """Measure the reference forms, as SEMASK_REFERENCE=1 does."""
     test: Test = "whole"
-    """With predict and evaluate: the image at once, by the recipe's sliding windows, or as the recipe's test says."""
+    """With predict and evaluate: the image at once, by the recipe's sliding windows, or by the recipe's whole test."""
     step: bool = False
-    """With train: the optimiser's step too."""
-    recompute_stages: tuple[int, ...] | None = None
-    """With train: stages of our encoders, 1 … 4, that are made again in the backward pass; None is the recipe's own."""
+    """With train: run the optimiser's step too."""
+    checkpoint_stages: tuple[int, ...] | None = None
+    """With train: stages of our encoders, 1 … 4, whose activations are recomputed in the backward pass; None is the
+    recipe's own."""
     rounds: int = FEW_ROUNDS
-    """Measured runs of each."""
+    """Number of measured runs of each case."""
     warmup: int = 3
-    """Runs of each before those, besides a first one."""
+    """Number of runs of each case before those, besides a first one."""
     root: Annotated[Path | None, arg(name="data.root")] = None
     """With evaluate and load: folder or zip file of the recipe's data set; without one, scenes are drawn to files."""
     images: int = 16
-    """With evaluate and load: pictures of a run."""
+    """With evaluate and load: images of a run."""
     workers: int = 0
-    """With evaluate and load: processes that read pictures; 0 reads in the measuring process."""
+    """With evaluate and load: processes that read images; 0 reads in the measuring process."""
 
     @property
     def reads_files(self) -> bool:
-        """Whether pictures come from files, not from random numbers."""
+        """Whether images come from files, not from random numbers."""
         return self.what in ("evaluate", "load")
 
     @property
     def batch_size(self) -> int:
-        """Images at once, where the largest batch is not asked for."""
+        """Images at once, without --max-batch."""
         return self.batch if self.batch is not None else 2 if self.what == "train" else 1
 
     def size_for(self, crop: tuple[int, int]) -> tuple[int, int]:
@@ -85,63 +86,57 @@ class Options:
 
 
 def check(names: Sequence[str], options: Options) -> None:
-    """Raise a ValueError that tells what cannot be measured, before anything is built."""
+    """Check recipes and flags before anything is built.
+
+    Raises:
+        ValueError: a value is out of range, two flags contradict, or a flag would change nothing.
+    """
     if not names:
         raise ValueError("there is nothing to measure; give recipes (`semask models` lists them) or checkpoints")
     if twice := [name for name, times in Counter(names).items() if times > 1]:
-        raise ValueError(f"{twice[0]!r} is given twice; give it once, a model is not compared with itself")
-    numbers = {"batch": options.batch, "rounds": options.rounds, "images": options.images, "threads": options.threads}
-    for flag, number in numbers.items():
-        if number is not None and number < 1:
-            raise ValueError(f"--{flag} must be at least 1, got {number}")
-    if options.warmup < 0 or options.workers < 0:
-        raise ValueError(f"--warmup and --workers are numbers from 0 on, got {options.warmup} and {options.workers}")
-    if options.size is not None and (len(options.size) not in {1, 2} or min(options.size) < 1):
-        told = " ".join(map(str, options.size))
-        raise ValueError(
-            f"--size is a height and a width, or the side of a square, from 1 px on; got {told or 'nothing'}"
-        )
+        raise ValueError(f"{twice[0]!r} is given twice; give it once")
+    what, size, least = options.what, options.size, {"warmup": 0, "workers": 0}
+    for name in ("batch", "rounds", "images", "threads", "warmup", "workers"):
+        value = getattr(options, name)
+        if value is not None and value < least.get(name, 1):
+            raise ValueError(f"--{name} must be at least {least.get(name, 1)}, got {value}")
+    if size is not None and (len(size) not in {1, 2} or min(size) < 1):
+        given = " ".join(map(str, size)) or "nothing"
+        raise ValueError(f"--size takes a height and a width, or the side of a square, from 1 px on; got {given}")
     if options.memory is not None and not options.memory > 0:
         raise ValueError(f"--memory must be more than 0 GiB, got {options.memory:g}")
     if options.max_batch and options.batch is not None:
-        raise ValueError(f"--max-batch finds the batch, so leave --batch {options.batch} out")
-    if options.plain and "plain" in options.against:
-        raise ValueError("--plain measures the plain formulations alone; leave it out to compare with them")
+        raise ValueError(f"--max-batch finds the batch; leave out --batch {options.batch}")
+    if options.reference and "reference" in options.against:
+        raise ValueError("--reference measures the reference forms alone; leave it out to compare with them")
     _check_unused(options)
-    if options.what == "predict" and "timm" in options.against:
+    if what == "predict" and "timm" in options.against:
         raise ValueError("timm's encoder alone makes no label maps; compare with it by --what forward or train")
-    if options.reads_files:
-        _check_files(options)
+    rivals = [rival for rival in options.against if rival != "reference" or what == "load"]
+    if options.reads_files and rivals:
+        raise ValueError(
+            f"--against {' '.join(rivals)} has no counterpart of --what {what}; leave it out, or compare forward, "
+            "predict or train"
+        )
+    if what == "load" and options.images < options.batch_size:
+        raise ValueError(f"--images {options.images} is less than a batch of {options.batch_size}; give a multiple")
 
 
 def _check_unused(options: Options) -> None:
-    """Refuse flags that would change nothing: the record would tell of what was not measured."""
-    what, model = options.what, "runs of a model, not for --what load"
-    flags = (
+    """Refuse flags that change nothing: the record would show them as if they had."""
+    what = options.what
+    on_model, on_files = "forward, predict, train and evaluate", "--what evaluate and load"
+    for flag, given, used, where in (
         ("--step", options.step, what == "train", "--what train"),
-        ("--recompute-stages", options.recompute_stages is not None, what == "train", "--what train"),
+        ("--checkpoint-stages", options.checkpoint_stages is not None, what == "train", "--what train"),
         ("--test", options.test != "whole", what in ("predict", "evaluate"), "--what predict and evaluate"),
-        ("--data.root", options.root is not None, options.reads_files, "--what evaluate and load"),
-        ("--workers", options.workers > 0, options.reads_files, "--what evaluate and load"),
+        ("--data.root", options.root is not None, options.reads_files, on_files),
+        ("--workers", options.workers > 0, options.reads_files, on_files),
         ("--memory", options.memory is not None, options.max_batch, "--max-batch"),
-        ("--compile", options.compile, what != "load", model),
-        ("--channels-last", options.channels_last is not None, what != "load", model),
-        ("--dtype", options.dtype != "float32", what != "load", model),
-    )
-    for flag, given, used, where in flags:
+        ("--max-batch", options.max_batch, not options.reads_files, "--what forward, predict and train"),
+        ("--compile", options.compile, what != "load", f"--what {on_model}"),
+        ("--channels-last", options.channels_last is not None, what != "load", f"--what {on_model}"),
+        ("--dtype", options.dtype != "float32", what != "load", f"--what {on_model}"),
+    ):
         if given and not used:
-            raise ValueError(f"{flag} is for {where}; here it would change nothing, so leave it out")
-
-
-def _check_files(options: Options) -> None:
-    if options.max_batch:
-        raise ValueError(f"the largest batch is found for forward, predict and train, not for --what {options.what}")
-    if peers := [library for library in options.against if library != "plain" or options.what == "load"]:
-        raise ValueError(
-            f"--what {options.what} is semask's own way from files, which {', '.join(peers)} have no equal of; leave "
-            "--against out, or compare forward, predict or train"
-        )
-    if options.what == "load" and options.images < options.batch_size:
-        raise ValueError(
-            f"--images {options.images} are less than a batch of {options.batch_size}; give a multiple of the batch"
-        )
+            raise ValueError(f"{flag} is for {where}; leave it out with --what {what}")

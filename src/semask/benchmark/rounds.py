@@ -1,53 +1,124 @@
-"""Several sides in turn, round by round: what changes from minute to minute changes for all, so that ratios hold."""
+"""Several cases in turn, round by round: drifts of the machine's speed hit all of them, so that ratios hold."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from semask.benchmark.clock import Clock, Work, wall
+import numpy as np
+import torch
 
+Work = Callable[[], object]
+Clock = Callable[[Work], float]
+"""A function that runs some work and returns its duration [s]."""
 ROUNDS = 20
 
 
+def wall(work: Work) -> float:
+    """Return the seconds of some work on the CPU by the wall clock."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def cpu_time(work: Work) -> float:
+    """Return the CPU seconds of this process, over all its threads: for machines with other users.
+
+    With one thread it is the wall clock of an idle machine.
+    """
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def cuda_events(work: Work) -> float:
+    """Return the seconds between two events on the current GPU's stream, which is empty before and after."""
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    start.record()
+    work()
+    end.record()
+    torch.cuda.synchronize()
+    return float(start.elapsed_time(end)) / 1000
+
+
+def clock_of(device: torch.device) -> Clock:
+    """Return the device's own clock: CUDA's events on a GPU, else the wall clock."""
+    return cuda_events if device.type == "cuda" else wall
+
+
+class Quantiles(NamedTuple):
+    """Median, quartiles, 90th and 99th percentile and range of some measurements, in their own unit."""
+
+    median: float
+    q25: float
+    q75: float
+    p90: float
+    p99: float
+    min: float
+    max: float
+    runs: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Quantiles:
+        """Return the quantiles of at least one value, interpolated linearly.
+
+        Raises:
+            ValueError: there are no values.
+        """
+        if not values:
+            raise ValueError("there is nothing to take the median of; measure at least once")
+        median, q25, q75, p90, p99 = np.percentile(values, [50, 25, 75, 90, 99]).tolist()
+        return cls(median, q25, q75, p90, p99, min(values), max(values), len(values))
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the quantiles and the distance between the quartiles as JSON values."""
+        return {**self._asdict(), "iqr": self.q75 - self.q25}
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.min:.2f} … {self.max:.2f}, {self.runs} rounds)"
+
+
 class Timings(NamedTuple):
-    """How long each side took [s], round by round."""
+    """Durations of every case [s], round by round."""
 
     seconds: dict[str, tuple[float, ...]]
 
-    def spread(self, side: str) -> Spread:
-        """Return the spread of a side's times [s]."""
-        return spread(self.seconds[side])
+    def quantiles(self, case: str) -> Quantiles:
+        """Return the quantiles of a case's durations [s]."""
+        return Quantiles.of(self.seconds[case])
 
-    def ratio(self, side: str, to: str) -> Spread:
-        """Return the spread of the rounds' ratios: the time of a side over that of another in the same round."""
-        return spread([ours / theirs for ours, theirs in zip(self.seconds[side], self.seconds[to], strict=True)])
+    def ratio(self, case: str, to: str) -> Quantiles:
+        """Return the quantiles of the rounds' ratios: each is of two durations in the same round."""
+        return Quantiles.of([a / b for a, b in zip(self.seconds[case], self.seconds[to], strict=True)])
 
 
 def alternate(
-    sides: Mapping[str, Work],
+    cases: Mapping[str, Work],
     *,
     rounds: int = ROUNDS,
     warmup: int = 2,
     clock: Clock = wall,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str], None] = lambda case: None,
 ) -> Timings:
-    """Run all sides once a round and return their times; each round begins with the side after the last one's first.
+    """Run every case once a round and return the durations; each round begins with the next case.
 
-    Before the first round every side runs `warmup` times, unmeasured. `progress` is told the side after every run,
-    those of the warm-up too.
+    Before the first round every case runs `warmup` times, unmeasured. `progress` is called with the case after every
+    run, those of the warm-up too.
+
+    Raises:
+        ValueError: there are no rounds, or `warmup` is negative.
     """
     if rounds < 1 or warmup < 0:
-        raise ValueError(f"at least 1 round and 0 runs of warm-up are needed, got {rounds} and {warmup}")
-    names = list(sides)
-    taken: dict[str, list[float]] = {name: [] for name in names}
+        raise ValueError(f"rounds must be at least 1 and warmup at least 0, got {rounds} and {warmup}")
+    taken: dict[str, list[float]] = {name: [] for name in cases}
     for number in range(-warmup, rounds):
-        for name in rotated(names, number):
-            seconds = clock(sides[name])
+        for name in rotated([*cases], number):
+            seconds = clock(cases[name])
             if number >= 0:
                 taken[name].append(seconds)
-            if progress is not None:
-                progress(name)
+            progress(name)
     return Timings({name: tuple(seconds) for name, seconds in taken.items()})
 
 
@@ -55,40 +126,3 @@ def rotated(names: list[str], number: int) -> list[str]:
     """Return the order of a round."""
     first = number % len(names) if names else 0
     return names[first:] + names[:first]
-
-
-class Spread(NamedTuple):
-    """Median, quartiles, 90th and 99th percentile, and the ends of some measurements, in their own unit."""
-
-    median: float
-    quarter: float
-    three_quarters: float
-    p90: float
-    p99: float
-    least: float
-    greatest: float
-    runs: int
-
-    @property
-    def iqr(self) -> float:
-        """Return the distance between the quartiles."""
-        return self.three_quarters - self.quarter
-
-    def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.least:.2f} … {self.greatest:.2f}, {self.runs} rounds)"
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Return the spread of at least one value; between neighbours, percentiles are interpolated linearly."""
-    if not values:
-        raise ValueError("there is nothing to take the median of; measure at least once")
-    ordered = sorted(values)
-    median, quarter, three_quarters, p90, p99 = (_percentile(ordered, share) for share in (0.5, 0.25, 0.75, 0.9, 0.99))
-    return Spread(median, quarter, three_quarters, p90, p99, ordered[0], ordered[-1], len(ordered))
-
-
-def _percentile(ordered: Sequence[float], share: float) -> float:
-    place = share * (len(ordered) - 1)
-    below = int(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])

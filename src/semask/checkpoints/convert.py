@@ -10,9 +10,6 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from semask.build import build_encoder, build_model, build_unfilled, build_weightless, with_classes
-from semask.build.baselines import BASELINES
-from semask.build.setr import SETR_DECODERS
 from semask.checkpoints.mismatch import differences, explain, file_classes
 from semask.checkpoints.record import WEIGHTS
 from semask.checkpoints.rules import detectron2, mmsegmentation, segformer, segmenter, semask_fpn, setr
@@ -30,16 +27,19 @@ from semask.checkpoints.transformers.config import (
 )
 from semask.checkpoints.variant import VARIANT, check_variant
 from semask.data.classes import Classes
-from semask.models.meta import weightless
+from semask.models.build import BASELINES, build, build_encoder, build_on_meta, build_without_init
+from semask.models.meta import on_meta_device
 from semask.models.model import SegmentationModel
-from semask.recipes import EncoderRecipe, Recipe, get, names
+from semask.recipes import Recipe, get_recipe, list_recipes
+from semask.recipes.encoders import EncoderOptions, SemanticLayers
 
 RULES: dict[str, Rule] = {
     "semantic_fpn": semask_fpn,
     "segformer": segformer,
     "segformer_mmseg": segformer,
     **dict.fromkeys(BASELINES, mmsegmentation),
-    **dict.fromkeys(SETR_DECODERS, setr),
+    **dict.fromkeys(("setr_naive", "setr_pup", "setr_mla"), setr),
+    "ocr": mmsegmentation,
     "segmenter_linear": segmenter,
     "segmenter_mask": segmenter,
     "maskformer": detectron2,
@@ -87,10 +87,10 @@ def load_published(
 
 def convert(source: Source, recipe: str | Recipe, num_classes: int | None = None, *, trust: bool = False) -> Conversion:
     """Return the model of a published file together with what was done; the layout may change the recipe."""
-    recipe = get(recipe) if isinstance(recipe, str) else recipe
+    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     _require_rule(recipe)
     if num_classes is not None:
-        recipe = with_classes(recipe, num_classes)
+        recipe = recipe.override({"model.num_classes": num_classes})
     file, checkpoint = _open(source, trust=trust)
     tensors = tensors_of(checkpoint)
     rule = _rule(recipe, tensors)
@@ -98,7 +98,7 @@ def convert(source: Source, recipe: str | Recipe, num_classes: int | None = None
     beside = None
     if translation.layout == segmenter.AUTHORS and file is not None:
         beside = _compare_variant(file, recipe, any_classes=num_classes is not None)
-    hollow = build_weightless(translation.recipe)
+    hollow = build_on_meta(translation.recipe)
     wanted = hollow.state_dict()
     fresh = _fresh(translation.tensors, wanted, rule) if num_classes is not None else ()
     problem = explain(
@@ -115,7 +115,7 @@ def convert(source: Source, recipe: str | Recipe, num_classes: int | None = None
     if translation.layout in (transformers.LAYOUT, segformer.TRANSFORMERS) and file is not None:
         beside, class_names = _compare_config(file, translation.recipe)
     kept = {key: value for key, value in translation.tensors.items() if key not in fresh}
-    model = build_model(translation.recipe) if fresh else build_unfilled(translation.recipe)
+    model = build(translation.recipe) if fresh else build_without_init(translation.recipe)
     fill(model, kept)
     classes = None if fresh else _classes(class_names, colours, recipe)
     return Conversion(model, translation.recipe, len(kept), fresh, classes, translation.layout, beside)
@@ -125,12 +125,12 @@ def fitting_recipe(tensors: Mapping[str, Tensor], recipe: Recipe) -> str | None:
     """Return the name of a recipe that a file fills, of the same dataset if its class count allows, else None."""
     dataset = recipe.name.partition("/")[0]
     translations: dict[tuple[Rule, bool], Translation] = {}
-    for name in sorted(names(), key=lambda name: name.partition("/")[0] != dataset):
-        candidate = get(name)
-        if candidate.model.decoder.name not in RULES:
+    for name in sorted(list_recipes(), key=lambda name: name.partition("/")[0] != dataset):
+        candidate = get_recipe(name)
+        if candidate.model.decoder.kind not in RULES:
             continue
         rule = _rule(candidate, tensors)
-        kind = (rule, candidate.model.decoder.auxiliary)
+        kind = (rule, getattr(candidate.model.decoder, "auxiliary", False))
         if kind not in translations:
             translations[kind] = rule.translate(tensors, candidate)
         translation = translations[kind]
@@ -147,7 +147,7 @@ def fitting_recipe(tensors: Mapping[str, Tensor], recipe: Recipe) -> str | None:
 
 @cache
 def _tensors_of(recipe: Recipe) -> dict[str, Tensor]:
-    return build_weightless(recipe).state_dict()
+    return build_on_meta(recipe).state_dict()
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -157,26 +157,31 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 def _encoder_shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
     spec = recipe.model.encoder
-    # What leaves the shapes as they are must not make another encoder of it.
-    spec = dataclasses.replace(spec, weights=None, drop_path=0.0, semantic_windows=(None,) * 4)
+    # Options that leave the shapes as they are must not make another encoder of it.
+    shared: dict[str, Any] = {"weights": None}
+    if hasattr(spec, "drop_path"):
+        shared["drop_path"] = 0.0
+    if isinstance(spec.semantic, SemanticLayers):
+        shared["semantic"] = dataclasses.replace(spec.semantic, windows=(None,) * 4)
+    spec = dataclasses.replace(spec, **shared)
     return _shapes_of_encoder(spec, recipe.model.num_classes, recipe.data.crop)
 
 
 @cache
-def _shapes_of_encoder(spec: EncoderRecipe, num_classes: int, crop: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-    with weightless():
+def _shapes_of_encoder(spec: EncoderOptions, num_classes: int, crop: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    with on_meta_device():
         encoder = build_encoder(spec, num_classes, crop=crop)
     return {f"encoder.{key}": tuple(value.shape) for key, value in encoder.state_dict().items()}
 
 
 def _require_rule(recipe: Recipe) -> None:
-    name = recipe.model.decoder.name
+    name = recipe.model.decoder.kind
     if name not in RULES:
         raise ValueError(f"no published files are known for the decoder {name!r}; there are for: {', '.join(RULES)}")
 
 
 def _rule(recipe: Recipe, tensors: Mapping[str, Tensor]) -> Rule:
-    rule = RULES[recipe.model.decoder.name]
+    rule = RULES[recipe.model.decoder.kind]
     if rule is semask_fpn and mmsegmentation.recognises(tensors):
         return mmsegmentation
     return transformers if rule is detectron2 and transformers.recognises(tensors) else rule
@@ -229,7 +234,7 @@ def _compare_config(file: Path, recipe: Recipe) -> tuple[str, list[str]]:
     if (processor := file.with_name(PROCESSOR)).is_file():
         check_processor(read_config(processor), recipe)
         also = f", the {PROCESSOR} on normalisation"
-    third = "strides" if recipe.model.decoder.name == "segformer" else "norms"
+    third = "strides" if recipe.model.decoder.kind == "segformer" else "norms"
     return f"The {CONFIG} beside it agrees on heads, activations and {third}{also}.", config_names(said)
 
 

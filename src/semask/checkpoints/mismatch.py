@@ -88,7 +88,7 @@ def _class_counts(translation: Translation, class_tensors: re.Pattern[str]) -> s
 
 def _tables(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], recipe: Recipe) -> str | None:
     """Return what position tables of other lengths mean."""
-    size = recipe.model.encoder.image_size
+    size = getattr(recipe.model.encoder, "image_size", None)
     if size is None or any(key not in tensors for tensors in (found, wanted) for key in (_TABLE, _PATCHES)):
         return None
     if found[_TABLE].ndim != 3 or found[_PATCHES].ndim != 4:

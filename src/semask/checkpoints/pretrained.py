@@ -18,11 +18,11 @@ from semask.models.encoders.chain import family_of, is_swin
 from semask.models.encoders.hierarchical import HierarchicalEncoder
 from semask.models.encoders.hrnet import ATTENTION, HRNetEncoder
 from semask.models.encoders.mix_transformer import is_mit
-from semask.models.encoders.mix_transformer_layouts import chain_tensors
+from semask.models.encoders.mix_transformer import chain_tensors
 from semask.models.encoders.simple_pyramid import SimplePyramidEncoder
 from semask.models.encoders.staged import StagedHiera
-from semask.models.encoders.vit import PlainEncoder, resize_positions
-from semask.models.meta import weightless
+from semask.models.encoders.vit import ViTEncoder, resize_positions
+from semask.models.meta import on_meta_device
 
 MIN_SHARE = 0.95
 FROM_HUB = "timm"
@@ -48,7 +48,7 @@ class MatchReport(NamedTuple):
 
 
 def load_encoder(
-    encoder: HierarchicalEncoder | HRNetEncoder | PlainEncoder | SimplePyramidEncoder, name: str, weights: str
+    encoder: HierarchicalEncoder | HRNetEncoder | ViTEncoder | SimplePyramidEncoder, name: str, weights: str
 ) -> MatchReport:
     """Fill an encoder's backbone, in place, from timm's hub ("timm") or from a local file.
 
@@ -60,7 +60,7 @@ def load_encoder(
         return load_encoder(encoder.plain, name, weights)
     source = _hub_tensors(name) if weights == FROM_HUB else _file_tensors(name, weights)
     backbone = encoder.chain if isinstance(encoder, HierarchicalEncoder) else encoder.backbone
-    if isinstance(encoder, PlainEncoder):
+    if isinstance(encoder, ViTEncoder):
         found = _fit_positions(source, encoder)
     else:
         found = _fit_tables(_for_chain(source, backbone), backbone)
@@ -126,7 +126,7 @@ def _file_tensors(name: str, path: str) -> dict[str, Tensor]:
     adapt = getattr(sys.modules[family_of(name)], "checkpoint_filter_fn", None)
     if adapt is None:
         return tensors
-    with weightless():
+    with on_meta_device():
         model = timm.create_model(name.split(".", 1)[0], pretrained=False)
     adapted: dict[str, Tensor] = adapt(tensors, model)
     return adapted
@@ -172,7 +172,7 @@ def _fit_tables(found: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tens
     return fitted
 
 
-def _fit_positions(found: dict[str, Tensor], encoder: PlainEncoder) -> dict[str, Tensor]:
+def _fit_positions(found: dict[str, Tensor], encoder: ViTEncoder) -> dict[str, Tensor]:
     """Resize a position table of another image size, by the encoder's own rule."""
     vit, table = encoder.backbone, found.get("pos_embed")
     if table is None or table.ndim != 3 or vit.pos_embed is None or table.shape[1] == vit.pos_embed.shape[1]:

@@ -1,4 +1,4 @@
-"""recipe.json, the record beside the weights: the recipe that made them and the classes they know. Without torch."""
+"""recipe.json, the record beside the weights: the recipe of the model and its classes. Without torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from semask.files import whole_file
+from semask.files import write_json
 from semask.recipes import Recipe, from_dict, to_dict
 
 if TYPE_CHECKING:
@@ -15,23 +15,30 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 RECORD = "recipe.json"
-FORMAT = 1
+FORMAT = 2
 
 
-def write_record(directory: Path, recipe: Recipe, classes: Classes | None = None) -> None:
-    """Write a recipe and its classes as JSON into the directory."""
+def write_record(directory: Path, recipe: Recipe | None, classes: Classes | None = None, parts: str = "") -> None:
+    """Write a recipe and its classes as JSON into the directory.
+
+    Without a recipe, `parts` names the classes of a model that no recipe describes.
+    """
     record = {
         "format": FORMAT,
         "semask": version("semask"),
-        "recipe": to_dict(recipe),
+        "recipe": to_dict(recipe) if recipe is not None else None,
+        "parts": parts,
         "classes": classes.to_dict() if classes is not None else None,
     }
-    with whole_file(directory / RECORD) as part:
-        part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(directory / RECORD, record)
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read a recipe.json as plain values; a ValueError says what is broken."""
+    """Plain values of a recipe.json.
+
+    Raises:
+        ValueError: The file is no JSON, or of another format.
+    """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -42,9 +49,27 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def read_recipe(directory: Path) -> Recipe:
-    """Return the recipe of a checkpoint without reading its weights; a ValueError says what is missing or broken."""
+    """Recipe of a checkpoint, without reading its weights.
+
+    Raises:
+        ValueError: Files are missing or broken, or no recipe describes the model.
+    """
     require_checkpoint(directory)
-    return from_dict(read_record(directory / RECORD)["recipe"])
+    return recipe_of(read_record(directory / RECORD), directory)
+
+
+def recipe_of(record: dict[str, Any], directory: Path) -> Recipe:
+    """Recipe in a record.
+
+    Raises:
+        ValueError: No recipe describes the model.
+    """
+    if record["recipe"] is None:
+        raise ValueError(
+            f"{str(directory)!r} holds the weights of {record.get('parts')}, which no recipe describes; build the "
+            "model in Python and use semask.load(directory, model=model)"
+        )
+    return from_dict(record["recipe"])
 
 
 def require_checkpoint(directory: Path) -> None:

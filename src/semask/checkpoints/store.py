@@ -1,4 +1,4 @@
-"""Our own checkpoints: a directory with model.safetensors and recipe.json."""
+"""Checkpoints of this library: a directory with model.safetensors and recipe.json."""
 
 from __future__ import annotations
 
@@ -11,40 +11,88 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from semask.build import build_unfilled
-from semask.checkpoints.record import RECORD, WEIGHTS, read_record, require_checkpoint, write_record
+from semask.checkpoints.record import RECORD, WEIGHTS, read_record, recipe_of, require_checkpoint, write_record
 from semask.data.classes import Classes
-from semask.files import whole_file
+from semask.files import atomic_write
+from semask.models.build import build_without_init
 from semask.models.model import SegmentationModel
-from semask.recipes import Recipe, from_dict
+from semask.recipes import Recipe
 
 
 class Bundle(NamedTuple):
-    """A model with the recipe that made it and the classes it knows."""
+    """A model with its recipe, None where none describes it, and its classes, None where they have no names."""
 
     model: SegmentationModel
-    recipe: Recipe
+    recipe: Recipe | None
     classes: Classes | None
 
 
-def save(directory: str | Path, model: SegmentationModel, recipe: Recipe, classes: Classes | None = None) -> Path:
-    """Write the checkpoint and return its directory; files appear whole or not at all."""
+def save(
+    model: SegmentationModel,
+    directory: str | Path,
+    *,
+    classes: Classes | None = None,
+    weights_only: bool = False,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        model: The model; its `recipe` describes it.
+        directory: Folder of the checkpoint; it is made.
+        classes: Names and colours, for `semask predict` and the pages.
+        weights_only: Write a model that no recipe describes; `load` then needs the model.
+        tensors: Values to write in place of the model's own, by its names, such as a moving average's.
+
+    Returns:
+        The directory.
+
+    Raises:
+        ValueError: No recipe describes the model, and `weights_only` is False.
+
+    >>> import semask, tempfile
+    >>> model = semask.build("scenes/semask-micro-fpn")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     semask.load(semask.save(model, folder)).num_classes
+    12
+    """
     directory = Path(directory)
-    tensors = {key: value.detach().cpu().contiguous() for key, value in _own_tensors(model).items()}
-    with whole_file(directory / WEIGHTS) as part:
-        save_file(tensors, part)
-    write_record(directory, recipe, classes)
+    parts = " and ".join(
+        f"{type(part).__module__}.{type(part).__qualname__}" for part in (model.encoder, model.decoder)
+    )
+    if model.recipe is None and not weights_only:
+        raise ValueError(
+            f"no recipe describes a model of {parts}, so that `semask.load` could not build it; use weights_only=True "
+            "and semask.load(directory, model=model)"
+        )
+    values = model.state_dict() if tensors is None else tensors
+    written = {key: values[key].detach().cpu().contiguous() for key in _own_tensors(model)}
+    directory.mkdir(parents=True, exist_ok=True)
+    with atomic_write(directory / WEIGHTS) as part:
+        save_file(written, part)
+    write_record(directory, model.recipe, classes, parts)
     return directory
 
 
-def load(directory: str | Path, *, device: str | torch.device = "cpu") -> Bundle:
-    """Read a checkpoint; the model is in evaluation mode. A ValueError says what is missing or broken."""
+def load(
+    directory: str | Path, *, model: SegmentationModel | None = None, device: str | torch.device = "cpu"
+) -> Bundle:
+    """Read a checkpoint; its model is in evaluation mode.
+
+    Args:
+        directory: Folder that `save` or a training run wrote.
+        model: Model that the weights go into, in place; None builds the recipe's.
+        device: Device of the model.
+
+    Raises:
+        ValueError: Files are missing or broken, or the weights do not fit.
+    """
     directory = Path(directory)
     require_checkpoint(directory)
     record = read_record(directory / RECORD)
-    recipe = from_dict(record["recipe"])
     classes = Classes.from_dict(record["classes"]) if record.get("classes") else None
-    model = build_unfilled(recipe)
+    if model is None:
+        model = build_without_init(recipe_of(record, directory))
     try:
         tensors = load_file(directory / WEIGHTS)
     except (SafetensorError, OSError) as error:
@@ -54,18 +102,18 @@ def load(directory: str | Path, *, device: str | torch.device = "cpu") -> Bundle
     odd += [key for key, value in tensors.items() if key in wanted and value.shape != wanted[key].shape]
     if odd:
         raise ValueError(
-            f"the weights in {str(directory)!r} do not fit their recipe: {len(odd)} tensors are missing, unexpected or "
+            f"the weights in {str(directory)!r} do not fit the model: {len(odd)} tensors are missing, unexpected or "
             f"of another shape, first {', '.join(odd[:5])}. {RECORD} and {WEIGHTS} must come from one run."
         )
     fill(model, tensors)
-    return Bundle(model.to(device), recipe, classes)
+    return Bundle(model.to(device).eval(), model.recipe, classes)
 
 
 def fill(model: SegmentationModel, tensors: Mapping[str, Tensor]) -> None:
-    """Give a model, built unfilled or not, these values of its state; what else it has stays."""
+    """Give a model, even one without values, these values of its state; the rest stays."""
     wanted = _own_tensors(model)
-    # Copied, since what was read may be a view of a file, which may change, or the caller's own. Not strict: what is
-    # shared has a second name, and comes with the first.
+    # Copies, since tensors read from a file may be views of it, and others belong to the caller. Not strict: a shared
+    # tensor has a second name, and comes with the first.
     values = {
         key: value.to(wanted[key].dtype, copy=True, memory_format=torch.contiguous_format)
         for key, value in tensors.items()
@@ -75,7 +123,7 @@ def fill(model: SegmentationModel, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _own_tensors(model: SegmentationModel) -> dict[str, Tensor]:
-    """Return the state with every tensor once, by its first name: FaPN's norms are shared by two places."""
+    """The state with every tensor once, by its first name: FaPN's norms are shared by two places."""
     state = model.state_dict(keep_vars=True)
     first = {id(value): key for key, value in reversed(state.items())}
     return {key: value for key, value in state.items() if first[id(value)] == key}

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from semask.models.layers.attention import HEAD_WIDTH
-from semask.recipes import Recipe, get, names
+from semask.recipes import Recipe, get_recipe, list_recipes
 
 VARIANT = "variant.yml"
 MAX_BYTES = 65536
@@ -101,7 +101,8 @@ def check_variant(path: Path, recipe: Recipe, *, any_classes: bool = False) -> N
     if isinstance(heads, int) and isinstance(width, int) and heads * HEAD_WIDTH != width:
         differ.append(f"net_kwargs.n_heads is {heads} for a d_model of {width}, the recipe's {width // HEAD_WIDTH}")
     if differ:
-        fitting = next((name for name in names() if said.items() <= describe_recipe(get(name)).items()), None)
+        described = {name: describe_recipe(get_recipe(name)) for name in list_recipes()}
+        fitting = next((name for name, ours in described.items() if said.items() <= ours.items()), None)
         hint = f"use the recipe {fitting!r}" if fitting is not None else "no recipe fits"
         raise ValueError(f"{path.name} does not fit the recipe {recipe.name!r}: {'; '.join(differ)}. Here {hint}.")
 
@@ -127,11 +128,11 @@ def describe_variant(variant: Mapping[str, Any]) -> dict[str, Any]:
 def describe_recipe(recipe: Recipe) -> dict[str, Any]:
     """Return what a variant.yml of the recipe would say."""
     model = recipe.model
-    name = _DECODERS.get(model.decoder.name)
+    name = _DECODERS.get(model.decoder.kind)
     described = {
         "net_kwargs.backbone": model.encoder.name.split(".", 1)[0],
         "net_kwargs.n_cls": model.num_classes,
-        "net_kwargs.image_size": model.encoder.image_size,
+        "net_kwargs.image_size": getattr(model.encoder, "image_size", None),
         "net_kwargs.normalization": "vit" if model.mean == (0.5, 0.5, 0.5) else "deit",
         "net_kwargs.decoder.name": name,
     }

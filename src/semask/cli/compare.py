@@ -5,16 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
 from semask.cli.flags import check_json, parse
-from semask.files import check_writable
-from semask.text import counted, percent
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from semask.files import check_writable, write_json
+from semask.text import Table, console, percent, pluralize
 
 MEANS = {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc", "fwiou": "fwIoU", "dice": "dice"}
 
@@ -24,7 +21,7 @@ class Settings:
     """Compare two evaluations of the same images by the same protocol: B - A with its 95 % interval, and every class.
 
     The interval is of the images: both evaluations share each resample of them, so that what is hard for both cancels
-    out. It says nothing of other seeds of a training; `semask ablate` does.
+    out. It does not cover other seeds of a training; `semask ablate` does.
     """
 
     a: Annotated[Path, Positional, arg(metavar="A")]
@@ -34,9 +31,9 @@ class Settings:
     out: Path | None = None
     """File for the comparison, .json; a page (.html) goes beside it. None only prints."""
     resamples: int = 1000
-    """Of the images."""
+    """Number of resamples of the images."""
     seed: int = 0
-    """Of the resamples."""
+    """Random seed of the resamples."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -45,12 +42,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def compare(settings: Settings) -> dict[str, Any]:
-    """Print the comparison, write it where that is wanted, and return it."""
-    from rich.console import Console
-
+    """Print the comparison, write it if there is an --out, and return it."""
     from semask.evaluation import comparison
     from semask.evaluation.record import read_record
-    from semask.files import write_json
     from semask.visualization.pages.comparison import write_comparison_page
 
     check_json(settings.out)
@@ -58,51 +52,41 @@ def compare(settings: Settings) -> dict[str, Any]:
         check_writable(settings.out.parent)
     records = read_record(settings.a), read_record(settings.b)
     found = comparison.compare(*records, resamples=settings.resamples, seed=settings.seed)
-    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)  # names are told as they are
-    console.print(f"A  {found['a']['recipe']}  {found['a']['path']}")
-    console.print(f"B  {found['b']['recipe']}  {found['b']['path']}")
-    console.print(table(found))
-    console.print(verdict(found))
+    out = console()
+    out.print(f"A  {found['a']['recipe']}  {found['a']['path']}")
+    out.print(f"B  {found['b']['recipe']}  {found['b']['path']}")
+    out.print(table(found).rich())
+    out.print(verdict(found))
     if settings.out is not None:
         write_json(settings.out, found)
         write_comparison_page(settings.out.with_suffix(".html"), found)
-        console.print(f"written to {settings.out} and, as a page, {settings.out.with_suffix('.html')}")
+        out.print(f"written to {settings.out} and, as a page, {settings.out.with_suffix('.html')}")
     return found
 
 
 def table(found: dict[str, Any]) -> Table:
-    """Return means and classes with A, B, the difference and its interval in points; * is an interval without 0."""
-    from rich.table import Table
+    """Return means and classes with A, B, the difference and its interval in points; * marks an interval without 0."""
 
-    grid = Table()
-    grid.add_column("score", no_wrap=True)
-    for title in ("A %", "B %", "B - A", "95 % interval"):
-        grid.add_column(title, justify="right")
-    scores = [found[run]["scores"] for run in "ab"]
-    for name, title in MEANS.items():
-        grid.add_row(title, *(percent(score.get(name)) for score in scores), *_difference(found["difference"][name]))
-    grid.add_section()
-    for row in found["classes"]:
-        grid.add_row(row["name"], percent(row["a"]), percent(row["b"]), *_difference(row["difference"]))
-    return grid
+    def row(title: str, a: float | None, b: float | None, ends: Sequence[float] | None) -> tuple[str, ...]:
+        if ends is None:
+            return title, percent(a), percent(b), "–", "–"
+        value, low, high = (100 * end for end in ends)
+        star = " *" if low > 0 or high < 0 else ""
+        return title, percent(a), percent(b), f"{value:+.2f}{star}", f"{low:+.2f} … {high:+.2f}"
+
+    a, b = (found[run]["scores"] for run in "ab")
+    means = [row(title, a.get(name), b.get(name), found["difference"][name]) for name, title in MEANS.items()]
+    classes = [row(each["name"], each["a"], each["b"], each["difference"]) for each in found["classes"]]
+    return Table(("score", "A %", "B %", "B - A", "95 % interval"), [*means, (), *classes])
 
 
 def verdict(found: dict[str, Any]) -> str:
-    """Return in a sentence whether the mIoU differs by more than these images could by chance."""
-    ends = found["difference"]["miou"]
-    images = counted(found["images"], "image")
-    if ends is None:
+    """Return in a sentence whether the mIoU differs by more than chance over these images."""
+    images = pluralize(found["images"], "image")
+    if found["difference"]["miou"] is None:
         return f"the difference in mIoU is undefined over {images}"
-    value, low, high = ends
-    if low > 0 or high < 0:
-        better = "B" if value > 0 else "A"
-        return f"{better} is better by {abs(100 * value):.2f} points of mIoU; the interval over {images} leaves out 0"
-    return f"no difference in mIoU can be told: the interval over {images} holds 0"
-
-
-def _difference(ends: Sequence[float] | None) -> tuple[str, str]:
-    if ends is None:
-        return "–", "–"
-    value, low, high = (100 * end for end in ends)
-    star = " *" if low > 0 or high < 0 else ""
-    return f"{value:+.2f}{star}", f"{low:+.2f} … {high:+.2f}"
+    value, low, high = found["difference"]["miou"]
+    if low <= 0 <= high:
+        return f"no difference in mIoU is certain: the interval over {images} holds 0"
+    better = "B" if value > 0 else "A"
+    return f"{better} is better by {abs(100 * value):.2f} points of mIoU; the interval over {images} leaves out 0"

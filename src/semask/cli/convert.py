@@ -11,10 +11,11 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from semask.checkpoints.record import RECORD, read_recipe
 from semask.cli.flags import parse
 from semask.files import check_writable
-from semask.recipes import get
+from semask.recipes import get_recipe
+from semask.text import console
 
 TRANSFORMERS = "transformers"
-"""What stands for a recipe when a checkpoint is written for that library."""
+"""Value of TO, in place of a recipe, that writes a checkpoint for that library."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -35,8 +36,8 @@ def convert(
 
     Args:
         source: A published file: PyTorch or safetensors, bare or wrapped, the authors' or of transformers (also its
-            folder). It is read without running its code. What describes the model beside it, variant.yml or
-            config.json, is compared with the recipe. With `transformers` next: a checkpoint of ours.
+            folder). It is read without running its code. A description beside it, variant.yml or config.json, is
+            compared with the recipe. With `transformers` next: a checkpoint of ours.
         to: The recipe of its row in the paper, such as ade20k/semask-swin-t-fpn. Or `transformers`: write a
             Mask2Former or MaskFormer over plain Swin as a folder for from_pretrained.
         out: Folder to write.
@@ -53,31 +54,27 @@ def convert(
 
 
 def read(source: Path, recipe: str, out: Path, *, num_classes: int | None, trust: bool, overwrite: bool) -> None:
-    """Write a published file as a checkpoint and tell what was done."""
-    from rich.console import Console
-
-    get(recipe)  # a mistyped name is told before a large file is read
+    """Write a published file as a checkpoint and report what filled it."""
+    get_recipe(recipe)  # refuses a mistyped name before a large file is read
     check_writable(out, flag="OUT")
     _require_free(out, RECORD, overwrite=overwrite)
     from semask.checkpoints import store
     from semask.checkpoints.convert import convert as convert_published
 
     result = convert_published(source, recipe, num_classes, trust=trust)
-    store.save(out, result.model, result.recipe, result.classes)
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(f"{result.loaded} tensors of {source.name} fill {recipe}.")
-    console.print(f"layout: {result.layout}.")
+    store.save(result.model, out, classes=result.classes)
+    screen = console()
+    screen.print(f"{result.loaded} tensors of {source.name} fill {recipe}.")
+    screen.print(f"layout: {result.layout}.")
     if result.beside is not None:
-        console.print(result.beside)
+        screen.print(result.beside)
     if result.fresh:
-        console.print(f"{len(result.fresh)} depend on the class count and start fresh: {', '.join(result.fresh)}.")
-    console.print(f"checkpoint: {out}")
+        screen.print(f"{len(result.fresh)} depend on the class count and start fresh: {', '.join(result.fresh)}.")
+    screen.print(f"checkpoint: {out}")
 
 
 def export(source: Path, out: Path, *, overwrite: bool) -> None:
-    """Write a checkpoint of ours as a folder of `transformers` and say how to load it."""
-    from rich.console import Console
-
+    """Write a checkpoint of ours as a folder of `transformers` and print how to load it."""
     recipe = read_recipe(source)
     check_writable(out, flag="OUT")
     _require_free(out, "config.json", overwrite=overwrite)
@@ -87,12 +84,10 @@ def export(source: Path, out: Path, *, overwrite: bool) -> None:
 
     require_expressible(recipe)
     bundle = store.load(source)
-    write_transformers(out, bundle.model, bundle.recipe, bundle.classes)
-    Console(soft_wrap=True, highlight=False).print(
-        f"for transformers: {CLASSES[recipe.model.decoder.name]}.from_pretrained({str(out)!r})"
-    )
+    write_transformers(out, bundle.model, recipe, bundle.classes)
+    console().print(f"for transformers: {CLASSES[recipe.model.decoder.kind]}.from_pretrained({str(out)!r})")
 
 
 def _require_free(out: Path, record: str, *, overwrite: bool) -> None:
     if (out / record).exists() and not overwrite:
-        raise ValueError(f"{str(out)!r} holds a checkpoint or run already; choose another folder, or say --overwrite")
+        raise ValueError(f"{str(out)!r} holds a checkpoint or run already; choose another folder, or use --overwrite")

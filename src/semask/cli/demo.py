@@ -1,4 +1,4 @@
-"""`semask demo`: train on drawn scenes, measure, and segment scenes the model has not seen."""
+"""`semask demo`: train on drawn scenes, evaluate, and segment scenes of the validation split."""
 
 from __future__ import annotations
 
@@ -9,42 +9,46 @@ from typing import TYPE_CHECKING
 
 from semask.checkpoints.record import RECORD, read_record
 from semask.cli.flags import parse
-from semask.recipes import from_dict, get
+from semask.recipes import from_dict, get_recipe
+from semask.text import console
 
 if TYPE_CHECKING:
     from semask.checkpoints.store import Bundle
     from semask.visualization.figures import Row
 
 RECIPE = "scenes/semask-micro-fpn"
-PICTURES = 8
+SCENES = 8
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parse the flags and show the whole way."""
+    """Parse the flags and run the demo."""
     parse(demo, arguments, prog="semask demo")
 
 
 def demo(*, out: Path = Path("runs/demo"), steps: int | None = None) -> None:
     """Train a small SeMask-FPN on procedurally drawn scenes, evaluate it and segment held-out scenes.
 
-    Takes a few minutes on two processor cores. An earlier demo in the same folder is replaced, no other run.
+    This takes a few minutes on two CPU cores. An earlier demo in the same folder is replaced, but no other run.
 
     Args:
         out: Folder for the checkpoint, metrics.json, curves.png and figure.png.
         steps: Optimiser steps; None takes the recipe's.
     """
-    from rich.console import Console
-
-    spare_other_runs(out)
     from semask.checkpoints import store
     from semask.cli.evaluate import EvaluateOptions, evaluate
     from semask.cli.train import train
     from semask.data.dataset import classes_of
     from semask.training.history import read_history
     from semask.training.options import RunOptions
+    from semask.training.prepare import holds_run
     from semask.visualization.figures import figure_grid, training_curves
 
-    recipe = get(RECIPE)
+    if holds_run(out):
+        record = out / RECORD
+        name = from_dict(read_record(record)["recipe"]).name if record.exists() else "an unknown recipe"
+        if name != RECIPE:
+            raise ValueError(f"{str(out)!r} holds a run of {name}, which the demo would replace; give another --out")
+    recipe = get_recipe(RECIPE)
     if steps is not None:
         length = dataclasses.replace(recipe.train, steps=steps, eval_every=min(steps, recipe.train.eval_every))
         optim = dataclasses.replace(recipe.optim, warmup_steps=min(recipe.optim.warmup_steps, steps // 2))
@@ -54,22 +58,10 @@ def demo(*, out: Path = Path("runs/demo"), steps: int | None = None) -> None:
     figure_grid(out / "figure.png", segment_scenes(bundle), classes_of(recipe.data))
     training_curves(out / "curves.png", read_history(out))
     evaluate(result.best, bundle, EvaluateOptions(out=out / "metrics.json"))
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(f"checkpoint  {result.best}")
-    console.print(f"curves      {out / 'curves.png'}")
-    console.print(f"pictures    {out / 'figure.png'}: image | truth | prediction | semantic prior")
-
-
-def spare_other_runs(out: Path) -> None:
-    """Raise a ValueError if the folder holds a run that is not known to be of the demo's recipe."""
-    from semask.training.prepare import holds_run
-
-    if not holds_run(out):
-        return
-    record = out / RECORD
-    name = from_dict(read_record(record)["recipe"]).name if record.exists() else "an unknown recipe"
-    if name != RECIPE:
-        raise ValueError(f"{str(out)!r} holds a run of {name}, which the demo would replace; give another --out")
+    screen = console()
+    screen.print(f"checkpoint  {result.best}")
+    screen.print(f"curves      {out / 'curves.png'}")
+    screen.print(f"figure      {out / 'figure.png'}: image | truth | prediction | semantic prior")
 
 
 def segment_scenes(bundle: Bundle) -> list[Row]:
@@ -81,13 +73,13 @@ def segment_scenes(bundle: Bundle) -> list[Row]:
     from semask.visualization.figures import Row
 
     model, recipe, _ = bundle
+    assert recipe is not None
     predictor = build_predictor(model, recipe.test, recipe.data)
     prior = build_prior(model, recipe.test, recipe.data)
     scenes = validation_set(recipe.data)
-    rows = []
     with torch.inference_mode():
-        for index in range(PICTURES):
-            image, label, _ = scenes[index]
-            batch = image[None]
-            rows.append(Row(image, label, predictor.labels(batch)[0], prior.labels(batch)[0]))
-    return rows
+        samples = [scenes[index] for index in range(SCENES)]
+        return [
+            Row(image, label, predictor.labels(image[None])[0], prior.labels(image[None])[0])
+            for image, label, _ in samples
+        ]

@@ -1,4 +1,4 @@
-"""`semask doctor DATA`: all that is wrong with a data set, and what training on it should know."""
+"""`semask doctor DATA`: check a data set, and measure what training on it needs."""
 
 from __future__ import annotations
 
@@ -7,98 +7,81 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import tyro
+from tyro.conf import FlagConversionOff, arg
 
-from semask.cli.flags import parse as parse_flags
+from semask.cli.flags import parse_over, split_name
 from semask.files import check_writable, write_json
-from semask.recipes import DataRecipe, Recipe, get
-from semask.text import counted
+from semask.recipes import DataRecipe, Recipe, get_recipe
+from semask.text import Table, console, pluralize
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from semask.data.checks.doctor import Diagnosis
 
-PROG = "semask doctor DATA"
+USAGE = "semask doctor DATA"
+FIRST = ("data.root", "data.classes", "data.images", "data.labels", "data.train-split", "data.val-split")
 SHOWN = 10
-"""Files of one kind of problem on the screen; the page has more."""
+"""Files listed on the screen for one kind of problem; the page has more."""
 SHOWN_CLASSES = 40
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
-    """Where results go, and what counts as alike."""
+    """Folder of the results, and the limits of the checks."""
 
     out: Path | None = None
     """Folder for doctor.json and doctor.html; None is runs/doctor/NAME."""
     distance: int = 3
-    """Pictures are alike whose 64-bit signatures differ in at most this many bits; 0 finds scaled copies alone."""
+    """Bits in which the 64-bit signatures of duplicate images may differ; 0 finds scaled copies alone."""
     beta: float = 0.999
-    """Of class weights by effective number, [0, 1)."""
+    """Parameter of class weights by effective number, in [0, 1)."""
     workers: int | None = None
-    """Threads that read files; None is one per processor, at most eight."""
+    """Number of threads that read files; None is one per CPU core, at most eight."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The flags: how to look, and where the data are. Yes and no are written true and false in data's flags."""
+    """The flags: options, and the data's fields, whose booleans are written true and false."""
 
-    run: Annotated[DoctorOptions, tyro.conf.arg(name="")]
-    data: Annotated[DataRecipe, tyro.conf.FlagConversionOff]
+    run: Annotated[DoctorOptions, arg(name="")] = dataclasses.field(default_factory=DoctorOptions)
+    data: Annotated[DataRecipe, FlagConversionOff]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse `DATA [flags]`, look, and return the exit status: 1 when training would fail or go wrong in silence."""
-    if not arguments or arguments[0] in {"-h", "--help"}:
-        parse(DataRecipe(), ["--help"])
-    if arguments[0].startswith("-"):
-        raise ValueError(f"the data come first: {PROG} [flags]; got {arguments[0]!r}. DATA is a folder or a recipe")
-    recipe = find_data(arguments[0])
-    settings = parse(recipe.data, arguments[1:])
-    if settings.data.kind == "scenes":
-        raise ValueError(f"{recipe.name} draws its scenes and has no files to look through; give a folder or a recipe")
-    options = settings.run
-    out = options.out or Path("runs") / "doctor" / recipe.name.replace("/", "-")
+    """Parse `DATA [flags]`, check, and return the exit status: 1 when training would fail or give wrong results."""
+    name, flags = split_name(arguments, usage=USAGE, hint="DATA is a folder, a zip file or a recipe.")
+    description = (
+        "Read every image and label of a folder, zip file or recipe (with --data.root) and report all problems. Exit "
+        "status 1 when training would fail or give wrong results in silence."
+    )
+    recipe = Recipe(name="DATA") if name is None else find_data(name)
+    settings, recipe = parse_over(Settings, recipe, flags, prog=USAGE, description=description, first=FIRST)
+    if recipe.data.kind == "scenes":
+        raise ValueError(f"{recipe.name} draws its scenes and has no files to check; give a folder or a recipe")
+    out = settings.run.out or Path("runs") / "doctor" / recipe.name.replace("/", "-")
     check_writable(out)
-    expected = None if settings.data.classes_from_data else recipe.model.num_classes
-    diagnosis = examine(recipe.name, settings.data, options, out, num_classes=expected)
-    return 1 if diagnosis.errors else 0
+    expected = None if recipe.data.classes_from_data else recipe.model.num_classes
+    return 1 if examine(recipe.name, recipe.data, settings.run, out, num_classes=expected).errors else 0
 
 
 def find_data(name: str) -> Recipe:
     """Return the recipe of that name, or one for that folder or zip file, named after it.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: there is neither.
     """
     path = Path(name).expanduser()
     if path.exists():
         return Recipe(name=path.resolve().name, data=DataRecipe(root=name, classes_from_data=True))
     try:
-        return get(name)
+        return get_recipe(name)
     except ValueError as error:
-        raise ValueError(f"{name!r} is no folder or zip file, and there is {error}") from None
-
-
-def parse(data: DataRecipe, flags: Sequence[str]) -> Settings:
-    """Return the flags over the data's; --help and bad flags leave by SystemExit."""
-    return parse_flags(
-        Settings,
-        flags,
-        prog=PROG,
-        description=(
-            "Read every picture and label of a folder, zip file or recipe (with --data.root) and tell what is wrong "
-            "with them. Exit status 1 when training would fail or go wrong in silence."
-        ),
-        default=Settings(run=DoctorOptions(), data=data),
-    )
+        raise ValueError(f"{name!r} is neither a folder nor a zip file, and there is {error}") from None
 
 
 def examine(name: str, data: DataRecipe, options: DoctorOptions, out: Path, *, num_classes: int | None) -> Diagnosis:
-    """Diagnose the data of that name, write doctor.json and doctor.html into `out`, and tell the main things."""
-    from rich.console import Console
-
+    """Diagnose the data, write doctor.json and doctor.html into `out`, and print the main results."""
     from semask.data.checks.doctor import diagnose
     from semask.visualization.pages.doctor import write_doctor_page
 
@@ -112,14 +95,14 @@ def examine(name: str, data: DataRecipe, options: DoctorOptions, out: Path, *, n
     )
     write_json(out / "doctor.json", diagnosis.to_dict())
     write_doctor_page(out / "doctor.html", diagnosis, name=name)
-    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)  # names are told as they are
-    tell(diagnosis, console)
-    console.print(f"page with pictures in {out / 'doctor.html'}, all figures in {out / 'doctor.json'}", markup=False)
+    screen = console()
+    show(diagnosis, screen)
+    screen.print(f"page with images in {out / 'doctor.html'}, all figures in {out / 'doctor.json'}")
     return diagnosis
 
 
-def tell(diagnosis: Diagnosis, console: Console) -> None:
-    """Print what the diagnosis says: what is wrong, the classes, figures to paste, and the verdict."""
+def show(diagnosis: Diagnosis, screen: Console) -> None:
+    """Print a diagnosis: problems, classes, statistics to paste, and the verdict."""
     from rich.text import Text
 
     from semask.data.checks.issue import KINDS
@@ -128,46 +111,40 @@ def tell(diagnosis: Diagnosis, console: Console) -> None:
         for kind in KINDS:
             listed = [problem for problem in problems if problem.kind == kind]
             for problem in listed[:SHOWN]:
-                console.print(Text.assemble((word, style), f" {problem}"))
+                screen.print(Text.assemble((word, style), f" {problem}"))
             if len(listed) > SHOWN:
-                console.print(f"… and {len(listed) - SHOWN} more of this kind ({kind})", style=style)
-    console.print(diagnosis.classes.told())
-    console.print(class_table(diagnosis))
+                screen.print(f"… and {len(listed) - SHOWN} more of this kind ({kind})", style=style)
+    screen.print(diagnosis.classes.told())
+    screen.print(class_table(diagnosis).rich())
     for line in to_paste(diagnosis):
-        console.print(line, markup=False)
+        screen.print(line)
     pairs = " + ".join(f"{len(split.pairs)} {split.name}" for split in diagnosis.splits)
     style, verdict = ("bold red", "not fit for training") if diagnosis.errors else ("bold green", "fit for training")
-    errors, warnings = counted(len(diagnosis.errors), "error"), counted(len(diagnosis.warnings), "warning")
-    console.print(Text.assemble((verdict, style), f": {errors} and {warnings} in {pairs} pairs"))
+    errors, warnings = pluralize(len(diagnosis.errors), "error"), pluralize(len(diagnosis.warnings), "warning")
+    screen.print(Text.assemble((verdict, style), f": {errors} and {warnings} in {pairs} pairs"))
 
 
 def class_table(diagnosis: Diagnosis) -> Table:
-    """Return share of pixels, training pictures and weights of the classes, frequent first; of many, both ends."""
-    from rich.table import Table
-
-    training = diagnosis.training
-    total = max(1, int(training.counts.pixels.sum()))
-    grid = Table()
-    grid.add_column("class", no_wrap=True)
-    for title in ("pixels %", "pictures", *(name.split()[0] for name in diagnosis.class_weights)):
-        grid.add_column(title, justify="right")
-    order = (-training.counts.pixels).argsort(kind="stable").tolist()
-    for place, index in enumerate(order):
-        if len(order) > SHOWN_CLASSES and place == SHOWN_CLASSES // 2:
-            grid.add_row(f"… {len(order) - SHOWN_CLASSES} more", end_section=True)
-        if len(order) > SHOWN_CLASSES and SHOWN_CLASSES // 2 <= place < len(order) - SHOWN_CLASSES // 2:
-            continue
-        share, images = training.counts.pixels[index] / total, training.counts.images[index]
+    """Return share of pixels, training images and weights of the classes, frequent ones first; of many, both ends."""
+    counts, names = diagnosis.training.counts, diagnosis.classes.names
+    total = max(1, int(counts.pixels.sum()))
+    rows: list[tuple[str, ...]] = []
+    for index in (-counts.pixels).argsort(kind="stable").tolist():
         weights = (f"{weights[index]:.3g}" for weights in diagnosis.class_weights.values())
-        grid.add_row(diagnosis.classes.names[index], f"{100 * share:.3g}", str(images), *weights)
-    return grid
+        rows.append((names[index], f"{100 * counts.pixels[index] / total:.3g}", str(counts.images[index]), *weights))
+    columns = ("class", "pixels %", "images", *(name.split()[0] for name in diagnosis.class_weights))
+    if len(rows) > SHOWN_CLASSES:
+        half = SHOWN_CLASSES // 2
+        rest = (f"… {len(rows) - SHOWN_CLASSES} more", *[""] * (len(columns) - 1))
+        rows = [*rows[:half], rest, (), *rows[-half:]]
+    return Table(columns, rows)
 
 
 def to_paste(diagnosis: Diagnosis) -> list[str]:
     """Return statistics and, unless classes are many, weights of the training split as flags of `semask train`."""
     if diagnosis.training.name != diagnosis.data.train_split or not diagnosis.training.pairs:
-        return [f"no statistics or weights to paste before the split {diagnosis.data.train_split!r} can be read"]
-    lines = [f"statistics, for encoders without pretrained weights: {diagnosis.statistics_flags() or 'none'}"]
+        return [f"no statistics or weights before the split {diagnosis.data.train_split!r} can be read"]
+    lines = [f"statistics for encoders without pretrained weights: {diagnosis.statistics_flags() or 'none'}"]
     if len(diagnosis.classes) <= SHOWN_CLASSES:
         lines += [f"{name}: {flag}" for name, flag in diagnosis.weight_flags().items()]
     else:

@@ -1,60 +1,119 @@
-"""Flags from types by tyro, with a nearest right name for every mistyped one."""
+"""From arguments to a command's settings: a name first where there is one, then flags by tyro."""
 
 from __future__ import annotations
 
-import difflib
-import io
+import dataclasses
+import operator
 import re
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import tyro
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
+
+from semask.recipes import Recipe
 
 T = TypeVar("T")
+HELP = ("-h", "--help", "--help-all")
 
 
 def parse(target: Callable[..., T], arguments: Sequence[str], *, prog: str, **options: Any) -> T:
-    """Call a function, or make a dataclass, with what the arguments say; `options` go to tyro.
+    """Call a function, or make a dataclass, with the values of the arguments; `options` go to tyro.
 
-    Yes and no may be written true and false. --help and wrong arguments leave by SystemExit, with status 0 and 2.
+    Booleans may be spelled true and false. --help and wrong arguments leave by SystemExit, with status 0 and 2.
     """
-    arguments = [respell(argument) for argument in arguments]
-    try:
-        result: T = tyro.cli(target, prog=prog, args=arguments, **options)
-        return result
-    except SystemExit as leaving:
-        if leaving.code not in (0, None):
-            for flag, near in mistyped(arguments, known_flags(target, **options)):
-                print(f"{flag} is no flag of `{prog}`; did you mean {near}?", file=sys.stderr)
-        raise
+    # tyro reads True and False, alone or behind `--flag=`.
+    spelled = [re.sub(r"^(--[^=]+=)?(true|false)$", lambda m: (m[1] or "") + m[2].title(), each) for each in arguments]
+    result: T = tyro.cli(
+        target, prog=prog, args=["--help" if each == "--help-all" else each for each in spelled], **options
+    )
+    return result
 
 
-def respell(argument: str) -> str:
-    """Return true and false, alone or behind `--flag=`, as tyro wants them: True and False."""
-    return re.sub(r"^(--[^=]+=)?(true|false)$", lambda found: (found[1] or "") + found[2].capitalize(), argument)
+def parse_over(
+    settings: type[T], recipe: Recipe, arguments: Sequence[str], *, prog: str, description: str, first: Sequence[str]
+) -> tuple[T, Recipe]:
+    """Parse flags over a recipe: return the settings, and the recipe with the values of the flags.
+
+    Fields of `settings` that are also fields of recipes start at the recipe's values. --help lists of these the flags
+    in `first` alone, such as data.root; --help-all lists all of them.
+    """
+    names = {field.name for field in dataclasses.fields(settings)} & {  # type: ignore[arg-type]
+        field.name for field in dataclasses.fields(Recipe)
+    }
+    default = settings(**{name: getattr(recipe, name) for name in names})
+    registry = ConstructorRegistry()
+    if {"-h", "--help"} & {*arguments}:
+        description += (
+            f"\n\nThis lists the flags that are used most. `{prog} --help-all` lists every field of the recipe."
+        )
+        registry = _showing_only(first, default)
+    parsed = parse(settings, arguments, prog=prog, description=description, default=default, registry=registry)
+    return parsed, dataclasses.replace(recipe, **{name: getattr(parsed, name) for name in names})
+
+
+def split_name(arguments: Sequence[str], *, usage: str, hint: str = "") -> tuple[str | None, list[str]]:
+    """Split `NAME [flags]`, where `usage` ends in what NAME stands for; the name is None where only help is asked.
+
+    Raises:
+        ValueError: a flag is in the place of the name.
+    """
+    if not arguments or arguments[0] in HELP:
+        return None, [*arguments] or ["--help"]
+    if arguments[0].startswith("-"):
+        noun = usage.rpartition(" ")[2]
+        raise ValueError(f"{noun} comes first: `{usage} [flags]`; got {arguments[0]!r}. {hint}".rstrip())
+    return arguments[0], [*arguments[1:]]
+
+
+def take(flag: str, arguments: Sequence[str], *, hint: str = "") -> tuple[str | None, list[str]]:
+    """Return the value of a flag, None without it, and the other arguments; for flags that change what others mean.
+
+    Raises:
+        ValueError: nothing follows the flag.
+    """
+    for place, argument in enumerate(arguments):
+        if argument.startswith(f"{flag}="):
+            return argument.partition("=")[2], [*arguments[:place], *arguments[place + 1 :]]
+        if argument == flag:
+            if place + 1 == len(arguments):
+                raise ValueError(f"{flag} needs a value{hint}")
+            return arguments[place + 1], [*arguments[:place], *arguments[place + 2 :]]
+    return None, [*arguments]
 
 
 def check_json(out: Path | None) -> None:
-    """Refuse a file for a record that is a folder, or whose name what goes beside it (.npz, .html, …) would take."""
+    """Check that a record is named .json: its companions (.npz, .html, …) take the same name with their own suffix."""
     if out is not None and (out.suffix != ".json" or out.is_dir()):
-        raise ValueError(
-            f"--out names a file that ends in .json, and the others go beside it under its name; got {str(out)!r}"
+        raise ValueError(f"--out takes a file that ends in .json; got {str(out)!r}")
+
+
+def _showing_only(flags: Sequence[str], default: Any) -> ConstructorRegistry:
+    """Return rules for tyro that hide all fields of recipes but these; a hidden flag still parses."""
+    shown = set()
+    for path in (flag.replace("-", "_").split(".") for flag in flags):
+        for depth in range(1, len(path)):
+            owner = operator.attrgetter(".".join(path[:depth]))(default)
+            shown.add((type(owner), path[depth]))
+    registry, asking = ConstructorRegistry(), False
+
+    @registry.struct_rule
+    def hide(info: StructTypeInfo) -> StructConstructorSpec | None:
+        nonlocal asking
+        if asking or not getattr(info.type, "__module__", "").startswith("semask.recipes"):
+            return None
+        asking = True  # the rule that comes after this one
+        spec = ConstructorRegistry.get_struct_spec(info)
+        asking = False
+        if not isinstance(spec, StructConstructorSpec):
+            return None
+        fields = (
+            field
+            if (info.type, field.name) in shown
+            else dataclasses.replace(field, type=cast(Any, Annotated[field.type, tyro.conf.Suppress]))
+            for field in spec.fields
         )
+        return dataclasses.replace(spec, fields=tuple(fields))
 
-
-def known_flags(target: Callable[..., Any], **options: Any) -> list[str]:
-    """Return all flags of a function or dataclass, as its help names them."""
-    told = io.StringIO()
-    with redirect_stdout(told), suppress(SystemExit):
-        tyro.cli(target, args=["--help"], **options)
-    return sorted(set(re.findall(r"--[a-z][a-z0-9.-]*[a-z0-9]", told.getvalue())))
-
-
-def mistyped(arguments: Sequence[str], known: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the flags that are not known, each with the nearest that is, if one is near."""
-    flags = [argument.partition("=")[0].replace("_", "-") for argument in arguments if argument.startswith("--")]
-    near = {flag: difflib.get_close_matches(flag, known, n=1) for flag in flags if flag not in known}
-    return [(flag, names[0]) for flag, names in near.items() if names]
+    return registry

@@ -1,4 +1,4 @@
-"""The entry point: a sub-command's name leads to its module, and nothing else is imported."""
+"""The entry point `semask COMMAND`, which imports the module of that sub-command alone."""
 
 from __future__ import annotations
 
@@ -9,49 +9,58 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {
-    "demo": "Train on drawn scenes, measure and segment: the whole way in a few minutes",
-    "doctor": "Read a data set once: what is wrong, class frequencies, duplicates, statistics, class weights",
+    "demo": "Train on drawn scenes, evaluate and segment: the whole way in a few minutes",
+    "doctor": "Check a data set: errors, class frequencies, duplicates, statistics, class weights",
     "prepare": "Turn official downloads of published datasets into the folders that recipes read",
     "train": "Train a model by a recipe",
     "ablate": "Train all rows of an ablation table alike and compare them, seed by seed",
     "evaluate": "Score a checkpoint: mIoU with its interval, every class, outlines, sizes, calibration, a page",
-    "compare": "Tell two evaluations of the same images apart, with intervals",
+    "compare": "Compare two evaluations of the same images, with intervals",
     "report": "Make a table of several evaluations or measurements of speed, and a plot",
-    "robustness": "Score a checkpoint on corrupted pictures: noise, blur, weather and digital, by strength",
+    "robustness": "Score a checkpoint on corrupted images: noise, blur, weather and digital, by strength",
     "bench": "Measure speed, memory and cost, beside other recipes and other libraries' models",
-    "predict": "Segment a picture or a folder of pictures",
+    "predict": "Segment an image or a folder of images",
     "convert": "Turn published weights into a checkpoint, or a checkpoint into one of transformers",
     "models": "List all recipes with their size, cost and published scores",
 }
-"""What each module in `semask.cli` does; every one has main(arguments), which may return an exit status."""
+"""Purpose of each module in `semask.cli`; every one has main(arguments), which may return an exit status."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sub-command and return the exit status.
 
-    0 is well; 1 data that `doctor` finds unfit, a loss that left the numbers, a file that could not be read or written,
-    or too little memory; 2 wrong input; 130 an interruption; 141 a reader of the output that left early; 143 a run
-    ended by SIGTERM. With SEMASK_DEBUG=1 in the environment, tracebacks are shown.
+    0: success. 1: data that `doctor` finds unfit, a loss that is NaN or infinite, a file that could not be read or
+    written, too little memory. 2: wrong input. 130: an interruption. 141: the reader of the output left early. 143: a
+    run ended by SIGTERM. With SEMASK_DEBUG=1 in the environment, tracebacks are shown.
     """
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         status = run(name, rest)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader, such as `head`, has seen enough; without this, Python complains once more when it exits.
+        # The reader, such as `head`, has enough; without this, Python complains once more when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
         return _fail("interrupted", status=130)
+    except (ValueError, FloatingPointError) as error:
+        return _fail(str(error), status=2 if isinstance(error, ValueError) else 1)
+    except OSError as error:
+        return _fail(f"{error}; is there space left, and may you read and write there?", status=1)
     except Exception as error:
-        return _explain(error)
+        # torch's OutOfMemoryError by its name, since torch may not be imported here; all else is a defect.
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        hint = "--train.batch-size or a larger --train.accumulate; evaluate and predict with --test.mode sliding"
+        return _fail(f"the device's memory is too small: train with a smaller {hint} and --test.batch-size 1", status=1)
     return status
 
 
 def run(name: str, arguments: Sequence[str]) -> int:
-    """Run a sub-command, or tell what was asked for; return its status, 0 where it gives none.
+    """Run a sub-command, or print help or the version; return the exit status.
 
-    A ValueError names the nearest sub-command.
+    Raises:
+        ValueError: there is no such sub-command; the message names the nearest one.
     """
     if name in {"-h", "--help"}:
         print(usage())
@@ -71,35 +80,14 @@ def run(name: str, arguments: Sequence[str]) -> int:
 
 def usage() -> str:
     """Return the overview of all sub-commands."""
-    lines = [f"  {name:<12}{does}" for name, does in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: semask COMMAND [--help] …",
-            "",
-            "Semantic segmentation with transformers: SeMask and Segmenter.",
-            "",
-            *lines,
-            "",
-            "`semask COMMAND --help` tells more; `semask --version` gives the version.",
-        ]
-    )
+    lines = "\n".join(f"  {name:<12}{purpose}" for name, purpose in COMMANDS.items())
+    return f"""usage: semask COMMAND [--help] …
 
+Semantic segmentation with transformers: SeMask and Segmenter.
 
-def _explain(error: Exception) -> int:
-    """Tell what went wrong in a line and return the exit status; a defect of our own is raised again."""
-    if isinstance(error, ValueError):
-        return _fail(str(error), status=2)
-    if isinstance(error, FloatingPointError):
-        return _fail(str(error), status=1)
-    if isinstance(error, OSError):
-        return _fail(f"{error}; is there space left, and may you read and write there?", status=1)
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, by its name: torch may not be imported here
-        hint = (
-            "train with a smaller --train.batch-size or more --train.accumulate; evaluate and predict with "
-            "--test.mode sliding and --test.batch-size 1"
-        )
-        return _fail(f"the device's memory is too small: {hint}", status=1)
-    raise error
+{lines}
+
+`semask COMMAND --help` explains a command; `semask --version` prints the version."""
 
 
 def _fail(message: str, *, status: int) -> int:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from semask.cli.flags import parse as parse_flags
+from semask.cli.flags import parse
+from semask.files import check_writable
+from semask.text import console
 
 if TYPE_CHECKING:
     from semask.data.published.prepare import Prepared
 
-PROG = "semask prepare"
 Name = Literal[
     "ade20k",
     "cityscapes",
@@ -32,35 +33,31 @@ Name = Literal[
 class Settings:
     """Turn official downloads, which you have fetched, into the folder that recipes read.
 
-    Archives are read without being unpacked. Labels become those of the class table, every one is checked, and pictures
+    Archives are read without being unpacked. Labels become those of the class table, every one is checked, and images
     are counted. A second call goes on where the first one ended.
     """
 
     dataset: Annotated[Name, Positional]
-    """Which one; cityscapes-coarse adds the coarse labels to cityscapes, voc-aug those of SBD to voc."""
+    """Name of the dataset; cityscapes-coarse adds the coarse labels to cityscapes, voc-aug those of SBD to voc."""
     downloads: Annotated[tuple[Path, ...], arg(name="from")]
     """The downloads: zip and tar files, or folders they were unpacked to."""
     root: Path
     """Folder to make, the --data.root of training; a folder of an earlier call is completed."""
     partial: bool = False
-    """Take the complete pairs of what is there, though downloads or pictures are missing."""
+    """Take the complete pairs of what is there, though downloads or images are missing."""
     workers: int | None = None
-    """Threads; None takes one per processor, at most eight."""
+    """Number of threads; None takes one per CPU core, at most eight."""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parse the flags and prepare."""
-    settings = parse_flags(Settings, arguments, prog=PROG)
-    prepare(settings)
+    prepare(parse(Settings, arguments, prog="semask prepare"))
 
 
 def prepare(settings: Settings) -> Prepared:
-    """Prepare as `Settings` tells, and say what was made."""
-    from rich.console import Console
-
+    """Prepare a dataset by the settings, print the numbers of images, and return them."""
     from semask.data.published import prepare as preparing
     from semask.data.published.catalogue import DATASETS
-    from semask.files import check_writable
 
     official = DATASETS[settings.dataset]
     if not settings.downloads:
@@ -76,8 +73,8 @@ def prepare(settings: Settings) -> Prepared:
         workers=settings.workers,
         progress=True,
     )
-    console = Console(soft_wrap=True, highlight=False)
-    told = ", ".join(f"{count} of {official.counts[split]} in {split}" for split, count in done.pictures.items())
-    console.print(f"{official.title} in {settings.root}: {told}; {done.made} files made, {done.kept} were there")
-    console.print(f"train on it by the recipes of `semask models` with --data.root {settings.root}")
+    counts = ", ".join(f"{count} of {official.counts[split]} in {split}" for split, count in done.pictures.items())
+    screen = console()
+    screen.print(f"{official.title} in {settings.root}: {counts}; {done.made} files made, {done.kept} kept")
+    screen.print(f"train on it by the recipes of `semask models` with --data.root {settings.root}")
     return done

@@ -1,4 +1,4 @@
-"""`semask report RECORD…`: tables of evaluations or of measurements of speed, and a plot of the one by the other."""
+"""`semask report RECORD…`: tables of evaluations or of measurements of speed, and a plot of both."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from semask.cli.flags import parse
+from semask.files import check_writable, write_text
+from semask.text import FORMATS
 
 if TYPE_CHECKING:
-    from semask.benchmark.record import BenchRecord
-    from semask.benchmark.report import Accuracy
+    from semask.benchmark.result import Result
     from semask.evaluation.record import Record
 
 
@@ -27,14 +28,14 @@ class Settings:
     """
 
     records: Annotated[tuple[Path, ...], Positional, arg(metavar="RECORD")]
-    """Records that `semask evaluate` wrote (metrics.json), or the checkpoints' folders that hold them; and such of
+    """Records that `semask evaluate` wrote (metrics.json), or the checkpoints' folders that hold them; and records of
     `semask bench`."""
     out: Path | None = None
     """File for the table: .md, .csv or .tex. None prints Markdown."""
     classes: bool = False
-    """A row for every class, and a column for every record; of evaluations alone."""
+    """Write a row for every class, and a column for every record; for evaluations alone."""
     plot: Path | None = None
-    """File for a plot against images per second: .png, .svg or .pdf; of measurements of speed."""
+    """File for a plot against images per second: .png, .svg or .pdf; for measurements of speed."""
     plot_by: Literal["miou", "parameters", "multiply-adds"] = "miou"
     """The other axis of the plot. mIoU is that of an evaluation given beside it, else the published one."""
 
@@ -45,94 +46,87 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def report(settings: Settings) -> str:
-    """Print or write the table and return it; a ValueError tells records that cannot be read, and a wrong suffix."""
-    from semask.evaluation.report import COLUMNS, FORMATS, class_table, tabulate
-    from semask.files import check_writable, whole_file
+    """Print or write the table and return it.
+
+    Raises:
+        ValueError: a record cannot be read, a suffix is not one of those that can be written, or flags contradict.
+    """
+    from semask.evaluation.report import class_table, evaluation_table
 
     suffix = ".md" if settings.out is None else settings.out.suffix
     if suffix not in FORMATS:
-        raise ValueError(f"a table is written as {', '.join(FORMATS)}, told by the suffix of --out; got {suffix!r}")
+        raise ValueError(f"--out takes a file that ends in {', '.join(FORMATS)}; got {suffix!r}")
     if not settings.records:
         raise ValueError("there is nothing to tabulate; give records that `semask evaluate` or `semask bench` wrote")
     for flag, path in (("--out", settings.out), ("--plot", settings.plot)):
         if path is not None:
             check_writable(path.parent, flag=flag)
             if path.is_dir():
-                raise ValueError(f"{flag} names a file, and {str(path)!r} is a folder; give a name within it")
-    evaluations, measurements = read(settings.records)
-    remarks: list[str] = []
-    if measurements:
-        text, remarks = speed_table(settings, measurements, evaluations, suffix)
+                raise ValueError(f"{flag} takes a file, and {str(path)!r} is a folder; give a name within it")
+    evaluations, results = read(settings.records)
+    notes: list[str] = []
+    if results:
+        if settings.classes:
+            raise ValueError("--classes is for evaluations; leave out the records of `semask bench`")
+        text, notes = speed_table(settings, results, evaluations, suffix)
     elif settings.plot is not None:
-        raise ValueError("--plot is of speed; give records that `semask bench` wrote, evaluations beside them")
+        raise ValueError("--plot is for speed; give records that `semask bench` wrote, with or without evaluations")
     else:
-        text = FORMATS[suffix](*(class_table(evaluations) if settings.classes else tabulate(evaluations, COLUMNS)))
+        text = FORMATS[suffix]((class_table if settings.classes else evaluation_table)(evaluations))
     if settings.out is None:
         print(text, end="")
     else:
-        with whole_file(settings.out) as part:
-            part.write_text(text, encoding="utf-8")
-        print(f"{len(evaluations) + len(measurements)} records in {settings.out}")
-    for remark in remarks:
-        print(remark, file=sys.stderr)
+        write_text(settings.out, text)
+        print(f"{len(evaluations) + len(results)} records in {settings.out}")
+    for note in notes:
+        print(note, file=sys.stderr)
     return text
 
 
-def read(paths: Sequence[Path]) -> tuple[list[Record], list[BenchRecord]]:
+def read(paths: Sequence[Path]) -> tuple[list[Record], list[Result]]:
     """Return the evaluations and the measurements of speed in these files and folders, in their order."""
-    from semask.benchmark.record import holds_bench, read_bench
+    from semask.benchmark.result import is_bench, read_bench
     from semask.evaluation.record import read_record
 
-    evaluations, measurements = [], []
+    evaluations, results = [], []
     for path in paths:
         if not path.exists():
             raise ValueError(
-                f"there is no record {str(path)!r}; `semask evaluate` and `semask bench` write them by --out"
+                f"there is no record {str(path)!r}; `semask evaluate` and `semask bench` write them (--out)"
             )
-        if holds_bench(path):
-            measurements += read_bench(path)
+        if is_bench(path):
+            results += read_bench(path)
         else:
             evaluations.append(read_record(path))
-    return evaluations, measurements
+    return evaluations, results
 
 
 def speed_table(
-    settings: Settings, measurements: Sequence[BenchRecord], evaluations: Sequence[Record], suffix: str
+    settings: Settings, results: Sequence[Result], evaluations: Sequence[Record], suffix: str
 ) -> tuple[str, list[str]]:
-    """Return the table of measurements and the remarks that it cannot hold, after drawing the plot."""
-    from semask.benchmark.report import accuracies_of, bench_table, notes
-    from semask.evaluation.report import FORMATS
+    """Return the table of measurements, and the notes that its format cannot hold; draw the plot first."""
+    from semask.benchmark.plot import PLOT_FORMATS, plot, points
+    from semask.benchmark.table import accuracies_of, bench_table, caption, notes
 
-    if settings.classes:
-        raise ValueError("--classes is of evaluations; leave the records of `semask bench` out")
+    accuracies, remarks, by = accuracies_of(results, evaluations), notes(results), settings.plot_by
     if settings.plot is not None:
-        draw(settings, measurements, accuracies_of(measurements, evaluations))
-    text, remarks = FORMATS[suffix](*bench_table(measurements, evaluations)), notes(measurements)
+        if settings.plot.suffix not in PLOT_FORMATS:
+            raise ValueError(
+                f"--plot takes a file that ends in {', '.join(PLOT_FORMATS)}; got {settings.plot.suffix!r}"
+            )
+        shown = points(results, by, accuracies)
+        if not shown:
+            raise ValueError(
+                f"no record has {by}, so there is nothing to plot; evaluate the recipes and give those records too, or "
+                "use --plot-by parameters"
+            )
+        plot(settings.plot, shown, by, caption=caption(results, remarks))
+        if left := [each.title for each in results if not points([each], by, accuracies)]:
+            names = ", ".join(dict.fromkeys(left))
+            print(f"{len(left)} of {len(results)} rows have no {by} and are not in the plot: {names}", file=sys.stderr)
+    text = FORMATS[suffix](bench_table(results, accuracies))
     if suffix == ".md":
         return text + "".join(f"\n{remark}\n" for remark in remarks), []
     if suffix == ".tex":
         return "".join(f"% {remark}\n" for remark in remarks) + text, []
     return text, remarks
-
-
-def draw(settings: Settings, measurements: Sequence[BenchRecord], accuracies: dict[str, Accuracy]) -> None:
-    """Write the plot; a ValueError tells a wrong suffix, and measurements without the value that is asked for."""
-    from semask.benchmark.plot import FORMATS, plot, points
-    from semask.benchmark.report import circumstances, notes
-
-    assert settings.plot is not None  # the caller asks
-    if settings.plot.suffix not in FORMATS:
-        raise ValueError(
-            f"a plot is written as {', '.join(FORMATS)}, told by the suffix of --plot; got {settings.plot.suffix!r}"
-        )
-    chosen = points(measurements, settings.plot_by, accuracies)
-    if not chosen:
-        raise ValueError(
-            f"no record says {settings.plot_by}, so there is nothing to plot; evaluate the recipes and give those "
-            "records too, or say --plot-by parameters"
-        )
-    plot(settings.plot, chosen, settings.plot_by, caption=circumstances(measurements, notes(measurements)))
-    if len(chosen) < len(measurements):
-        left = [each.title for each in measurements if not points([each], settings.plot_by, accuracies)]
-        told = f"{len(left)} of {len(measurements)} rows have no {settings.plot_by} and are not in the plot"
-        print(f"{told}: {', '.join(dict.fromkeys(left))}", file=sys.stderr)

@@ -3,37 +3,70 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import tyro
+from tyro.conf import AvoidSubcommands, FlagConversionOff, arg
 
-from semask.cli.flags import parse as parse_flags
-from semask.recipes import DataRecipe, LossRecipe, ModelRecipe, OptimRecipe, Recipe, TestRecipe, TrainRecipe, get
+from semask.cli.flags import parse_over, split_name, take
+from semask.recipes import DataRecipe, LossRecipe, ModelRecipe, OptimRecipe, Recipe, TestRecipe, TrainRecipe, get_recipe
+from semask.recipes.kinds import with_decoder, with_pixel_decoder, with_semantic
 from semask.training.options import RunOptions
 
 if TYPE_CHECKING:
     from semask.training.run import TrainResult
 
-NAME = "semask train RECIPE"
+USAGE = "semask train RECIPE"
+FIRST = (
+    "data.root",
+    "data.classes",
+    "data.crop",
+    "model.num-classes",
+    "model.encoder.weights",
+    "loss.class-weights",
+    "optim.lr",
+    "train.steps",
+    "train.batch-size",
+    "train.eval-every",
+    "train.seed",
+    "train.precision",
+    "test.mode",
+)
+"""Fields of a recipe that `--help` lists."""
+
+
+def _with_encoder(recipe: Recipe, name: str) -> Recipe:
+    from semask.models.encoders.kinds import with_encoder
+
+    return with_encoder(recipe, name)
+
+
+KINDS: dict[str, Callable[[Recipe, str], Recipe]] = {
+    "--decoder": with_decoder,
+    "--pixel-decoder": with_pixel_decoder,
+    "--encoder": _with_encoder,
+    "--semantic": with_semantic,
+}
+"""Flags such as --decoder NAME, by the change that each makes to a recipe. They choose the kind of an encoder or a
+decoder, on which all other flags depend, and so are read first."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The flags: the recipe's fields and the run's options. Yes and no are written true and false in recipe fields."""
+    """The flags: the recipe's fields, whose booleans are written true and false, and the run's options."""
 
-    run: Annotated[RunOptions, tyro.conf.arg(name="")]
-    data: Annotated[DataRecipe, tyro.conf.FlagConversionOff]
-    model: Annotated[ModelRecipe, tyro.conf.FlagConversionOff]
+    run: Annotated[RunOptions, arg(name="")] = dataclasses.field(default_factory=RunOptions)
+    data: Annotated[DataRecipe, FlagConversionOff]
+    model: Annotated[ModelRecipe, FlagConversionOff, AvoidSubcommands]
     loss: LossRecipe
     optim: OptimRecipe
-    train: Annotated[TrainRecipe, tyro.conf.FlagConversionOff]
-    test: Annotated[TestRecipe, tyro.conf.FlagConversionOff]
+    train: Annotated[TrainRecipe, FlagConversionOff]
+    test: Annotated[TestRecipe, FlagConversionOff]
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parse `RECIPE [flags]` and train; a ValueError names the nearest recipes."""
+    """Parse `RECIPE [flags]` and train."""
     recipe, options = parse(arguments)
     train(recipe, options)
 
@@ -46,32 +79,34 @@ def train(recipe: Recipe, options: RunOptions | None = None) -> TrainResult:
 
 
 def parse(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
-    """Return the recipe with the flags put in, and the run's options; --help and bad flags leave by SystemExit."""
-    asks_help = not arguments or arguments[0] in {"-h", "--help"}
-    if not asks_help and arguments[0].startswith("-"):
-        raise ValueError(
-            f"the recipe comes first: {NAME} [flags]; got {arguments[0]!r}. `semask models` lists recipes."
-        )
-    recipe = Recipe(name="RECIPE") if asks_help else get(arguments[0])
-    settings = parse_flags(
-        Settings,
-        ["--help"] if asks_help else _complete(arguments[1:]),
-        prog=f"semask train {recipe.name}",
-        description=f"Train by the recipe {recipe.name}: every field of the recipe is a flag.",
-        default=Settings(run=RunOptions(), **sections(recipe)),
+    """Return the recipe with the values of the flags, and the run's options.
+
+    Raises:
+        ValueError: there is no such recipe.
+    """
+    name, flags = split_name(arguments, usage=USAGE, hint="`semask models` lists recipes.")
+    recipe = Recipe(name="RECIPE") if name is None else get_recipe(name)
+    recipe, flags = choose_kinds(recipe, flags)
+    # A bare --resume means the run's own last checkpoint.
+    for place, (flag, following) in reversed([*enumerate(pairwise([*flags, "--"]))]):
+        if flag == "--resume" and following.startswith("--"):
+            flags.insert(place + 1, "latest")
+    description = (
+        f"Train by the recipe {recipe.name}: every field of the recipe is a flag.\n\nFour flags change the kind of a "
+        "part, with the defaults of that kind: --encoder NAME (of timm, or mit_b0 … mit_b5), --decoder KIND, "
+        "--pixel-decoder KIND and --semantic layers|probe|none."
     )
-    return dataclasses.replace(recipe, **sections(settings)), settings.run
+    settings, recipe = parse_over(
+        Settings, recipe, flags, prog=f"semask train {recipe.name}", description=description, first=FIRST
+    )
+    return recipe, settings.run
 
 
-def sections(source: Recipe | Settings) -> dict[str, Any]:
-    """Return the parts of a recipe that are flags by name, of the recipe or of settings parsed for it."""
-    return {field.name: getattr(source, field.name) for field in dataclasses.fields(Settings) if field.name != "run"}
-
-
-def _complete(flags: Sequence[str]) -> list[str]:
-    """Give a bare --resume its value."""
-    completed: list[str] = []
-    for flag, following in pairwise([*flags, "--"]):
-        bare = flag == "--resume" and following.startswith("--")
-        completed += [flag, "latest"] if bare else [flag]
-    return completed
+def choose_kinds(recipe: Recipe, flags: Sequence[str]) -> tuple[Recipe, list[str]]:
+    """Return the recipe with the kinds of its parts that flags name, and the other flags."""
+    rest = [*flags]
+    for flag, change in KINDS.items():
+        name, rest = take(flag, rest)
+        if name is not None:
+            recipe = change(recipe, name)
+    return recipe, rest

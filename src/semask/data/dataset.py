@@ -34,7 +34,7 @@ from semask.data.sampling import (
     stream,
 )
 from semask.data.scenes.scene import SCENE_CLASSES, draw_scene
-from semask.ops.resize import as_unit
+from semask.ops.resize import to_float
 from semask.recipes.recipe import IMAGENET_MEAN, DataRecipe
 from semask.structures import Batch, Sample
 
@@ -145,7 +145,7 @@ class TrainingFiles(Dataset[Sample]):
 
     def _view(self, pair: Pair, random: np.random.Generator) -> tuple[Picture, UInt8[Tensor, "h w"]]:
         data = self.transform.data
-        if not data.reduced_decode:
+        if not data.jpeg_draft:
             return self.transform.view(*read_pair(pair, self.classes, data), random)
         draw_size = partial(self.transform.draw_size, random=random)
         image, label, size = read_reduced_pair(pair, self.classes, data, draw_size)
@@ -186,7 +186,7 @@ class ValidationFiles(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         pair = self.pairs[index]
         image, label = read_pair(pair, self.classes, self.data)
-        return Sample(as_unit(image), label, pair.stem)
+        return Sample(to_float(image), label, pair.stem)
 
     def name(self, index: int) -> str:
         """Return the name of a sample without reading it."""

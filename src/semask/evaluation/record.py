@@ -15,7 +15,7 @@ import numpy as np
 from semask.evaluation.counts import Tally, image_scores
 from semask.evaluation.metrics.bootstrap import RESAMPLES, ImageCounts, Interval, intervals, statistics
 from semask.evaluation.metrics.confusion import null
-from semask.files import whole_file, write_json
+from semask.files import atomic_write, write_json
 
 NAME = "metrics.json"
 COUNTS = ("intersection", "predicted", "labelled")
@@ -83,7 +83,7 @@ def arrays(tally: Tally) -> dict[str, np.ndarray]:
 
 def write_record(path: Path, values: Mapping[str, Any], tables: Mapping[str, np.ndarray]) -> None:
     """Write the values to `path` and the arrays beside it as .npz, each whole or not at all."""
-    with whole_file(path.with_suffix(".npz")) as part, part.open("wb") as file:
+    with atomic_write(path.with_suffix(".npz")) as part, part.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **tables)
     write_json(path, values)
 

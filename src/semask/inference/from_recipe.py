@@ -5,7 +5,7 @@ from __future__ import annotations
 from semask.inference.predictor import Model, Predictor
 from semask.inference.sliding import sliding
 from semask.inference.tta import rescaled, tta
-from semask.ops.resize import as_unit
+from semask.ops.resize import to_float
 from semask.recipes.recipe import DataRecipe, TestRecipe
 
 
@@ -55,7 +55,7 @@ def build_prior(model: Model, test: TestRecipe, data: DataRecipe) -> Predictor:
 
     It is made in one pass, by a model of a fixed size in windows.
     """
-    source = _whole(Predictor(lambda images: model.prior_bands(as_unit(images))), model, test)
+    source = _whole(Predictor(lambda images: model.lazy_prior(to_float(images))), model, test)
     return rescaled(
         source,
         box=data.base_scale,

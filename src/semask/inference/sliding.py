@@ -1,4 +1,4 @@
-"""Sliding windows: scores of large images, summed where windows overlap and let go when no window reaches them."""
+"""Sliding windows: scores of large images, averaged where windows overlap and freed once no window reaches them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,25 @@ import torch
 from jaxtyping import Float, Int16
 from torch import Tensor
 
-from semask.inference.predictor import Images, Model, Predictor, Scorer, place, predictor_of
+from semask.inference.predictor import Images, Model, Predictor, Scorer, device_within, predictor_of
 from semask.ops.geometry import window_starts
-from semask.ops.lazy_scores import UNSURE, Bands, Held, Places, Reader, gather, pixelwise
+from semask.ops.lazy_scores import (
+    UNDECIDED,
+    InMemory,
+    LazyScores,
+    Reader,
+    SamplePoints,
+    materialize,
+    read_pixelwise,
+)
 
 Blend = Literal["mean", "hann"]
-
-
 UNSEEN = -2
-"""In place of a class: no window was there yet."""
+"""In place of a class: no window has covered the pixel yet."""
 
 
 class Options(NamedTuple):
-    """What `sliding` is told."""
+    """The options of `sliding`."""
 
     window: tuple[int, int]
     stride: tuple[int, int]
@@ -34,7 +40,7 @@ class Options(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Where a window lies: the number of its image, and its first row and column."""
+    """Position of a window: its first row, the index of its image, and its first column."""
 
     row: int
     image: int
@@ -56,32 +62,39 @@ def sliding(
     at least its `size_multiple`: less would be padding for the most part. `batch_size` windows go through at once,
     whichever image they are of. `blend` "hann" trusts a window's middle more than its border: weights sin²(π(i+½)/n)
     along both axes. Windows whose rows are still to come are kept as the source gives them, small where a model does;
-    if they would need more than `memory_budget` [GiB] at the image's size, they are kept and summed in the processor's
-    memory, and so are whole scores.
+    if they would exceed `memory_budget` [GiB] at the image's size, they are kept and summed in the CPU's memory, and so
+    are whole scores.
 
     Source: Segmenter's authors' code and SeMask-FPN's slide mode (mmsegmentation) place the same windows.
     """
-    _check_windows(window, stride, smallest=getattr(source, "size_multiple", 1))
-    _check_blending(batch_size, blend)
+    if min(window) < 1 or min(stride) < 1:
+        raise ValueError(f"window and stride must be at least 1 pixel, got window {window} and stride {stride}")
+    if stride[0] > window[0] or stride[1] > window[1]:
+        raise ValueError(
+            f"stride {stride} leaves gaps between windows of {window}; give a stride no larger than the window "
+            "(--test.window, --test.stride)"
+        )
+    smallest = getattr(source, "size_multiple", 1)
+    if min(window) < smallest:
+        raise ValueError(
+            f"a window of {window} is smaller than what this model pads images to, {smallest}×{smallest} px (a ViT's "
+            f"patch, a pyramid's stride); give a window of at least that, best of the size of the training crop"
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size counts windows per pass and must be at least 1, got {batch_size}")
+    if blend not in get_args(Blend):
+        raise ValueError(f"overlapping windows are blended by {' or '.join(get_args(Blend))}, got {blend!r}")
     predictor = predictor_of(source)
-
     options = Options(window, stride, batch_size, blend, memory_budget)
     return Predictor(
         lambda images: Windows(predictor, images, options), logits=predictor.logits, memory_budget=memory_budget
     )
 
 
-class Scored(NamedTuple):
-    """A window with its scores, of its own size."""
+class Windows(LazyScores):
+    """Scores computed by windows, a row of windows at a time, when their rows are requested.
 
-    window: Window
-    scores: Bands
-
-
-class Windows:
-    """Bands of scores that are made by windows, a row of windows at a time, when their rows are asked for.
-
-    Windows are kept as a model gives them, small, and brought to their size where a band crosses them.
+    Windows are kept as a model gives them, small, and brought to their size where a block of rows crosses them.
     """
 
     def __init__(self, predictor: Predictor, images: Images, options: Options) -> None:
@@ -93,9 +106,10 @@ class Windows:
         self._pending = deque(itertools.starmap(Window, itertools.product(rows, range(len(images)), columns)))
         self._weights = down, across = _weights(tall, blend).float(), _weights(wide, blend).float()
         self._totals = _summed(down, rows, height), _summed(across, columns, width)
-        self._scored: list[Scored] = []
+        self._scored: list[tuple[Window, LazyScores]] = []
+        # The first windows are scored at once, since only their scores have the number of classes.
         self._score_next()
-        self._classes, self._device = self._scored[0].scores.shape[1], self._scored[0].scores.device
+        self._classes, self._device = self._scored[0][1].shape[1], self._scored[0][1].device
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -105,65 +119,65 @@ class Windows:
 
     @property
     def device(self) -> torch.device:
-        """Return where scores are made."""
+        """Return where scores are summed."""
         return self._device
 
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
-        """Return the scores of rows first … last - 1, with the classes last in memory."""
+        """Return the scores, classes last in memory."""
         batch, classes, _, width = self.shape
         sums = torch.zeros(batch, last - first, width, classes, device=self.device)
         down, across = (weights.to(sums) for weights in self._weights)
         for window, scores, top, bottom in self._crossing(first, last):
             part = sums[window.image, top - first : bottom - first, window.column : window.column + len(across)]
             rows = slice(top - window.row, bottom - window.row)
-            seen = scores.rows(rows.start, rows.stop)[0].permute(1, 2, 0)
-            part.addcmul_(seen.float(), torch.outer(down[rows], across)[..., None])
+            own = scores.rows(rows.start, rows.stop)[0].permute(1, 2, 0)
+            part.addcmul_(own.float(), torch.outer(down[rows], across)[..., None])
         totals = torch.outer(self._totals[0][first:last], self._totals[1])
         return (sums / totals.to(sums)[..., None]).permute(0, 3, 1, 2)
 
-    def sure(self, first: int, last: int) -> Int16[Tensor, "b r W"]:
-        """Return the classes of which all windows over a pixel are sure: they are the best of its sum, too."""
+    def certain_argmax(self, first: int, last: int) -> Int16[Tensor, "b r W"]:
+        """Return the classes that are best in all windows over a pixel: they are the best of its sum, too."""
         batch, _, _, width = self.shape
         known = torch.full((batch, last - first, width), UNSEEN, dtype=torch.int16)
         wide = self._window[1]
         for window, scores, top, bottom in self._crossing(first, last):
             part = known[window.image, top - first : bottom - first, window.column : window.column + wide]
-            seen = scores.sure(top - window.row, bottom - window.row)[0]
-            part.copy_(torch.where((part == UNSEEN) | (part == seen), seen, UNSURE))
+            own = scores.certain_argmax(top - window.row, bottom - window.row)[0]
+            part.copy_(torch.where((part == UNSEEN) | (part == own), own, UNDECIDED))
         return known
 
     def reader(self, first: int, last: int) -> Reader:
-        """Return what reads scores of the windows over each pixel."""
+        """Return a function that reads the scores of all windows over each pixel."""
         crossing = [
             (window, scores.reader(top - window.row, bottom - window.row))
             for window, scores, top, bottom in self._crossing(first, last)
         ]
         (tall, wide), (down, across) = self._window, self._weights
 
-        def read(pixels: Places) -> Float[Tensor, "n k"]:
+        def read(pixels: SamplePoints) -> Float[Tensor, "n k"]:
             sums = torch.zeros(len(pixels.image), self.shape[1])
             for window, read_window in crossing:
                 row, column = pixels.row[:, 0] - window.row, pixels.column[:, 0] - window.column
                 inside = (pixels.image == window.image) & (row >= 0) & (row < tall) & (column >= 0) & (column < wide)
                 (number,) = inside.nonzero(as_tuple=True)
                 row, column, one = row[number], column[number], torch.ones(len(number), 1)
-                own = Places(torch.zeros_like(row), row[:, None], column[:, None], one, one)
+                own = SamplePoints(torch.zeros_like(row), row[:, None], column[:, None], one, one)
                 sums.index_add_(0, number, read_window(own) * (down[row] * across[column])[:, None])
             return sums / (self._totals[0][pixels.row] * self._totals[1][pixels.column])
 
-        return pixelwise(read)
+        return read_pixelwise(read)
 
-    def of(self, image: int) -> Bands:
-        """Return the scores of one image of the batch, whose windows are scored once more."""
+    def select(self, image: int) -> LazyScores:
+        """Return the scores of one image, whose windows are scored once more."""
         return Windows(self._predictor, self._images[image : image + 1], self._options)
 
-    def _crossing(self, first: int, last: int) -> list[tuple[Window, Bands, int, int]]:
+    def _crossing(self, first: int, last: int) -> list[tuple[Window, LazyScores, int, int]]:
         """Return the windows over rows first … last - 1 with their scores and the first and last of those rows.
 
-        Windows above `first` are let go, and not scored if they have not been: making scores smaller leaves rows out.
+        Windows above `first` are freed, and not scored if they have not been: making scores smaller skips rows.
         """
         tall = self._window[0]
-        self._scored = [scored for scored in self._scored if scored.window.row + tall > first]
+        self._scored = [(window, scores) for window, scores in self._scored if window.row + tall > first]
         while self._pending and self._pending[0].row < last:
             if self._pending[0].row + tall <= first:
                 self._pending.popleft()
@@ -176,38 +190,17 @@ class Windows:
         ]
 
     def _score_next(self) -> None:
+        """Score the next batch of windows."""
         batch = [self._pending.popleft() for _ in range(min(self._options.batch_size, len(self._pending)))]
         tall, wide = self._window
         crops = [self._images[w.image, :, w.row : w.row + tall, w.column : w.column + wide] for w in batch]
-        found = self._predictor.bands(torch.stack(crops))
+        found = self._predictor.lazy_scores(torch.stack(crops))
         # All that are kept at once, at the images' width.
         shape = (len(self._images), found.shape[1], tall, self._images.shape[-1])
-        device = place(shape, found.device, self._options.memory_budget)
+        device = device_within(shape, found.device, self._options.memory_budget)
         if device != found.device:
-            found = Held(gather(found, device=device))
-        self._scored += [Scored(window, found.of(number)) for number, window in enumerate(batch)]
-
-
-def _check_windows(window: tuple[int, int], stride: tuple[int, int], *, smallest: int) -> None:
-    if min(window) < 1 or min(stride) < 1:
-        raise ValueError(f"window and stride must be at least 1 pixel, got window {window} and stride {stride}")
-    if stride[0] > window[0] or stride[1] > window[1]:
-        raise ValueError(
-            f"stride {stride} leaves gaps between windows of {window}; give a stride no larger than the window "
-            "(--test.window, --test.stride)"
-        )
-    if min(window) < smallest:
-        raise ValueError(
-            f"a window of {window} is smaller than what this model pads images to, {smallest}×{smallest} px (a ViT's "
-            f"patch, a pyramid's stride); give a window of at least that, best of the size of the training crop"
-        )
-
-
-def _check_blending(batch_size: int, blend: str) -> None:
-    if batch_size < 1:
-        raise ValueError(f"batch_size counts windows per pass and must be at least 1, got {batch_size}")
-    if blend not in get_args(Blend):
-        raise ValueError(f"overlapping windows are blended by {' or '.join(get_args(Blend))}, got {blend!r}")
+            found = InMemory(materialize(found, device=device))
+        self._scored += [(window, found.select(number)) for number, window in enumerate(batch)]
 
 
 def _weights(length: int, blend: Blend) -> Float[Tensor, " n"]:

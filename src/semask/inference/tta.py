@@ -1,11 +1,11 @@
-"""Images at other sizes than their own, and the mean over several of them."""
+"""Test-time scaling and augmentation: scores of resized and flipped images, and their mean."""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int16, UInt8
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from semask.inference.predictor import Images, Model, Predictor, Scorer, predictor_of
 from semask.ops.geometry import enlarged_size, fit_size
-from semask.ops.lazy_scores import UNSURE, Bands, Mirrored, Reader, Resized, pixelwise
-from semask.ops.resize import as_unit, resize
+from semask.ops.lazy_scores import UNDECIDED, HorizontalFlip, LazyScores, Reader, Resized, read_pixelwise
+from semask.ops.resize import resize, to_float
 
 Sized = Float[Tensor, "b c h w"] | UInt8[Tensor, "b c h w"]
 """Images of another size."""
@@ -34,8 +34,7 @@ def rescaled(
     """Score the image at another size, aspect ratio kept, and bring the scores back to its own.
 
     `box` is (long, short) [px], None the image's own size; `ratio` scales it. Then an image whose short side is less
-    than `enlarge_to` [px] is enlarged until it has that, so that it fills a window; a ValueError refuses to go beyond
-    `MAX_ENLARGED_PIXELS`. Scores go straight to the original size. All bilinear; `antialias` smooths images that are
+    than `enlarge_to` [px] is enlarged until it has that, so that it fills a window, up to `MAX_ENLARGED_PIXELS`. Scores go straight to the original size. All bilinear; `antialias` smooths images that are
     made smaller, as Pillow does. `memory_budget` is that of `Predictor`.
 
     Source: SeMask-FPN's test pipeline: logits → network input's size → original size. Enlarging: Segmenter's authors'
@@ -47,14 +46,14 @@ def rescaled(
         raise ValueError(f"images are enlarged to the side of a window, at least 1 pixel; got {enlarge_to}")
     predictor = predictor_of(source)
 
-    def bands(images: Images) -> Bands:
+    def lazy_scores(images: Images) -> LazyScores:
         height, width = images.shape[-2:]
-        seen = _resized(images, fit_size(height, width, box or (height, width), ratio), antialias=antialias)
+        shown = _resized(images, fit_size(height, width, box or (height, width), ratio), antialias=antialias)
         if enlarge_to is not None:
-            seen = _enlarge(seen, enlarge_to)
-        return Resized(predictor.bands(seen), (height, width))
+            shown = _enlarge(shown, enlarge_to)
+        return Resized(predictor.lazy_scores(shown), (height, width))
 
-    return Predictor(bands, logits=predictor.logits, memory_budget=memory_budget)
+    return Predictor(lazy_scores, logits=predictor.logits, memory_budget=memory_budget)
 
 
 def tta(
@@ -67,10 +66,10 @@ def tta(
     antialias: bool = False,
     memory_budget: float | None = None,
 ) -> Predictor:
-    """Average class probabilities over `ratios` of the box and, with `flip`, over mirrored images: at test time.
+    """Average class probabilities over `ratios` of the box and, with `flip`, over flipped images: at test time.
 
-    Scores that are no logits, those of mask classifiers, are averaged as they are. What is held of every version are
-    the scores as the source gives them; means are made a band of rows at a time. `box`, `enlarge_to`, `antialias` and
+    Scores that are no logits, those of mask classifiers, are averaged as they are. Every version is kept in memory as
+    the source gives it; means are computed a block of rows at a time. `box`, `enlarge_to`, `antialias` and
     `memory_budget` are those of `rescaled`.
 
     Source: Segmenter's authors' code and SeMask-FPN's multi-scale test: logits → original size → un-flip → softmax →
@@ -78,26 +77,26 @@ def tta(
     """
     if not ratios:
         raise ValueError("tta needs at least one ratio, for example (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)")
-    versions = [
-        (rescaled(source, box=box, ratio=ratio, enlarge_to=enlarge_to, antialias=antialias), mirrored)
-        for ratio in ratios
-        for mirrored in ((False, True) if flip else (False,))
+    predictors = [
+        rescaled(source, box=box, ratio=ratio, enlarge_to=enlarge_to, antialias=antialias) for ratio in ratios
     ]
 
-    def bands(images: Images) -> Bands:
-        seen = [
-            Mirrored(predictor.bands(images.flip(-1))) if mirrored else predictor.bands(images)
-            for predictor, mirrored in versions
-        ]
-        return Mean(tuple(seen), softmax=versions[0][0].logits)
+    def lazy_scores(images: Images) -> LazyScores:
+        versions: list[LazyScores] = []
+        for predictor in predictors:
+            versions.append(predictor.lazy_scores(images))
+            if flip:
+                versions.append(HorizontalFlip(predictor.lazy_scores(images.flip(-1))))
+        return Mean(tuple(versions), softmax=predictors[0].logits)
 
-    return Predictor(bands, logits=False, memory_budget=memory_budget)
+    return Predictor(lazy_scores, logits=False, memory_budget=memory_budget)
 
 
-class Mean(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Mean(LazyScores):
     """The mean of several scores of one shape, or, with `softmax`, of the probabilities whose logits they are."""
 
-    sources: tuple[Bands, ...]
+    sources: tuple[LazyScores, ...]
     softmax: bool
 
     @property
@@ -107,28 +106,28 @@ class Mean(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        """Return where scores are made."""
+        """Return where scores are computed."""
         return self.sources[0].device
 
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
-        """Return the scores of rows first … last - 1, with the classes last in memory."""
+        """Return the scores, classes last in memory."""
         return self._mean(source.rows(first, last).permute(0, 2, 3, 1) for source in self.sources).permute(0, 3, 1, 2)
 
-    def sure(self, first: int, last: int) -> Int16[Tensor, "b r W"]:
-        """Return the classes of which all are sure: what is best in each is best in their mean."""
-        known, *others = (source.sure(first, last) for source in self.sources)
+    def certain_argmax(self, first: int, last: int) -> Int16[Tensor, "b r W"]:
+        """Return the classes that are best in all sources: they are the best of the mean, too."""
+        known, *others = (source.certain_argmax(first, last) for source in self.sources)
         for other in others:
-            known = known.where(known == other, UNSURE)
+            known = known.where(known == other, UNDECIDED)
         return known
 
     def reader(self, first: int, last: int) -> Reader:
-        """Return what averages the scores of each pixel."""
+        """Return a function that averages the scores of each pixel."""
         readers = [source.reader(first, last) for source in self.sources]
-        return pixelwise(lambda pixels: self._mean(read(pixels) for read in readers))
+        return read_pixelwise(lambda pixels: self._mean(read(pixels) for read in readers))
 
-    def of(self, image: int) -> Bands:
-        """Return the scores of one image of the batch."""
-        return Mean(tuple(source.of(image) for source in self.sources), self.softmax)
+    def select(self, image: int) -> LazyScores:
+        """Return the scores of one image."""
+        return Mean(tuple(source.select(image) for source in self.sources), self.softmax)
 
     def _mean(self, scores: Iterable[Float[Tensor, "*p k"]]) -> Float[Tensor, "*p k"]:
         shown = (each.float().softmax(-1) if self.softmax else each.float() for each in scores)
@@ -148,4 +147,4 @@ def _enlarge(images: Images, side: int) -> Sized:
 
 
 def _resized(images: Images, size: tuple[int, int], *, antialias: bool = False) -> Sized:
-    return images if size == tuple(images.shape[-2:]) else resize(as_unit(images), size, antialias=antialias)
+    return images if size == tuple(images.shape[-2:]) else resize(to_float(images), size, antialias=antialias)

@@ -21,7 +21,7 @@ PairLosses = tuple[Float[Tensor, "l m"], Float[Tensor, "l m"]]
 """The pixel loss and the dice loss of every pair of every prediction."""
 
 
-class SampledMasks:
+class PointMaskLoss:
     """Compare at points: random ones for the costs, uncertain and random ones for the losses.
 
     With `ignored="excluded"` points are centres of labelled pixels, so that no ignored pixel has a share in a point.
@@ -92,7 +92,7 @@ class SampledMasks:
         return numbers if self.labelled is None else self.labelled.place(numbers, images)
 
 
-class WholeMasks:
+class DenseMaskLoss:
     """Compare all pixels: costs at the prediction's size, labels resized to nearest; losses at the labels' size.
 
     Source: MaskFormer (arXiv:2107.06278) §3.2.

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from semask.losses.comparison import SampledMasks, WholeMasks
+from semask.losses.comparison import DenseMaskLoss, PointMaskLoss
 from semask.losses.matching import Matching, Targets, find_targets, match
 from semask.losses.pixel import pixel_cross_entropy
 from semask.recipes import MaskLossRecipe
@@ -31,7 +31,7 @@ class MaskTerms(NamedTuple):
 class MaskClassificationLoss:
     """Match queries with the classes of each image, anew for every prediction, and compare classes and masks.
 
-    The cross-entropy of the semantic prior is added once, times `prior_weight`, divided as `denominator` says. With
+    The cross-entropy of the semantic prior is added once, times `prior_weight`, divided as `normalize_by` says. With
     `ignored="excluded"` nothing depends on pixels without a label, nor on the queries of a picture without any label.
 
     Source: MaskFormer (arXiv:2107.06278) §3.2, Mask2Former (arXiv:2112.01527) §3.3 and §4.1, SeMask §3.4.
@@ -39,15 +39,19 @@ class MaskClassificationLoss:
 
     recipe: MaskLossRecipe
     prior_weight: float = 0.4
-    denominator: Literal["all", "valid"] = "valid"
+    normalize_by: Literal["all", "valid"] = "valid"
 
     def __post_init__(self) -> None:
         """Refuse points that cannot be drawn."""
-        points, oversample, importance = self.recipe.points, self.recipe.oversample, self.recipe.importance
-        if (points is not None and points < 1) or oversample < 1 or not 0 <= importance <= 1:
+        points, oversample_ratio, importance = (
+            self.recipe.points,
+            self.recipe.oversample_ratio,
+            self.recipe.importance_sample_ratio,
+        )
+        if (points is not None and points < 1) or oversample_ratio < 1 or not 0 <= importance <= 1:
             raise ValueError(
-                "masks are compared at 1 point or more (None compares whole masks), with an oversample of at least 1 "
-                f"and an importance in [0, 1]; got points {points}, oversample {oversample}, importance {importance}"
+                "masks are compared at 1 point or more (None compares whole masks), with an oversample_ratio of at least 1 "
+                f"and an importance in [0, 1]; got points {points}, oversample_ratio {oversample_ratio}, importance {importance}"
             )
 
     def __call__(self, out: Segmentation, labels: Integer[Tensor, "b H W"]) -> LossTerms:
@@ -64,7 +68,7 @@ class MaskClassificationLoss:
             prior = torch.zeros_like(main)
         else:
             prior = self.prior_weight * pixel_cross_entropy(
-                out.prior.logits, labels, denominator=self.denominator, align_corners=out.prior.align_corners
+                out.prior.logits, labels, normalize_by=self.normalize_by, align_corners=out.prior.align_corners
             )
         return LossTerms(main + prior, main, prior, torch.zeros_like(main))
 
@@ -82,21 +86,21 @@ class MaskClassificationLoss:
         count = _mean_count(targets)
         return MaskTerms(self._class_losses(predictions, matching, targets), pixel.sum(1) / count, dice.sum(1) / count)
 
-    def _comparison(self, targets: Targets, predictions: int, *, queries: int) -> SampledMasks | WholeMasks:
+    def _comparison(self, targets: Targets, predictions: int, *, queries: int) -> PointMaskLoss | DenseMaskLoss:
         if self.recipe.points is None:
-            return WholeMasks(targets, self.recipe)
-        return SampledMasks(targets, self.recipe, self.recipe.points, predictions=predictions, queries=queries)
+            return DenseMaskLoss(targets, self.recipe)
+        return PointMaskLoss(targets, self.recipe, self.recipe.points, predictions=predictions, queries=queries)
 
     def _class_losses(
         self, predictions: Sequence[MaskLogits], matching: Matching, targets: Targets
     ) -> Float[Tensor, " l"]:
         """Return the weighted mean of the queries' cross-entropy; queries without a pair are of "no object"."""
         logits = torch.stack([prediction.class_logits.float() for prediction in predictions])
-        no_object = logits.shape[-1] - 1
-        wanted = torch.full(logits.shape[:-1], no_object, device=logits.device)
+        no_object_weight = logits.shape[-1] - 1
+        wanted = torch.full(logits.shape[:-1], no_object_weight, device=logits.device)
         rows = torch.arange(len(predictions), device=logits.device)[:, None]
         wanted[rows, matching.images, matching.queries] = matching.classes
-        weights = torch.where(wanted == no_object, self.recipe.no_object, 1.0)
+        weights = torch.where(wanted == no_object_weight, self.recipe.no_object_weight, 1.0)
         if self.recipe.ignored == "excluded":
             labelled = torch.tensor(targets.counts, device=logits.device) > 0
             weights = weights * labelled[:, None]

@@ -14,7 +14,7 @@ from semask.ops.autocast import without_autocast
 from semask.recipes import MaskLossRecipe
 from semask.structures import IGNORE
 
-_HOPELESS = 1e9
+INVALID_COST = 1e9
 """Cost of a pair whose cost is not finite; small enough for the others to keep their digits beside it."""
 
 
@@ -103,7 +103,7 @@ def match(costs: Float[Tensor, "l b q t"], targets: Targets) -> Matching:
     """
     from scipy.optimize import linear_sum_assignment
 
-    table = torch.nan_to_num(costs, nan=_HOPELESS, posinf=_HOPELESS, neginf=_HOPELESS).cpu().numpy()
+    table = torch.nan_to_num(costs, nan=INVALID_COST, posinf=INVALID_COST, neginf=INVALID_COST).cpu().numpy()
     images = targets.images_of_pairs(costs.shape[2])
     pairs = np.empty((2, len(table), len(images)), dtype=np.int64)
     for prediction, batch in enumerate(table):

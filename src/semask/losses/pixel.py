@@ -19,7 +19,7 @@ def pixel_cross_entropy(
     logits: Float[Tensor, "b k h w"],
     labels: Integer[Tensor, "b H W"],
     *,
-    denominator: Literal["all", "valid"] = "all",
+    normalize_by: Literal["all", "valid"] = "all",
     keep_hardest: int | None = None,
     class_weights: Float[Tensor, " k"] | None = None,
     align_corners: bool = False,
@@ -28,13 +28,13 @@ def pixel_cross_entropy(
 
     The sum is divided by all pixels, ignored ones included ("all"), or by the labelled ones ("valid"; 0 when there are
     none). `keep_hardest` keeps that many labelled pixels per image of the batch, those of the largest loss over the
-    whole batch (OHEM); the denominator stays. `class_weights` weigh pixels by their true class, over their mean on the
+    whole batch (OHEM); the normalize_by stays. `class_weights` weigh pixels by their true class, over their mean on the
     labelled pixels: what they do does not depend on their scale, and with "valid" it is torch's weighted mean.
 
-    Source: SeMask (arXiv:2112.12782) eq. 3-4; denominator and OHEM as in the authors' code (mmsegmentation).
+    Source: SeMask (arXiv:2112.12782) eq. 3-4; normalize_by and OHEM as in the authors' code (mmsegmentation).
     """
     valid = labels != IGNORE
-    count = labels.numel() if denominator == "all" else valid.sum().clamp(min=1)
+    count = labels.numel() if normalize_by == "all" else valid.sum().clamp(min=1)
     weights = valid.float() if class_weights is None else relative_weights(labels, class_weights)
     logits = logits.float()  # whatever autocast chose
     if keep_hardest is not None:
@@ -67,7 +67,7 @@ class SegmentationLoss:
     """
 
     prior_weight: float = 0.4
-    denominator: Literal["all", "valid"] = "all"
+    normalize_by: Literal["all", "valid"] = "all"
     ohem_pixels: int | None = None
     auxiliary_weight: float = 0.4
     class_weights: tuple[float, ...] | None = None
@@ -81,7 +81,7 @@ class SegmentationLoss:
         main = pixel_cross_entropy(
             out.main.logits,
             labels,
-            denominator=self.denominator,
+            normalize_by=self.normalize_by,
             keep_hardest=self.ohem_pixels,
             class_weights=weights,
             align_corners=out.main.align_corners,
@@ -92,7 +92,7 @@ class SegmentationLoss:
 
     def _weighed(self, weight: float, predictions: Sequence[PixelLogits], labels: Tensor) -> Float[Tensor, ""]:
         losses = [
-            pixel_cross_entropy(p.logits, labels, denominator=self.denominator, align_corners=p.align_corners)
+            pixel_cross_entropy(p.logits, labels, normalize_by=self.normalize_by, align_corners=p.align_corners)
             for p in predictions
         ]
         return weight * torch.stack(losses).sum() if losses else torch.zeros((), device=labels.device)

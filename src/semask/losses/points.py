@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from semask.ops.bilinear import centres
+from semask.ops.bilinear import pixel_centres
 from semask.recipes import MaskLossRecipe
 from semask.structures import IGNORE
 
@@ -39,7 +39,7 @@ def draw(
     # The place of a point has two coordinates; a labelled pixel has one number.
     numbers = 2 if recipe.ignored == "background" else 1
     uncertain = _uncertain(recipe, points)
-    shapes = ((images, points), (pairs, int(points * recipe.oversample)), (pairs, points - uncertain))
+    shapes = ((images, points), (pairs, int(points * recipe.oversample_ratio)), (pairs, points - uncertain))
     draws = Draws(*(torch.empty(predictions, *shape, numbers, device=device) for shape in shapes))
     for number in range(predictions):
         for part in draws:
@@ -56,7 +56,7 @@ class LabelledPixels:
         self.counts = labelled.sum(-1)
         # The n-th labelled pixel stands at n; all others share a place behind the end.
         places = torch.where(labelled, labelled.cumsum(-1) - 1, height * width)[..., None].expand(-1, -1, 2)
-        pixels = centres(height, width, device=labels.device)
+        pixels = pixel_centres(height, width, device=labels.device)
         self.centres = pixels.new_zeros(len(labels), height * width + 1, 2).scatter_(
             1, places, pixels.expand_as(places)
         )
@@ -122,4 +122,4 @@ def choose_points(
 
 
 def _uncertain(recipe: MaskLossRecipe, points: int) -> int:
-    return int(recipe.importance * points)
+    return int(recipe.importance_sample_ratio * points)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from semask.models.model import SegmentationModel
-from semask.ops.reference import plainly
+from semask.ops.reference import reference_mode
 
 
 def parameters(model: nn.Module) -> int:
@@ -89,12 +89,12 @@ def _flop_counter() -> FlopCounterMode:
 def _run(model: nn.Module, height: int, width: int) -> None:
     device = next(model.parameters()).device
     # What only training needs is not part of the cost.
-    predict = model.predict if isinstance(model, SegmentationModel) else model
+    predict = model.decode_main if isinstance(model, SegmentationModel) else model
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)  # FlopCounterMode hooks into the graph of parameters that are a module's input
     try:
         # The papers' models pad windows and compute what the padding becomes.
-        with torch.no_grad(), plainly():
+        with torch.no_grad(), reference_mode():
             channels = len(model.mean) if isinstance(model, SegmentationModel) else 3
             predict(torch.zeros(1, channels, height, width, device=device))
     finally:
@@ -138,11 +138,11 @@ COSTS: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], int]] = {
 
 def cost_of(module: nn.Module, size: tuple[int, int]) -> Cost:
     """Return the cost for images of a size (height, width) [px]; the module is neither run nor changed."""
-    twin = _weightless_twin(module).eval()
+    twin = _meta_twin(module).eval()
     return measure(twin, *size)
 
 
-def _weightless_twin(module: nn.Module) -> nn.Module:
+def _meta_twin(module: nn.Module) -> nn.Module:
     """Return a copy on the meta device, made without a copy of the weights."""
     values = [*module.parameters(), *module.buffers()]
     stands_for = {id(value): value.to("meta") for value in values}

@@ -11,14 +11,14 @@ from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
-def weightless() -> Iterator[None]:
+def on_meta_device() -> Iterator[None]:
     """Let modules made inside have shapes and no values: they take no memory and hardly any time."""
     with torch.device("meta"), _Unclamped():
         yield
 
 
 @contextmanager
-def unfilled() -> Iterator[None]:
+def skip_init() -> Iterator[None]:
     """Let modules made inside have parameters of shapes alone, and buffers with their values.
 
     For `load_state_dict(…, assign=True)`, which brings the values: random ones, to be replaced at once, take longer to

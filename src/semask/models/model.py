@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Integer, UInt8
 from torch import Tensor, nn
 
-from semask.models.decoders.mask_classifier import MaskClassifier
-from semask.models.layers.pyramid import sum_semantic_maps
+from semask.models.layers.semantic import sum_semantic_maps
 from semask.ops.argmax import label_map
 from semask.ops.geometry import padding_to_multiple
-from semask.ops.lazy_scores import Bands, Cut
-from semask.ops.reference import is_plain
-from semask.structures import IGNORE, Features, MaskLogits, PixelLogits, Segmentation
+from semask.ops.lazy_scores import Crop, LazyScores
+from semask.ops.resize import pad_images
+from semask.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
+from semask.structures import IGNORE, Decoder, Encoder, Features, MaskLogits, PixelLogits, Segmentation
+
+if TYPE_CHECKING:
+    from semask.inference.images import ImageLike
 
 
 class SegmentationModel(nn.Module):
@@ -33,34 +38,48 @@ class SegmentationModel(nn.Module):
 
     def __init__(
         self,
-        encoder: nn.Module,
-        decoder: nn.Module,
+        encoder: Encoder,
+        decoder: Decoder,
         *,
         num_classes: int,
-        mean: Sequence[float],
-        std: Sequence[float],
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        recipe: Recipe | None = None,
     ) -> None:
-        """`encoder` returns Features and has `size_multiple` and `strides`; `decoder` turns Features into logits.
-
-        A decoder that predicts from earlier layers too has `has_auxiliary` and takes `auxiliary`, whether to do so.
-        """
+        """Parts that follow the protocols of `semask.structures`; `recipe` describes them, None where none can."""
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
-        self.classifies_masks = isinstance(decoder, MaskClassifier)
         self.num_classes = num_classes
+        self.recipe = recipe
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(-1, 1, 1), persistent=False)
 
     @property
     def size_multiple(self) -> int:
         """What the sides of images are padded to [px]: 1, or a ViT's patch, or a pyramid's stride."""
-        return math.lcm(self.encoder.size_multiple, getattr(self.decoder, "size_multiple", 1))  # type: ignore[arg-type]
+        coarsest = int(max(getattr(self.encoder, "strides", (1,))))
+        return math.lcm(getattr(self.encoder, "size_multiple", coarsest), getattr(self.decoder, "size_multiple", 1))
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
         """The (height, width) [px] that every image is padded up to, the only one the encoder takes; None if any is."""
         return getattr(self.encoder, "fixed_size", None)
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether the encoder exchanges maps b h w c and memory formats are left alone."""
+        return getattr(self.encoder, "channels_last", False)
+
+    @property
+    def semantic_layers(self) -> Sequence[nn.Module]:
+        """The encoder's semantic layers, or the probes in their place, one per stage; none of a plain encoder."""
+        return getattr(self.encoder, "semantic", ())
+
+    @property
+    def classifies_masks(self) -> bool:
+        """Whether the decoder predicts masks, each with a class."""
+        return getattr(self.decoder, "classifies_masks", False)
 
     @property
     def has_auxiliary(self) -> bool:
@@ -90,9 +109,7 @@ class SegmentationModel(nn.Module):
         self._check(images)
         normalised = (images - self.mean).div_(self.std)  # in place: of a large photograph a copy less
         bottom, right = self._padding(images.shape[-2], images.shape[-1])
-        if not torch.compiler.is_compiling() and bottom == right == 0:
-            return normalised  # padding by nothing would copy it
-        return F.pad(normalised, (0, right, 0, bottom))
+        return pad_images(normalised, bottom, right)
 
     def scores(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b k H W"]:
         """Return class scores at the image's size: logits of per-pixel decoders, sums of masks of mask classifiers.
@@ -100,19 +117,19 @@ class SegmentationModel(nn.Module):
         One graph of plain operations, as an export wants it.
         """
         height, width = images.shape[-2:]
-        return self.predict(images).scores(self._padded(height, width))[..., :height, :width]
+        return self.decode_main(images).scores(self._padded(height, width))[..., :height, :width]
 
-    def predict(self, images: Float[Tensor, "b c H W"]) -> PixelLogits | MaskLogits:
+    def decode_main(self, images: Float[Tensor, "b c H W"]) -> PixelLogits | MaskLogits:
         """Return the main prediction alone: neither the prior nor predictions of earlier layers are computed."""
         options = {"auxiliary": False} if self.has_auxiliary else {}
         # Handed on, not kept, and without the priors: they need not be there while the decoder runs.
         return self.decoder(self.encode(images)._replace(priors=()), **options)  # type: ignore[no-any-return]
 
-    def bands(self, images: Float[Tensor, "b c H W"]) -> Bands:
+    def lazy_scores(self, images: Float[Tensor, "b c H W"]) -> LazyScores:
         """Return what `scores` returns, made a band of rows at a time: of large images it needs much less memory."""
-        return self._at_image(self.predict(images), images)
+        return self._at_image(self.decode_main(images), images)
 
-    def prior_bands(self, images: Float[Tensor, "b c H W"]) -> Bands:
+    def lazy_prior(self, images: Float[Tensor, "b c H W"]) -> LazyScores:
         """Return the semantic prior at the image's size; a ValueError says so when there are no semantic layers."""
         features = self.encode(images)
         if not features.priors:
@@ -124,13 +141,45 @@ class SegmentationModel(nn.Module):
 
         A FloatingPointError tells scores that are no numbers. Compiled or exported, it is one graph of plain steps.
         """
-        if self.num_classes > 256 or torch.compiler.is_compiling() or is_plain():
-            return self._plain_labels(images)
-        return label_map(self.bands(images))
+        if self.num_classes > 256:
+            return self.scores(images).argmax(dim=1)
+        return label_map(self.lazy_scores(images))
 
-    def _plain_labels(self, images: Tensor) -> Tensor:
-        labels = self.scores(images).argmax(dim=1)
-        return labels.to(torch.uint8) if self.num_classes <= 256 else labels
+    def predict(
+        self, image: ImageLike, *, device: torch.device | str | None = None, **test: Any
+    ) -> UInt8[Tensor, "*b H W"]:
+        """Label map of an image, or of a batch of images of one size, at its own size.
+
+        Args:
+            image: A PIL image, a NumPy array H×W×c, or a tensor c×H×W or b×c×H×W; 8-bit, or floats in [0, 1].
+            device: Device that the image goes to; None: the model's.
+            **test: Fields of `semask.TestRecipe` that differ from the model's recipe, such as `mode="sliding"`,
+                `window=(512, 512)`, `scales=(0.75, 1.0)` or `flip=True`. Giving `window` chooses sliding windows.
+
+        Raises:
+            ValueError: The image has another number of channels, or values outside its type's range.
+
+        >>> import semask, torch
+        >>> model = semask.build("scenes/semask-micro-fpn")
+        >>> model.predict(torch.rand(3, 40, 60)).shape
+        torch.Size([40, 60])
+        """
+        from semask.inference import build_predictor
+        from semask.inference.images import to_batch
+
+        batch, single = to_batch(image, channels=len(self.mean))
+        if "window" in test:
+            test = {"mode": "sliding", **test}
+        recipe = self.recipe or Recipe(name="")
+        predictor = build_predictor(self, replace(recipe.test, **test), recipe.data)
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.inference_mode():
+                labels = predictor.labels(batch.to(self.mean.device if device is None else device))
+        finally:
+            self.train(was_training)
+        return labels[0] if single else labels
 
     def pad_labels(self, labels: Integer[Tensor, "b H W"]) -> Integer[Tensor, "b PH PW"]:
         """Pad labels with `IGNORE` as the images are padded, so that they lie on the logits of `forward`."""
@@ -154,10 +203,10 @@ class SegmentationModel(nn.Module):
         bottom, right = self._padding(height, width)
         return height + bottom, width + right
 
-    def _at_image(self, prediction: PixelLogits | MaskLogits, images: Tensor) -> Bands:
+    def _at_image(self, prediction: PixelLogits | MaskLogits, images: Tensor) -> LazyScores:
         """Bring a prediction to the padded image and cut the padding off."""
         height, width = images.shape[-2:]
-        return Cut(prediction.bands(self._padded(height, width)), (height, width))
+        return Crop(prediction.lazy_scores(self._padded(height, width)), (height, width))
 
     def _check(self, images: Tensor) -> None:
         channels = self.mean.shape[0]

@@ -1,4 +1,4 @@
-"""Attention whose keys are of another width than its values, which PyTorch's fused kernels do not take."""
+"""Attention that PyTorch's fused kernels do not take as it is: values of another width, and a learned bias."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from semask.ops.autocast import without_autocast
-from semask.ops.reference import is_plain
+from semask.ops.reference import runs_eagerly
 
 BLOCK = 512
-"""Queries that look at all keys at a time: their weights are the most that is in memory."""
+"""Queries that attend at a time: their weights are the most that memory holds."""
 KEPT = 2048
-"""Queries up to which a backward pass finds the weights kept; of more they are made again, block by block."""
+"""Queries up to which the weights are kept for the backward pass; those of more are computed again, block by block."""
+BLOCK_TOKENS = 2048
+"""Tokens whose gradients are computed at a time: the weights of all would not stay in the cache."""
 
 
-def attend(
+def sdpa_mixed_widths(
     query: Float[Tensor, "*b q k"],
     key: Float[Tensor, "*b n k"],
     value: Float[Tensor, "*b n c"],
@@ -28,20 +30,20 @@ def attend(
     mask: Bool[Tensor, "*_b q n"] | None = None,
     scale: float = 1.0,
 ) -> Float[Tensor, "*b q c"]:
-    """Return softmax(scale · query · key) · value; `mask` is True where to look.
+    """Return softmax(scale · query · key) · value; `mask` is True where a query attends.
 
     Memory grows with queries + keys, not with their product.
     """
-    if is_plain() or torch.compiler.is_compiling() or query.shape[-1] == value.shape[-1]:
+    if not runs_eagerly() or query.shape[-1] == value.shape[-1]:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     if scale != 1:
         query = query * scale
     if mask is not None or query.shape[-2] <= BLOCK:
         return _weigh(query, key, value, mask)
-    again = torch.is_grad_enabled() and query.shape[-2] > KEPT
+    recompute = torch.is_grad_enabled() and query.shape[-2] > KEPT
     blocks = [
         checkpoint(_weigh, block, key, value, use_reentrant=False, preserve_rng_state=False)
-        if again
+        if recompute
         else _weigh(block, key, value)
         for block in query.split(BLOCK, dim=-2)
     ]
@@ -50,7 +52,7 @@ def attend(
 
 def _weigh(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     precision = torch.promote_types(query.dtype, torch.float32)
-    # As exact within as torch's function, whatever autocast chose.
+    # As exact inside as torch's function, whatever autocast chose.
     with without_autocast(query.device):
         scores = query.to(precision) @ key.to(precision).transpose(-2, -1)
         if mask is not None:
@@ -58,25 +60,20 @@ def _weigh(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
         return (scores.softmax(-1) @ value.to(precision)).to(value.dtype)
 
 
-BLOCK_TOKENS = 2048
-"""Tokens whose gradients are made at a time: the weights of all would not stay in the cache."""
-
-
-def queries_keys_values(joint: Float[Tensor, "b n qkv"], heads: int) -> Float[Tensor, "3 b heads n d"]:
-    """Take apart what one projection has made: queries, keys and values side by side, each of all heads."""
-    sides: Tensor = joint.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+def queries_keys_values(joint: Float[Tensor, "*b n qkv"], heads: int) -> Float[Tensor, "3 *b heads n d"]:
+    """Split a joint projection, queries, keys and values side by side, each of all heads."""
+    sides: Tensor = joint.unflatten(-1, (3, heads, -1)).movedim(-3, 0).transpose(-3, -2)
     return sides
 
 
 def biased_attention(joint: Float[Tensor, "w n qkv"], bias: Float[Tensor, "heads n n"]) -> Float[Tensor, "w n c"]:
-    """Attend within each of w sequences, on the processor: softmax(query · key / √d + bias) · value, head by head.
+    """Attend within each of w sequences on the CPU: softmax(query · key / √d + bias) · value, head by head.
 
-    `joint` holds queries, keys and values side by side, of c channels each, and `bias` is of its type. Where the bias
-    is learned, both are kept for a backward pass, and nothing else: the weights are made again, and there is no second
-    derivative.
+    `joint` holds queries, keys and values side by side, of c channels each, and `bias` has its type. Where the bias is
+    learned, the backward pass keeps these two alone: it computes the weights again. There is no second derivative.
     """
     if torch.is_grad_enabled() and bias.requires_grad:
-        out: Tensor = _Biased.apply(joint, bias)
+        out: Tensor = _BiasedAttention.apply(joint, bias)
         return out
     return _attend(joint, bias)
 
@@ -86,20 +83,19 @@ def _attend(joint: Tensor, bias: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None]).transpose(1, 2).flatten(2)
 
 
-class _Biased(torch.autograd.Function):
-    """The attended tokens, with gradients of both."""
+class _BiasedAttention(torch.autograd.Function):
+    """Attention by the fused kernel, with gradients of the projection and of the bias."""
 
     @staticmethod
     def forward(ctx: Any, joint: Tensor, bias: Tensor) -> Tensor:
-        """Attend by the fused kernel."""
         ctx.save_for_backward(joint, bias)
-        # Detached, for even here PyTorch chooses by whether the bias asks for a gradient.
+        # Detached, since even here PyTorch chooses its kernel by whether the bias requires a gradient.
         return _attend(joint.detach(), bias.detach())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor]:
-        """Make the weights again, block by block, in float32 at least."""
+        """Compute the weights again, block by block, in float32 at least."""
         joint, bias = ctx.saved_tensors
         precision = torch.promote_types(joint.dtype, torch.float32)
         exact = bias.to(precision)
@@ -116,13 +112,13 @@ class _Biased(torch.autograd.Function):
 def _gradients(joint: Tensor, bias: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of queries, keys and values (3 × w × heads × n × d) and of the bias."""
     heads = len(bias)
-    sides = queries_keys_values(joint, heads).flatten(1, 2)  # of w·heads sequences, one after the other
+    sides = queries_keys_values(joint, heads).flatten(1, 2)  # w·heads sequences, one after the other
     query, key, value = sides.unbind(0)
     above = slope.unflatten(-1, (heads, -1)).transpose(1, 2).flatten(0, 1)
     scale = query.shape[-1] ** -0.5
     query = query * scale
     scores = torch.bmm(query, key.mT).unflatten(0, (-1, heads)).add_(bias)
-    with torch.enable_grad():  # softmax's own gradient, which has no public name, is one pass over the weights
+    with torch.enable_grad():  # the gradient of softmax, which has no public name, is one pass over the weights
         weights = scores.requires_grad_().softmax(-1)
     (of_scores,) = torch.autograd.grad(weights, scores, torch.bmm(above, value.mT).view_as(weights))
     weights, products = weights.detach().flatten(0, 1), of_scores.flatten(0, 1)

@@ -1,4 +1,4 @@
-"""Bilinear interpolation seen as what it is, a linear map along each axis, so that a tile of it can be made alone."""
+"""Bilinear interpolation as what it is, two taps per place along each axis, so that any part can be computed alone."""
 
 from __future__ import annotations
 
@@ -10,17 +10,96 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
+from semask.ops.layout import classes_last
 from semask.ops.resize import resize
 
 Axis = Literal[-2, -1]
 """Rows or columns."""
 
 
-class Span(NamedTuple):
-    """A stretch of one axis: places first … last - 1 of the resized axis, made of cells top … bottom - 1.
+class Taps(NamedTuple):
+    """The two cells that each of n places along a resized axis lies between, and their weights.
 
-    above, below: the two cells of every place, counted from `top`. share: how much of a place is of the cell below.
-    matrix: the same as a matrix; None of an axis that keeps its size.
+    index: of the cells. top, bottom: the first cell that is read, and the one behind the last.
+    """
+
+    index: Int[Tensor, "n 2"]
+    weight: Float[Tensor, "n 2"]
+    top: int
+    bottom: int
+
+    def spread(
+        self, place: Integer[Tensor, "m t"], weight: Float[Tensor, "m t"]
+    ) -> tuple[Int[Tensor, "m u"], Float[Tensor, "m u"]]:
+        """Return weighted places as twice as many weighted cells."""
+        return self.index[place].flatten(1), (self.weight[place] * weight[..., None]).flatten(1)
+
+
+def bilinear_taps(
+    cells: int,
+    places: int,
+    first: int = 0,
+    last: int | None = None,
+    *,
+    align_corners: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> Taps:
+    """Return the taps of places first … last - 1 on an axis of `cells` that is resized to `places`, as `resize` has it.
+
+    Positions are computed in float64, which torch rounds to float32.
+    """
+    last = places if last is None else last
+
+    def position(place: int | Tensor) -> int | float | Tensor:
+        if align_corners:
+            return place * ((cells - 1) / max(places - 1, 1))
+        return (place + 0.5) * (cells / places) - 0.5
+
+    exact = torch.as_tensor(position(torch.arange(first, last, dtype=torch.float64))).clamp(0, cells - 1)
+    before = exact.int()
+    share = (exact - before).to(dtype)
+    # Computed once more as numbers, since the tensors may be fakes.
+    top, bottom = (int(min(max(position(place), 0), cells - 1)) for place in (first, last - 1))
+    index = torch.stack([before, (before + 1).clamp_max(cells - 1)], 1)
+    return Taps(index, torch.stack([1 - share, share], 1), top, min(bottom + 2, cells))
+
+
+def mix(table: Float[Tensor, "m k"], index: Int[Tensor, "n t"], weights: Float[Tensor, "n t"]) -> Float[Tensor, "n k"]:
+    """Return weighted sums of the rows of a table, by a bag of embeddings, the fastest way to read rows."""
+    return F.embedding_bag(index, table, per_sample_weights=weights, mode="sum")
+
+
+def interpolate_rows(source: Float[Tensor, "b k r w"], down: Taps, width: int) -> Float[Tensor, "b k R W"]:
+    """Resize maps to `width` and to the rows of `down`, in float32; `source` holds the rows that `down` reads."""
+    down = down._replace(index=down.index - down.top)
+    if source.device.type != "cpu":
+        # Not by a matrix product, which a GPU may round (TF32); and without waiting for the small tables to be copied.
+        index, share = (part.to(source.device, non_blocking=True) for part in (down.index, down.weight))
+        wide = resize(source.float(), (source.shape[-2], width))
+        upper, lower = wide[:, :, index[:, 0]], wide[:, :, index[:, 1]]
+        return upper * share[:, :1] + lower * share[:, 1:]
+    # Every pixel is a sum of four of the source's, whose classes lie side by side.
+    index, weights = _corners(down, bilinear_taps(source.shape[-1], width), source.shape[-1])
+    bags = [mix(table.flatten(0, 1), index, weights) for table in classes_last(source)]
+    mixed = torch.stack(bags) if len(bags) > 1 else bags[0]
+    return mixed.view(len(bags), len(down.index), width, -1).permute(0, 3, 1, 2)
+
+
+def _corners(down: Taps, across: Taps, width: int) -> tuple[Int[Tensor, "n 4"], Float[Tensor, "n 4"]]:
+    """Return the four pixels that each of a grid's lies between, counted row by row of `width`, and their weights."""
+    # In long rows of corners side by side: operations on rows of four would take as long as what they prepare.
+    upper = torch.tensor([True, True, False, False]).repeat(len(across.index))
+    lines = down.index * width
+    index = torch.where(upper, lines[:, :1], lines[:, 1:]) + across.index.repeat(1, 2).flatten()
+    weights = torch.where(upper, down.weight[:, :1], down.weight[:, 1:]) * across.weight.repeat(1, 2).flatten()
+    return index.view(-1, 4), weights.view(-1, 4)
+
+
+class Span(NamedTuple):
+    """A stretch of a resized axis: places first … last - 1, interpolated from cells top … bottom - 1.
+
+    above, below: the two cells of every place, counted from `top`. share: the weight of the cell below. matrix: the
+    same as a matrix; None on an axis that keeps its size.
     """
 
     first: int
@@ -32,152 +111,59 @@ class Span(NamedTuple):
     share: Float[Tensor, " m"]
     matrix: Float[Tensor, "m n"] | None
 
-    def spread(self, cells: Float[Tensor, "*b h w"], axis: Axis) -> Float[Tensor, "*b H W"]:
-        """Return maps whose cells along `axis` have become places."""
+    def enlarge(self, cells: Float[Tensor, "*b h w"], axis: Axis) -> Float[Tensor, "*b H W"]:
+        """Interpolate maps along `axis`, from cells to places."""
         if self.matrix is None:
             return cells
         if cells.device.type == "cpu":
             # A product of small matrices reads every cell once and is several times faster than two lookups.
             return cells @ self.matrix.T if axis == -1 else self.matrix @ cells
-        # A GPU may have been told to round the numbers of matrix products (TF32).
-        return self._looked_up(cells, axis)
+        return self._enlarge_on_gpu(cells, axis)
 
-    def gather(self, places: Float[Tensor, "*b H W"], axis: Axis) -> Float[Tensor, "*b h w"]:
-        """Return what every cell gets of its places: the transpose of `spread`."""
+    def enlarge_backward(self, places: Float[Tensor, "*b H W"], axis: Axis) -> Float[Tensor, "*b h w"]:
+        """Return the gradient of the cells from that of the places: the transpose of `enlarge`."""
         if self.matrix is None:
             return places
         if places.device.type == "cpu":
             return places @ self.matrix if axis == -1 else self.matrix.T @ places
-        return self._handed_back(places, axis)
+        return self._enlarge_backward_on_gpu(places, axis)
 
-    def _looked_up(self, cells: Tensor, axis: Axis) -> Tensor:
+    def _enlarge_on_gpu(self, cells: Tensor, axis: Axis) -> Tensor:
+        """By lookups, since a GPU may round the numbers of matrix products (TF32)."""
         above, below = (cells.index_select(axis, index) for index in (self.above, self.below))
-        return above.lerp(below, self._shares(axis))
+        return above.lerp(below, self.share if axis == -1 else self.share[:, None])
 
-    def _handed_back(self, places: Tensor, axis: Axis) -> Tensor:
+    def _enlarge_backward_on_gpu(self, places: Tensor, axis: Axis) -> Tensor:
         shape = list(places.shape)
         shape[axis] = self.bottom - self.top
-        below = places * self._shares(axis)
+        below = places * (self.share if axis == -1 else self.share[:, None])
         cells = places.new_zeros(shape).index_add_(axis, self.above, places - below)
         return cells.index_add_(axis, self.below, below)
-
-    def _shares(self, axis: Axis) -> Tensor:
-        return self.share if axis == -1 else self.share[:, None]
 
 
 @lru_cache(maxsize=64)
 def spans(
     cells: int, places: int, step: int, *, align_corners: bool, dtype: torch.dtype, device: torch.device
 ) -> tuple[Span, ...]:
-    """Cut an axis of `cells` that is resized to `places` into spans of `step` places.
-
-    The shares are those of torch's `interpolate`, to the last bit: it is linear, and is asked what it does to the
-    numbers of the cells.
-    """
+    """Cut an axis of `cells` that is resized to `places` into spans of `step` places."""
+    found = []
     with torch.inference_mode(False), torch.no_grad():
-        unit = torch.eye(cells, dtype=dtype, device="cpu")[None]
-        matrix = F.interpolate(unit, size=places, mode="linear", align_corners=align_corners)[0].T
-        above = (matrix > 0).int().argmax(dim=1)  # the first cell that a place looks at
-        below = (above + 1).clamp(max=cells - 1)
-        share = 1 - matrix.gather(1, above[:, None])[:, 0]
-        found = []
         for first in range(0, places, step):
             last = min(first + step, places)
-            top, bottom = int(above[first]), int(below[last - 1]) + 1
-            if cells == places:
-                bottom = top + last - first
-            index = slice(first, last)
-            found.append(
-                Span(
-                    first,
-                    last,
-                    top,
-                    bottom,
-                    above=(above[index] - top).to(device),
-                    below=(below[index] - top).to(device),
-                    share=share[index].to(device),
-                    matrix=None if cells == places else matrix[index, top:bottom].contiguous().to(device),
-                )
-            )
-        return tuple(found)
+            taps = bilinear_taps(cells, places, first, last, align_corners=align_corners, dtype=dtype)
+            index = taps.index - taps.top
+            bottom, matrix = taps.top + last - first, None
+            if cells != places:
+                bottom = taps.bottom
+                rows = torch.zeros(last - first, bottom - taps.top, dtype=dtype)
+                matrix = rows.scatter_add_(1, index.long(), taps.weight).to(device)
+            above, below, share = (part.to(device) for part in (*index.unbind(1), taps.weight[:, 1]))
+            found.append(Span(first, last, taps.top, bottom, above, below, share, matrix))
+    return tuple(found)
 
 
-class Neighbours(NamedTuple):
-    """For every pixel along an axis, the two of another grid that it lies between, and what share each has.
-
-    reach: the first of those pixels, and the one behind the last.
-    """
-
-    pixel: Int[Tensor, "n 2"]
-    share: Float[Tensor, "n 2"]
-    reach: tuple[int, int]
-
-    def between(
-        self, position: Integer[Tensor, "m t"], weight: Float[Tensor, "m t"]
-    ) -> tuple[Int[Tensor, "m u"], Float[Tensor, "m u"]]:
-        """Return weighted pixels as twice as many of the other grid."""
-        return self.pixel[position].flatten(1), (self.share[position] * weight[..., None]).flatten(1)
-
-
-def neighbours(length: int, size: int, first: int = 0, last: int | None = None) -> Neighbours:
-    """Return where pixels first … last - 1 of `size` lie among `length`, as `resize` has it, in float64."""
-    last = size if last is None else last
-    pixels = torch.arange(first, last, dtype=torch.float64)
-    position = ((pixels + 0.5) * (length / size) - 0.5).clamp(0, length - 1)
-    before = position.int()
-    share = (position - before).float()
-    # Reckoned once more, since the tensors may lie on another device, or be fakes.
-    top, bottom = (int(min(max((pixel + 0.5) * (length / size) - 0.5, 0), length - 1)) for pixel in (first, last - 1))
-    return Neighbours(
-        torch.stack([before, (before + 1).clamp_max(length - 1)], 1),
-        torch.stack([1 - share, share], 1),
-        (top, min(bottom + 2, length)),
-    )
-
-
-def classes_last(scores: Float[Tensor, "b k r w"]) -> Float[Tensor, "b r w k"]:
-    """Return scores in float32, those of a pixel side by side in memory."""
-    scores = scores.float()
-    last = scores.permute(0, 2, 3, 1)
-    if last.is_contiguous() or scores.device.type != "cpu" or (scores.requires_grad and torch.is_grad_enabled()):
-        return last.contiguous()
-    found = torch.empty_like(last, memory_format=torch.contiguous_format)
-    for image, table in zip(scores, found.flatten(1, 2), strict=True):
-        lines = image.permute(1, 2, 0)
-        # As a matrix, which torch transposes in blocks: several times faster.
-        table.copy_(lines.flatten(0, 1) if lines.is_contiguous() else image.contiguous().flatten(1).t())
-    return found
-
-
-def mix(table: Float[Tensor, "m k"], index: Int[Tensor, "n t"], weights: Float[Tensor, "n t"]) -> Float[Tensor, "n k"]:
-    """Return weighted sums of rows of a table: what a bag of embeddings is, and nothing reads rows faster."""
-    return F.embedding_bag(index, table, per_sample_weights=weights, mode="sum")
-
-
-def corners(down: Neighbours, across: Neighbours, width: int) -> tuple[Int[Tensor, "n 4"], Float[Tensor, "n 4"]]:
-    """Return the four pixels that each of a grid's lies between, counted row by row of `width`, and their shares."""
-    # By long rows of corners side by side: operations on rows of four would take as long as what they prepare.
-    upper = torch.tensor([True, True, False, False]).repeat(len(across.pixel))
-    lines = down.pixel * width
-    index = torch.where(upper, lines[:, :1], lines[:, 1:]) + across.pixel.repeat(1, 2).flatten()
-    weights = torch.where(upper, down.share[:, :1], down.share[:, 1:]) * across.share.repeat(1, 2).flatten()
-    return index.view(-1, 4), weights.view(-1, 4)
-
-
-def interpolated(source: Float[Tensor, "b k r w"], down: Neighbours, top: int, width: int) -> Float[Tensor, "b k R W"]:
-    """Return what `Resized.rows` does by operations that a GPU is good at.
-
-    Not by a product of matrices, which it may be told to round (TF32).
-    """
-    # Without waiting for the device: what is copied is small, and nobody changes it meanwhile.
-    index, share = (part.to(source.device, non_blocking=True) for part in (down.pixel - top, down.share))
-    wide = resize(source, (source.shape[-2], width))
-    upper, lower = wide[:, :, index[:, 0]], wide[:, :, index[:, 1]]
-    return upper * share[:, :1] + lower * share[:, 1:]
-
-
-def centres(height: int, width: int, *, device: torch.device) -> Float[Tensor, "n 2"]:
-    """Return where the tokens of a map lie, (x, y) in (0, 1), row by row."""
+def pixel_centres(height: int, width: int, *, device: torch.device) -> Float[Tensor, "n 2"]:
+    """Return the centres of a map's pixels, (x, y) in (0, 1), row by row."""
     down = (torch.arange(height, device=device) + 0.5) / height
     across = (torch.arange(width, device=device) + 0.5) / width
     return torch.stack((across.repeat(height), down.repeat_interleave(width)), dim=-1)

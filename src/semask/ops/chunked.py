@@ -1,4 +1,4 @@
-"""Layers that act on every token alone: how many at a time, and what is kept of them for the backward pass."""
+"""Token-wise layers on a bounded number of tokens at a time."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from semask.ops.reference import is_plain
-from semask.ops.tiling import PART_TOKENS, is_tiled
+from semask.ops.reference import runs_on_cpu
+from semask.ops.tiling import PART_TOKENS
 
 
-def tokenwise(layer: Callable[[Tensor], Tensor], x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n o"]:
-    """Run a layer on `PART_TOKENS` tokens at a time where no backward pass follows; the whole map's need more memory.
+def apply_chunked(layer: Callable[[Tensor], Tensor], x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n o"]:
+    """Run a layer that acts on every token alone, without gradients on `PART_TOKENS` tokens at a time.
 
-    That is an MLP's: on the processor it is faster as well, since what is four times as wide stays in the cache.
+    The hidden tokens of an MLP, four times as wide, then take little memory, and on the CPU they stay in the cache.
     """
-    if torch.is_grad_enabled() or not is_tiled(x):
+    if torch.is_grad_enabled() or not runs_on_cpu(x):
         return layer(x)
     first, *others = x.flatten(0, -2).split(PART_TOKENS)
     made = layer(first)
@@ -29,16 +28,4 @@ def tokenwise(layer: Callable[[Tensor], Tensor], x: Float[Tensor, "*n c"]) -> Fl
     here.copy_(made)
     for part, place in zip(others, there, strict=True):
         place.copy_(layer(part))
-    return out
-
-
-def lean(layer: Callable[[Tensor], Tensor], x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n o"]:
-    """Run a layer that ends in a linear one, and keep its input alone: what leads to the linear one is made again.
-
-    In the backward pass the linear layer itself is not run again. What leads to it should be cheap, a norm or an
-    activation, and not random.
-    """
-    if is_plain() or torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        return layer(x)
-    out: Tensor = checkpoint(layer, x, use_reentrant=False, preserve_rng_state=False)
     return out

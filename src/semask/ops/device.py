@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from semask.text import counted
+from semask.text import pluralize
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -30,4 +30,4 @@ def describe(device: torch.device) -> str:
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     processor = platform.processor() or platform.machine()
-    return f"{processor} processor, {counted(torch.get_num_threads(), 'thread')}"
+    return f"{processor} processor, {pluralize(torch.get_num_threads(), 'thread')}"

@@ -1,33 +1,38 @@
-"""Scores of images made a band of rows at a time, so that nothing of an image's size times its classes is ever held.
+"""Scores of images computed a block of rows at a time, so that memory never holds an image's size times its classes.
 
-Every kind below answers `rows(first, last)`; they nest: a crop of a resized map of a held tensor. `semask.ops.argmax`
-decides them.
+The kinds below nest: a crop of a resized map of a tensor in memory. `semask.ops.argmax` turns them into labels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Int16, Integer
 from torch import Tensor
 
 from semask.ops.autocast import without_autocast
-from semask.ops.bilinear import classes_last, corners, interpolated, mix, neighbours
+from semask.ops.bilinear import bilinear_taps, interpolate_rows, mix
+from semask.ops.layout import classes_last
+from semask.ops.reference import runs_eagerly
+from semask.ops.resize import resize
 
 NUMBERS = 2**21
-"""Scores in a band: 8 MiB in float32, so that what is done to it finds it in a processor's cache."""
-NUMBERS_ELSEWHERE = 2**24
-"""The same on accelerators, where each band costs a dozen calls, however small it is: 64 MiB in float32."""
-UNSURE = -1
-"""In place of a class: only the scores themselves can tell."""
+"""Scores in a block of rows on the CPU: 8 MiB in float32, so that all steps find it in the cache."""
+NUMBERS_ON_GPU = 2**24
+"""The same on a GPU, where each block costs a dozen calls, however small it is: 64 MiB in float32."""
+UNDECIDED = -1
+"""In place of a class: only the scores themselves decide."""
+
+Size = tuple[int, int]
 
 
-class Places(NamedTuple):
-    """Where scores are wanted: each place is a weighted sum of t × u pixels of an image.
+class SamplePoints(NamedTuple):
+    """Points at which scores are wanted: each is a weighted sum of t × u pixels of an image.
 
-    image: its number. row, column: of the pixels. down, across: their weights along both axes.
+    image: its index. row, column: of the pixels. down, across: their weights along both axes.
     """
 
     image: Int[Tensor, " n"]
@@ -37,39 +42,48 @@ class Places(NamedTuple):
     across: Float[Tensor, "n u"]
 
 
-Reader = Callable[[Places], Float[Tensor, "n k"]]
+Reader = Callable[[SamplePoints], Float[Tensor, "n k"]]
 
 
-@runtime_checkable  # for the tests, which check the types in annotations
-class Bands(Protocol):
-    """Scores of images (b k H W) that are made when they are asked for.
+class LazyScores:
+    """Scores of images (b k H W) that are computed on request; by default those of a `source`, which a subclass names.
 
-    Rows are asked for from the top down: `first` never decreases, and what lies above it may be gone.
+    Rows are requested from the top down: `first` never decreases, and the rows above it may be gone.
     """
+
+    source: LazyScores
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Return (b, k, H, W)."""
+        return self.source.shape
 
     @property
     def device(self) -> torch.device:
-        """Return where scores are made."""
+        """Return where scores are computed."""
+        return self.source.device
 
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
         """Return the scores of rows first … last - 1."""
+        raise NotImplementedError
 
-    def sure(self, first: int, last: int) -> Int16[Tensor, "b r W"]:
-        """Return the best classes of rows first … last - 1 as far as they are plain to see, else `UNSURE`."""
+    def certain_argmax(self, first: int, last: int) -> Int16[Tensor, "b r W"]:
+        """Return the best classes of rows first … last - 1 where they follow without these scores, else `UNDECIDED`."""
+        batch, _, _, width = self.shape
+        return torch.full((batch, last - first, width), UNDECIDED, dtype=torch.int16)
 
     def reader(self, first: int, last: int) -> Reader:
-        """Return what reads scores at places within rows first … last - 1."""
+        """Return a function that reads scores at points within rows first … last - 1."""
+        return self.source.reader(first, last)
 
-    def of(self, image: int) -> Bands:
-        """Return the scores of one image of the batch, before any rows are asked for."""
+    def select(self, image: int) -> LazyScores:
+        """Return the scores of one image of the batch, before any rows are requested."""
+        return replace(self, source=self.source.select(image))  # type: ignore[type-var]
 
 
-class Held(NamedTuple):
-    """Scores that are there already."""
+@dataclass(frozen=True, eq=False)
+class InMemory(LazyScores):
+    """Scores that exist already."""
 
     scores: Float[Tensor, "b k H W"]
 
@@ -81,207 +95,159 @@ class Held(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        """Return where scores are made."""
+        """Return where the scores lie."""
         return self.scores.device
 
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
-        """Return the scores of rows first … last - 1."""
+        """Return a view."""
         return self.scores[:, :, first:last]
 
-    def sure(self, first: int, last: int) -> Int16[Tensor, "b r W"]:
-        """Return the best classes; places whose scores are not all finite are unsure."""
-        scores = classes_last(self.scores[:, :, first:last])
+    def certain_argmax(self, first: int, last: int) -> Int16[Tensor, "b r W"]:
+        """Return the best classes; pixels whose scores are not all finite are undecided."""
+        scores = classes_last(self.rows(first, last))
         best = best_class(scores.permute(0, 3, 1, 2)).to(torch.int16)
-        return best.where(scores.sum(-1).isfinite(), UNSURE)
+        return best.where(scores.sum(-1).isfinite(), UNDECIDED)
 
     def reader(self, first: int, last: int) -> Reader:
-        """Return what reads scores at places within rows first … last - 1."""
-        scores = classes_last(self.scores[:, :, first:last])
+        """Return a function that reads rows of a table of pixels."""
+        scores = classes_last(self.rows(first, last))
         _, height, width, classes = scores.shape
         table = scores.view(-1, classes)
 
-        def read(places: Places) -> Float[Tensor, "n k"]:
-            lines = (places.image * height)[:, None] + (places.row - first)
-            index = lines[:, :, None] * width + places.column[:, None]
-            return mix(table, index.flatten(1), (places.down[:, :, None] * places.across[:, None]).flatten(1))
+        def read(points: SamplePoints) -> Float[Tensor, "n k"]:
+            lines = (points.image * height)[:, None] + (points.row - first)
+            index = lines[:, :, None] * width + points.column[:, None]
+            return mix(table, index.flatten(1), (points.down[:, :, None] * points.across[:, None]).flatten(1))
 
         return read
 
-    def of(self, image: int) -> Bands:
-        """Return the scores of one image of the batch."""
-        return Held(self.scores[image : image + 1])
+    def select(self, image: int) -> LazyScores:
+        """Return a view."""
+        return InMemory(self.scores[image : image + 1])
 
 
-class Resized(NamedTuple):
-    """Scores brought to `size` (height, width), bilinearly, without antialiasing and without aligned corners."""
+@dataclass(frozen=True, eq=False)
+class Resized(LazyScores):
+    """Scores resized to `size` (height, width), bilinearly, without antialiasing and without aligned corners."""
 
-    source: Bands
-    size: tuple[int, int]
+    source: LazyScores
+    size: Size
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Return (b, k, H, W)."""
         return *self.source.shape[:2], *self.size
 
-    @property
-    def device(self) -> torch.device:
-        """Return where scores are made."""
-        return self.source.device
-
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
-        """Return the scores of rows first … last - 1, in float32 and with the classes last in memory."""
-        height, width = self.source.shape[2:]
+        """Return the scores in float32, classes last in memory."""
         # In float32 whatever autocast chose: resized bfloat16 scores tie, and ties decide labels.
-        if (height, width) == self.size:
+        if self.source.shape[2:] == self.size:
             return self.source.rows(first, last).float()
-        down, across = neighbours(height, self.size[0], first, last), neighbours(width, self.size[1])
-        top, bottom = down.reach
-        source = self.source.rows(top, bottom)
-        if source.device.type != "cpu":
-            return interpolated(source.float(), down, top, self.size[1])
-        # Every pixel is a sum of four of the source's, whose classes lie side by side.
-        index, weights = corners(down, across, width)
-        bags = [mix(table.flatten(0, 1), index - top * width, weights) for table in classes_last(source)]
-        mixed = torch.stack(bags) if len(bags) > 1 else bags[0]
-        return mixed.view(len(bags), last - first, self.size[1], -1).permute(0, 3, 1, 2)
+        down = bilinear_taps(self.source.shape[2], self.size[0], first, last)
+        return interpolate_rows(self.source.rows(down.top, down.bottom), down, self.size[1])
 
-    def sure(self, first: int, last: int) -> Int16[Tensor, "b r W"]:
-        """Return the class that is best at all four pixels which a place lies between.
+    def certain_argmax(self, first: int, last: int) -> Int16[Tensor, "b r W"]:
+        """Return the class that is best at all four taps of a pixel.
 
         It is best between them too, since sums of their scores with equal weights, rounded or not, keep their order.
         """
         height, width = self.source.shape[2:]
         if (height, width) == self.size:
-            return self.source.sure(first, last)
-        if isinstance(self.source, Held) and height * width > self.size[0] * self.size[1]:
-            return unsure(self, first, last)  # more scores to look at than to find
-        down, across = neighbours(height, self.size[0], first, last), neighbours(width, self.size[1])
-        top, bottom = down.reach
-        seen = self.source.sure(top, bottom)
-        left, right = (seen[:, :, index] for index in across.pixel.unbind(1))
-        line = left.where(left == right, UNSURE)
-        above, below = (line[:, index - top] for index in down.pixel.unbind(1))
-        return above.where(above == below, UNSURE)
+            return self.source.certain_argmax(first, last)
+        if isinstance(self.source, InMemory) and height * width > self.size[0] * self.size[1]:
+            return super().certain_argmax(first, last)  # more scores to look at than to find
+        down, across = bilinear_taps(height, self.size[0], first, last), bilinear_taps(width, self.size[1])
+        seen = self.source.certain_argmax(down.top, down.bottom)
+        left, right = (seen[:, :, index] for index in across.index.unbind(1))
+        line = left.where(left == right, UNDECIDED)
+        above, below = (line[:, index - down.top] for index in down.index.unbind(1))
+        return above.where(above == below, UNDECIDED)
 
     def reader(self, first: int, last: int) -> Reader:
-        """Return what reads scores at places within rows first … last - 1."""
+        """Return a function that reads the taps of every point."""
         height, width = self.source.shape[2:]
         if (height, width) == self.size:
             return self.source.reader(first, last)
-        down, across = neighbours(height, self.size[0], first, last), neighbours(width, self.size[1])
-        read = self.source.reader(*down.reach)
+        down, across = bilinear_taps(height, self.size[0], first, last), bilinear_taps(width, self.size[1])
+        read = self.source.reader(down.top, down.bottom)
 
-        def of_source(places: Places) -> Float[Tensor, "n k"]:
-            row, vertical = down.between(places.row - first, places.down)
-            column, horizontal = across.between(places.column, places.across)
-            return read(Places(places.image, row, column, vertical, horizontal))
+        def read_taps(points: SamplePoints) -> Float[Tensor, "n k"]:
+            row, vertical = down.spread(points.row - first, points.down)
+            column, horizontal = across.spread(points.column, points.across)
+            return read(SamplePoints(points.image, row, column, vertical, horizontal))
 
-        return of_source
-
-    def of(self, image: int) -> Bands:
-        """Return the scores of one image of the batch."""
-        return Resized(self.source.of(image), self.size)
+        return read_taps
 
 
-class Cut(NamedTuple):
-    """The upper left corner of scores, of `size` (height, width): what padding added is left out."""
+@dataclass(frozen=True, eq=False)
+class Crop(LazyScores):
+    """The upper left corner of scores, of `size` (height, width): without what padding added."""
 
-    source: Bands
-    size: tuple[int, int]
+    source: LazyScores
+    size: Size
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Return (b, k, H, W)."""
         return *self.source.shape[:2], *self.size
 
-    @property
-    def device(self) -> torch.device:
-        """Return where scores are made."""
-        return self.source.device
-
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
-        """Return the scores of rows first … last - 1."""
+        """Return a view of the source's rows."""
         return self.source.rows(first, last)[..., : self.size[1]]
 
-    def sure(self, first: int, last: int) -> Int16[Tensor, "b r W"]:
-        """Return the best classes as far as the source is sure of them."""
-        return self.source.sure(first, last)[..., : self.size[1]]
-
-    def reader(self, first: int, last: int) -> Reader:
-        """Return the source's."""
-        return self.source.reader(first, last)
-
-    def of(self, image: int) -> Bands:
-        """Return the scores of one image of the batch."""
-        return Cut(self.source.of(image), self.size)
+    def certain_argmax(self, first: int, last: int) -> Int16[Tensor, "b r W"]:
+        """Return a view of the source's classes."""
+        return self.source.certain_argmax(first, last)[..., : self.size[1]]
 
 
-class Mirrored(NamedTuple):
-    """Scores of a mirrored image, mirrored back."""
+@dataclass(frozen=True, eq=False)
+class HorizontalFlip(LazyScores):
+    """Scores of a flipped image, flipped back."""
 
-    source: Bands
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Return (b, k, H, W)."""
-        return self.source.shape
-
-    @property
-    def device(self) -> torch.device:
-        """Return where scores are made."""
-        return self.source.device
+    source: LazyScores
 
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
-        """Return the scores of rows first … last - 1."""
+        """Flip the source's rows."""
         return self.source.rows(first, last).flip(-1)
 
-    def sure(self, first: int, last: int) -> Int16[Tensor, "b r W"]:
-        """Return the best classes as far as the source is sure of them."""
-        return self.source.sure(first, last).flip(-1)
+    def certain_argmax(self, first: int, last: int) -> Int16[Tensor, "b r W"]:
+        """Flip the source's classes."""
+        return self.source.certain_argmax(first, last).flip(-1)
 
     def reader(self, first: int, last: int) -> Reader:
-        """Return what reads at the other side."""
+        """Return a function that reads at the other side."""
         read, right = self.source.reader(first, last), self.shape[3] - 1
-        return lambda places: read(places._replace(column=right - places.column))
-
-    def of(self, image: int) -> Bands:
-        """Return the scores of one image of the batch."""
-        return Mirrored(self.source.of(image))
+        return lambda points: read(points._replace(column=right - points.column))
 
 
-class Combined(NamedTuple):
-    """Σ_q p(class k | q)·p(pixel in mask q): probabilities of queries' classes, and their masks as logits (b q H W)."""
+@dataclass(frozen=True, eq=False)
+class CombineMasks(LazyScores):
+    """Σ_q p(class k | q)·p(pixel in mask q): probabilities of queries' classes, and their masks as logits (b q H W).
+
+    Which class is best never follows from the taps: between four pixels a mask can be anything between theirs.
+    """
 
     classes: Float[Tensor, "b q k"]
-    masks: Bands
+    source: LazyScores
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Return (b, k, H, W)."""
-        batch, _, height, width = self.masks.shape
+        batch, _, height, width = self.source.shape
         return batch, self.classes.shape[-1], height, width
 
-    @property
-    def device(self) -> torch.device:
-        """Return where scores are made."""
-        return self.masks.device
-
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
-        """Return the scores of rows first … last - 1, with the classes last in memory."""
-        masks = self.masks.rows(first, last).float().permute(0, 2, 3, 1).sigmoid()
+        """Return the scores, classes last in memory."""
+        masks = self.source.rows(first, last).float().permute(0, 2, 3, 1).sigmoid()
         with without_autocast(masks.device):
             scores = (masks.flatten(1, 2) @ self.classes).view(*masks.shape[:3], -1)
         return scores.permute(0, 3, 1, 2)
 
-    def sure(self, first: int, last: int) -> Int16[Tensor, "b r W"]:
-        """Return no class: masks between four pixels can be anything between theirs."""
-        return unsure(self, first, last)
-
     def reader(self, first: int, last: int) -> Reader:
-        """Return what combines the masks' probabilities at each pixel of a place."""
-        read_masks = self.masks.reader(first, last)
+        """Return a function that combines the masks' probabilities at each pixel of a point."""
+        read_masks = self.source.reader(first, last)
 
-        def read(pixels: Places) -> Float[Tensor, "n k"]:
+        def read(pixels: SamplePoints) -> Float[Tensor, "n k"]:
             masks = read_masks(pixels).sigmoid()
             scores = masks.new_empty(len(masks), self.classes.shape[-1])
             with without_autocast(masks.device):
@@ -290,72 +256,80 @@ class Combined(NamedTuple):
                     scores[here] = masks[here] @ classes
             return scores
 
-        return pixelwise(read)
+        return read_pixelwise(read)
 
-    def of(self, image: int) -> Bands:
-        """Return the scores of one image of the batch."""
-        return Combined(self.classes[image : image + 1], self.masks.of(image))
+    def select(self, image: int) -> LazyScores:
+        """Return the scores of one image."""
+        return CombineMasks(self.classes[image : image + 1], self.source.select(image))
 
 
-def pixelwise(read: Reader) -> Reader:
-    """Return what reads pixels one by one, with a reader of pixels, and sums their scores by the places' weights.
+def resize_lazily(logits: Float[Tensor, "b k h w"], size: Size, *, align_corners: bool = False) -> LazyScores:
+    """Return logits resized to `size`, in float32 whatever autocast chose."""
+    if align_corners or not runs_eagerly():
+        return InMemory(resize(logits.float(), size, align_corners=align_corners))
+    return Resized(InMemory(logits), size)
 
-    For scores that are no linear function of what they are made of.
+
+def combine_masks_lazily(
+    classes: Float[Tensor, "b q k"], mask_logits: Float[Tensor, "b q h w"], size: Size
+) -> LazyScores:
+    """Return the scores of queries whose masks are resized to `size` as logits; see `CombineMasks`."""
+    if runs_eagerly():
+        return CombineMasks(classes, Resized(InMemory(mask_logits), size))
+    with without_autocast(classes.device):
+        return InMemory(torch.einsum("bqk,bqhw->bkhw", classes, resize(mask_logits.float(), size).sigmoid()))
+
+
+def read_pixelwise(read: Reader) -> Reader:
+    """Return a function that reads pixels one by one with `read` and sums their scores by the points' weights.
+
+    For scores that are no linear function of their sources.
     """
 
-    def summed(places: Places) -> Float[Tensor, "n k"]:
-        (count, tall), wide = places.row.shape, places.column.shape[1]
-        one = places.down.new_ones(count * tall * wide, 1)
-        pixels = Places(
-            places.image.repeat_interleave(tall * wide),
-            places.row.repeat_interleave(wide, 1).reshape(-1, 1),
-            places.column.repeat(1, tall).reshape(-1, 1),
-            one,
-            one,
-        )
-        scores = read(pixels)
+    def summed(points: SamplePoints) -> Float[Tensor, "n k"]:
+        (count, tall), wide = points.row.shape, points.column.shape[1]
+        one = points.down.new_ones(count * tall * wide, 1)
+        image = points.image.repeat_interleave(tall * wide)
+        row = points.row.repeat_interleave(wide, 1).reshape(-1, 1)
+        scores = read(SamplePoints(image, row, points.column.repeat(1, tall).reshape(-1, 1), one, one))
         if tall * wide == 1:
             return scores
-        weights = (places.down[:, :, None] * places.across[:, None]).reshape(count, 1, -1)
+        weights = (points.down[:, :, None] * points.across[:, None]).reshape(count, 1, -1)
         with without_autocast(scores.device):
             return (weights @ scores.view(count, tall * wide, -1))[:, 0]
 
     return summed
 
 
-def unsure(bands: Bands, first: int, last: int) -> Int16[Tensor, "b r W"]:
-    """Return the answer of what cannot tell best classes but by the scores."""
-    batch, _, _, width = bands.shape
-    return torch.full((batch, last - first, width), UNSURE, dtype=torch.int16)
-
-
-def walk(bands: Bands, first: int = 0, last: int | None = None) -> Iterator[tuple[int, int, Float[Tensor, "b k r W"]]]:
-    """Yield (first, last, scores) from the top down, about `NUMBERS` scores at a time, or `NUMBERS_ELSEWHERE`."""
-    batch, classes, height, width = bands.shape
+def iter_row_blocks(
+    lazy: LazyScores, first: int = 0, last: int | None = None
+) -> Iterator[tuple[int, int, Float[Tensor, "b k r W"]]]:
+    """Yield (first, last, scores) from the top down, about `NUMBERS` scores at a time, or `NUMBERS_ON_GPU`."""
+    batch, classes, height, width = lazy.shape
     end = height if last is None else last
-    numbers = NUMBERS if bands.device.type == "cpu" else NUMBERS_ELSEWHERE
+    numbers = NUMBERS if lazy.device.type == "cpu" else NUMBERS_ON_GPU
     step = max(1, numbers // max(1, batch * classes * width))
     for start in range(first, end, step):
         stop = min(start + step, end)
-        yield start, stop, bands.rows(start, stop)
+        yield start, stop, lazy.rows(start, stop)
 
 
 def best_class(scores: Float[Tensor, "b k r W"]) -> Integer[Tensor, "b r W"]:
     """Return the class of the highest score of every pixel, the first of equal ones."""
     if scores.device.type != "cpu" or type(scores) is not Tensor:
         return scores.argmax(dim=1)
-    # NumPy, which knows no bfloat16, looks through neighbouring numbers several times faster than torch on a processor.
+    # NumPy, which has no bfloat16, searches contiguous numbers several times faster than torch on the CPU.
     return torch.from_numpy(classes_last(scores.detach()).numpy().argmax(-1))
 
 
-def gather(bands: Bands, *, device: torch.device | str | None = None) -> Float[Tensor, "b k H W"]:
-    """Return all scores as one tensor, on `device`, or where they are made."""
-    if isinstance(bands, Held) and device is None:
-        return bands.scores
+def materialize(lazy: LazyScores, *, device: torch.device | str | None = None) -> Float[Tensor, "b k H W"]:
+    """Return all scores as one tensor, on `device`, or where they are computed."""
+    if isinstance(lazy, InMemory) and device is None:
+        return lazy.scores
     whole: Tensor | None = None
-    for first, last, scores in walk(bands):
+    for first, last, scores in iter_row_blocks(lazy):
         if whole is None:
-            whole = scores.new_empty(bands.shape, device=device)
+            whole = scores.new_empty(lazy.shape, device=device)
         whole[:, :, first:last] = scores
     assert whole is not None  # images have at least one row
     return whole

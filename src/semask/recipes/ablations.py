@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from semask.recipes.recipe import SEMANTIC_OPTIONS, EncoderRecipe, Recipe, Windows
+from semask.recipes.decoders import DecoderOptions, SegmenterLinearOptions, SegmenterMaskOptions
+from semask.recipes.encoders import SemanticLayers, StageProbe, Windows
+from semask.recipes.recipe import Recipe
 from semask.recipes.segmenter import PATCH_SIZES
 from semask.recipes.swin import SWIN
 
@@ -65,8 +67,8 @@ def table3(base: Recipe) -> Table:
     """SeMask Table 3: semantic attention against plain single-head self-attention in its place."""
     rows = (
         Row("Swin FPN", _plain(base), 41.48),
-        Row("Trans Swin FPN: self-attention", _encoder(base, semantic_attention="self"), 41.42),
-        Row("SeMask FPN: semantic attention", _encoder(base, semantic_attention="semantic"), 42.06),
+        Row("Trans Swin FPN: self-attention", _semantic(base, attention="self"), 41.42),
+        Row("SeMask FPN: semantic attention", _semantic(base, attention="semantic"), 42.06),
     )
     return Table("Semantic attention (SeMask Table 3)", rows)
 
@@ -74,25 +76,24 @@ def table3(base: Recipe) -> Table:
 def table4(base: Recipe) -> Table:
     """SeMask Table 4: with λ, and with a factor of 1 in its place; for Swin-T also with Swin-S."""
     rows = [
-        Row("λ learned", _encoder(base, semantic_gain="learned"), 42.06),
-        Row("without λ", _encoder(base, semantic_gain="one"), 41.11),
+        Row("λ learned", _semantic(base, gain="learned"), 42.06),
+        Row("without λ", _semantic(base, gain="one"), 41.11),
     ]
     if base.model.encoder.name == SWIN["t"].timm_name and base.model.encoder.depths is None:
-        small = _encoder(base, name=SWIN["s"].timm_name, semantic_gain="learned")
+        small = _semantic(_encoder(base, name=SWIN["s"].timm_name), gain="learned")
         rows += [
             Row("Swin-S, λ learned", small, 45.92),
-            Row("Swin-S, without λ", _encoder(small, semantic_gain="one"), 45.00),
+            Row("Swin-S, without λ", _semantic(small, gain="one"), 45.00),
         ]
     return Table("The learned scalar λ (SeMask Table 4)", tuple(rows))
 
 
 def table5(base: Recipe) -> Table:
     """SeMask Table 5: supervision of what the backbone has, of its queries, and of semantic maps, or none."""
-    plain = _plain(base)
     rows = (
-        Row("Swin FPN", plain, 41.48),
-        Row("Swin FPN, auxiliary loss on features", _encoder(plain, probe="features"), 41.52),
-        Row("Query Swin FPN, auxiliary loss on queries", _encoder(plain, probe="queries"), 40.81),
+        Row("Swin FPN", _plain(base), 41.48),
+        Row("Swin FPN, auxiliary loss on features", _encoder(base, semantic=StageProbe()), 41.52),
+        Row("Query Swin FPN, auxiliary loss on queries", _encoder(base, semantic=StageProbe(reads="queries")), 40.81),
         Row("SeMask FPN without auxiliary loss", _prior_weight(base, 0.0), 41.72),
         Row("SeMask FPN", base, 42.06),
     )
@@ -109,15 +110,15 @@ def alpha(base: Recipe) -> Table:
 def units(base: Recipe) -> Table:
     """The number N_S of semantic attention units per stage, which is 1 in every published model."""
     counts = ((1, 1, 1, 1), (2, 2, 2, 2), (1, 1, 2, 2), (2, 2, 1, 1))
-    rows = tuple(Row(f"N_S = {list(count)}", _encoder(base, semantic_units=count)) for count in counts)
+    rows = tuple(Row(f"N_S = {list(count)}", _semantic(base, units=count)) for count in counts)
     return Table("Units per stage, N_S", rows)
 
 
 def residual(base: Recipe) -> Table:
     """What the masked features are added to: the normalised input, as in the authors' code, or the raw one."""
     rows = (
-        Row("added to LN(x)", _encoder(base, semantic_residual="norm")),
-        Row("added to x", _encoder(base, semantic_residual="input")),
+        Row("added to LN(x)", _semantic(base, residual="norm")),
+        Row("added to x", _semantic(base, residual="input")),
     )
     return Table("The residual of the semantic layer", rows)
 
@@ -125,19 +126,19 @@ def residual(base: Recipe) -> Table:
 def initialisation(base: Recipe) -> Table:
     """λ and the projection both at zero, as in three of the authors' ports, or λ alone."""
     rows = (
-        Row("alive", _encoder(base, semantic_dead_init=False)),
-        Row("dead", _encoder(base, semantic_dead_init=True)),
+        Row("alive", _semantic(base, dead_init=False)),
+        Row("dead", _semantic(base, dead_init=True)),
     )
     return Table("The start of the semantic layer", rows)
 
 
 def extent(base: Recipe) -> Table:
     """How far semantic attention reaches: the authors' choice by stage, windows, shifted windows, the whole map."""
-    window = next((size for size in base.model.encoder.semantic_windows if size is not None), 7)
+    window = next((size for size in _layers(base).windows if size is not None), 7)
     windowed = _extent(base, (window,) * 4)
     rows = (
         Row(f"windows of {window}", windowed),
-        Row(f"windows of {window}, every second shifted", _encoder(windowed, semantic_shift=True)),
+        Row(f"windows of {window}, every second shifted", _semantic(windowed, shift=True)),
         Row(f"windows of {window}, the whole map in stages 3 and 4", _extent(base, (window, window, None, None))),
         Row("the whole map", _extent(base, (None,) * 4)),
     )
@@ -182,9 +183,11 @@ def patch_size(base: Recipe) -> Table:
 
 def decoder(base: Recipe) -> Table:
     """Segmenter's decoders: linear, and Mask Transformers of one, two and three layers."""
-    linear = _decoder(base, name="segmenter_linear")
-    mask = _decoder(base, name="segmenter_mask", dropout=0.1)
-    rows = (Row("linear", linear), *(Row(f"mask, {n} layers", _decoder(mask, layers=n)) for n in (1, 2, 3)))
+    spec = base.model.decoder
+    shared = {name: getattr(spec, name) for name in ("single_scale", "channels")}
+    linear = _decoder(base, SegmenterLinearOptions(**shared))
+    masks = [_decoder(base, SegmenterMaskOptions(**shared, layers=layers)) for layers in (1, 2, 3)]
+    rows = (Row("linear", linear), *(Row(f"mask, {n} layers", mask) for n, mask in enumerate(masks, start=1)))
     return Table("Decoder (Segmenter §4.3)", rows)
 
 
@@ -266,11 +269,11 @@ def check_seeds(seeds: Sequence[int]) -> None:
 def make_table(name: str, base: Recipe) -> Table:
     """Return a study's table over a recipe; a ValueError says where the recipe does not fit."""
     chosen = study(name)
-    if chosen.bases is SEMANTIC_BASES and not base.model.encoder.semantic_layers:
+    if chosen.bases is SEMANTIC_BASES and not isinstance(base.model.encoder.semantic, SemanticLayers):
         raise ValueError(f"{name} varies semantic layers, and {base.name} has none; start from a semask recipe")
-    if chosen.bases is SEGMENTER_BASES and not base.model.decoder.name.startswith("segmenter_"):
+    if chosen.bases is SEGMENTER_BASES and not base.model.decoder.kind.startswith("segmenter_"):
         raise ValueError(
-            f"{name} is a study of Segmenter, and {base.name} has the decoder {base.model.decoder.name}; start from a "
+            f"{name} is a study of Segmenter, and {base.name} has the decoder {base.model.decoder.kind}; start from a "
             "recipe with a plain ViT under segmenter_linear, such as scenes/micro-seg or ade20k/seg-s-16"
         )
     table = chosen.make(base)
@@ -280,22 +283,30 @@ def make_table(name: str, base: Recipe) -> Table:
 
 
 def _plain(recipe: Recipe) -> Recipe:
-    """Return the recipe without semantic layers, and without what is said of them alone."""
-    default = EncoderRecipe()
-    return _encoder(recipe, semantic_layers=False, **{name: getattr(default, name) for name in SEMANTIC_OPTIONS})
+    return _encoder(recipe, semantic=None)
+
+
+def _layers(recipe: Recipe) -> SemanticLayers:
+    layers = recipe.model.encoder.semantic
+    assert isinstance(layers, SemanticLayers)  # make_table refuses others
+    return layers
+
+
+def _semantic(recipe: Recipe, **changes: Any) -> Recipe:
+    return _encoder(recipe, semantic=replace(_layers(recipe), **changes))
 
 
 def _extent(recipe: Recipe, windows: Windows) -> Recipe:
-    return _encoder(recipe, semantic_windows=windows, semantic_shift=False)
+    return _semantic(recipe, windows=windows, shift=False)
 
 
 def _encoder(recipe: Recipe, **changes: Any) -> Recipe:
-    encoder: EncoderRecipe = replace(recipe.model.encoder, **changes)
+    encoder = replace(recipe.model.encoder, **changes)
     return replace(recipe, model=replace(recipe.model, encoder=encoder))
 
 
-def _decoder(recipe: Recipe, **changes: Any) -> Recipe:
-    return replace(recipe, model=replace(recipe.model, decoder=replace(recipe.model.decoder, **changes)))
+def _decoder(recipe: Recipe, decoder: DecoderOptions) -> Recipe:
+    return replace(recipe, model=replace(recipe.model, decoder=decoder))
 
 
 def _prior_weight(recipe: Recipe, weight: float) -> Recipe:

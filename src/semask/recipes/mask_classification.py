@@ -13,10 +13,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+from semask.recipes.decoders import PIXEL_DECODERS, Mask2FormerOptions, MaskFormerOptions
+from semask.recipes.encoders import DilatableOptions, EncoderOptions
 from semask.recipes.recipe import (
     DataRecipe,
-    DecoderRecipe,
-    EncoderRecipe,
     LossRecipe,
     MaskLossRecipe,
     ModelRecipe,
@@ -41,26 +41,13 @@ MASK2FORMERS: dict[Head, PixelDecoder] = {
 GLOBAL_FROM: dict[Head, int] = {"maskformer": 3, "mask2former": 3, "fapn-mask2former": 2, "msfapn-mask2former": 2}
 """The stage from which semantic attention sees the whole map; Mask2Former's is windowed throughout on Cityscapes."""
 
-SMALL_MASK2FORMER = DecoderRecipe(
-    name="mask2former",
-    pixel_decoder="msdeform",
-    channels=128,
-    dropout=0.0,
-    layers=6,
-    queries=50,
-    feedforward=512,
-    pixel_layers=3,
-    pixel_feedforward=256,
-)
-"""Ours, for modest machines."""
-
 MASKFORMER_LOSS = LossRecipe(
     masks=MaskLossRecipe(
         class_weight=1.0, mask_weight=20.0, dice_weight=1.0, mask_loss="focal", points=None, ignored="background"
     ),
-    denominator="valid",
+    normalize_by="valid",
 )
-MASK2FORMER_LOSS = LossRecipe(masks=MaskLossRecipe(ignored="background"), denominator="valid")
+MASK2FORMER_LOSS = LossRecipe(masks=MaskLossRecipe(ignored="background"), normalize_by="valid")
 
 MASK2FORMER_OPTIM = OptimRecipe(
     lr=1e-4,
@@ -86,37 +73,31 @@ MASKFORMER_RESNET_OPTIM = replace(MASK2FORMER_OPTIM, weight_decay=1e-4)
 
 
 def rows() -> list[tuple[Backbone, Head]]:
-    """Return the encoders and heads that each data set has a recipe of; FaPN's are of Swin alone."""
+    """The encoders and heads that each data set has a recipe of; FaPN's are of Swin alone."""
     plain: tuple[Head, Head] = ("maskformer", "mask2former")
     return [(backbone, head) for backbone in RESNETS for head in plain] + [
         (backbone, head) for backbone in SWINS for head in GLOBAL_FROM
     ]
 
 
-def backbone_of(backbone: Backbone, *, global_from: int, window: int | None = None) -> EncoderRecipe:
-    """Return the encoder of that name; the rest is of its semantic layers, as for `semask_swin`."""
+def backbone_of(backbone: Backbone, *, global_from: int, window: int | None = None) -> EncoderOptions:
+    """The encoder of that name; the other arguments concern its semantic layers, as for `semask_swin`."""
     if backbone in RESNETS:
-        return EncoderRecipe(name=RESNETS[backbone])
+        return DilatableOptions(name=RESNETS[backbone])
     if backbone.startswith("semask-"):
         return semask_swin(SWINS[backbone], global_from=global_from, window=window)
     return swin(SWINS[backbone])
 
 
-def maskformer(encoder: EncoderRecipe, num_classes: int) -> ModelRecipe:
-    """Return MaskFormer over the encoder."""
-    decoder = DecoderRecipe(name="maskformer", pixel_decoder="fpn", layers=6, dropout=0.1)
-    return ModelRecipe(encoder=encoder, decoder=decoder, num_classes=num_classes)
-
-
-def mask2former(encoder: EncoderRecipe, num_classes: int, *, pixel_decoder: PixelDecoder = "msdeform") -> ModelRecipe:
-    """Return Mask2Former over the encoder; its layers are one fewer than its configuration counts."""
-    decoder = DecoderRecipe(name="mask2former", pixel_decoder=pixel_decoder, layers=9, dropout=0.0)
+def mask2former(encoder: EncoderOptions, num_classes: int, *, pixel_decoder: PixelDecoder = "msdeform") -> ModelRecipe:
+    """Mask2Former over the encoder; its layers are one fewer than its configuration counts."""
+    decoder = Mask2FormerOptions(pixel_decoder=PIXEL_DECODERS[pixel_decoder]())
     return ModelRecipe(encoder=encoder, decoder=decoder, num_classes=num_classes)
 
 
 def mask_recipe(
     name: str,
-    encoder: EncoderRecipe,
+    encoder: EncoderOptions,
     head: Head,
     *,
     num_classes: int,
@@ -134,7 +115,7 @@ def mask_recipe(
         resnet = encoder.name in RESNETS.values()
         return Recipe(
             name=name,
-            model=maskformer(encoder, num_classes),
+            model=ModelRecipe(encoder=encoder, decoder=MaskFormerOptions(), num_classes=num_classes),
             loss=MASKFORMER_LOSS,
             data=data,
             optim=MASKFORMER_RESNET_OPTIM if resnet else MASKFORMER_OPTIM,

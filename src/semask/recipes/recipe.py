@@ -6,132 +6,23 @@ What decides only where and how fast a run goes (devices, workers, folders) is n
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal
 
-Four = tuple[int, int, int, int]
-Windows = tuple[int | None, int | None, int | None, int | None]
+from semask.recipes.decoders import DecoderOptions, SemanticFPNOptions
+from semask.recipes.encoders import EncoderOptions, SwinOptions
 
 IMAGENET_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 IMAGENET_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderRecipe:
-    """The backbone and its semantic layers."""
-
-    name: str = "swin_tiny_patch4_window7_224.ms_in1k"
-    """A timm model name, with its weights' tag, or a Mix Transformer: mit_b0 … mit_b5."""
-    weights: str | None = "timm"
-    """'timm': the tag's weights from the hub; a path: a local file; None: this recipe starts from random weights."""
-    drop_path: float = 0.0
-    """Largest stochastic-depth rate, rising linearly from 0 over the blocks."""
-    embed_dim: int | None = None
-    """Swin only: width of stage 1; None keeps the named model's."""
-    depths: Four | None = None
-    """Swin only: blocks per stage."""
-    num_heads: Four | None = None
-    """Swin only: attention heads per stage."""
-    window_size: int | None = None
-    """Swin only: side of the attention window [tokens]."""
-    image_size: tuple[int, int] | None = None
-    """(height, width) [px]. ViT: of images that fit the position table as it is; None keeps the named model's.
-    Families of a fixed size: of every image or window; None takes the crop's."""
-    norm_eps: float | None = None
-    """ViT and Mix Transformer only: epsilon of the LayerNorms; None keeps the named model's."""
-    position_resize: Literal["bilinear", "bicubic"] | None = None
-    """ViT only: how the position table takes another number of tokens, without antialiasing and by their number alone.
-    None is timm's own way: bicubic, antialiased, by the shape of the grid."""
-    patch_size: int | None = None
-    """ViT only: side of the patches [px]; None keeps the named model's. Weights of another size do not fit."""
-    dropout: float = 0.0
-    """ViT only: dropout of tokens, of attention and in the MLPs."""
-    out_layers: tuple[int, ...] | None = None
-    """ViT only: layers, counted from 1, whose patch tokens are maps as they are; None gives the last layer's after the
-    final norm."""
-    class_token: bool = True
-    """ViT only: whether the class token takes part in the layers."""
-    simple_pyramid: bool = False
-    """ViT only: make a pyramid of four maps of the last one, for decoders and semantic layers that need it (ViTDet)."""
-    output_stride: Literal[8, 16, 32] = 32
-    """ResNet's kind only: stride of the coarsest map; stages beyond it are dilated instead."""
-    polarized_attention: bool = False
-    """HRNet only: polarised self-attention after the first convolution of every basic block."""
-    semantic_layers: bool = False
-    """Put a semantic layer after every stage (SeMask)."""
-    semantic_windows: Windows = (7, 7, None, None)
-    """Extent of semantic attention per stage [tokens]; None attends over the whole map."""
-    semantic_units: Four = (1, 1, 1, 1)
-    """Semantic attention units per stage (the paper's N_S)."""
-    semantic_dropout: float = 0.1
-    """Dropout after the projection of semantic attention."""
-    semantic_residual: Literal["norm", "input"] = "norm"
-    """What the masked features are added to: the layer's normalised input (published) or its raw input."""
-    semantic_place: Literal["before_norm", "after_norm"] = "before_norm"
-    """Mix Transformer only: the side of a stage's LayerNorm on which its semantic layer stands."""
-    semantic_dead_init: bool = False
-    """Start λ and the projection both at zero, as three of the authors' ports do: semantic attention never learns."""
-    semantic_attention: Literal["semantic", "self"] = "semantic"
-    """Ablation: attend through class maps, or by plain single-head self-attention, which has no semantic maps."""
-    semantic_gain: Literal["learned", "one"] = "learned"
-    """Ablation: λ is learned, or left out (1)."""
-    semantic_shift: bool = False
-    """Ablation: shift the windows of every second unit, counted through the stages, by half their side."""
-    probe: Literal["features", "queries"] | None = None
-    """Ablation, without semantic layers: classify the maps of every stage, or (Swin only) the queries of its last
-    block, by one linear layer each; what they give is supervised as semantic maps are."""
-
-
-SEMANTIC_OPTIONS = (
-    "semantic_attention",
-    "semantic_gain",
-    "semantic_shift",
-    "semantic_residual",
-    "semantic_dead_init",
-)
-"""Fields of EncoderRecipe that say how semantic layers work; where and how large may be said of layers to come."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecoderRecipe:
-    """The decoder and its width."""
-
-    name: str = "semantic_fpn"
-    channels: int | None = 256
-    """Width; None takes the encoder's. A linear decoder has no width but that of a fused pyramid."""
-    dropout: float = 0.1
-    layers: int = 2
-    """Segmenter's Mask Transformer: its blocks. MaskFormer and Mask2Former: layers of the transformer decoder."""
-    drop_path: float = 0.0
-    """Mask Transformer only: largest stochastic-depth rate of its blocks."""
-    single_scale: Literal["last", "fused"] | None = None
-    """Segmenter's decoders over a pyramid: the map at stride 16 they read, from the last stage or from all stages."""
-    neck: int | None = None
-    """Semantic FPN only: width of a feature pyramid that it reads in place of the encoder's maps (Panoptic FPN)."""
-    window_size: int = 66
-    """PSANet only: side of the window of attention [cells of half the last map], see decoders/psanet.py."""
-    auxiliary: bool = False
-    """Per-pixel decoders that have such heads: supervise earlier maps too, with `loss.auxiliary_weight`."""
-    pixel_decoder: Literal["fpn", "msdeform", "fapn", "msfapn"] | None = None
-    """MaskFormer and Mask2Former, as all that follows: what refines the pyramid and embeds the pixels."""
-    queries: int = 100
-    heads: int = 8
-    feedforward: int = 2048
-    """Hidden width of the transformer decoder's MLPs."""
-    pixel_layers: int = 6
-    """msdeform and msfapn only: layers of multi-scale deformable attention."""
-    pixel_feedforward: int = 1024
-    """msdeform and msfapn only: hidden width of those layers' MLPs."""
-    feature_selection: bool = False
-    """fapn and msfapn only: laterals with the original FaPN's feature selection, which SeMask's leaves out."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class ModelRecipe:
     """Encoder, decoder and the class count they share."""
 
-    encoder: EncoderRecipe = field(default_factory=EncoderRecipe)
-    decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
+    encoder: EncoderOptions = field(default_factory=SwinOptions)
+    decoder: DecoderOptions = field(default_factory=SemanticFPNOptions)
     num_classes: int = 150
     mean: tuple[float, ...] = IMAGENET_MEAN
     """Means of the channels (RGB, or those of data.channels), images in [0, 1]; `semask doctor` finds a data set's."""
@@ -145,15 +36,15 @@ class MaskLossRecipe:
     class_weight: float = 2.0
     mask_weight: float = 5.0
     dice_weight: float = 5.0
-    no_object: float = 0.1
+    no_object_weight: float = 0.1
     """Weight of "no object" in the class cross-entropy."""
     mask_loss: Literal["bce", "focal"] = "bce"
     """Per-pixel loss of masks: cross-entropy, or focal with α = 0.25 and γ = 2."""
     points: int | None = 12544
     """Points that masks are compared at; None compares whole masks."""
-    oversample: float = 3.0
+    oversample_ratio: float = 3.0
     """Candidates per point, from which the most uncertain are taken."""
-    importance: float = 0.75
+    importance_sample_ratio: float = 0.75
     """Share of points that are the most uncertain; the others are random."""
     ignored: Literal["excluded", "background"] = "excluded"
     """Pixels without a label: left out, or outside of every mask (the authors')."""
@@ -168,7 +59,7 @@ class LossRecipe:
 
     masks: MaskLossRecipe = field(default_factory=MaskLossRecipe)
     prior_weight: float = 0.4
-    denominator: Literal["all", "valid"] = "all"
+    normalize_by: Literal["all", "valid"] = "all"
     """Divide the sum of pixel losses by all pixels (mmsegmentation, the paper's FPN) or by the labelled ones
     (detectron2: the prior of mask classifiers)."""
     auxiliary_weight: float = 0.4
@@ -228,14 +119,14 @@ class DataRecipe:
     antialias: bool = False
     """Average over all pixels that fall into one where pictures are made smaller (Pillow, and so detectron2), rather
     than over the nearest four."""
-    reduced_decode: bool = False
+    jpeg_draft: bool = False
     """Training: decode a JPEG at a half, a quarter or an eighth of its size where the drawn size is no larger, which is
     faster. Pixels are then means of those they stand for, and differ from those of published recipes."""
     crop: tuple[int, int] = (512, 512)
     """(height, width) of the training crop [px]."""
     padding: float | None = None
     """Value, in [0, 1], of what surrounds a picture smaller than the crop; None is the mean, 0 once normalised."""
-    category_cap: float = 0.75
+    cat_max_ratio: float = 0.75
     """Redraw a crop, up to ten times, while one class covers this share of its labelled pixels; 1 accepts any."""
     flip: float = 0.5
     photometric: bool = True
@@ -309,7 +200,7 @@ class TrainRecipe:
     the folder for temporary files (TMPDIR). None encodes every draw anew."""
     ema: float | None = None
     """Decay of the exponential moving average of the weights; None trains without one."""
-    recompute_stages: tuple[int, ...] = ()
+    checkpoint_stages: tuple[int, ...] = ()
     """Stages of the encoder, 1 … 4 and finest first, whose activations are made again in the backward pass instead of
     being kept: less memory for up to a third more time, and the same results. A plain ViT has stage 1 alone."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -371,3 +262,27 @@ class Recipe:
     train: TrainRecipe = field(default_factory=TrainRecipe)
     test: TestRecipe = field(default_factory=TestRecipe)
     published: Published = field(default_factory=Published)
+
+    def override(self, changes: Mapping[str, Any]) -> Recipe:
+        """The recipe with some fields changed, each named by its path.
+
+        Raises:
+            ValueError: A path names no field.
+
+        >>> import semask
+        >>> recipe = semask.get_recipe("ade20k/semask-swin-t-fpn").override({"optim.lr": 2e-4, "model.num_classes": 7})
+        >>> recipe.optim.lr, recipe.model.num_classes
+        (0.0002, 7)
+        """
+        recipe = self
+        for path, value in changes.items():
+            recipe = _changed(recipe, path.split("."), value, path)
+        return recipe
+
+
+def _changed(part: Any, names: list[str], value: Any, path: str) -> Any:
+    known = [option.name for option in fields(part)] if is_dataclass(part) else []
+    if names[0] not in known:
+        raise ValueError(f"no field {path!r} in a recipe: {type(part).__name__} has {', '.join(known) or 'no fields'}")
+    inner = value if len(names) == 1 else _changed(getattr(part, names[0]), names[1:], value, path)
+    return replace(part, **{names[0]: inner})

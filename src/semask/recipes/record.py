@@ -1,4 +1,4 @@
-"""Recipes as plain values for JSON, and back."""
+"""Recipes as plain values for JSON, and back; options of several types carry their `kind`."""
 
 from __future__ import annotations
 
@@ -10,39 +10,53 @@ from typing import Any, TypeVar
 from semask.recipes.recipe import Recipe
 
 T = TypeVar("T")
+TYPE = "type"
+"""Key of the options' kind."""
 
 
-def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe as nested dicts; `from_dict` undoes it, also after a trip through JSON."""
-    return dataclasses.asdict(recipe)
+def to_dict(recipe: Any) -> dict[str, Any]:
+    """The recipe, or a part of it, as nested dicts; `from_dict` undoes it, also after a trip through JSON."""
+    values = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(recipe)}
+    plain = {name: to_dict(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()}
+    kind = _kind(type(recipe))
+    return plain if kind is None else {TYPE: kind, **plain}
 
 
-def from_dict(values: dict[str, Any]) -> Recipe:
-    """Return the recipe that `to_dict` took apart; a ValueError names fields that no recipe has."""
-    return _restore(Recipe, values, "recipe")
+def from_dict(values: dict[str, Any], cls: type[T] = Recipe) -> T:  # type: ignore[assignment]
+    """The recipe, or the part of type `cls`, that `to_dict` took apart.
+
+    Raises:
+        ValueError: A field or a kind is unknown.
+    """
+    return _restore(cls, values, cls.__name__.lower())
 
 
 def _restore(cls: type[T], values: object, where: str) -> T:
     if not isinstance(values, dict):
         raise ValueError(f"{where} must hold named fields, got {type(values).__name__}")
-    hints = typing.get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - {*names, TYPE}):
         raise ValueError(
-            f"{where} has no field {', '.join(unknown)}; it has {', '.join(hints)}. Was it written by a newer semask?"
+            f"{where} has no field {', '.join(unknown)}; it has {', '.join(names)}. Was it written by a newer semask?"
         )
-    return cls(**{key: _value(hints[key], value, f"{where}.{key}") for key, value in values.items()})
+    hints = typing.get_type_hints(cls)
+    return cls(**{name: _value(hints[name], values[name], f"{where}.{name}") for name in values if name != TYPE})
 
 
 def _value(hint: Any, value: object, where: str) -> object:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _restore(hint, value, where)
-    if isinstance(value, list) and _takes_tuple(hint):
+    is_union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+    arms = typing.get_args(hint) if is_union else (hint,)
+    parts = {_kind(arm): arm for arm in arms if dataclasses.is_dataclass(arm)}
+    if isinstance(value, dict) and parts:
+        kind = value.get(TYPE)
+        if kind not in parts:
+            raise ValueError(f"{where}.{TYPE} is {kind!r}; allowed: {', '.join(map(str, parts))}")
+        return _restore(parts[kind], value, where)
+    if isinstance(value, list) and any(typing.get_origin(arm) is tuple for arm in arms):
         return tuple(value)
     return value
 
 
-def _takes_tuple(hint: Any) -> bool:
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        return any(_takes_tuple(arm) for arm in typing.get_args(hint))
-    return typing.get_origin(hint) is tuple
+def _kind(cls: type[Any]) -> str | None:
+    """The kind of options; None for a part of a recipe that has one type, even if a field of it is called kind."""
+    return None if any(field.name == "kind" for field in dataclasses.fields(cls)) else getattr(cls, "kind", None)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from semask.recipes.decoders import SegmenterLinearOptions, SegmenterMaskOptions
+from semask.recipes.encoders import ViTOptions
 from semask.recipes.recipe import (
     DataRecipe,
-    DecoderRecipe,
-    EncoderRecipe,
     LossRecipe,
     ModelRecipe,
     OptimRecipe,
@@ -53,7 +53,7 @@ OVERLAP = 32
 """Of neighbouring windows in the test [px]."""
 
 
-PYRAMID_HEAD = DecoderRecipe(name="segmenter_mask", channels=256, dropout=0.1, single_scale="fused")
+PYRAMID_HEAD = SegmenterMaskOptions(channels=256, single_scale="fused")
 """A Mask Transformer over a hierarchical backbone, where SeMask's introduction says that it fails."""
 
 
@@ -73,16 +73,14 @@ class Schedule(NamedTuple):
 def segmenter(variant: Variant, num_classes: int, *, crop: int, mask: bool, layers: int = 2) -> ModelRecipe:
     """Return a plain ViT for square crops [px] under the linear decoder or a Mask Transformer of that many layers."""
     mean, std = DEIT_COLOURS if "deit" in variant else VIT_COLOURS
-    encoder = EncoderRecipe(
+    encoder = ViTOptions(
         name=SEGMENTER[variant],
         drop_path=0.1,
         image_size=(crop, crop),
         norm_eps=1e-5,
         position_resize="bilinear",
     )
-    decoder = DecoderRecipe(
-        name="segmenter_mask" if mask else "segmenter_linear", channels=None, dropout=0.1, layers=layers
-    )
+    decoder = SegmenterMaskOptions(layers=layers) if mask else SegmenterLinearOptions()
     return ModelRecipe(encoder=encoder, decoder=decoder, num_classes=num_classes, mean=mean, std=std)
 
 
@@ -117,7 +115,7 @@ def segmenter_recipe(
     return Recipe(
         name=name,
         model=model,
-        loss=LossRecipe(denominator="valid"),
+        loss=LossRecipe(normalize_by="valid"),
         data=data,
         optim=optim,
         train=train,

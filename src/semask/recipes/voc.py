@@ -6,7 +6,7 @@ No paper of ours has figures on it; training numbers are those of ADE20K's rows.
 
 from __future__ import annotations
 
-from semask.recipes.recipe import DataRecipe, ModelRecipe, Published, Recipe, TrainRecipe
+from semask.recipes.recipe import DataRecipe, Published, Recipe, TrainRecipe
 from semask.recipes.segmenter import Schedule, segmenter, segmenter_recipe
 from semask.recipes.swin import semask_swin_fpn, swin_fpn
 
@@ -22,31 +22,17 @@ DATA = DataRecipe(
     scale_range=(0.5, 2.0),
     crop=(512, 512),
 )
-
-
-def _row(name: str, model: ModelRecipe) -> Recipe:
-    return Recipe(name=f"voc/{name}", model=model, data=DATA, train=TrainRecipe(steps=40_000, eval_every=4000))
-
-
-def swin_t_fpn() -> Recipe:
-    """Swin-T FPN."""
-    return _row("swin-t-fpn", swin_fpn("t", NUM_CLASSES))
-
-
-def semask_swin_t_fpn() -> Recipe:
-    """SeMask-T FPN."""
-    return _row("semask-swin-t-fpn", semask_swin_fpn("t", NUM_CLASSES, global_from=4))
-
-
-def seg_s_mask_16() -> Recipe:
-    """Seg-S-Mask/16."""
-    return segmenter_recipe(
+TRAIN = TrainRecipe(steps=40_000, eval_every=4000)
+RECIPES = (
+    Recipe(name="voc/swin-t-fpn", model=swin_fpn("t", NUM_CLASSES), data=DATA, train=TRAIN),
+    Recipe(
+        name="voc/semask-swin-t-fpn", model=semask_swin_fpn("t", NUM_CLASSES, global_from=4), data=DATA, train=TRAIN
+    ),
+    segmenter_recipe(
         "voc/seg-s-mask-16",
         segmenter("s-16", NUM_CLASSES, crop=512, mask=True),
         DATA,
         schedule=Schedule(lr=1e-3, batch_size=16, steps_per_epoch=92, epochs=435, eval_epochs=44, eval_stride=512),
         published=Published(),
-    )
-
-
-RECIPES = (swin_t_fpn, semask_swin_t_fpn, seg_s_mask_16)
+    ),
+)

@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from semask.build import build_loss, build_weightless
 from semask.checkpoints.pretrained import FROM_HUB
 from semask.checkpoints.record import RECORD, read_record
-from semask.files import whole_file
+from semask.files import atomic_write
+from semask.losses.build import build_loss
+from semask.models.build import build_on_meta
 from semask.models.flops import parameters
 from semask.recipes import Published, Recipe, from_dict
 from semask.recipes.ablations import Table, check_seeds
@@ -85,7 +86,7 @@ def check_rows(table: Table) -> list[int]:
     counts: list[int] = []
     for row in table.rows:
         try:
-            counts.append(parameters(build_weightless(row.recipe)))
+            counts.append(parameters(build_on_meta(row.recipe)))
             build_loss(row.recipe)
             check_frozen(row.recipe, 1)
         except ValueError as error:
@@ -101,13 +102,13 @@ def train_run(run: Run, options: RunOptions) -> float:
         run.recipe,
         replace(options, out=run.folder, resume="latest" if goes_on else None, overwrite=not goes_on),
     )
-    record = {"label": run.label, "seed": run.seed, "step": result.step, "miou": result.miou}
-    with whole_file(run.folder / SCORE) as part:
+    record = {"label": run.label, "seed": run.seed, "step": result.step, "miou": result.scores.miou}
+    with atomic_write(run.folder / SCORE) as part:
         part.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     # There was one evaluation, so best/ holds the last weights already; a table has many runs.
     (run.folder / LAST_CHECKPOINT).unlink(missing_ok=True)
     shutil.rmtree(result.last, ignore_errors=True)
-    return result.miou
+    return result.scores.miou
 
 
 def finished_score(run: Run) -> float | None:

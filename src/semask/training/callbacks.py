@@ -17,11 +17,9 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from semask.build import build_model
 from semask.checkpoints import store
 from semask.data.classes import Classes
-from semask.files import whole_file
-from semask.recipes import Recipe
+from semask.files import atomic_write
 from semask.training.module import SegmentationModule
 
 LAST_CHECKPOINT = "last.ckpt"
@@ -113,13 +111,13 @@ class Checkpoints(Callback):
     last/ and best/ hold the weights that were evaluated: the moving average where there is one.
     """
 
-    def __init__(self, out: Path, recipe: Recipe, classes: Classes | None, average: MovingAverage | None) -> None:
+    def __init__(self, out: Path, classes: Classes | None, average: MovingAverage | None) -> None:
         self.out = out
-        self.recipe = recipe
         self.classes = classes
         self.average = average
         self.best = -math.inf
         self.best_step = 0
+        self.matrix: Tensor | None = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -137,36 +135,34 @@ class Checkpoints(Callback):
         better = miou > self.best or self.best_step == 0
         if better:
             self.best, self.best_step = miou, trainer.global_step
+            self.matrix = pl_module.confusion.matrix.cpu()
         # Gathering sharded weights takes all ranks; writing takes one.
         weights = self.average.weights() if self.average else trainer.strategy.lightning_module_state_dict()
         if trainer.is_global_zero:
-            self._write(weights, better=better)
+            prefix = "model."
+            tensors = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+            model = pl_module.model
+            for name in ("last", "best") if better else ("last",):
+                store.save(
+                    model, self.out / name, classes=self.classes, weights_only=model.recipe is None, tensors=tensors
+                )
         path = self.out / LAST_CHECKPOINT
-        with whole_file(path) if trainer.is_global_zero else nullcontext(path) as part:
+        with atomic_write(path) if trainer.is_global_zero else nullcontext(path) as part:
             trainer.save_checkpoint(part)
         trainer.strategy.barrier("checkpoint written")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best mIoU and its step."""
-        return {"best": self.best, "best_step": self.best_step}
+        return {"best": self.best, "best_step": self.best_step, "matrix": self.matrix}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember the best of the run so far, unless its weights are lost: the next evaluation is the best then."""
         if (self.out / "best").is_dir():
             self.best, self.best_step = state_dict["best"], state_dict["best_step"]
-
-    def _write(self, weights: dict[str, Any], *, better: bool) -> None:
-        # Its random weights would take from the stream that training draws from.
-        with torch.random.fork_rng(devices=[]):
-            model = build_model(self.recipe)
-        prefix = "model."
-        model.load_state_dict({key.removeprefix(prefix): value for key, value in weights.items()})
-        store.save(self.out / "last", model, self.recipe, self.classes)
-        if better:
-            store.save(self.out / "best", model, self.recipe, self.classes)
+            self.matrix = state_dict["matrix"]
 
 
-class StillLambda(Callback):
+class WarnUnusedSemanticAttention(Callback):
     """Warn at the end when a semantic layer's λ never moved: its attention then took no part."""
 
     def __init__(self) -> None:
@@ -190,6 +186,6 @@ class StillLambda(Callback):
         if still and trainer.global_step > 2:
             rank_zero_warn(
                 f"{', '.join(still)} did not move during this run, so these semantic layers only normalise. The "
-                "projections may have started at zero, a dead end together with λ at zero (say "
-                "--model.encoder.semantic-dead-init false), or be frozen."
+                "projections may have started at zero, a dead end together with λ at zero (use "
+                "--model.encoder.semantic.dead-init false), or be frozen."
             )

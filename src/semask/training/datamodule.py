@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from semask.data.dataset import TrainingFiles, collate, training_set, validation_set
+from semask.data.dataset import TrainingFiles, collate
 from semask.models.model import SegmentationModel
 from semask.recipes import Recipe, TrainRecipe
 from semask.structures import IGNORE, Sample
@@ -34,7 +34,7 @@ def micro_batch(train: TrainRecipe, world_size: int) -> int:
     return train.batch_size // parts
 
 
-class DrawShare(Sampler[int]):
+class ResumableDistributedSampler(Sampler[int]):
     """One rank's share of the draws 0 … steps × batch size, in order, beginning at a given step.
 
     Each optimiser step takes the next `batch_size` draws whatever the number of ranks and accumulated passes. The
@@ -82,11 +82,12 @@ class ValidationShare(Dataset[Sample]):
 
 
 class SegmentationData(LightningDataModule):
-    """The recipe's training draws and validation pictures; its state is the step that a resumed run begins with."""
+    """Training draws and validation samples; its state is the step that a resumed run begins with."""
 
-    def __init__(self, recipe: Recipe, *, workers: int) -> None:
-        """`workers` is the number of loading processes per rank; 0 loads in the training process."""
+    def __init__(self, draws: Dataset[Sample], val: Dataset[Sample], recipe: Recipe, *, workers: int) -> None:
+        """`draws` are indexed by draw numbers ≥ 0; `workers` processes per rank load them, 0 loads in this one."""
         super().__init__()
+        self.draws, self.val = draws, val
         self.recipe = recipe
         self.workers = workers
         self.first_step = 0
@@ -95,8 +96,8 @@ class SegmentationData(LightningDataModule):
         """Return one pass over what is left of the run."""
         train = self.recipe.train
         rank, world_size = self._place()
-        sampler = DrawShare(train, rank=rank, world_size=world_size, first_step=self.first_step)
-        draws = training_set(self.recipe.data, seed=train.seed, mean=self.recipe.model.mean)
+        sampler = ResumableDistributedSampler(train, rank=rank, world_size=world_size, first_step=self.first_step)
+        draws = self.draws
         if train.cached_views is None:
             return self._loader(draws, size=sampler.size, together=collate, sampler=sampler)
         # Only now does the encoder hold the weights of the checkpoint that a run goes on from.
@@ -110,7 +111,7 @@ class SegmentationData(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Sample]:
         """Return this rank's share of the validation pictures, as lists, since their sizes may differ."""
         rank, world_size = self._place()
-        share = ValidationShare(validation_set(self.recipe.data), rank=rank, world_size=world_size)
+        share = ValidationShare(self.val, rank=rank, world_size=world_size)
         return self._loader(share, size=self.recipe.test.batch_size, together=list)
 
     def state_dict(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from semask.data.dataset import TrainingFiles, collate
 from semask.data.sampling import shuffled
 from semask.models.model import SegmentationModel
 from semask.recipes import Recipe
+from semask.recipes.encoders import PyramidViTOptions
 from semask.structures import Batch, EncodedBatch, Sample
 
 ENCODED_AT_ONCE = 4
@@ -45,17 +46,16 @@ def check_frozen(recipe: Recipe, world_size: int) -> None:
     """Raise a ValueError where an encoder cannot be frozen, or its features cannot be kept."""
     train = recipe.train
     spec = recipe.model.encoder
-    fresh = {
-        "semantic layers": (spec.semantic_layers, "semantic-layers false"),
-        "probes": (spec.probe is not None, "probe None"),
-        "levels of a simple pyramid": (spec.simple_pyramid, "simple-pyramid false"),
-    }
-    for what, (there, flag) in fresh.items():
-        if train.freeze_encoder and there:
-            raise ValueError(
-                f"a frozen encoder cannot teach its {what} anything, and they start from random weights; say "
-                f"--train.freeze-encoder false, or --model.encoder.{flag}"
-            )
+    fresh = None
+    if spec.semantic is not None:
+        fresh = f"{spec.semantic.kind}, use --semantic none"
+    elif isinstance(spec, PyramidViTOptions):
+        fresh = f"pyramid levels, use --decoder segmenter_linear --encoder {spec.name}"
+    if train.freeze_encoder and fresh is not None:
+        raise ValueError(
+            "a frozen encoder keeps all that it has as it is, and some of it starts from random weights: "
+            f"{fresh}, or --train.freeze-encoder false"
+        )
     if train.cached_views is None:
         return
     if train.cached_views < 1:

@@ -1,80 +1,95 @@
-"""What happens in a training step and in an evaluation, for Lightning to call."""
+"""Training and evaluation steps, for Lightning to call."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from semask.evaluation import count_pixels
 from semask.evaluation.metrics import Confusion
 from semask.inference import Predictor, build_predictor
+from semask.losses.build import build_loss
 from semask.models.model import SegmentationModel
 from semask.recipes import Recipe
-from semask.structures import Batch, EncodedBatch, Features, LossTerms, Sample, Segmentation
+from semask.structures import Batch, EncodedBatch, Features, Loss, LossTerms, Sample
 from semask.training.frozen import freeze
 from semask.training.optim import build_optimizer, schedule
 
-Loss = Callable[[Segmentation, Integer[Tensor, "b H W"]], LossTerms]
-
 
 class SegmentationModule(LightningModule):
-    """Train a model by its recipe and score it with the recipe's predictor.
+    """A model in training, scored with its recipe's predictor; it runs under any `lightning.Trainer`.
 
-    `confusion` holds the matrix of the last evaluation, summed over all processes; None before the first.
+    Training loaders give `Batch`es (`collate_fn=semask.training.collate`), validation loaders lists of `Sample`s
+    (`collate_fn=list`). `confusion` is the matrix of the last evaluation, summed over all processes; None before.
+
+    >>> import semask
+    >>> from semask.training import SegmentationModule
+    >>> module = SegmentationModule(semask.build("scenes/semask-micro-fpn"))
+    >>> type(module.loss).__name__
+    'SegmentationLoss'
     """
 
-    def __init__(self, model: SegmentationModel, loss: Loss, recipe: Recipe) -> None:
+    def __init__(self, model: SegmentationModel, loss: Loss | None = None, recipe: Recipe | None = None) -> None:
+        """`loss` None is the recipe's; `recipe` None is the model's own, and the length of training is the trainer's.
+
+        Of the recipe, `optim`, `train`, `test` and `data.base_scale` are read.
+        """
         super().__init__()
-        # Convolutions run faster channels last; Swin's chain is so already.
-        self.model = model if model.encoder.channels_last else model.to(memory_format=torch.channels_last)
-        self.loss = loss
-        self.recipe = recipe
+        # Convolutions run faster channels last; encoders that exchange b h w c have that layout already.
+        self.model = model if model.channels_last else model.to(memory_format=torch.channels_last)
+        self.steps = recipe.train.steps if recipe is not None else None
+        self.recipe = recipe or model.recipe or Recipe(name="own")
+        self.loss = loss if loss is not None else build_loss(self.recipe)
         self.confusion: Confusion | None = None
-        if recipe.train.freeze_encoder:
+        if self.recipe.train.freeze_encoder:
             freeze(self.model.encoder)
-        self._counting = Confusion(recipe.model.num_classes)
+        self._counting = Confusion(model.num_classes)
         self.predictor()  # An impossible test is refused now, not at the first evaluation.
 
     def train(self, mode: bool = True) -> SegmentationModule:
-        """Change the mode of what is trained: a frozen encoder stays in evaluation mode."""
+        """Change the mode of the trained parts: a frozen encoder stays in evaluation mode."""
         super().train(mode)
         if self.recipe.train.freeze_encoder:
             self.model.encoder.eval()
         return self
 
     def training_step(self, batch: Batch | EncodedBatch, batch_idx: int) -> Float[Tensor, ""]:
-        """Return the loss of one batch; a FloatingPointError names the step and the pictures when it is not finite."""
+        """Loss of one batch.
+
+        Raises:
+            FloatingPointError: The loss is NaN or infinite; the message names the step and the images.
+        """
         if isinstance(batch, EncodedBatch):
-            terms = self.loss(self.model.decode(Features(batch.maps)), batch.labels)
+            found = self.loss(self.model.decode(Features(batch.maps)), batch.labels)
         else:
-            terms = self.loss(self.model(batch.images), self.model.pad_labels(batch.labels))
+            found = self.loss(self.model(batch.images), self.model.pad_labels(batch.labels))
+        terms = found if isinstance(found, LossTerms) else _as_terms(found)
         if not torch.isfinite(terms.total):
             total, main, prior, auxiliary = (term.item() for term in terms)
             raise FloatingPointError(
-                f"the loss is {total} (main {main}, prior {prior}, auxiliary {auxiliary}) at step "
-                f"{self.global_step}, pictures {', '.join(batch.names)}. Lower --optim.lr, set --train.clip-norm 1.0, "
-                "or train with --train.precision float32."
+                f"the loss is {total} (main {main}, prior {prior}, auxiliary {auxiliary}) at step {self.global_step}, "
+                f"images {', '.join(batch.names)}. Lower --optim.lr, use --train.clip-norm 1.0, or train with "
+                "--train.precision float32."
             )
         self._log_step(terms, batch_size=len(batch.labels))
         return terms.total
 
     def on_validation_epoch_start(self) -> None:
         """Begin to count."""
-        self._counting = Confusion(self.recipe.model.num_classes, device=self.device)
+        self._counting = Confusion(self.model.num_classes, device=self.device)
 
     def validation_step(self, batch: list[Sample], batch_idx: int) -> None:
         """Count the pixels of some samples at the labels' own size; neighbours of one size are scored together."""
         count_pixels(self._counting, self.predictor(), batch)
 
     def predictor(self) -> Predictor:
-        """Compose the predictor of evaluations during training, whose windows may lie further apart than the test's."""
+        """Predictor of evaluations during training, whose windows may lie further apart than the test's."""
         stride = self.recipe.train.eval_stride or self.recipe.test.stride
         return build_predictor(self.model, replace(self.recipe.test, stride=stride), self.recipe.data)
 
@@ -87,21 +102,21 @@ class SegmentationModule(LightningModule):
         self.log_dict(values, rank_zero_only=True)
 
     def configure_optimizers(self) -> Any:
-        """Return the optimiser and its schedule, stepped once per optimiser step."""
+        """Optimiser and schedule, stepped once per optimiser step."""
         spec = self.recipe.optim
+        steps = self.steps if self.steps is not None else int(self.trainer.estimated_stepping_batches)
         optimizer = build_optimizer(self.model, spec)
-        steps = self.recipe.train.steps
         factors = [schedule(spec, steps, group["lr"]) for group in optimizer.param_groups]
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def gains(self) -> dict[str, Tensor]:
-        """Return the learned λ of every semantic attention unit, by `stage1` … or, with several units, `stage1/unit2`.
+        """Learned λ of every semantic attention unit, by `stage1` … or, with several units, `stage1/unit2`.
 
         With FSDP it can be read inside a step only, where parameters are whole.
         """
         found: dict[str, Tensor] = {}
-        for stage, layer in enumerate(self.model.encoder.semantic, start=1):  # type: ignore[arg-type]
+        for stage, layer in enumerate(self.model.semantic_layers, start=1):
             units = getattr(layer, "units", ())  # a probe has none
             for unit, attention in enumerate(units, start=1):
                 if isinstance(attention.gain, nn.Parameter):
@@ -112,9 +127,15 @@ class SegmentationModule(LightningModule):
     def _log_step(self, terms: LossTerms, *, batch_size: int) -> None:
         log = partial(self.log_dict, batch_size=batch_size)
         log({"train/loss": terms.total.detach(), "train/main": terms.main.detach()})
-        if self.model.encoder.semantic:
+        if self.model.semantic_layers:
             log({"train/prior": terms.prior.detach(), **{f"lambda/{k}": v for k, v in self.gains().items()}})
         if self.model.has_auxiliary and not self.model.classifies_masks:
             log({"train/auxiliary": terms.auxiliary.detach()})
-        # The rate that this step is made with; the last group is the decoder's, which no scale touches.
+        # The rate of this step; the last group is the decoder's, which no scale touches.
         log({"train/lr": self.optimizers().param_groups[-1]["lr"]})  # type: ignore[union-attr]
+
+
+def _as_terms(loss: Tensor) -> LossTerms:
+    if loss.ndim:
+        raise ValueError(f"a loss returns one number or semask's LossTerms, got a tensor of shape {tuple(loss.shape)}")
+    return LossTerms(loss, loss, torch.zeros_like(loss), torch.zeros_like(loss))

@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.console import Console
 
-from semask.build import with_classes
 from semask.checkpoints.pretrained import FROM_HUB, check_normalisation, load_encoder
 from semask.checkpoints.record import RECORD, read_record, write_record
 from semask.data.classes import Classes
@@ -37,7 +36,7 @@ def fit_classes(recipe: Recipe) -> tuple[Recipe, Classes]:
                 f"the class table has {found} classes, --model.num-classes says {wanted}; leave the flag out, or give "
                 "another table with --data.classes"
             )
-        return with_classes(recipe, found), classes
+        return recipe.override({"model.num_classes": found}), classes
     if found != wanted:
         raise ValueError(
             f"{recipe.name} is for {wanted} class(es), its class table has {found}; say --model.num-classes {found} or "
@@ -104,7 +103,7 @@ def holds_run(out: Path) -> bool:
     return (out / RECORD).exists() or (out / LAST_CHECKPOINT).exists()
 
 
-def open_folder(out: Path, recipe: Recipe, classes: Classes, *, resume: Path | None) -> None:
+def open_folder(out: Path, recipe: Recipe | None, classes: Classes | None, *, resume: Path | None) -> None:
     """Make the run's folder with its recipe.json.
 
     A new run removes what an earlier one left there; one that resumes from elsewhere takes the weights over, since
@@ -124,7 +123,8 @@ def open_folder(out: Path, recipe: Recipe, classes: Classes, *, resume: Path | N
 def _check_same_recipe(record: Path, recipe: Recipe) -> None:
     if not record.is_file():
         return
-    differing = differences(from_dict(read_record(record)["recipe"]), recipe)
+    before = read_record(record)["recipe"]
+    differing = differences(from_dict(before), recipe) if before is not None else []
     if differing:
         listed = ", ".join(differing[:5])
         raise ValueError(f"a resumed run needs the recipe that it began with: {listed}. It is in {str(record)!r}.")

@@ -1,4 +1,4 @@
-"""A training run from its recipe to the best checkpoint."""
+"""A training run: from parts or a recipe to the best checkpoint."""
 
 from __future__ import annotations
 
@@ -12,17 +12,23 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
-from semask.build import build_loss, build_model
 from semask.data.checks.check import check_pairs
+from semask.data.classes import Classes
+from semask.data.dataset import training_set, validation_set
 from semask.evaluation.metrics import Confusion
+from semask.evaluation.metrics.confusion import Scores
 from semask.files import check_writable
-from semask.models.encoders.recompute import recompute
+from semask.losses.build import build_loss
+from semask.models.build import build
+from semask.models.encoders.checkpointing import checkpoint_stages
 from semask.models.flops import parameters
 from semask.recipes import Recipe, TrainRecipe
-from semask.training.callbacks import Checkpoints, MovingAverage, RandomStates, StillLambda
+from semask.training.callbacks import Checkpoints, MovingAverage, RandomStates, WarnUnusedSemanticAttention
 from semask.training.datamodule import SegmentationData, micro_batch
 from semask.training.frozen import check_frozen
 from semask.training.history import FOLDER, open_loggers
@@ -36,88 +42,135 @@ TERMINATED = 143
 
 
 class TrainResult(NamedTuple):
-    """Where a run's results are, and its best evaluation.
+    """Folders of a run and its best evaluation.
 
-    best, last: checkpoint directories for `semask.load`. miou, step: of the best evaluation. confusion: the matrix of
+    best, last: checkpoint directories for `semask.load`. scores, step: of the best evaluation. confusion: the matrix of
     this session's last evaluation, None when the run had been finished before.
     """
 
     out: Path
     best: Path
     last: Path
-    miou: float
+    scores: Scores
     step: int
     confusion: Confusion | None
 
 
+class Run:
+    """A run's folder, trainer and checkpoint to go on from; made before the model, which depends on the seed."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        options: RunOptions,
+        classes: Classes | None,
+        *,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        """Check the folder and set up the trainer, before any step is made."""
+        self.recipe, self.options, self.classes = recipe, options, classes
+        self.out = options.out or Path("runs") / recipe.name.replace("/", "-")
+        check_writable(self.out)
+        average = MovingAverage(decay=recipe.train.ema) if recipe.train.ema is not None else None
+        self.checkpoints = Checkpoints(self.out, classes, average)
+        watchers = [ProgressReport(), RandomStates(recipe.train.seed), self.checkpoints, WarnUnusedSemanticAttention()]
+        own = [*watchers, *([average] if average else [])]
+        self.trainer = build_trainer(recipe.train, options, callbacks=[*own, *callbacks])
+        self.first = self.trainer.is_global_zero
+        self.console = Console(quiet=not self.first)
+        self.micro_batch = micro_batch(recipe.train, self.trainer.world_size)
+        self.resume = find_checkpoint(self.out, recipe, options, first=self.first)
+
+    def fit(self, module: SegmentationModule, data: SegmentationData, loggers: Sequence[Logger] | None) -> TrainResult:
+        """Train, and return the best evaluation."""
+        checkpoint_stages(module.model.encoder, self.recipe.train.checkpoint_stages)
+        if self.first:
+            open_folder(self.out, module.model.recipe, self.classes, resume=self.resume)
+        self.trainer.loggers = [*loggers] if loggers is not None else open_loggers(self.out, self.options.logger)
+        self.console.print(self._summary(module), highlight=False)
+        if self.classes is not None and self.recipe.data.kind != "scenes":
+            self.console.print(self.classes.told(), highlight=False, markup=False, emoji=False, soft_wrap=True)
+        try:
+            self.trainer.fit(module, datamodule=data, ckpt_path=self.resume, weights_only=True)
+        # What ended the run from outside keeps its meaning, which Lightning's exit statuses 0 and 1 do not have.
+        except SIGTERMException as ending:
+            raise SystemExit(TERMINATED) from ending
+        except SystemExit as leaving:
+            if self.trainer.interrupted:
+                raise KeyboardInterrupt from leaving
+            raise
+        matrix = self.checkpoints.matrix
+        if matrix is None:
+            raise ValueError(f"the run in {str(self.out)!r} was never evaluated; lower --train.eval-every")
+        best = Confusion(len(matrix))
+        best.matrix += matrix
+        result = TrainResult(
+            self.out,
+            self.out / "best",
+            self.out / "last",
+            best.scores(),
+            self.checkpoints.best_step,
+            module.confusion,
+        )
+        self.console.print(
+            f"best mIoU {result.scores.miou:.2%} at step {result.step}; weights in {result.best}, curves in "
+            f"{self.out / FOLDER}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return result
+
+    def _summary(self, module: SegmentationModule) -> str:
+        spec, trainer = self.recipe.train, self.trainer
+        device = f"{trainer.world_size} × {type(trainer.accelerator).__name__.removesuffix('Accelerator')}"
+        crop = "×".join(map(str, self.recipe.data.crop))
+        return (
+            f"{self.recipe.name}: {parameters(module) / 1e6:.2f} M parameters, {module.model.num_classes} classes\n"
+            f"{spec.steps} steps of {spec.batch_size} images ({trainer.world_size} × {spec.accumulate} × "
+            f"{self.micro_batch}) at {crop}, evaluated every {spec.eval_every}\n"
+            f"on {device}, precision {trainer.precision}"
+        )
+
+
 def train(recipe: Recipe, options: RunOptions | None = None) -> TrainResult:
-    """Train by a recipe; a ValueError says what is wrong with it, the data or the folder before any step is made."""
+    """Train by a recipe.
+
+    Raises:
+        ValueError: The recipe, the data or the folder is wrong; before any step is made.
+    """
     options = options or RunOptions()
-    out = options.out or Path("runs") / recipe.name.replace("/", "-")
-    check_writable(out)
     recipe, classes = fit_classes(recipe)
     with quiet():
-        average = MovingAverage(decay=recipe.train.ema) if recipe.train.ema is not None else None
-        checkpoints = Checkpoints(out, recipe, classes, average)
-        watchers = [ProgressReport(), RandomStates(recipe.train.seed), checkpoints, StillLambda()]
-        trainer = build_trainer(recipe.train, options, callbacks=[*watchers, *([average] if average else [])])
-        first = trainer.is_global_zero
-        console = Console(quiet=not first)
-        size = micro_batch(recipe.train, trainer.world_size)
-        check_frozen(recipe, trainer.world_size)
-        resume = find_checkpoint(out, recipe, options, first=first)
-        if first and recipe.data.kind != "scenes" and not options.skip_check:
+        run = Run(recipe, options, classes)
+        check_frozen(recipe, run.trainer.world_size)
+        if run.first and recipe.data.kind != "scenes" and not options.skip_check:
             check_pairs(recipe.data)
-        if first:
+        if run.first:
             warn_of_warm_up(recipe)
         seed_everything(recipe.train.seed, workers=True, verbose=False)
-        model = build_model(recipe).train()
-        recompute(model.encoder, recipe.train.recompute_stages)
-        if resume is None:
-            load_pretrained(model, recipe, console=console, from_scratch=options.from_scratch)
-        if first:
-            open_folder(out, recipe, classes, resume=resume)
-        trainer.loggers = open_loggers(out, options.logger)
+        model = build(recipe).train()
+        if run.resume is None:
+            load_pretrained(model, recipe, console=run.console, from_scratch=options.from_scratch)
         module = SegmentationModule(model, build_loss(recipe), recipe)
-        data = SegmentationData(recipe, workers=options.workers)
-        console.print(_summary(recipe, module, trainer, size), highlight=False)
-        if recipe.data.kind != "scenes":
-            console.print(classes.told(), highlight=False, markup=False, emoji=False, soft_wrap=True)
-        _fit(trainer, module, data, resume)
-    result = TrainResult(out, out / "best", out / "last", checkpoints.best, checkpoints.best_step, module.confusion)
-    console.print(
-        f"best mIoU {result.miou:.2%} at step {result.step}; weights in {result.best}, curves in {out / FOLDER}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return result
-
-
-def _fit(trainer: Trainer, module: SegmentationModule, data: SegmentationData, resume: Path | None) -> None:
-    """Fit; what ended the run from outside keeps its meaning, which Lightning's exit statuses 0 and 1 do not tell."""
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-    except SIGTERMException as ending:
-        raise SystemExit(TERMINATED) from ending
-    except SystemExit as leaving:
-        if trainer.interrupted:
-            raise KeyboardInterrupt from leaving
-        raise
+        draws = training_set(recipe.data, seed=recipe.train.seed, mean=recipe.model.mean)
+        data = SegmentationData(draws, validation_set(recipe.data), recipe, workers=options.workers)
+        return run.fit(module, data, None)
 
 
 def build_trainer(recipe: TrainRecipe, options: RunOptions, *, callbacks: Sequence[Callback]) -> Trainer:
-    """Return a trainer that runs for `recipe.steps` optimiser steps and evaluates every `eval_every` and at the end."""
+    """A trainer that runs for `recipe.steps` optimiser steps and evaluates every `eval_every` and at the end."""
     if recipe.ema is not None and options.strategy == "fsdp":
         raise ValueError(
-            "a moving average needs whole weights, fsdp shards them; say --train.ema None or --strategy ddp"
+            "a moving average needs whole weights, fsdp shards them; use --train.ema None or --strategy ddp"
         )
+    on_gpu = options.accelerator in {"auto", "gpu"} and torch.cuda.is_available()
     devices, nodes = _places(options)
     return Trainer(
         accelerator=options.accelerator,
         devices=devices,
         num_nodes=nodes,
         strategy=options.strategy,
-        precision=_precision(recipe, options),
+        precision=_precision(recipe, on_gpu=on_gpu),
         max_steps=recipe.steps,
         max_epochs=-1,
         val_check_interval=recipe.eval_every * recipe.accumulate,
@@ -126,13 +179,13 @@ def build_trainer(recipe: TrainRecipe, options: RunOptions, *, callbacks: Sequen
         log_every_n_steps=max(1, min(50, recipe.steps // 100)),
         accumulate_grad_batches=recipe.accumulate,
         gradient_clip_val=recipe.clip_norm,
-        # torch has no synchronised BatchNorm for processors
-        sync_batchnorm=_on_gpu(options),
-        # SegmentationData shares pictures out itself
+        # torch has no synchronised BatchNorm for CPUs
+        sync_batchnorm=on_gpu,
+        # SegmentationData shares images out itself
         use_distributed_sampler=False,
         # tensors cached during an evaluation must be fit for training afterwards
         inference_mode=False,
-        enable_checkpointing=False,
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         logger=False,
@@ -142,7 +195,7 @@ def build_trainer(recipe: TrainRecipe, options: RunOptions, *, callbacks: Sequen
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what Lightning says that is wrong or of no use here."""
+    """Silence warnings of Lightning that are wrong or of no use here."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -153,7 +206,7 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
         # a frozen encoder is in evaluation mode on purpose
         warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training.*")
-        # Lightning's own use of torch.utils._pytree, of no interest to whoever trains
+        # Lightning's own use of torch.utils._pytree
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
         try:
             yield
@@ -161,30 +214,15 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _on_gpu(options: RunOptions) -> bool:
-    return options.accelerator in {"auto", "gpu"} and torch.cuda.is_available()
-
-
-def _precision(recipe: TrainRecipe, options: RunOptions) -> Any:
+def _precision(recipe: TrainRecipe, *, on_gpu: bool) -> Any:
     if recipe.precision == "auto":
-        return "bf16-mixed" if _on_gpu(options) and torch.cuda.is_bf16_supported() else "32-true"
+        return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
     return {"bfloat16": "bf16-mixed", "float32": "32-true"}[recipe.precision]
 
 
 def _places(options: RunOptions) -> tuple[int | str, int]:
-    """Return devices per node and nodes; what torchrun has started counts where nothing was said."""
+    """Devices per node and nodes; those that torchrun has started count where no option names others."""
     here, everywhere = (int(os.environ.get(name, "0")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     if options.devices is None and here:
         return here, max(1, everywhere // here)
     return options.devices or "auto", options.nodes
-
-
-def _summary(recipe: Recipe, module: SegmentationModule, trainer: Trainer, size: int) -> str:
-    spec = recipe.train
-    device = f"{trainer.world_size} × {type(trainer.accelerator).__name__.removesuffix('Accelerator')}"
-    return (
-        f"{recipe.name}: {parameters(module) / 1e6:.2f} M parameters, {recipe.model.num_classes} classes\n"
-        f"{spec.steps} steps of {spec.batch_size} pictures ({trainer.world_size} × {spec.accumulate} × {size}) at "
-        f"{recipe.data.crop[0]}×{recipe.data.crop[1]}, evaluated every {spec.eval_every}\n"
-        f"on {device}, precision {trainer.precision}"
-    )

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from semask.data.classes import Classes
-from semask.files import whole_file
-from semask.ops.resize import as_unit
+from semask.files import atomic_write
+from semask.ops.resize import to_float
 from semask.structures import IGNORE
 
 IGNORE_COLOUR = (0, 0, 0)
@@ -54,7 +54,7 @@ def overlay(
     for rows in (slice(first, first + step) for first in range(0, len(labels), step)):
         ids = labels[rows].cpu()
         weight = alpha * ((ids >= 0) & (ids < len(classes.colours))).float()
-        shown = as_unit(image[:, rows].cpu()).float() * (1 - weight) + colourise(ids, classes) / 255 * weight
+        shown = to_float(image[:, rows].cpu()).float() * (1 - weight) + colourise(ids, classes) / 255 * weight
         mixed[:, rows] = (shown.clamp(0, 1) * 255).round().to(torch.uint8)
     return mixed
 
@@ -78,5 +78,5 @@ def write_image(path: str | Path, image: UInt8[Tensor, "3 H W"]) -> None:
 
 def _save(picture: Image.Image, path: Path) -> None:
     options = {"quality": 92, "subsampling": 0} if path.suffix.lower() in {".jpg", ".jpeg"} else {}
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         picture.save(part, format=Image.registered_extensions()[path.suffix.lower()], **options)

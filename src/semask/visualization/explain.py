@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from semask.models.decoders.mask_classifier import MaskClassifier
 from semask.models.decoders.segmenter import MaskTransformer
-from semask.models.encoders.vit import PlainEncoder
+from semask.models.encoders.vit import ViTEncoder
 from semask.models.model import SegmentationModel
 
 Part = Literal["encoder", "decoder"]
@@ -255,13 +255,13 @@ def _patch_distance(attention: Tensor, patches: slice, distances: Tensor) -> Ten
     return mean_distance(attention[..., patches, patches], distances)
 
 
-def _encoder_order(encoder: PlainEncoder, prepared: Tensor) -> TokenOrder:
+def _encoder_order(encoder: ViTEncoder, prepared: Tensor) -> TokenOrder:
     height, width = (side // encoder.size_multiple for side in prepared.shape[-2:])
     return TokenOrder((height, width), before=encoder.num_extra, after=0)
 
 
-def _plain_encoder(model: SegmentationModel) -> PlainEncoder:
-    if not isinstance(model.encoder, PlainEncoder):
+def _plain_encoder(model: SegmentationModel) -> ViTEncoder:
+    if not isinstance(model.encoder, ViTEncoder):
         raise ValueError(
             f"the attention of a {type(model.encoder).__name__} cannot be shown: it has no tokens that all attend to "
             "each other; use a model over a plain ViT, such as ade20k/seg-s-mask-16"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from semask.data.classes import Classes
 from semask.evaluation.metrics import Scores
-from semask.files import whole_file
+from semask.files import atomic_write
 from semask.visualization.colours import IGNORE_COLOUR, colourise
 
 INK, FAINT, GRID = "#22272e", "#8b949e", "#e6e9ed"
@@ -230,5 +230,5 @@ def _occurring(rows: Sequence[Row], classes: Classes) -> list[tuple[str, tuple[f
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure, whole or not at all; the suffix decides the format."""
     path = Path(path)
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         figure.savefig(part, format=path.suffix.removeprefix(".") or "png")

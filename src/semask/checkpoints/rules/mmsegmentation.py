@@ -72,14 +72,14 @@ def recognises(tensors: Mapping[str, Tensor]) -> bool:
 def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
     """Bring a checkpoint into our names and shapes; the recipe stays."""
     rename_backbone = _backbone_of(tensors)
-    supervised = recipe.model.decoder.auxiliary
+    supervised = getattr(recipe.model.decoder, "auxiliary", False)
     ours = names_in_file(tensors, lambda key: rename(key, rename_backbone, supervised=supervised))
     own_swin = backbones.is_swin(tensors)
     found = {
         name: backbones.merged_as_originally(key, tensors[key]) if own_swin else tensors[key]
         for name, key in ours.items()
     }
-    return Translation(found, tensors, ours, recipe, f"{LAYOUT} {recipe.model.decoder.name}")
+    return Translation(found, tensors, ours, recipe, f"{LAYOUT} {recipe.model.decoder.kind}")
 
 
 def rename(key: str, rename_backbone: Callable[[str], str], *, supervised: bool) -> str | None:

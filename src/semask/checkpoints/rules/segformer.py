@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from semask.checkpoints.rules.translation import Translation, replace_beginning
-from semask.models.encoders.mix_transformer_layouts import chain_tensors
+from semask.models.encoders.mix_transformer import chain_tensors
 from semask.recipes import Published, Recipe
+from semask.recipes.decoders import decoder_options
 
 AUTHORS = "the authors' SegFormer"
 TRANSFORMERS = "transformers' SegFormer; the recipe takes over its norm_eps 1e-5"
@@ -83,9 +84,9 @@ def _as_computed(recipe: Recipe, found: Mapping[str, Tensor], layout: str) -> Re
     encoder = dataclasses.replace(encoder, norm_eps=1e-5 if layout == TRANSFORMERS else None)
     form = "segformer_mmseg" if layout == MMSEGMENTATION else "segformer"
     published = recipe.published
-    if form != decoder.name:
+    if form != decoder.kind:
         fused = found.get("decoder.fuse.conv.weight")
         width = decoder.channels if fused is None or not fused.ndim else len(fused)
-        decoder, published = dataclasses.replace(decoder, name=form, channels=width), Published()
+        decoder, published = decoder_options(form, channels=width, dropout=decoder.dropout), Published()
     model = dataclasses.replace(recipe.model, encoder=encoder, decoder=decoder)
     return dataclasses.replace(recipe, model=model, published=published)

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from semask.build import build_weightless
 from semask.data.classes import Classes
+from semask.models.build import build_on_meta
 from semask.models.encoders.chain import is_swin
 from semask.models.encoders.mix_transformer import HEADS, STEPS
 from semask.models.encoders.swin import ShiftedWindowAttention
@@ -50,13 +50,13 @@ _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
 def require_expressible(recipe: Recipe) -> None:
     """Raise a ValueError unless `transformers` has a model that computes the recipe's."""
     encoder, decoder = recipe.model.encoder, recipe.model.decoder
-    name = decoder.name
+    name = decoder.kind
     problem = None
     if name not in CLASSES:
         problem = f"it has no decoder {name!r}"
-    elif decoder.pixel_decoder != PIXEL_DECODERS[name]:
-        problem = f"its {name} has the pixel decoder {PIXEL_DECODERS[name]!r} alone, not {decoder.pixel_decoder!r}"
-    elif encoder.semantic_layers:
+    elif decoder.pixel_decoder.kind != PIXEL_DECODERS[name]:
+        problem = f"its {name} has the pixel decoder {PIXEL_DECODERS[name]!r} alone, not {decoder.pixel_decoder.kind!r}"
+    elif encoder.semantic is not None:
         problem = "it has no semantic layers"
     elif not is_swin(encoder.name):
         problem = f"the encoder {encoder.name!r} is not written in its layout"
@@ -73,17 +73,17 @@ def model_config(recipe: Recipe, classes: Classes | None = None) -> dict[str, An
     """Return the config.json of a recipe; without class names there, classes are numbered."""
     require_expressible(recipe)
     decoder = recipe.model.decoder
-    model = build_weightless(recipe)
+    model = build_on_meta(recipe)
     names = classes.names if classes is not None else [f"class {number}" for number in range(recipe.model.num_classes)]
     config = {
-        "architectures": [CLASSES[decoder.name]],
-        "model_type": decoder.name,
+        "architectures": [CLASSES[decoder.kind]],
+        "model_type": decoder.kind,
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
         "dtype": "float32",
         "backbone_config": swin_config(model, recipe),
     }
-    return config | (_mask2former_config if decoder.name == "mask2former" else _maskformer_config)(model, recipe)
+    return config | (_mask2former_config if decoder.kind == "mask2former" else _maskformer_config)(model, recipe)
 
 
 def processor_config(recipe: Recipe, classes: Classes | None = None) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def processor_config(recipe: Recipe, classes: Classes | None = None) -> dict[str
     box = recipe.data.base_scale
     size = {} if box is None else {"size": {"shortest_edge": min(box), "longest_edge": max(box)}}
     return {
-        "image_processor_type": PROCESSORS[recipe.model.decoder.name],
+        "image_processor_type": PROCESSORS[recipe.model.decoder.kind],
         "do_resize": box is not None,
         **size,
         "size_divisor": 32,
@@ -127,9 +127,9 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def check_config(config: Mapping[str, Any], recipe: Recipe) -> None:
     """Raise a ValueError unless a config.json says of what tensors do not tell what the recipe says."""
-    ours = _SEGFORMER if recipe.model.decoder.name == "segformer" else model_config(recipe)
+    ours = _SEGFORMER if recipe.model.decoder.kind == "segformer" else model_config(recipe)
     differ = []
-    for section, defaults in _DEFAULTS[recipe.model.decoder.name].items():
+    for section, defaults in _DEFAULTS[recipe.model.decoder.kind].items():
         said = config.get(section) if section else config
         said = said if isinstance(said, Mapping) else {}
         meant = ours[section] if section else ours
@@ -200,13 +200,13 @@ def _mask2former_config(model: SegmentationModel, recipe: Recipe) -> dict[str, A
         "dropout": decoder.dropout,
         "activation_function": "relu",
         "pre_norm": False,
-        "no_object_weight": loss.no_object,
+        "no_object_weight": loss.no_object_weight,
         "class_weight": loss.class_weight,
         "mask_weight": loss.mask_weight,
         "dice_weight": loss.dice_weight,
         **({} if loss.points is None else {"train_num_points": loss.points}),
-        "oversample_ratio": loss.oversample,
-        "importance_sample_ratio": loss.importance,
+        "oversample_ratio": loss.oversample_ratio,
+        "importance_sample_ratio": loss.importance_sample_ratio,
     }
 
 
@@ -232,7 +232,7 @@ def _maskformer_config(model: SegmentationModel, recipe: Recipe) -> dict[str, An
             "dropout": decoder.dropout,
             "activation_function": "relu",
         },
-        "no_object_weight": loss.no_object,
+        "no_object_weight": loss.no_object_weight,
         "cross_entropy_weight": loss.class_weight,
         "mask_weight": loss.mask_weight,
         "dice_weight": loss.dice_weight,

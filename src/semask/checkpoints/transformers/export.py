@@ -11,7 +11,7 @@ from semask.checkpoints.record import WEIGHTS
 from semask.checkpoints.transformers.config import CONFIG, PROCESSOR, model_config, processor_config
 from semask.checkpoints.transformers.keys import untranslate
 from semask.data.classes import Classes
-from semask.files import whole_file, write_json
+from semask.files import atomic_write, write_json
 from semask.models.model import SegmentationModel
 from semask.recipes import Recipe
 
@@ -31,7 +31,7 @@ def write_transformers(
     tensors = {
         key: value.clone(memory_format=torch.contiguous_format) for key, value in untranslate(ours, recipe).items()
     }
-    with whole_file(directory / WEIGHTS) as part:
+    with atomic_write(directory / WEIGHTS) as part:
         save_file(tensors, part, metadata={"format": "pt"})
     write_json(directory / PROCESSOR, processor)
     write_json(directory / CONFIG, config)

@@ -158,7 +158,7 @@ def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
 
 def untranslate(tensors: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
     """Return our tensors as a file of this layout holds them, with the buffers and the unused norm that it has."""
-    decoder = recipe.model.decoder.name
+    decoder = recipe.model.decoder.kind
     to_theirs = _renaming(tuple((ours, theirs) for theirs, ours in (*_SHARED, *_OWN[decoder])))
     parts = dict(part for key, value in tensors.items() for part in split(key, value, _OUR_JOINED))
     renamed: dict[str, Tensor] = {}
@@ -177,11 +177,11 @@ def untranslate(tensors: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tens
 def _extras(renamed: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
     """Return what their models hold besides and ours do not need."""
     width = len(renamed[f"{_ENCODER}encoder.layers.3.blocks.0.layernorm_before.weight"])
-    no_object = torch.tensor([recipe.loss.masks.no_object])
-    extras = {"criterion.empty_weight": torch.cat((torch.ones(recipe.model.num_classes), no_object))}
-    norm = f"{_ENCODER}{'swin.' if recipe.model.decoder.name == 'mask2former' else ''}layernorm."
+    no_object_weight = torch.tensor([recipe.loss.masks.no_object_weight])
+    extras = {"criterion.empty_weight": torch.cat((torch.ones(recipe.model.num_classes), no_object_weight))}
+    norm = f"{_ENCODER}{'swin.' if recipe.model.decoder.kind == 'mask2former' else ''}layernorm."
     extras |= {f"{norm}weight": torch.ones(width), f"{norm}bias": torch.zeros(width)}
-    if recipe.model.decoder.name == "maskformer":
+    if recipe.model.decoder.kind == "maskformer":
         table = ".relative_position_bias_table"
         for key, value in renamed.items():
             if key.endswith(table):

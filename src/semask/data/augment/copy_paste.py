@@ -10,7 +10,7 @@ from torch import Tensor
 
 from semask.data.classes import Classes
 from semask.data.readers.raster import Picture
-from semask.ops.resize import as_unit
+from semask.ops.resize import to_float
 from semask.recipes.recipe import DataRecipe
 from semask.structures import IGNORE
 
@@ -49,7 +49,7 @@ class CopyPaste:
         below, above = onto[0], source[0]
         if below.dtype != above.dtype:
             # In a set of files of 8 bits and of more, whose numbers are on different scales.
-            below, above = as_unit(below), as_unit(above)
+            below, above = to_float(below), to_float(above)
         image, label = below.clone(), onto[1].clone()
         image[:, *box] = torch.where(chosen, above[:, *box], image[:, *box])
         label[box] = torch.where(chosen, source[1][box], label[box])

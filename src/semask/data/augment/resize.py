@@ -11,7 +11,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from semask.data.readers.raster import Picture
-from semask.ops.reference import is_plain
+from semask.ops.reference import is_reference
 
 Window = tuple[slice, slice]
 """Rows and columns; what lies beyond the picture is not there."""
@@ -28,7 +28,7 @@ def resize_part(image: Picture, size: tuple[int, int], window: Window, *, antial
     if size == (image.shape[-2], image.shape[-1]):
         return image[:, *window]
     fast = image.dtype == torch.uint8 and image.shape[0] == 3 and min(size) > 1
-    if is_plain() or not fast or torch.backends.cpu.get_cpu_capability() not in EIGHT_BIT_KERNEL:
+    if is_reference() or not fast or torch.backends.cpu.get_cpu_capability() not in EIGHT_BIT_KERNEL:
         return _resize(image, size, antialias)[:, *window]
     (height, (tall, wide)), (rows, columns) = (image.shape[-2], size), window
     first, last, _ = rows.indices(tall)

@@ -12,7 +12,7 @@ from semask.data.augment.photometric import distort, distort_bands
 from semask.data.augment.resize import ResizedLabel, resize_part
 from semask.data.readers.raster import Picture, check_channels
 from semask.ops.geometry import fit_size
-from semask.ops.resize import as_unit
+from semask.ops.resize import to_float
 from semask.recipes.recipe import IMAGENET_MEAN, DataRecipe
 from semask.structures import IGNORE
 
@@ -85,8 +85,8 @@ class TrainTransform:
     ) -> tuple[Float[Tensor, "c h w"], UInt8[Tensor, "h w"]]:
         """Distort colours, go to [0, 1] and pad."""
         if self.data.photometric and image.shape[0] == 3 and image.dtype == torch.uint8:
-            return self._pad(as_unit(distort(image.contiguous(), random, hue=self.data.hue)), label)
-        unit = as_unit(image)
+            return self._pad(to_float(distort(image.contiguous(), random, hue=self.data.hue)), label)
+        unit = to_float(image)
         return self._pad(distort_bands(unit, random) if self.data.photometric else unit, label)
 
     def draw_size(self, height: int, width: int, random: np.random.Generator) -> tuple[int, int]:
@@ -116,7 +116,7 @@ class TrainTransform:
             if around is not None:
                 return around
         window = self._draw_window(label, random)
-        if self.data.category_cap >= 1.0:
+        if self.data.cat_max_ratio >= 1.0:
             return window
         for _ in range(CROP_ATTEMPTS):
             if self._varied(label[window]):
@@ -131,9 +131,9 @@ class TrainTransform:
         return slice(top, top + high), slice(left, left + wide)
 
     def _varied(self, label: Tensor) -> bool:
-        """Whether more than one class is there and none covers `category_cap` of the labelled pixels."""
+        """Whether more than one class is there and none covers `cat_max_ratio` of the labelled pixels."""
         counts = np.bincount(label.numpy().ravel(), minlength=IGNORE + 1)[:IGNORE]
-        return bool((counts > 0).sum() > 1 and counts.max() / counts.sum() < self.data.category_cap)
+        return bool((counts > 0).sum() > 1 and counts.max() / counts.sum() < self.data.cat_max_ratio)
 
     def _pad(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         bottom, right = self.data.crop[0] - label.shape[0], self.data.crop[1] - label.shape[1]
@@ -180,10 +180,10 @@ def _check_shares(data: DataRecipe) -> None:
 
 def _check_reduced(data: DataRecipe) -> None:
     """Refuse decoding at a reduced size of what is not read as RGB of 8 bits."""
-    if data.reduced_decode and (data.kind == "scenes" or data.channels != 3 or data.value_range is not None):
+    if data.jpeg_draft and (data.kind == "scenes" or data.channels != 3 or data.value_range is not None):
         raise ValueError(
-            "data.reduced_decode is for JPEG files in RGB, not for scenes, other channels or a value_range; say "
-            "--data.reduced-decode false"
+            "data.jpeg_draft is for JPEG files in RGB, not for scenes, other channels or a value_range; say "
+            "--data.jpeg-draft false"
         )
 
 

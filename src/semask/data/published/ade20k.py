@@ -11,7 +11,7 @@ from semask.recipes.ade20k import ade20k_data
 ADE20K = Official(
     title="ADE20K",
     downloads=("ADEChallengeData2016.zip",),
-    data=ade20k_data(512, category_cap=0.75, jitter=True),
+    data=ade20k_data(512, cat_max_ratio=0.75, jitter=True),
     counts={"training": 20210, "validation": 2000},
     gather=by_folder(
         r"images/(?P<split>training|validation)/(?P<stem>[^/]+)\.jpg",

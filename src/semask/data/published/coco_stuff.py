@@ -15,7 +15,7 @@ from semask.data.classes import Classes
 from semask.data.published.official import Official, by_folder, by_list, renumbered
 from semask.data.readers.mat_file import read_mat
 from semask.data.readers.source import Source
-from semask.recipes import coco_stuff10k, coco_stuff164k
+from semask.recipes import coco_stuff
 
 LARGEST_ID = 182
 
@@ -28,7 +28,7 @@ def read_regions(source: Source) -> UInt8[np.ndarray, "H W"]:
 COCO_STUFF_10K = Official(
     title="COCO-Stuff 10k",
     downloads=("cocostuff-10k-v1.1.zip",),
-    data=coco_stuff10k.DATA,
+    data=coco_stuff.DATA_10K,
     counts={"train2014": 9000, "test2014": 1000},
     gather=by_list(
         r"images/(?P<stem>[^/]+)\.jpg",
@@ -41,7 +41,7 @@ COCO_STUFF_10K = Official(
 COCO_STUFF_164K = Official(
     title="COCO-Stuff 164k",
     downloads=("train2017.zip", "val2017.zip", "stuffthingmaps_trainval2017.zip"),
-    data=coco_stuff164k.DATA,
+    data=coco_stuff.DATA_164K,
     counts={"train2017": 118287, "val2017": 5000},
     gather=by_folder(
         r"(?P<split>train2017|val2017)/(?P<stem>[^/]+)\.jpg",

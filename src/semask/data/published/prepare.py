@@ -25,7 +25,7 @@ from semask.data.published.official import Found, Official, unknown_values
 from semask.data.readers.archive import open_download
 from semask.data.readers.image import read_label
 from semask.data.readers.source import Source
-from semask.files import whole_file
+from semask.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -165,10 +165,10 @@ def _make(job: Job, read: Callable[[Source], Integer[np.ndarray, "H W"]] | None)
         if unknown := unknown_values(values, job.labels):
             raise ValueError(f"{job.source}: holds {unknown[:5]}, which are no values of the dataset; fetch it again")
         if read is not None:
-            with whole_file(job.target) as part:
+            with atomic_write(job.target) as part:
                 Image.fromarray(values.astype(np.uint8)).save(part, "PNG")
             return True
-    with job.source.open("rb") as file, whole_file(job.target) as part, part.open("wb") as out:
+    with job.source.open("rb") as file, atomic_write(job.target) as part, part.open("wb") as out:
         shutil.copyfileobj(file, out)
     return True
 
@@ -191,7 +191,7 @@ def _write_lists(official: Official, found: dict[str, Found], root: Path) -> Non
     for split, pairs in found.items():
         complete = sorted(pairs.images.keys() & pairs.labels.keys())
         if complete:
-            with whole_file(root / f"{split}.txt") as part:
+            with atomic_write(root / f"{split}.txt") as part:
                 part.write_text("\n".join(complete) + "\n", encoding="utf-8")
 
 

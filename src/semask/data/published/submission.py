@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from semask.data.classes import Classes
-from semask.files import whole_file
+from semask.files import atomic_write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class Submission:
         picture = Image.fromarray(self._numbers[labels.cpu().to(torch.int64).numpy()])
         if self.format.palette:
             picture.putpalette([part for colour in self.table.colours for part in colour])
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             picture.save(part, "PNG")
         return path
 

@@ -18,7 +18,7 @@ from semask.data.readers.source import Source
 from semask.data.readers.tar_file import packing, tar_members
 from semask.data.readers.tree import paths_below
 from semask.data.readers.zip_file import open_zip
-from semask.files import whole_file
+from semask.files import atomic_write
 
 MAX_TOTAL = 2**40
 """The largest sum of sizes [bytes] that an archive may declare."""
@@ -86,7 +86,7 @@ def _decompressed(path: Path, scratch: Path) -> Path:
     target = scratch / f"{path.name}.{hashlib.sha256(version).hexdigest()[:16]}.tar"
     if not target.is_file():
         limit = MAX_RATIO * max(state.st_size, CHUNK)
-        with whole_file(target) as part, part.open("wb") as out:
+        with atomic_write(target) as part, part.open("wb") as out:
             for chunk in _chunks(path, packed):
                 if out.tell() + len(chunk) > limit:
                     raise ValueError(

@@ -1,12 +1,11 @@
-"""The fully convolutional decoder, and the small form of it that supervises an earlier map."""
+"""FCN: the fully convolutional decoder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from semask.models.layers.blocks import ConvNormAct, pixel_classifier
 from semask.structures import Features, PixelLogits
@@ -28,26 +27,10 @@ class FCN(nn.Module):
         self.classify = pixel_classifier(channels, num_classes)
 
     def forward(self, features: Features) -> PixelLogits:
-        """Decode the last map at its grid; the others are not looked at."""
+        """Decode the last map at its grid."""
         x = last = features.maps[-1]
         for conv in self.convs:
             x = conv(x)
-        return PixelLogits(self.classify(self.dropout(self.fuse(torch.cat([last, x], dim=1)))))
-
-
-class FCNHead(nn.Module):
-    """One 3×3 convolution and a classifier, for an auxiliary prediction.
-
-    Source: PSPNet (arXiv:1612.01105) §3.3; width and dropout as in mmsegmentation.
-    """
-
-    def __init__(self, in_channels: int, *, num_classes: int, channels: int = 256, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.conv = ConvNormAct(in_channels, channels)
-        self.dropout = nn.Dropout2d(dropout)
-        self.classify = pixel_classifier(channels, num_classes)
-
-    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b k h w"]:
-        """Return the logits of one map at its grid."""
-        out: Tensor = self.classify(self.dropout(self.conv(x)))
-        return out
+        # fuse with the encoder's map
+        fused = self.fuse(torch.cat([last, x], dim=1))
+        return PixelLogits(self.classify(self.dropout(fused)))

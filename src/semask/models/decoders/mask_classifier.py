@@ -12,14 +12,15 @@ from semask.structures import Features, MaskLogits
 
 
 class MaskClassifier(nn.Module):
-    """Predict a set of masks, each with one class, from a pyramid of maps.
+    """A set of masks, each with one class, from a pyramid of maps.
 
     Source: MaskFormer (arXiv:2107.06278) §3; SeMask §3.4.
     """
 
     has_auxiliary: ClassVar[bool] = True
+    classifies_masks: ClassVar[bool] = True
     size_multiple: ClassVar[int] = 32
-    """What images are padded to [px], so that every map of the pyramid is twice as large as the next."""
+    """Images are padded to it [px], so that every map of the pyramid is twice as large as the next."""
 
     def __init__(self, pixel_decoder: nn.Module, predictor: nn.Module) -> None:
         """`pixel_decoder` turns Features into PixelFeatures, `predictor` both into MaskLogits."""
@@ -34,7 +35,7 @@ class MaskClassifier(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """From queries to logits: a linear layer for the class, an embedding to compare with every pixel's for the mask."""
+    """Queries to logits: a linear layer for the class; for the mask an embedding, multiplied with every pixel's."""
 
     def __init__(self, width: int, *, num_classes: int, mask_width: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""MaskFormer's transformer decoder: queries look at the encoder's coarsest map."""
+"""MaskFormer's transformer decoder: queries attend to the encoder's coarsest map."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from semask.structures import Features, MaskLogits, PixelFeatures
 
 
 class MaskFormerPredictor(nn.Module):
-    """Layers of self-attention, cross-attention and MLP over learned queries; every layer predicts.
+    """Layers of self-attention, cross-attention and MLP over learned queries.
 
-    Queries start at zero and know their learned positions only.
+    Queries start at zero, with their learned positions alone.
 
     Source: MaskFormer (arXiv:2107.06278) §3.3, DETR's decoder; SeMask's configuration: 6 layers, 8 heads, 100 queries.
     """
@@ -45,9 +45,11 @@ class MaskFormerPredictor(nn.Module):
 
     def forward(self, features: Features, pixels: PixelFeatures, *, auxiliary: bool = True) -> MaskLogits:
         """Return the last layer's prediction and, in `auxiliary`, those of the layers before it."""
+        # image features with positions
         coarsest = self.project(features.maps[-1])
         memory = coarsest.flatten(2).transpose(1, 2)
         key = memory + sine_positions(coarsest, memory.shape[-1])
+        # transformer decoder: every layer predicts
         positions = self.query_positions[None]
         queries: Tensor = torch.zeros_like(positions).expand(memory.shape[0], -1, -1)
         predictions: list[MaskLogits] = []

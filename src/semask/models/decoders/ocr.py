@@ -1,4 +1,4 @@
-"""OCR: pixels look at the regions of the classes, which a first, coarse prediction draws."""
+"""OCR: pixels attend to the regions of the classes, which a first, coarse prediction gives."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from semask.models.layers.blocks import ConvNormAct, pixel_classifier
-from semask.ops.resize import resize
+from semask.ops.resize import resize, size_of
 from semask.structures import Features, PixelLogits
 
 
 class ObjectContext(nn.Module):
-    """Give every pixel a mixture of the regions' features, by attention, and fuse it with the pixel's own.
+    """Attention of every pixel to the regions' features, fused with the pixel's own.
 
     Source: OCRNet (arXiv:1909.11065) §3.2, object-contextual representations.
     """
@@ -30,20 +30,23 @@ class ObjectContext(nn.Module):
         self.fuse = ConvNormAct(2 * channels, channels, kernel_size=1)
 
     def forward(self, x: Float[Tensor, "b c h w"], coarse: Float[Tensor, "b k h w"]) -> Float[Tensor, "b c h w"]:
-        """Return the augmented pixels; `coarse` are the logits that draw the regions."""
+        """Return the augmented pixels; the softmax of the logits `coarse` over the pixels weighs each region."""
+        # object region representations
         pixels = x.flatten(2).transpose(1, 2)
         regions = (coarse.flatten(2).softmax(-1) @ pixels).transpose(1, 2)[..., None]  # b c k 1
+        # pixel-region relation
         query, key, value = (
             part.flatten(2).transpose(1, 2) for part in (self.query(x), self.key(regions), self.value(regions))
         )
         context = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
-        context = self.project(context.unflatten(2, (x.shape[-2], x.shape[-1])))
+        context = self.project(context.unflatten(2, size_of(x)))
+        # augmented representations
         out: Tensor = self.fuse(torch.cat([context, x], dim=1))
         return out
 
 
 class OCR(nn.Module):
-    """Classify all maps at the first one's grid coarsely, then again with the context of the regions that gives.
+    """A coarse classification of all maps at the first one's grid, then another with the context of its regions.
 
     The coarse logits are the auxiliary prediction.
 
@@ -67,8 +70,8 @@ class OCR(nn.Module):
 
     def forward(self, features: Features, *, auxiliary: bool = True) -> PixelLogits:
         """Decode all maps at the first one's grid."""
-        size = (features.maps[0].shape[-2], features.maps[0].shape[-1])
-        maps = torch.cat([resize(level, size) for level in features.maps], dim=1)
+        maps = torch.cat([resize(level, size_of(features.maps[0])) for level in features.maps], dim=1)
+        # soft object regions
         coarse = self.classify_coarse(self.coarse(maps))
         logits = self.classify(self.dropout(self.context(self.bottleneck(maps), coarse)))
         return PixelLogits(logits, (PixelLogits(coarse),) if auxiliary else ())

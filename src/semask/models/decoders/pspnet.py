@@ -12,7 +12,7 @@ from semask.structures import Features, PixelLogits
 
 
 class PSPNet(nn.Module):
-    """Lay averages over four grids beside the last map, narrow and classify.
+    """The last map beside its averages over four grids, narrowed and classified.
 
     Source: PSPNet (arXiv:1612.01105) §3.2; 512 channels as in mmsegmentation.
     """
@@ -27,5 +27,6 @@ class PSPNet(nn.Module):
         self.classify = pixel_classifier(channels, num_classes)
 
     def forward(self, features: Features) -> PixelLogits:
-        """Decode the last map at its grid; the others are not looked at."""
-        return PixelLogits(self.classify(self.dropout(self.bottleneck(self.pooling(features.maps[-1])))))
+        """Decode the last map at its grid."""
+        pooled = self.pooling(features.maps[-1])
+        return PixelLogits(self.classify(self.dropout(self.bottleneck(pooled))))

@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from semask.models.layers.blocks import ConvNormAct, pixel_classifier
-from semask.ops.reference import is_plain
-from semask.ops.resize import resize
+from semask.ops.resize import convolve_resized, size_of
 from semask.structures import Features, PixelLogits
 
 Form = Literal["authors", "mmsegmentation"]
 
 
 class SegFormer(nn.Module):
-    """Turn a pyramid into logits at the grid of its finest level.
+    """SegFormer's all-MLP head over a pyramid, with logits at the grid of its finest level.
 
     The authors' form projects a level by a linear layer and concatenates the coarsest level first; mmsegmentation's has
     a BatchNorm and a ReLU after every projection and the finest level first. They are two functions: neither can hold
@@ -48,23 +44,11 @@ class SegFormer(nn.Module):
         self.classify = pixel_classifier(channels, num_classes)
 
     def forward(self, features: Features) -> PixelLogits:
-        """Decode the maps; the priors are not looked at."""
-        size = (features.maps[0].shape[-2], features.maps[0].shape[-1])
+        """Decode all maps at the first one's grid."""
+        # project every level to one width
         levels = [branch(level) for branch, level in zip(self.branches, features.maps, strict=True)]
-        fused = self._fuse_plainly(levels, size) if is_plain() else self._fuse(levels, size)
-        return PixelLogits(self.classify(self.dropout(fused)))
-
-    def _fuse_plainly(self, levels: list[Tensor], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
-        resized = [resize(level, size) for level in levels]
-        out: Tensor = self.fuse(torch.cat(resized[::-1] if self.coarse_first else resized, dim=1))
-        return out
-
-    def _fuse(self, levels: list[Tensor], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
-        """Fuse each level at its own grid: both steps are linear, and a 1×1 convolution may come before resizing."""
-        weights = self.fuse.conv.weight.chunk(len(levels), dim=1)
-        total: Tensor | None = None
-        for level, weight in zip(levels, weights[::-1] if self.coarse_first else weights, strict=True):
-            part = resize(F.conv2d(level, weight), size)
-            total = part if total is None else total + part
-        out: Tensor = self.fuse.act(self.fuse.bn(total))
-        return out
+        # upsample, concatenate and fuse
+        fused = convolve_resized(
+            self.fuse.conv, levels[::-1] if self.coarse_first else levels, size_of(features.maps[0])
+        )
+        return PixelLogits(self.classify(self.dropout(self.fuse.act(self.fuse.bn(fused)))))

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from semask.models.layers.attention import HEAD_WIDTH, Block
-from semask.models.layers.single_scale import SingleScale
+from semask.ops.resize import resize, size_of
 from semask.structures import Features, PixelLogits
+
+STRIDE = 16
+"""Of the map made from a pyramid; that of a ViT's patches in most of Segmenter's models."""
 
 
 class SegmenterLinear(nn.Module):
-    """Classify every patch by itself.
+    """A linear classifier of every patch.
 
     Source: Segmenter (arXiv:2105.05633) §3.2, the linear baseline.
     """
@@ -30,7 +36,7 @@ class SegmenterLinear(nn.Module):
 
 
 class MaskTransformer(nn.Module):
-    """Let patches and class embeddings attend to each other; a class's mask is its similarity to every patch.
+    """A transformer over patches and class embeddings; a class's mask is its similarity to every patch.
 
     The class embeddings follow the patches; there is no position table here. Rows are divided by their L2 norm, so
     the masks are cosines, and are normalised over the classes by a LayerNorm with weights.
@@ -73,6 +79,7 @@ class MaskTransformer(nn.Module):
         for block in self.blocks:
             tokens = block(tokens)
         tokens = self.norm(tokens)
+        # eq. 4: scalar product of L2-normalised patch and class embeddings
         count = height * width
         patches = F.normalize(tokens[:, :count] @ self.patch_projection, dim=-1)
         classes = F.normalize(tokens[:, count:] @ self.class_projection, dim=-1)
@@ -82,18 +89,67 @@ class MaskTransformer(nn.Module):
     def tokens(self, features: Features) -> tuple[Float[Tensor, "b n d"], tuple[int, int]]:
         """Return what the first block reads, projected patches and then class embeddings, and the patches' grid."""
         patches = self.single_scale(features.maps)
-        grid = (patches.shape[-2], patches.shape[-1])
         projected = self.project(patches.flatten(2).transpose(1, 2))
         classes = self.class_embeddings.to(projected.dtype).expand(projected.shape[0], -1, -1)
-        return torch.cat((projected, classes), dim=1), grid
+        return torch.cat((projected, classes), dim=1), size_of(patches)
 
     def attention(self, tokens: Float[Tensor, "b n d"], layer: int) -> Float[Tensor, "b heads n n"]:
-        """Return who attends to whom in one layer, given what `tokens` returns; each row has the sum 1."""
+        """Return the attention weights of one layer for the result of `tokens`; each row has the sum 1."""
         for block in self.blocks[:layer]:
             tokens = block(tokens)
         chosen = self.blocks[layer]
         assert isinstance(chosen, Block)
         return chosen.attn.weights(chosen.norm1(tokens))
+
+
+class SingleScale(nn.Module):
+    """One map from those of an encoder: a plain ViT's stays as it is, a pyramid is brought to stride 16.
+
+    "last" resizes the coarsest map bilinearly. "fused" projects every map to `width` channels by a 1×1 convolution,
+    averages finer ones down and resizes coarser ones up, and adds them.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        strides: Sequence[int | float],
+        *,
+        source: Literal["last", "fused"] | None,
+        width: int | None = None,
+    ) -> None:
+        """`source` belongs to pyramids, `width` to "fused" alone; None is the coarsest map's width."""
+        super().__init__()
+        pyramid = len(in_channels) > 1
+        if source is not None and not pyramid:
+            raise ValueError(
+                f"this encoder gives one map already; single_scale {source!r} is for pyramids, use "
+                "--model.decoder.single-scale None"
+            )
+        if pyramid and source is None:
+            raise ValueError(
+                f"Segmenter's decoders read one map, and this encoder gives {len(in_channels)}; use "
+                "--model.decoder.single-scale last or fused, or a plain ViT"
+            )
+        if pyramid and STRIDE not in strides:
+            raise ValueError(f"the encoder has no stage at stride {STRIDE}, only {tuple(strides)}; use another one")
+        self.target = list(strides).index(STRIDE) if pyramid else None
+        fused = pyramid and source == "fused"
+        self.channels = width if fused and width is not None else in_channels[-1]
+        self.projections = nn.ModuleList(nn.Conv2d(c, self.channels, 1) for c in in_channels) if fused else None
+
+    def forward(self, maps: Sequence[Tensor]) -> Float[Tensor, "b c h w"]:
+        """Return the one map, of `channels` channels."""
+        if self.target is None:
+            return maps[0]
+        size = size_of(maps[self.target])
+        if self.projections is None:
+            return resize(maps[-1], size)
+        # project every level, bring it to stride 16 and sum
+        levels = [
+            F.adaptive_avg_pool2d(projected, size) if level < self.target else resize(projected, size)
+            for level, projected in enumerate(p(m) for p, m in zip(self.projections, maps, strict=True))
+        ]
+        return torch.stack(levels).sum(0)
 
 
 def initialise(module: nn.Module) -> None:

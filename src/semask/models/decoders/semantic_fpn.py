@@ -1,20 +1,19 @@
-"""Semantic FPN: each level climbs to stride 4 by convolutions and doublings, the levels are added."""
+"""Semantic FPN: each level is brought to stride 4 by convolutions and doublings, and the levels are summed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from semask.models.layers.blocks import ConvNormAct, pixel_classifier
 from semask.models.layers.feature_pyramid import FeaturePyramid
-from semask.ops.reference import is_plain
-from semask.ops.resize import are_equal, resize
+from semask.ops.resize import resize, size_of, sum_equal_sizes
 from semask.structures import Features, PixelLogits
 
 
 class SemanticFPN(nn.Module):
-    """Turn a pyramid into logits at the grid of its finest level.
+    """Semantic FPN over a pyramid, with logits at the grid of its finest level.
 
     Level i has max(1, i) units of 3×3 convolution, BatchNorm and ReLU, each followed by a doubling when i > 0; those
     that double to the same grid are added up before. SeMask has no neck: the units read the encoder's maps. Panoptic
@@ -42,33 +41,22 @@ class SemanticFPN(nn.Module):
         self.classify = pixel_classifier(channels, num_classes)
 
     def forward(self, features: Features) -> PixelLogits:
-        """Decode the maps; the priors are not looked at."""
+        """Decode all maps at the first one's grid."""
         maps = features.maps if self.neck is None else self.neck(features.maps)
-        halves = (branch(level) for branch, level in zip(self.branches[1:], maps[1:], strict=True))
-        sums = halves if is_plain() else sums_by_size(halves)
         total = self.branches[0](maps[0])
-        size = (total.shape[-2], total.shape[-1])
-        for half in sums:
-            # Into the doubled map, which no backward pass asks for again.
-            total = resize(self.doubling(half), size).add_(total)
+        # bring every coarser level up to half the finest grid
+        halves = (branch(level) for branch, level in zip(self.branches[1:], maps[1:], strict=True))
+        # double and sum
+        for half in sum_equal_sizes(halves):
+            # In place, into the doubled map, which no backward pass reads.
+            total = resize(self.doubling(half), size_of(total)).add_(total)
         return PixelLogits(self.classify(self.dropout(total)))
 
 
 def climb(in_channels: int, channels: int, level: int) -> nn.Sequential:
-    """Return the units that bring level `level` up to level 1; the last doubling, which is linear, is for their sum."""
+    """Return the units that bring level `level` up to level 1; the last doubling, a linear step, comes after the sum."""
     units: list[nn.Module] = [ConvNormAct(in_channels, channels)]
     for _ in range(1, level):
         units.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
         units.append(ConvNormAct(channels, channels))
     return nn.Sequential(*units)
-
-
-def sums_by_size(maps: Iterable[Tensor]) -> list[Tensor]:
-    """Add up maps of equal size; a compiler for all sizes knows of none that they are."""
-    sums: list[Tensor] = []
-    for level in maps:
-        if sums and are_equal((sums[-1].shape[-2], sums[-1].shape[-1]), (level.shape[-2], level.shape[-1])):
-            sums[-1] = sums[-1] + level
-        else:
-            sums.append(level)
-    return sums

@@ -20,7 +20,7 @@ MLA_WIDTH = 128
 
 
 class SETR(nn.Module):
-    """Classify the last map, by a head for it.
+    """A head over the last map.
 
     Source: SETR (arXiv:2012.15840) §3.3, naïve upsampling and PUP.
     """
@@ -30,12 +30,12 @@ class SETR(nn.Module):
         self.head = head
 
     def forward(self, features: Features) -> PixelLogits:
-        """Decode the last map; the others are not looked at."""
+        """Decode the last map."""
         return PixelLogits(self.head(features.maps[-1]))
 
 
 class SETRHead(nn.Module):
-    """Normalise a map, take steps of convolution and enlargement, and classify.
+    """LayerNorm, steps of convolution and enlargement, and a classifier.
 
     Source: SETR §3.3; sizes of kernels and steps as in mmsegmentation.
     """
@@ -62,9 +62,9 @@ class SETRHead(nn.Module):
 
 
 class SETRMLA(nn.Module):
-    """Add maps up from the deepest to the shallowest, refine every sum, and classify all of them together.
+    """Maps summed from the deepest to the shallowest; every sum is refined, and all are classified together.
 
-    Auxiliary heads, if there are to be some, classify each refined sum.
+    With `auxiliary` heads, each refined sum is classified as well.
 
     Source: SETR §3.3, MLA; order and sizes as in mmsegmentation.
     """
@@ -88,9 +88,11 @@ class SETRMLA(nn.Module):
 
     def forward(self, features: Features, *, auxiliary: bool = True) -> PixelLogits:
         """Decode maps of one stride; `auxiliary` predictions, deepest first, are made if there are heads for them."""
+        # top-down aggregation
         laterals = [lateral(level) for lateral, level in zip(self.laterals, features.maps, strict=True)]
         sums = accumulate(reversed(laterals))
         refined = [refine(total) for refine, total in zip(self.refine, sums, strict=True)]
+        # enlarge, concatenate and classify
         branches = [branch(level) for branch, level in zip(self.branches, refined, strict=True)]
         logits = self.classify(torch.cat(branches, dim=1))
         if not auxiliary:

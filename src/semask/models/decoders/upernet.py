@@ -9,12 +9,12 @@ from torch import nn
 
 from semask.models.layers.blocks import ConvNormAct, pixel_classifier
 from semask.models.layers.pyramid_pooling import PyramidPooling
-from semask.ops.resize import resize
+from semask.ops.resize import resize, size_of
 from semask.structures import Features, PixelLogits
 
 
 class UPerNet(nn.Module):
-    """Pool the last map, let it flow into the finer ones, and classify all levels together at the first map's grid.
+    """A feature pyramid over a pooled last map, all of whose levels are classified together at the first map's grid.
 
     Source: UPerNet (arXiv:1807.10221) §3.1; norms and widths as in mmsegmentation and Swin.
     """
@@ -33,12 +33,13 @@ class UPerNet(nn.Module):
 
     def forward(self, features: Features) -> PixelLogits:
         """Decode all maps at the first one's grid."""
+        # lateral connections; the top is pyramid pooling
         levels = [lateral(level) for lateral, level in zip(self.laterals, features.maps[:-1], strict=True)]
         levels.append(self.bottleneck(self.pooling(features.maps[-1])))
+        # top-down pathway
         for finer in reversed(range(len(levels) - 1)):
-            size = (levels[finer].shape[-2], levels[finer].shape[-1])
-            levels[finer] = levels[finer] + resize(levels[finer + 1], size)
+            levels[finer] = levels[finer] + resize(levels[finer + 1], size_of(levels[finer]))
+        # smooth, bring to the finest grid, concatenate and fuse
         smooth = [output(level) for output, level in zip(self.outputs, levels[:-1], strict=True)] + levels[-1:]
-        size = (smooth[0].shape[-2], smooth[0].shape[-1])
-        fused = self.fuse(torch.cat([resize(level, size) for level in smooth], dim=1))
+        fused = self.fuse(torch.cat([resize(level, size_of(smooth[0])) for level in smooth], dim=1))
         return PixelLogits(self.classify(self.dropout(fused)))

@@ -1,4 +1,4 @@
-"""timm's own network of an encoder's recipe, as it comes: what ours are measured beside."""
+"""timm's own network of an encoder's recipe, unchanged, for comparison."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import nn
 
 from semask.models.encoders.chain import family_of, is_swin
 from semask.models.encoders.mix_transformer import is_mit
-from semask.models.encoders.vit import is_plain
-from semask.recipes import EncoderRecipe
+from semask.models.encoders.vit import is_vit
+from semask.recipes.encoders import EncoderOptions
 
 
-def bare_encoder(spec: EncoderRecipe, size: tuple[int, int]) -> nn.Module:
+def bare_encoder(spec: EncoderOptions, size: tuple[int, int]) -> nn.Module:
     """Return timm's feature network for images of a size (height, width) [px], with random weights.
 
     A ValueError tells encoders that are not timm's.
@@ -21,13 +21,14 @@ def bare_encoder(spec: EncoderRecipe, size: tuple[int, int]) -> nn.Module:
     if is_mit(spec.name):
         raise ValueError(f"timm has no {spec.name!r}; transformers and smp have Mix Transformers to compare with")
     family_of(spec.name)  # tells near names of those that are none
-    options: dict[str, Any] = {"drop_path_rate": spec.drop_path} if spec.drop_path else {}
+    rate = getattr(spec, "drop_path", 0.0)
+    options: dict[str, Any] = {"drop_path_rate": rate} if rate else {}
     if is_swin(spec.name):
         options |= {"img_size": size}
         fields = ("embed_dim", "depths", "num_heads", "window_size")
-        options |= {field: getattr(spec, field) for field in fields if getattr(spec, field) is not None}
-    elif is_plain(spec.name):
+        options |= {field: getattr(spec, field) for field in fields if getattr(spec, field, None) is not None}
+    elif is_vit(spec.name):
         options |= {"img_size": size, "num_classes": 0}
-        options |= {} if spec.patch_size is None else {"patch_size": spec.patch_size}
+        options |= {} if getattr(spec, "patch_size", None) is None else {"patch_size": spec.patch_size}
         return timm.create_model(spec.name.split(".", 1)[0], **options)  # type: ignore[no-any-return]
     return timm.create_model(spec.name.split(".", 1)[0], features_only=True, **options)  # type: ignore[no-any-return]

@@ -7,20 +7,22 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import timm
-from timm.layers import Format
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.layers import Conv2dSame, Format
 from timm.models import FeatureListNet
 from timm.models.xception_aligned import XceptionAligned
-from torch import nn
+from torch import Tensor, nn
 
-from semask.models.encoders.dense import divide_sizes, make_dense
-from semask.models.encoders.fixed_size import check_size, size_of_images, size_options
 from semask.models.encoders.staged import STAGES, Staged, StagedHiera, StagedHieraDet, StagedMViT, StagedTwins
+from semask.models.encoders.swin import make_dense
+from semask.ops.geometry import divide_up
 
 NUM_STAGES = 4
 _SWIN = "timm.models.swin_transformer"
 _SWIN_V2 = "timm.models.swin_transformer_v2"
 _DENSE = (_SWIN, _SWIN_V2)
-"""Families whose blocks are replaced by such as take maps of any size."""
+"""Families whose blocks are replaced by those for maps of any size."""
 _XCEPTION = "timm.models.xception_aligned"
 # These families bring feature networks of their own, but are plain chains when timm is asked for one.
 _CHAINS_ON_REQUEST = ("timm.models.efficientnet", "timm.models.mobilenetv3")
@@ -37,10 +39,14 @@ _STAGED: dict[str, Callable[[Any], Staged]] = {
 """Families that timm runs as one piece."""
 _DILATED = ("timm.models.resnet", "timm.models.resnest", _XCEPTION)
 """Families that can be dilated; their maps are of ⌈side / stride⌉ for images of any size."""
-
-
 _COLOUR_ONLY = ("timm.models.csatv2",)
 """Families that normalise images themselves, as RGB."""
+STEP = 32
+"""Sides of a fixed size are multiples of this [px], the stride of the coarsest map."""
+_FIXED_SIZE = ("timm.models.maxxvit", "timm.models.gcvit", "timm.models.hiera", "timm.models.swin_transformer_v2_cr")
+"""Families whose windows, or table of positions, are a fixed share of the image."""
+_ANY_SIZE = ("timm.models.twins", "timm.models.mvitv2", "timm.models.swiftformer", _SWIN, _SWIN_V2)
+"""Families that timm calls fixed, as classifiers, but whose maps may be of any size."""
 
 
 class Chain(NamedTuple):
@@ -63,12 +69,12 @@ class Chain(NamedTuple):
 
 
 def is_swin(name: str) -> bool:
-    """Say whether a timm name is a first-generation Swin Transformer."""
+    """Return whether a timm name is a first-generation Swin Transformer."""
     return family_of(name) == _SWIN
 
 
 def is_dilatable(name: str) -> bool:
-    """Say whether a timm name is a backbone that can dilate its last stages: ResNet, ResNeSt or aligned Xception."""
+    """Return whether a timm name is a backbone that can dilate its last stages: ResNet, ResNeSt or aligned Xception."""
     return family_of(name) in _DILATED
 
 
@@ -96,7 +102,7 @@ def timm_chain(
     check_size(name, family, size)
     if family in _COLOUR_ONLY and in_channels != 3:
         raise ValueError(
-            f"{name!r} normalises its images as RGB and takes no {in_channels} channels; say --data.channels 3, or "
+            f"{name!r} normalises its images as RGB and cannot take {in_channels}; use --data.channels 3, or "
             "choose another backbone"
         )
     options |= size_options(family, size) | {"in_chans": in_channels}
@@ -133,7 +139,7 @@ def timm_chain(
 
 
 def _rounds_up(family: str, network: nn.Module) -> bool:
-    """Say whether maps are of ⌈side / stride⌉; means taken for anti-aliasing leave the last row of an odd side out."""
+    """Return whether maps are of ⌈side / stride⌉; anti-aliasing by means drops the last row of an odd side."""
     blurred = any(isinstance(getattr(module, "aa", None), nn.AvgPool2d) for module in network.modules())
     return family in _DILATED and not blurred
 
@@ -167,7 +173,7 @@ def _xception_chain(network: XceptionAligned) -> Chain:
 
 
 def _create(name: str, drop_path: float, options: dict[str, Any]) -> Any:
-    """Build timm's network; the rate is always said, since some families have a default that is not 0."""
+    """Build timm's network; the rate is always given, since some families have a default other than 0."""
     bare = name.split(".", 1)[0]
     try:
         return timm.create_model(bare, drop_path_rate=drop_path, **options)
@@ -175,5 +181,70 @@ def _create(name: str, drop_path: float, options: dict[str, Any]) -> Any:
         if "drop_path_rate" not in str(error):
             raise
     if drop_path:
-        raise ValueError(f"{name!r} has no stochastic depth, not {drop_path}; say --model.encoder.drop-path 0")
+        raise ValueError(f"{name!r} has no stochastic depth, got {drop_path}; use --model.encoder.drop-path 0")
     return timm.create_model(bare, **options)
+
+
+def is_fixed(family: str) -> bool:
+    """Return whether a family encodes images of one size only, which can be chosen."""
+    return family in _FIXED_SIZE
+
+
+def is_sized(family: str) -> bool:
+    """Return whether a family is built for a size: those of a fixed one, and SwinV2, whose windows are no larger."""
+    return is_fixed(family) or family == _SWIN_V2
+
+
+def size_of_images(name: str, family: str, size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Return the one size (height, width) [px] of images that a model built for `size` encodes, None for any.
+
+    Without a `size` it is the named model's own.
+    """
+    if not is_fixed(family):
+        return None
+    return size or timm.get_pretrained_cfg(name).input_size[1:]
+
+
+def size_options(family: str, size: tuple[int, int] | None) -> dict[str, Any]:
+    """Return the options of timm's constructor for a size (height, width) [px]; Swin V2's windows must be squares."""
+    if size is None or not is_sized(family):
+        return {}
+    return {"img_size": max(size) if family == _SWIN_V2 else size}
+
+
+def check_size(name: str, family: str, size: tuple[int, int] | None) -> None:
+    """Refuse a size that a family of a fixed size cannot take, and families of one size that cannot be chosen."""
+    if size is not None and is_fixed(family) and any(side % STEP or side < STEP for side in size):
+        near = " ".join(str(max(STEP, round(side / STEP) * STEP)) for side in size)
+        raise ValueError(
+            f"{name!r} is built for images of one size, whose sides are multiples of {STEP} px, not {size[0]} and "
+            f"{size[1]}; use --data.crop {near}, or --model.encoder.image-size {near} where the crop is to be another"
+        )
+    known = timm.get_pretrained_cfg(name)
+    if known is not None and known.fixed_input_size and not is_fixed(family) and family not in _ANY_SIZE:
+        raise ValueError(
+            f"{name!r} (family {family.rsplit('.', 1)[-1]}) is built for images of {known.input_size[1]}×"
+            f"{known.input_size[2]} px alone and gives no pyramid for images of other sizes. Use a backbone that does, "
+            "such as swin, swinv2, convnext, pvt_v2, twins, mvitv2, davit, nextvit, maxvit or hiera."
+        )
+
+
+class SameConvolution(nn.Conv2d):
+    """timm's convolution with TensorFlow's "same" padding, in divisions that a compiler for all sizes can follow."""
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o _h _w"]:
+        """Pad, the odd one at the right and bottom, then convolve."""
+        bounds = zip(x.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True)
+        tall, wide = (
+            max((divide_up(side, stride) - 1) * stride + (kernel - 1) * dilation + 1 - side, 0)
+            for side, kernel, stride, dilation in bounds
+        )
+        padded = F.pad(x, (wide // 2, wide - wide // 2, tall // 2, tall - tall // 2))
+        return F.conv2d(padded, self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups)
+
+
+def divide_sizes(network: nn.Module) -> None:
+    """Replace timm's convolutions with TensorFlow's "same" padding, in place."""
+    for module in network.modules():
+        if type(module) is Conv2dSame:
+            module.__class__ = SameConvolution

@@ -9,17 +9,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from semask.models.encoders.chain import Chain
-from semask.models.encoders.recompute import again
+from semask.ops.checkpoint import checkpoint_stage
 from semask.structures import Features
+
+Step = Callable[[Tensor], Tensor]
 
 
 class HierarchicalEncoder(nn.Module):
-    """Run a chain of stages; what a semantic layer returns replaces the stage's map and flows on.
+    """A chain of stages; the masked map of a semantic layer replaces the stage's map and flows on.
 
     Source: SeMask (arXiv:2112.12782) §3.1, figure 2.
     """
 
-    num_recomputable: ClassVar[int] = 4
+    num_checkpointable: ClassVar[int] = 4
 
     def __init__(self, chain: Chain, *, semantic: Sequence[nn.Module] = (), norms: Sequence[nn.LayerNorm] = ()) -> None:
         """`semantic` and `norms` hold one module per stage, or none; a norm acts on what leaves the encoder only."""
@@ -36,7 +38,7 @@ class HierarchicalEncoder(nn.Module):
         self.stage_of = {name: stage for stage, name in enumerate(chain.outputs)}
         self.masked_stage_of = {name: stage for stage, name in enumerate(chain.semantic_after or chain.outputs)}
         self.chain = chain.modules
-        self.recomputed: frozenset[int] = frozenset()
+        self.checkpointed_stages: frozenset[int] = frozenset()
         self.semantic = nn.ModuleList(semantic)
         self.norms = nn.ModuleList(norms)
 
@@ -45,48 +47,48 @@ class HierarchicalEncoder(nn.Module):
         x: Tensor = images
         maps: list[Tensor] = []
         priors: list[Tensor] = []
-        for stage, steps in enumerate(self._steps()):
-            if stage + 1 in self.recomputed:
-                x, level, prior = again(self._run, x, steps, modules=(self.chain, self.semantic))
+        for stage, steps in enumerate(self._stages()):
+            if stage + 1 in self.checkpointed_stages:
+                x, level, prior = checkpoint_stage(self._run, x, steps, modules=(self.chain, self.semantic))
             else:
                 x, level, prior = self._run(x, steps)
             maps.append(level)
             priors.extend(prior)
         return Features(tuple(maps), tuple(priors))
 
-    def _steps(self) -> list[list[tuple[str, Callable[[Tensor], Tensor]]]]:
-        """Return the modules of every stage, by name; one whose result is a map is the last of its stage."""
-        stages: list[list[tuple[str, Callable[[Tensor], Tensor]]]] = [[]]
+    def _stages(self) -> list[list[tuple[str, Step]]]:
+        """Return the modules of every stage, by name; the output of a stage is its last."""
+        stages: list[list[tuple[str, Step]]] = [[]]
         for name, module in self.chain.items():
             stages[-1].append((name, module))
             if name in self.stage_of:
                 stages.append([])
         return stages[:-1]
 
-    def _run(
-        self, x: Tensor, steps: Sequence[tuple[str, Callable[[Tensor], Tensor]]]
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Run a stage; return what flows on, the stage's map, and its semantic map if there is one."""
+    def _run(self, x: Tensor, steps: Sequence[tuple[str, Step]]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Run a stage; return the next stage's input, the stage's map, and its semantic map if there is one."""
         prior: list[Tensor] = []
         for name, module in steps:
             x = module(x)
             if self.semantic and name in self.masked_stage_of:
-                masked = mask(self.semantic[self.masked_stage_of[name]], self._channels_first(x), prior)
-                x = masked.permute(0, 2, 3, 1) if self.channels_last else masked
-        return x, self._output(x, self.stage_of[steps[-1][0]]), prior
+                # the semantic layer masks the map, and the masked map flows on
+                layer = self.semantic[self.masked_stage_of[name]]
+                x = self._channels_first(x)
+                x = apply_semantic_layer(layer, x, priors=prior)
+                x = x.permute(0, 2, 3, 1) if self.channels_last else x
+        level = self._channels_first(x)
+        if self.norms:
+            level = self.norms[self.stage_of[steps[-1][0]]](level.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return x, level, prior
 
     def _channels_first(self, x: Tensor) -> Tensor:
         return x.permute(0, 3, 1, 2) if self.channels_last else x
 
-    def _output(self, x: Tensor, stage: int) -> Tensor:
-        level = self._channels_first(x)
-        if self.norms:
-            level = self.norms[stage](level.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return level
 
-
-def mask(layer: nn.Module, x: Float[Tensor, "b i h w"], priors: list[Tensor]) -> Float[Tensor, "b c h w"]:
-    """Return the map as the layer leaves it; its semantic map, if it gives out one, joins the `priors`."""
+def apply_semantic_layer(
+    layer: nn.Module, x: Float[Tensor, "b i h w"], *, priors: list[Tensor]
+) -> Float[Tensor, "b c h w"]:
+    """Return the masked map, and append its semantic map, if the layer returns one, to the `priors`."""
     masked, prior = layer(x.permute(0, 2, 3, 1))
     if prior is not None:
         priors.append(prior.permute(0, 3, 1, 2))

@@ -1,4 +1,4 @@
-"""HRNet: branches of four strides side by side, which exchange what they know after every module."""
+"""HRNet: branches of four strides side by side, which exchange their maps after every module."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
 from semask.models.encoders.chain import family_of
-from semask.models.encoders.hierarchical import mask
-from semask.ops.resize import resize
+from semask.models.encoders.hierarchical import apply_semantic_layer
+from semask.ops.resize import resize, size_of
 from semask.structures import Features
 
 STRIDES = (4, 8, 16, 32)
 ATTENTION = ".aa."
-"""In the names of what `attention` makes, which no weights of timm's hold."""
+"""In the names of the modules of `attention`, which no weights of timm's contain."""
 
 
 def is_hrnet(name: str) -> bool:
-    """Say whether a timm name is an HRNet."""
+    """Return whether a timm name is an HRNet."""
     return family_of(name) == "timm.models.hrnet"
 
 
 def timm_hrnet(
     name: str, *, attention: Callable[[int], nn.Module] | None = None, in_channels: int = 3
 ) -> HighResolutionNet:
-    """Build a timm HRNet with random weights and without a head; its parameters are called as timm's.
+    """Build a timm HRNet with random weights and without a head, under timm's parameter names.
 
-    `attention` makes, of a width, a module b c h w → b c h w; one is put behind the first activation of every basic
-    block, under the name `aa`.
+    `attention` builds, for a width, a module b c h w → b c h w; one follows the first activation of every basic block,
+    under the name `aa`.
     """
     network: HighResolutionNet = timm.create_model(name.split(".", 1)[0], head="", num_classes=0, in_chans=in_channels)
     if attention is not None:
@@ -42,10 +42,10 @@ def timm_hrnet(
 
 
 class HRNetEncoder(nn.Module):
-    """Run HRNet; stage s adds a branch at stride 2^(s+1), and all four branches of stage 4 are the maps.
+    """HRNet; stage s adds a branch at stride 2^(s+1), and all four branches of stage 4 are the maps.
 
-    The semantic layer of a stage acts on the branch that the stage has just made ready, its coarsest. What it returns
-    flows on: the next stage makes its new branch of it and merges it into the others.
+    The semantic layer of a stage acts on its coarsest branch, which the stage has just completed. The masked map flows
+    on: the next stage derives its new branch from it and merges it into the others.
 
     Source: HRNetV2 (arXiv:1908.07919) §3; SeMask (arXiv:2112.12782) §3.1 for the place after every stage.
     Differs: timm's network for classification doubles maps by nearest neighbours and only takes multiples of 32 px;
@@ -71,20 +71,25 @@ class HRNetEncoder(nn.Module):
     def forward(self, images: Float[Tensor, "b c H W"]) -> Features:
         """Encode normalised images of any size; map i is b c ⌈H/s⌉ ⌈W/s⌉ at the stride s of branch i."""
         net = self.backbone
+        # stem and stage 1
         x = net.act2(net.bn2(net.conv2(net.act1(net.bn1(net.conv1(images))))))
         priors: list[Tensor] = []
         branches = [self._mask(0, net.layer1(x), priors)]
         transitions, stages = (net.transition1, net.transition2, net.transition3), (net.stage2, net.stage3, net.stage4)
         for stage, (transition, modules) in enumerate(zip(transitions, stages, strict=True), start=1):
-            branches = _widen(transition, branches)
+            # bring the branches to the next widths and derive a new one from the coarsest
+            branches = [
+                branches[i] if isinstance(step, nn.Identity) else step(branches[-1])
+                for i, step in enumerate(transition)
+            ]
             for module in modules:
                 branches = exchange(module, branches)
             branches[-1] = self._mask(stage, branches[-1], priors)
         return Features(tuple(branches), tuple(priors))
 
     def _mask(self, stage: int, x: Tensor, priors: list[Tensor]) -> Tensor:
-        """Send a stage's coarsest branch through its semantic layer, if there is one."""
-        return mask(self.semantic[stage], x, priors) if self.semantic else x
+        """Mask a stage's coarsest branch by its semantic layer, if there is one."""
+        return apply_semantic_layer(self.semantic[stage], x, priors=priors) if self.semantic else x
 
 
 def stage_channels(backbone: HighResolutionNet) -> tuple[int, ...]:
@@ -98,20 +103,14 @@ def branch_channels(backbone: HighResolutionNet) -> tuple[int, ...]:
     return tuple(int(width) for width in backbone.stage4[-1].num_in_chs)
 
 
-def _widen(transition: nn.ModuleList, branches: list[Tensor]) -> list[Tensor]:
-    """Bring branches to the widths of the next stage and make its new one of the coarsest."""
-    return [branches[i] if isinstance(step, nn.Identity) else step(branches[-1]) for i, step in enumerate(transition)]
-
-
 def exchange(module: HighResolutionModule, branches: list[Tensor]) -> list[Tensor]:
     """Run the branches side by side, then give each the sum of all at its own size."""
     ran = [branch(x) for branch, x in zip(module.branches, branches, strict=True)]
     out: list[Tensor] = []
     for own, fuse in zip(ran, module.fuse_layers, strict=True):
-        size = (own.shape[-2], own.shape[-1])
         total: Tensor | None = None
         for step, x in zip(fuse, ran, strict=True):
-            given = resize(step(x), size)
+            given = resize(step(x), size_of(own))
             total = given if total is None else total + given
         out.append(module.fuse_act(total))
     return out

@@ -20,18 +20,18 @@ SemanticPlace = Literal["before_norm", "after_norm"]
 
 HEADS = (1, 2, 5, 8)
 REDUCTIONS = (8, 4, 2, 1)
-"""Side of the square of tokens that keys and values are made of, per stage."""
+"""Side of the square of tokens that one key and value stand for, per stage."""
 KERNELS = (7, 3, 3, 3)
 """Side of the overlapping patches, per stage [px, then tokens of the stage before]."""
 STEPS = (4, 2, 2, 2)
 """From one patch to the next."""
 MLP_RATIO = 4
 NORM_EPS = 1e-6
-"""Of every LayerNorm, unless a recipe says another."""
+"""Epsilon of every LayerNorm, unless a recipe has another."""
 
 
 class Size(NamedTuple):
-    """What differs between MiT-B0 and B5: channels and blocks per stage."""
+    """Size of a Mix Transformer: channels and blocks per stage."""
 
     channels: tuple[int, int, int, int]
     depths: tuple[int, int, int, int]
@@ -49,7 +49,7 @@ SIZES = {
 
 
 def is_mit(name: str) -> bool:
-    """Say whether a name is meant for a Mix Transformer; there may be none of that size."""
+    """Return whether a name stands for a Mix Transformer; there may be none of that size."""
     return re.match(r"mit(_|-|b?\d)", name) is not None
 
 
@@ -72,8 +72,8 @@ def mix_transformer(
 ) -> Chain:
     """Return a Mix Transformer with random weights, for images of `in_channels`, as a chain `stage1, norm1, … norm4`.
 
-    The maps are those after the norms. `semantic_place` says on which side of a stage's norm its semantic layer will
-    stand: see docs/decisions/0011.
+    The maps are those after the norms. `semantic_place` puts a stage's semantic layer before or after its norm:
+    see docs/decisions/0011.
     """
     eps = NORM_EPS if norm_eps is None else norm_eps
     last = max(sum(size.depths) - 1, 1)
@@ -99,7 +99,7 @@ def mix_transformer(
 
 
 class MixStage(nn.Module):
-    """Embed overlapping patches of a map and run the blocks of a stage; images and maps may be of any size.
+    """A stage: the embedding of overlapping patches, and blocks; images and maps may be of any size.
 
     The first stage reads images, b c H W; the others read maps, b h w c.
     """
@@ -130,7 +130,7 @@ class MixStage(nn.Module):
 
 
 class OverlappingPatches(nn.Module):
-    """Make one normalised token of every patch; neighbouring patches overlap.
+    """One normalised token per patch; neighbouring patches overlap.
 
     Source: SegFormer §3.1, overlapped patch merging.
     """
@@ -166,7 +166,7 @@ class MixBlock(nn.Module):
 
 
 class EfficientAttention(nn.Module):
-    """Attend from every token to a coarser map of tokens, `reduction` times coarser on each side.
+    """Attention from every token to a map of tokens that is `reduction` times coarser on each side.
 
     Source: SegFormer §3.1, eq. 1-2; the reduction is a convolution, as in the authors' code and PVT (arXiv:2102.12122).
     """
@@ -195,7 +195,7 @@ class EfficientAttention(nn.Module):
 
 
 class Reduction(nn.Module):
-    """Make one normalised token of every `ratio` × `ratio` tokens; what is left over at right and bottom is dropped."""
+    """One normalised token per `ratio` × `ratio` tokens; a remainder at the right and bottom is dropped."""
 
     def __init__(self, channels: int, ratio: int, *, eps: float) -> None:
         super().__init__()
@@ -212,7 +212,7 @@ class Reduction(nn.Module):
 
 
 class MixFFN(nn.Module):
-    """An MLP with a 3×3 depthwise convolution inside, from whose zero padding tokens learn where they are.
+    """An MLP with a 3×3 depthwise convolution inside, whose zero padding carries the positions of tokens.
 
     Source: SegFormer §3.1, eq. 3.
     """
@@ -240,3 +240,72 @@ def _initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
     if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
         nn.init.zeros_(module.bias)
+
+
+_PLACES: tuple[tuple[str, int, str], ...] = (
+    (r"(?:backbone\.)?patch_embed(\d)\.", 1, "stage{}.embed."),
+    (r"(?:backbone\.)?block(\d)\.", 1, "stage{}.blocks."),
+    (r"(?:backbone\.)?norm(\d)\.", 1, "norm{}."),
+    (r"(?:segformer\.)?encoder\.patch_embeddings\.(\d)\.", 0, "stage{}.embed."),
+    (r"(?:segformer\.)?encoder\.block\.(\d)\.", 0, "stage{}.blocks."),
+    (r"(?:segformer\.)?encoder\.layer_norm\.(\d)\.", 0, "norm{}."),
+    (r"(?:segformer\.)?stages\.(\d)\.patch_embeddings\.", 0, "stage{}.embed."),
+    (r"(?:segformer\.)?stages\.(\d)\.blocks\.", 0, "stage{}.blocks."),
+    (r"(?:segformer\.)?stages\.(\d)\.layer_norm\.", 0, "norm{}."),
+    (r"(?:backbone\.)?layers\.(\d)\.0\.", 0, "stage{}.embed."),
+    (r"(?:backbone\.)?layers\.(\d)\.1\.", 0, "stage{}.blocks."),
+    (r"(?:backbone\.)?layers\.(\d)\.2\.", 0, "norm{}."),
+)
+"""The beginning of a published name, the number of its first stage, and our beginning."""
+_OF_PATCHES = {"projection": "proj", "layer_norm": "norm"}
+_OF_BLOCKS = {
+    "norm1": ("layer_norm_1", "layernorm_before"),
+    "norm2": ("layer_norm_2", "layernorm_after"),
+    "attention.query": ("attn.q", "attention.self.query", "attention.q_proj"),
+    "attention.key": ("attention.self.key", "attention.k_proj"),
+    "attention.value": ("attention.self.value", "attention.v_proj"),
+    "attention.key+value": ("attn.kv",),
+    "attention.query+key+value": ("attn.attn.in_proj",),
+    "attention.project": ("attn.proj", "attention.output.dense", "attention.o_proj", "attn.attn.out_proj"),
+    "attention.reduce.conv": ("attn.sr", "attention.self.sr", "attention.sequence_reduction.sequence_reduction"),
+    "attention.reduce.norm": ("attn.norm", "attention.self.layer_norm", "attention.sequence_reduction.layer_norm"),
+    "mlp.expand": ("mlp.fc1", "mlp.dense1", "ffn.layers.0"),
+    "mlp.depthwise": ("mlp.dwconv.dwconv", "ffn.layers.1"),
+    "mlp.contract": ("mlp.fc2", "mlp.dense2", "ffn.layers.4"),
+}
+"""Our names, + where several tensors are one there, and those of the layouts."""
+_OURS = {theirs: ours for ours, others in _OF_BLOCKS.items() for theirs in others}
+
+
+def chain_tensors(key: str, value: Tensor) -> list[tuple[str, Tensor]]:
+    """Return a published tensor under the names of our chain; nothing when it is not of a Mix Transformer.
+
+    The layouts are the authors', those of `transformers`, and mmsegmentation's.
+
+    Source: SegFormer's authors' code; transformers 5.23, whose files and models in memory have different names;
+    mmsegmentation 1.2.2, spelled out by the fixtures in tests/reference.
+    """
+    for pattern, first, ours in _PLACES:
+        match = re.match(pattern, key)
+        if match is not None:
+            place, rest = ours.format(int(match[1]) - first + 1), key[match.end() :]
+            if ".blocks." in place:
+                return _of_block(place, rest, value)
+            part, _, kind = rest.rpartition(".")
+            return [(place + (f"{_OF_PATCHES.get(part, part)}.{kind}" if part else kind), value)]
+    return []
+
+
+def _of_block(place: str, rest: str, value: Tensor) -> list[tuple[str, Tensor]]:
+    """Rename and split a tensor of a block; `rest` is such as 0.attn.kv.weight."""
+    match = re.fullmatch(r"(\d+)\.(.+)[._](weight|bias)", rest)
+    if match is None:
+        return [(place + rest, value)]
+    block, part, kind = match.groups()
+    *path, last = _OURS.get(part, part).split(".")
+    parts = last.split("+")
+    if last in ("expand", "contract") and value.ndim == 4:
+        value = value.flatten(1)  # a 1×1 convolution there, a linear layer here
+    values = value.chunk(len(parts)) if value.ndim else (value,) * len(parts)
+    beginning = ".".join([place + block, *path])
+    return [(f"{beginning}.{name}.{kind}", piece) for name, piece in zip(parts, values, strict=False)]

@@ -1,4 +1,4 @@
-"""A pyramid of four maps made of a plain ViT's last one, for decoders and semantic layers that need strides."""
+"""A pyramid of four maps from a plain ViT's last one, for decoders and semantic layers that need strides."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from semask.models.encoders.hierarchical import mask
-from semask.models.encoders.vit import PlainEncoder
-from semask.models.layers.blocks import MapNorm, PlanarConvolution
+from semask.models.encoders.hierarchical import apply_semantic_layer
+from semask.models.encoders.vit import ViTEncoder
+from semask.models.layers.blocks import Conv2dNCHW, MapNorm
 from semask.structures import Features
 
 WIDTH = 256
 """Channels of every level."""
 DOUBLINGS = (2, 1, 0, -1)
-"""Of the sides of the ViT's map, per level, fine to coarse."""
+"""Doublings of the ViT map's sides, per level, fine to coarse."""
 
 
 class SimplePyramidEncoder(nn.Module):
-    """Run a ViT of patches of P px and make maps at strides P/4, P/2, P and 2P of its one map, side by side.
+    """A ViT of patches of P px, and maps at strides P/4, P/2, P and 2P from its one map, side by side.
 
-    Strides are fractions where they must be: patches of 14 px give 3.5, 7, 14 and 28 px. A semantic layer stands behind
-    each level and masks what leaves the encoder at that level; there is no next stage for it to flow on to.
+    Strides are fractions where they must be: patches of 14 px give 3.5, 7, 14 and 28 px. A semantic layer follows each
+    level and masks the map that leaves the encoder there; no next stage reads it.
 
     Source: ViTDet (arXiv:2203.16527) §3, the simple feature pyramid.
     """
 
-    num_recomputable: ClassVar[int] = 1
+    num_checkpointable: ClassVar[int] = 1
 
-    def __init__(self, plain: PlainEncoder, *, semantic: Sequence[nn.Module] = ()) -> None:
+    def __init__(self, plain: ViTEncoder, *, semantic: Sequence[nn.Module] = ()) -> None:
         """`plain` gives one map; `semantic` holds four modules or none."""
         super().__init__()
         (channels,), (patch,) = plain.channels, plain.strides
@@ -46,13 +46,13 @@ class SimplePyramidEncoder(nn.Module):
         self.channels_last = False
 
     @property
-    def recomputed(self) -> frozenset[int]:
-        """The stages that are made again in the backward pass: the ViT, or none."""
-        return self.plain.recomputed
+    def checkpointed_stages(self) -> frozenset[int]:
+        """The stages whose activations are not kept: the ViT, or none."""
+        return self.plain.checkpointed_stages
 
-    @recomputed.setter
-    def recomputed(self, stages: frozenset[int]) -> None:
-        self.plain.recomputed = stages
+    @checkpointed_stages.setter
+    def checkpointed_stages(self, stages: frozenset[int]) -> None:
+        self.plain.checkpointed_stages = stages
 
     def forward(self, images: Float[Tensor, "b c H W"]) -> Features:
         """Encode normalised images whose sides are multiples of two patches."""
@@ -61,12 +61,12 @@ class SimplePyramidEncoder(nn.Module):
         priors: list[Tensor] = []
         for stage, level in enumerate(self.levels):
             x = level(last)
-            maps.append(mask(self.semantic[stage], x, priors) if self.semantic else x)
+            maps.append(apply_semantic_layer(self.semantic[stage], x, priors=priors) if self.semantic else x)
         return Features(tuple(maps), tuple(priors))
 
 
 class PyramidLevel(nn.Module):
-    """Resize a map, then bring it to the pyramid's width by a 1×1 and a 3×3 convolution, each with LayerNorm."""
+    """A resized map, brought to the pyramid's width by a 1×1 and a 3×3 convolution, each with LayerNorm."""
 
     def __init__(self, channels: int, doublings: int) -> None:
         """`doublings` of the map's side: 2, 1, 0, or −1 to halve it."""
@@ -77,16 +77,18 @@ class PyramidLevel(nn.Module):
         self.halve = nn.MaxPool2d(2) if doublings < 0 else nn.Identity()
         self.reduce = nn.Conv2d(widths[-1], WIDTH, 1, bias=False)
         self.reduce_norm = MapNorm(WIDTH)
-        self.smooth = PlanarConvolution(WIDTH, WIDTH, 3, padding=1, bias=False)
+        self.smooth = Conv2dNCHW(WIDTH, WIDTH, 3, padding=1, bias=False)
         self.smooth_norm = MapNorm(WIDTH)
 
     def forward(self, x: Float[Tensor, "b i H W"]) -> Float[Tensor, "b c h w"]:
         """Return the level's map."""
+        # max pooling, or one or two transposed convolutions
         x = self.halve(x)
         for step, double in enumerate(self.resize):
             if step and self.between_norm is not None:
                 x = F.gelu(self.between_norm(x))
             x = double(x)
+        # 1×1, then 3×3 convolution
         x = self.reduce_norm(self.reduce(x))
         out: Tensor = self.smooth_norm(self.smooth(x))
         return out

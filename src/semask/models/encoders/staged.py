@@ -1,6 +1,6 @@
-"""Backbones that timm runs as one piece, run stage by stage, so that a semantic layer can stand between two stages.
+"""Backbones that timm runs as one piece, run stage by stage, with room for semantic layers between the stages.
 
-Each class takes over the modules of one of timm's networks under timm's own names, and leaves its head behind.
+Each class takes over the modules of one of timm's networks under timm's own names, without its head.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class Staged(nn.Module):
     channels_last = False
 
     def items(self) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
-        """Name the stages, in order, each with what runs it, as a ModuleDict does."""
+        """Yield the stages, in order, each with the function that runs it, as a ModuleDict does."""
         for stage, name in enumerate(STAGES):
             yield name, partial(self.run, stage)
 
     def run(self, stage: int, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
-        """Return the map of a stage (0 … 3), made of images (b c H W) for the first, else of the map before it."""
+        """Return the map of a stage (0 … 3) from images (b c H W) for the first, else from the map before it."""
         raise NotImplementedError
 
 
@@ -45,7 +45,7 @@ class StagedTwins(Staged):
         self.pos_block = network.pos_block
 
     def run(self, stage: int, x: Float[Tensor, "b i H W"]) -> Float[Tensor, "b c h w"]:
-        """Cut a map into patches and run the blocks of a stage."""
+        """Embed a map into patches and run the blocks of a stage."""
         tokens, size = self.patch_embeds[stage](x)
         tokens = self.pos_drops[stage](tokens)
         for index, block in enumerate(self.blocks[stage]):
@@ -59,27 +59,27 @@ class StagedMViT(Staged):
     """MViTv2 (arXiv:2112.01526): the first block of a stage pools its queries."""
 
     def __init__(self, network: MultiScaleVit) -> None:
-        """A class token would have to pass the semantic layers by: a ValueError refuses networks that have one."""
+        """Refuse networks with a class token, which would have to bypass the semantic layers."""
         super().__init__()
         if network.cls_token is not None or network.pos_embed is not None:
             raise ValueError(
-                "an MViTv2 with a class token hands on more than maps; use one without, such as mvitv2_tiny, "
+                "an MViTv2 with a class token passes on more than maps; use one without, such as mvitv2_tiny, "
                 "mvitv2_small, mvitv2_base or mvitv2_large"
             )
         self.patch_embed = network.patch_embed
         self.stages = network.stages
 
     def run(self, stage: int, x: Float[Tensor, "b i H W"]) -> Float[Tensor, "b c h w"]:
-        """Cut images into patches, for the first stage, and run the blocks of a stage."""
+        """Embed images into patches, for the first stage, and run the blocks of a stage."""
         tokens, size = self.patch_embed(x) if stage == 0 else (x.flatten(2).transpose(1, 2), (x.shape[-2], x.shape[-1]))
         tokens, size = self.stages[stage](tokens, size)
         return _map_of(tokens, (size[0], size[1]))
 
 
 class StagedHiera(Staged):
-    """Hiera (arXiv:2306.00989): blocks read tokens window by window; between stages they are put in rows and back.
+    """Hiera (arXiv:2306.00989): blocks read tokens window by window; between stages the tokens lie row by row.
 
-    Positions and the order of tokens are made for images of one size.
+    Positions and the order of tokens are for images of one size.
     """
 
     channels_last = True
@@ -94,12 +94,12 @@ class StagedHiera(Staged):
         self.units = tuple(network.mask_spatial_shape)
         self.blocks = network.blocks
         self.reroll = network.reroll
-        # In windows as the blocks before a stage left them; the first stage's as its own blocks want them.
+        # The order in which the blocks before a stage leave the tokens; for the first stage that of its own blocks.
         orders = [network.reroll.schedule[max(span.start - 1, 0)] for span in self.spans]
         self.unrolls = nn.ModuleList(Unroll(size, (1, 1), steps) for steps, size in orders)
 
     def run(self, stage: int, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b h w c"]:
-        """Cut images into patches that know their place, for the first stage, and run the blocks of a stage."""
+        """Embed images into patches with positions, for the first stage, and run the blocks of a stage."""
         tokens = self.patch_embed(x) + self._positions() if stage == 0 else x.flatten(1, 2)
         tokens = self.unrolls[stage](tokens)
         for index in self.spans[stage]:
@@ -108,7 +108,7 @@ class StagedHiera(Staged):
         return out
 
     def _positions(self) -> Float[Tensor, "1 n c"]:
-        """Return the table of all places or make it of a coarse one, stretched, and that of one window, repeated."""
+        """Return the full position table, or the sum of a coarse one, resized, and that of one window, repeated."""
         if self.pos_embed_win is None:
             flat: Tensor = self.pos_embed
             return flat
@@ -131,7 +131,7 @@ class StagedHieraDet(Staged):
         self.blocks = network.blocks
 
     def run(self, stage: int, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b h w c"]:
-        """Cut images into patches that know their place, for the first stage, and run the blocks of a stage."""
+        """Embed images into patches with positions, for the first stage, and run the blocks of a stage."""
         if stage == 0:
             x = self.patch_embed(x)
             x = x + self._positions(x.shape[1], x.shape[2])
@@ -140,7 +140,7 @@ class StagedHieraDet(Staged):
         return x
 
     def _positions(self, height: int, width: int) -> Float[Tensor, "1 h w c"]:
-        """Stretch the coarse table over the map and repeat that of one window all over it."""
+        """Return the sum of the coarse table, resized, and that of one window, repeated."""
         coarse = F.interpolate(self.pos_embed, size=(height, width), mode="bicubic")
         side = self.pos_embed_window.shape[-1]
         table = coarse + self.pos_embed_window.tile((height // side, width // side))

@@ -1,30 +1,37 @@
-"""timm's Swin made numerically the Swin of dense prediction.
+"""timm's Swin and Swin V2, made for classification, as those of dense prediction: images of any size.
 
 timm shifts a map and then pads it, and shrinks the window on small maps; the official segmentation code pads first and
-keeps the window. The blocks below take over timm's weights, names included, and follow the official order.
+keeps the window. The modules below take over timm's weights, names included, and follow the official order. Sizes are
+divisions rounded up (`divide_up`), which a compiler for all sizes can follow through a whole network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
-from timm.models.swin_transformer import SwinTransformerBlock, SwinTransformerStage, WindowAttention
+from jaxtyping import Float
+from timm.layers import PatchEmbed
+from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock, SwinTransformerStage, WindowAttention
+from timm.models.swin_transformer_v2 import PatchMerging as PatchMergingV2
+from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from torch import Tensor, nn
 
 from semask.ops.attention import biased_attention, queries_keys_values
-from semask.ops.chunked import lean, tokenwise
-from semask.ops.tiling import Group, Part, is_tiled, joined, run_in_groups, tiling_of
-from semask.ops.windows import kinds_of_neighbours, run_in_windows
+from semask.ops.checkpoint import checkpoint_pointwise
+from semask.ops.chunked import apply_chunked
+from semask.ops.geometry import padding_to_multiple
+from semask.ops.resize import pad_images, size_of
+from semask.ops.windows import Kinds, WindowLayer, attend_in_windows, pad_to_windows, window_masks
 
 
 class ShiftedWindowAttention(nn.Module):
-    """Attend inside windows of a map that is padded, then shifted.
+    """Attention inside windows of a map that is padded, then shifted.
 
-    Tokens that pad the map take part with query, key and value equal to the biases; after a shift, tokens that were no
-    neighbours are kept apart by −100 on the scores.
+    Tokens that pad the map take part with query, key and value equal to the biases; after a shift, scores between
+    tokens that were no neighbours are lowered by 100.
 
     Source: Swin (arXiv:2103.14030) §3.2; padding as in the official segmentation code.
     """
@@ -42,58 +49,40 @@ class ShiftedWindowAttention(nn.Module):
         self.proj = attention.proj
         self.relative_position_bias_table = attention.relative_position_bias_table
         self.register_buffer("relative_position_index", relative_positions(self.window_size), persistent=False)
-        self.register_buffer("near", kinds_of_neighbours(self.window_size, shift=shift), persistent=False)
+        self.register_buffer("near", window_masks(self.window_size, shift=shift), persistent=False)
 
-    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        """Return the attended map at the same size."""
-        if not is_tiled(x):
-            return run_in_windows(x, self.window_size, shift=self.shift, attend=self._attend)
-        return self._tiled(x, self._run)
-
-    def add_to(self, x: Float[Tensor, "b h w c"], norm: nn.Module) -> Float[Tensor, "b h w c"]:
-        """Return x + attention(norm(x)) of a map that is tiled; neither norm(x) nor what is added is ever whole."""
-        return self._tiled(x, lambda tokens, group, biases: tokens + self._run(norm(tokens), group, biases))
-
-    def _tiled(
-        self, x: Float[Tensor, "b h w c"], run: Callable[[Tensor, Group, Tensor], Tensor]
+    def forward(
+        self, x: Float[Tensor, "b h w c"], *, norm: nn.Module | None = None, residual: bool = False
     ) -> Float[Tensor, "b h w c"]:
-        # Of every kind of window, and so one bias for all windows of a part.
-        biases = self._position_bias() - 100.0 * ~self.near[:, None]
-        tiling = tiling_of(x, self.window_size, shift=self.shift)
-        (out,) = run_in_groups(x.flatten(0, 2), tiling, lambda tokens, group: (run(tokens, group, biases),))
-        return out.view(x.shape)
+        """Return the attended map at the same size; with `norm` that of norm(x), with `residual` x added to it."""
+        bias = self._position_bias()
+        of_kind: dict[int, Tensor] = {}
 
-    def _run(
-        self, tokens: Float[Tensor, "m c"], group: Group, biases: Float[Tensor, "kinds heads n n"]
-    ) -> Float[Tensor, "m c"]:
-        padding = group.padding(self.qkv, tokens)
-        attended = [
-            self._attend_part(joint, part, padding, biases[part.kind]) for part, joint in group.shares(self.qkv(tokens))
-        ]
-        out: Tensor = self.proj(joined(attended))
+        def attend(features: tuple[Tensor, ...], kinds: Kinds) -> Tensor:
+            (joint,) = features
+            if isinstance(kinds, int):  # windows of one kind share one bias
+                if kinds not in of_kind:
+                    of_kind[kinds] = (bias - 100.0 * ~self.near[kinds]).to(joint.dtype)
+                return biased_attention(joint, of_kind[kinds])
+            return self._attend(joint, bias if kinds is None else bias - 100.0 * ~self.near[kinds][:, None])
+
+        layer = WindowLayer(
+            project=lambda tokens: (self.qkv(tokens),), attend=attend, output=lambda attended, _: (self.proj(attended),)
+        )
+        if norm is not None:
+            layer = layer._replace(norm=norm)
+        if residual:
+            layer = layer._replace(residual=lambda tokens, _, update: tokens + update)
+        (out,) = attend_in_windows(x, self.window_size, layer, shift=self.shift)
         return out
 
-    def _attend_part(
-        self,
-        joint: Float[Tensor, "m qkv"],
-        part: Part,
-        padding: Float[Tensor, "1 qkv"] | None,
-        bias: Float[Tensor, "heads n n"],
-    ) -> Float[Tensor, "m c"]:
-        windows = part.fill(joint, padding, self.window_size**2)
-        return part.drain(biased_attention(windows, bias.to(windows.dtype)))
-
-    def _attend(self, windows: Float[Tensor, "nb n c"], near: Bool[Tensor, "w n n"] | None) -> Float[Tensor, "nb n c"]:
-        query, key, value = queries_keys_values(self.qkv(windows), self.num_heads).unbind(0)
-        bias = self._position_bias()[None]  # 1 heads n n
-        if near is not None:
-            # The windows of one image become heads, so that one mask serves every image of the batch.
-            bias = (bias - 100.0 * ~near[:, None]).flatten(0, 1)[None]  # 1 windows·heads n n
-            query, key, value = (t.unflatten(0, (-1, near.shape[0])).flatten(1, 2) for t in (query, key, value))
+    def _attend(self, joint: Float[Tensor, "*b n qkv"], bias: Float[Tensor, "*w heads n n"]) -> Float[Tensor, "*b n c"]:
+        """Attend in all windows at once; those of one image become heads, so that one mask serves every image."""
+        sides = queries_keys_values(joint, self.num_heads)  # 3 *b heads n d
+        query, key, value = sides.flatten(2, -3).unbind(0)
+        bias = bias.flatten(0, -3)[None]
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
-        attended = attended if near is None else attended.unflatten(1, (-1, self.num_heads)).flatten(0, 1)
-        out: Tensor = self.proj(attended.transpose(1, 2).flatten(2))
-        return out
+        return attended.view(sides.shape[1:]).transpose(-3, -2).flatten(-2)
 
     def queries(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         """Return the queries of all heads side by side, not scaled."""
@@ -106,9 +95,9 @@ class ShiftedWindowAttention(nn.Module):
 
 
 class DenseSwinBlock(nn.Module):
-    """A Swin block that takes maps of any size; the weights and their names are timm's.
+    """A Swin block for maps of any size; the weights and their names are timm's.
 
-    gives_queries: whether the queries, before they are shared among heads, follow the channels of the map.
+    returns_queries: whether the queries, before they are split into heads, follow the channels of the map.
     """
 
     def __init__(self, block: SwinTransformerBlock) -> None:
@@ -119,27 +108,137 @@ class DenseSwinBlock(nn.Module):
         self.norm2 = block.norm2
         self.mlp = block.mlp
         self.drop_path2 = block.drop_path2
-        self.gives_queries = False
+        self.returns_queries = False
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w o"]:
         """Attention, then MLP, each on normalised tokens and added to the map."""
-        if self._is_made_in_parts(x):
-            x = self.attn.add_to(x, self.norm1)
-            return tokenwise(lambda tokens: tokens + self._expand_and_contract(tokens), x)
+        if not (self.training or self.returns_queries):
+            x = self.attn(x, norm=self.norm1, residual=True)
+            return apply_chunked(lambda tokens: tokens + self._mlp(tokens), x)
         normalised = self.norm1(x)
-        queries = self.attn.queries(normalised) if self.gives_queries else None
-        x = x + self.drop_path1(self.attn(normalised))
-        out = x + self.drop_path2(tokenwise(self._expand_and_contract, x))
-        return out if queries is None else torch.cat((out, queries), dim=-1)
+        # Stochastic depth drops whole maps.
+        out = x + self.drop_path1(self.attn(normalised))
+        out = out + self.drop_path2(apply_chunked(self._mlp, out))
+        return torch.cat((out, self.attn.queries(normalised)), dim=-1) if self.returns_queries else out
 
-    def _is_made_in_parts(self, x: Tensor) -> bool:
-        """Say whether only sums are wanted: no gradient, no random depth and no queries."""
-        return is_tiled(x) and not (torch.is_grad_enabled() or self.training or self.gives_queries)
-
-    def _expand_and_contract(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
+    def _mlp(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         mlp = self.mlp
-        hidden = lean(lambda tokens: mlp.fc1(self.norm2(tokens)), x)
-        return lean(lambda wide: mlp.drop2(mlp.fc2(mlp.norm(mlp.drop1(mlp.act(wide))))), hidden)
+        hidden = checkpoint_pointwise(lambda tokens: mlp.fc1(self.norm2(tokens)), x)
+        return checkpoint_pointwise(lambda wide: mlp.drop2(mlp.fc2(mlp.norm(mlp.drop1(mlp.act(wide))))), hidden)
+
+
+class DenseSwinV2Block(nn.Module):
+    """A block of Swin V2 over windows of a map that is padded, then shifted; weights and their names are timm's.
+
+    timm's mask, made for the padded map, does not fit its order of shift and padding: opposite borders attend to each
+    other. Without padding both are the same.
+
+    Source: Swin V2 (arXiv:2111.09883) §3.2, residual post-norm; the order of padding as in Swin's segmentation code.
+    """
+
+    near: Tensor
+
+    def __init__(self, block: SwinTransformerV2Block) -> None:
+        """Take over a block whose windows are squares."""
+        super().__init__()
+        self.window_size = int(block.window_size[0])
+        self.shift = int(block.shift_size[0])
+        self.attn = block.attn
+        self.norm1 = block.norm1
+        self.drop_path1 = block.drop_path1
+        self.mlp = block.mlp
+        self.norm2 = block.norm2
+        self.drop_path2 = block.drop_path2
+        self.register_buffer("near", window_masks(self.window_size, shift=self.shift), persistent=False)
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        """Attention, then MLP, each followed by its norm and added to the map."""
+        x = x + self.drop_path1(self.norm1(self._attend(x)))
+        out: Tensor = x + self.drop_path2(self.norm2(apply_chunked(self.mlp, x)))
+        return out
+
+    def _attend(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
+        def attend(features: tuple[Tensor, ...], kinds: Kinds) -> Tensor:
+            (windows,) = features
+            mask = None
+            if isinstance(kinds, Tensor) or kinds:
+                near = self.near[kinds]
+                mask = -100.0 * ~near.view(-1, *near.shape[-2:])
+            out: Tensor = self.attn(windows.flatten(0, -3), mask=mask)
+            return out.view(windows.shape)
+
+        layer = WindowLayer(project=lambda tokens: (tokens,), attend=attend)
+        (out,) = attend_in_windows(x, self.window_size, layer, shift=self.shift)
+        return out
+
+
+class DensePatchEmbedding(nn.Module):
+    """One token per patch of an image, padded at the right and bottom to whole patches."""
+
+    def __init__(self, embedding: PatchEmbed) -> None:
+        super().__init__()
+        self.patch_size = int(embedding.patch_size[0])
+        self.proj = embedding.proj
+        self.norm = embedding.norm
+
+    def forward(self, images: Float[Tensor, "b i H W"]) -> Float[Tensor, "b h w c"]:
+        """Return ⌈H / patch⌉ × ⌈W / patch⌉ tokens."""
+        bottom, right = padding_to_multiple(*size_of(images), self.patch_size)
+        out: Tensor = self.norm(self.proj(pad_images(images, bottom, right)).permute(0, 2, 3, 1))
+        return out
+
+
+class DensePatchMerging(nn.Module):
+    """One token per 2×2 tokens, padded where a side is odd."""
+
+    def __init__(self, merging: PatchMerging) -> None:
+        super().__init__()
+        self.norm = merging.norm
+        self.reduction = merging.reduction
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j o"]:
+        """Return ⌈h / 2⌉ × ⌈w / 2⌉ tokens."""
+        out: Tensor = self.reduction(self.norm(_concatenate_2x2(x)))
+        return out
+
+
+class DensePatchMergingV2(nn.Module):
+    """Patch merging of Swin V2, which normalises the merged tokens."""
+
+    def __init__(self, merging: PatchMergingV2) -> None:
+        super().__init__()
+        self.reduction = merging.reduction
+        self.norm = merging.norm
+
+    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j o"]:
+        """Return ⌈h / 2⌉ × ⌈w / 2⌉ tokens."""
+        out: Tensor = self.norm(self.reduction(_concatenate_2x2(x)))
+        return out
+
+
+def _concatenate_2x2(x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j 4*c"]:
+    """Concatenate the channels of every 2×2 tokens, zeros where a side is odd."""
+    padded = pad_to_windows(x, 2)
+    batch, height, width, channels = padded.shape
+    return padded.reshape(batch, height // 2, 2, width // 2, 2, channels).permute(0, 1, 3, 4, 2, 5).flatten(3)
+
+
+DENSE: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
+    PatchEmbed: DensePatchEmbedding,
+    PatchMerging: DensePatchMerging,
+    PatchMergingV2: DensePatchMergingV2,
+    SwinTransformerBlock: DenseSwinBlock,
+    SwinTransformerV2Block: DenseSwinV2Block,
+}
+"""timm's modules and the modules that take over their weights."""
+
+
+def make_dense(network: nn.Module) -> None:
+    """Replace modules of timm's Swin or Swin V2, in place, by those that take images and maps of any size."""
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) in DENSE:
+                setattr(module, name, DENSE[type(child)](child))
 
 
 def relative_positions(window_size: int) -> Tensor:
@@ -152,8 +251,8 @@ def relative_positions(window_size: int) -> Tensor:
     return row_step * span + column_step
 
 
-def give_queries(network: nn.Module) -> None:
-    """Let the last block of every stage of a dense Swin give out its queries too, behind the channels of its map."""
+def return_queries(network: nn.Module) -> None:
+    """Let the last block of every stage of a dense Swin return its queries too, behind the channels of its map."""
     for module in network.modules():
         if isinstance(module, SwinTransformerStage):
-            module.blocks[-1].gives_queries = True
+            module.blocks[-1].returns_queries = True

@@ -16,7 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from semask.models.encoders.chain import family_of
-from semask.models.encoders.recompute import again
+from semask.ops.checkpoint import checkpoint_stage
 from semask.structures import Features
 
 Resizing = Literal["bilinear", "bicubic"]
@@ -25,8 +25,8 @@ _DEIT = "timm.models.deit"
 _FAMILIES = {"timm.models.vision_transformer", _DEIT, "timm.models.eva"}
 
 
-def is_plain(name: str) -> bool:
-    """Say whether a timm name is a plain ViT: ViT, DeiT, DINOv2, MAE, SigLIP, or of timm's EVA family, as DINOv3."""
+def is_vit(name: str) -> bool:
+    """Return whether a timm name is a plain ViT: ViT, DeiT, DINOv2, MAE, SigLIP, or of timm's EVA family, as DINOv3."""
     return family_of(name) in _FAMILIES
 
 
@@ -43,10 +43,10 @@ def timm_vit(
     """Build a timm ViT with random weights, without a head, for images of `in_channels` and of any size.
 
     `image_size` (height, width) [px] decides the length of the position table, `patch_size` [px] the side of patches
-    and `norm_eps` the epsilon of all LayerNorms; None keeps what the named model has. `dropout` acts on tokens, on
+    and `norm_eps` the epsilon of all LayerNorms; None keeps those of the named model. `dropout` acts on tokens, on
     attention and in the MLPs.
     """
-    # Without pooling no head is left; DeiT's has no weights of its own and will not be asked to go.
+    # Without pooling no head is left; DeiT's constructor has no such option, and its head no weights.
     options: dict[str, Any] = {} if family_of(name) == _DEIT else {"global_pool": ""}
     if image_size is not None:
         options["img_size"] = image_size
@@ -64,7 +64,7 @@ def timm_vit(
         in_chans=in_channels,
         **options,
     )
-    # Sizes are no longer checked there: a message that tells one makes a compiler take every size for itself.
+    # No check of sizes there: its message, which names the size, makes a compiler specialise on every size.
     network.patch_embed.img_size = None
     patch = network.patch_embed.patch_size
     if image_size is not None and any(side % step for side, step in zip(image_size, patch, strict=True)):
@@ -74,8 +74,8 @@ def timm_vit(
     return network
 
 
-class PlainEncoder(nn.Module):
-    """Run a ViT and lay its patch tokens out as a map; class, distillation and register tokens take part, then go.
+class ViTEncoder(nn.Module):
+    """A ViT whose patch tokens become a map; class, distillation and register tokens take part and are dropped.
 
     With `out_layers` there is a map of each of these layers, all of one stride, and no final norm: for SETR.
 
@@ -85,7 +85,7 @@ class PlainEncoder(nn.Module):
     Source: Segmenter (arXiv:2105.05633) §3.1; the rule on the number of tokens from the authors' code.
     """
 
-    num_recomputable: ClassVar[int] = 1
+    num_checkpointable: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -95,15 +95,15 @@ class PlainEncoder(nn.Module):
         out_layers: Sequence[int] | None = None,
         class_token: bool = True,
     ) -> None:
-        """`backbone` comes from `timm_vit`, and loses what stands behind the last of the `out_layers`, counted from 1.
+        """`backbone` comes from `timm_vit`, and loses the layers behind the last of the `out_layers`, counted from 1.
 
-        Resizing is for tables that hold rows for the class token. Without `class_token` it gets its position and goes
-        before the first layer, for which this class must make the tokens: with `position_resize` alone.
+        Resizing is for tables that hold rows for the class token. Without `class_token` it is dropped
+        before the first layer, which needs `position_resize`: timm's own embedding keeps it.
         """
         super().__init__()
         if not class_token and position_resize is None:
             raise ValueError(
-                "the class token can be left out only where position_resize is set; say "
+                "the class token can be left out only where position_resize is set; use "
                 "--model.encoder.position-resize bilinear or bicubic, or --model.encoder.class-token true"
             )
         if out_layers is not None:
@@ -180,26 +180,28 @@ class PlainEncoder(nn.Module):
         return out
 
     @property
-    def recomputed(self) -> frozenset[int]:
-        """The stages that are made again in the backward pass, see `recompute`: 1 or none."""
+    def checkpointed_stages(self) -> frozenset[int]:
+        """The stages whose activations are not kept, see `checkpoint_stages`: 1 or none."""
         return frozenset({1} if self.backbone.grad_checkpointing else ())
 
-    @recomputed.setter
-    def recomputed(self, stages: frozenset[int]) -> None:
+    @checkpointed_stages.setter
+    def checkpointed_stages(self, stages: frozenset[int]) -> None:
         self.backbone.set_grad_checkpointing(bool(stages))
 
     def _through(self, block: nn.Module, tokens: Tensor) -> Tensor:
-        out: Tensor = again(block, tokens, modules=(block,)) if self.recomputed else block(tokens)
+        out: Tensor = checkpoint_stage(block, tokens, modules=(block,)) if self.checkpointed_stages else block(tokens)
         return out
 
     def embed(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b n d"]:
-        """Return what the first block reads, where this class resizes the table itself."""
+        """Return the input of the first block, where this class resizes the table itself."""
         assert self.position_resize is not None
         vit = self.backbone
+        # patch embedding, after the other tokens
         patches = vit.patch_embed(images)
         grid = (patches.shape[1], patches.shape[2])
         extra = [token.expand(patches.shape[0], -1, -1) for token in _extra_tokens(vit)]
         tokens = torch.cat((*extra, patches.flatten(1, 2)), dim=1)
+        # position embedding
         table = vit.pos_embed
         if table.shape[1] != tokens.shape[1]:
             table = resize_positions(table, grid, num_extra=len(extra), mode=self.position_resize)
@@ -209,11 +211,11 @@ class PlainEncoder(nn.Module):
     def attention(
         self, images: Float[Tensor, "b c H W"], keep: Callable[[Tensor], Tensor], *, layers: Sequence[int]
     ) -> list[Tensor]:
-        """Return what `keep` makes of the attention of every named layer, all in one pass.
+        """Return `keep(attention)` of every named layer, all in one pass.
 
-        `keep` is given b heads n n, each row of sum 1, tokens as in `tokens`, and returns b heads and whatever it
-        likes; the matrices themselves are let go. Parallel attentions of a layer, and the two of a differential one,
-        count as further heads.
+        `keep` takes b heads n n, each row of sum 1, tokens as in `tokens`, and returns b heads and any further
+        dimensions; the matrices themselves are freed. Parallel attentions of a layer, and the two of a differential
+        one, count as further heads.
         """
         kept: list[list[Tensor]] = [[] for _ in layers]
         with ExitStack() as stack:
@@ -236,7 +238,7 @@ def resize_positions(
     if side * side != patches.shape[1]:
         raise ValueError(
             f"a position table of {table.shape[1]} rows, {num_extra} of them for other tokens, is no square; "
-            "are these weights of another kind of model?"
+            "are these the weights of another kind of model?"
         )
     square = patches.transpose(1, 2).unflatten(-1, (side, side))
     resized = F.interpolate(square.float(), size=grid, mode=mode, align_corners=False).to(table.dtype)
@@ -244,11 +246,11 @@ def resize_positions(
 
 
 def _cut_behind(backbone: VisionTransformer | Eva, out_layers: Sequence[int]) -> None:
-    """Take away what nobody reads: the layers behind the last of `out_layers`, and the final norm."""
+    """Drop the layers behind the last of `out_layers`, and the final norm, which no output reads."""
     depth = len(backbone.blocks)
     if not out_layers or list(out_layers) != sorted({*out_layers}) or not 1 <= out_layers[0] <= out_layers[-1] <= depth:
         raise ValueError(
-            f"out_layers are rising numbers of layers, 1 … {depth} here, got {tuple(out_layers)}; say "
+            f"out_layers are rising numbers of layers, 1 … {depth} here, got {tuple(out_layers)}; use "
             f"--model.encoder.out-layers {depth // 2} {depth}, for example"
         )
     backbone.blocks = backbone.blocks[: out_layers[-1]]
@@ -267,13 +269,13 @@ def _has_full_table(vit: nn.Module) -> bool:
 
 
 def _attentions(block: nn.Module) -> list[nn.Module]:
-    """Return the modules of a timm block that attend; some blocks do so themselves."""
+    """Return the attention modules of a timm block; some blocks are one themselves."""
     return [module for module in block.modules() if hasattr(module, "fused_attn") and hasattr(module, "attn_drop")]
 
 
 @contextmanager
 def _watched(attention: Any, keep: Callable[[Tensor], Tensor], found: list[Tensor]) -> Iterator[None]:
-    """Add what `keep` makes of a module's attention to `found`; only the unfused way computes it, for its dropout."""
+    """Append `keep(attention)` of a module to `found`; the unfused path alone computes it, as the input of dropout."""
 
     def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         found.append(keep(inputs[0]))

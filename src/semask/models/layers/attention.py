@@ -1,4 +1,4 @@
-"""Multi-head self-attention and the pre-norm block made of it."""
+"""Multi-head self-attention and the pre-norm transformer block."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torchvision.ops import StochasticDepth
 from semask.ops.attention import queries_keys_values
 
 HEAD_WIDTH = 64
-"""Of every Vision Transformer in the papers."""
+"""Width of a head in every Vision Transformer of the papers."""
 
 
 def check_heads(width: int, num_heads: int) -> None:

@@ -1,38 +1,22 @@
-"""Small pieces that several decoders are made of."""
+"""Convolution blocks of the decoders: convolution, norm and activation."""
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from semask.ops.reference import is_plain
+from semask.ops.layout import to_nchw
 
 NUM_GROUPS = 32
-"""Of every GroupNorm in MaskFormer and Mask2Former."""
-LARGE = 2**20
-"""Numbers in a map from which the gradient of a kernel over it takes longer channels last; see `in_planes`."""
+"""Groups of every GroupNorm in MaskFormer and Mask2Former."""
 
 
-class PlanarConvolution(nn.Conv2d):
-    """A convolution that in training reads large maps channel by channel; see `in_planes`."""
+class Conv2dNCHW(nn.Conv2d):
+    """A convolution whose training reads large maps channel by channel; see `to_nchw`."""
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o _h _w"]:
         """Convolve."""
-        return super().forward(in_planes(x, self))
-
-
-def in_planes(x: Float[Tensor, "b i h w"], conv: nn.Conv2d) -> Float[Tensor, "b i h w"]:
-    """Return what a convolution is to read: channel by channel, if it is a large map whose kernel is to learn.
-
-    Transformers give maps channels last. On the processor the gradient of a dense kernel larger than 1×1 takes up to
-    twice as long that way once the map does not stay in the cache, and less time on small maps. Without a backward pass
-    there is nothing to gain.
-    """
-    if is_plain() or torch.compiler.is_compiling() or not torch.is_grad_enabled() or x.device.type != "cpu":
-        return x
-    learns = conv.kernel_size != (1, 1) and conv.groups == 1 and conv.weight.requires_grad
-    return x.contiguous() if learns and x.numel() >= LARGE else x
+        return super().forward(to_nchw(x, self))
 
 
 class ConvNormAct(nn.Module):
@@ -45,7 +29,7 @@ class ConvNormAct(nn.Module):
         self, in_channels: int, out_channels: int, *, kernel_size: int = 3, dilation: int = 1, groups: int = 1
     ) -> None:
         super().__init__()
-        self.conv = PlanarConvolution(
+        self.conv = Conv2dNCHW(
             in_channels,
             out_channels,
             kernel_size,
@@ -64,8 +48,25 @@ class ConvNormAct(nn.Module):
         return out
 
 
+class SeparableConv(nn.Module):
+    """A 3×3 depthwise convolution, then a 1×1 one; BatchNorm and ReLU after both.
+
+    Source: DeepLabV3+ (arXiv:1802.02611) §3.1; norm and activation between the steps as in mmsegmentation.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, dilation: int = 1) -> None:
+        super().__init__()
+        self.depthwise = ConvNormAct(in_channels, in_channels, dilation=dilation, groups=in_channels)
+        self.pointwise = ConvNormAct(in_channels, out_channels, kernel_size=1)
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
+        """Keep the map's size."""
+        out: Tensor = self.pointwise(self.depthwise(x))
+        return out
+
+
 def pixel_classifier(channels: int, num_classes: int) -> nn.Conv2d:
-    """Return the 1×1 convolution that makes class logits of features, as mmsegmentation starts it."""
+    """Return the 1×1 convolution from features to class logits, initialised as in mmsegmentation."""
     classify = nn.Conv2d(channels, num_classes, 1)
     nn.init.normal_(classify.weight, std=0.01)
     assert classify.bias is not None
@@ -74,7 +75,7 @@ def pixel_classifier(channels: int, num_classes: int) -> nn.Conv2d:
 
 
 class ConvGroupNorm(nn.Module):
-    """Convolution without bias, GroupNorm, and a ReLU if asked for; "same" padding for odd kernels.
+    """Convolution without bias, GroupNorm, and with `relu` a ReLU; "same" padding for odd kernels.
 
     Source: MaskFormer's pixel decoder: 32 groups, Kaiming-uniform with a = 1 (Caffe2's Xavier).
     """
@@ -82,9 +83,9 @@ class ConvGroupNorm(nn.Module):
     def __init__(
         self, in_channels: int, out_channels: int, *, kernel_size: int, relu: bool, norm: nn.GroupNorm | None = None
     ) -> None:
-        """`norm` is taken instead of a new one, for layers that share theirs."""
+        """`norm` replaces a new one, for layers that share theirs."""
         super().__init__()
-        self.conv = PlanarConvolution(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        self.conv = Conv2dNCHW(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
         self.norm = group_norm(out_channels) if norm is None else norm
         self.act = nn.ReLU(inplace=True) if relu else nn.Identity()
         caffe2_xavier(self.conv)
@@ -96,9 +97,10 @@ class ConvGroupNorm(nn.Module):
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Return GroupNorm of 32 groups; a ValueError says so where they cannot share the channels.
+    """Return GroupNorm of 32 groups.
 
-    A group has two channels at least: of one channel, a map of one pixel would have nothing to be normalised by.
+    Raises:
+        ValueError: The groups would not have two channels or more each; a map of one pixel could not be normalised.
     """
     if channels % NUM_GROUPS or channels == NUM_GROUPS:
         raise ValueError(
@@ -117,7 +119,7 @@ def caffe2_xavier(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 class MapNorm(nn.LayerNorm):
-    """Normalise every pixel of a map over its channels, eps 1e-6.
+    """LayerNorm of every pixel of a map over its channels, eps 1e-6.
 
     Source: SETR's heads (mmsegmentation) and ViTDet's pyramid (arXiv:2203.16527) §3.
     """

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 
 class PolarizedSelfAttention(nn.Module):
-    """Weigh the map's channels and its cells, side by side, and add both: the parallel form.
+    """A gate per channel and a gate per cell, side by side, whose results are added: the parallel form.
 
-    A channel's gate is made of features summed over the cells by a softmax, a cell's gate of its features' product
-    with the softmax of the map's mean features. Both work at half the width and end in a sigmoid.
+    A channel's gate comes from features summed over the cells by a softmax, a cell's gate from the product of its
+    features with the softmax of the map's mean features. Both work at half the width and end in a sigmoid.
 
     Source: Polarized Self-Attention (arXiv:2107.00782) §3.
     """

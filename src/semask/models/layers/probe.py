@@ -1,4 +1,4 @@
-"""Supervising what a backbone has anyway, beside the semantic layer: an ablation."""
+"""Supervision of a stage's own tokens in place of a semantic layer: an ablation."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 class Probe(nn.Module):
-    """Classify the tokens of a stage, or queries that come with them, and leave the stage's map as it is.
+    """A classifier of the tokens of a stage, or of queries that come with them; the stage's map stays as it is.
 
-    It stands where a semantic layer stands and gives out a map to be supervised like a semantic one.
+    A probe takes the place of a semantic layer, and its scores are supervised like a semantic map.
 
     Source: SeMask (arXiv:2112.12782) table 5, "Swin-T FPN" with auxiliary loss and "Query Swin-T FPN", of which there
     is no public code; the projection to the classes is ours.

@@ -10,13 +10,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from semask.models.layers.blocks import ConvNormAct
+from semask.ops.resize import size_of
 
 BINS = (1, 2, 3, 6)
 """Sides of the grids in PSPNet and UPerNet."""
 
 
 class PyramidPooling(nn.Module):
-    """Average the map over grids of `bins`² cells, project each and lay them, resized, behind the map.
+    """The map, and behind it its averages over grids of `bins`² cells, projected and resized.
 
     In training, the BatchNorm of the grid of one cell needs two images or more.
 
@@ -32,10 +33,9 @@ class PyramidPooling(nn.Module):
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         """Return the map and its levels, coarsest grid first, in `out_channels` channels."""
-        size = (x.shape[-2], x.shape[-1])
         # Never compared with the map's size, as `resize` does: an exported model takes any.
         levels = [
-            F.interpolate(level(pool(x, bins)), size=size, mode="bilinear", align_corners=False)
+            F.interpolate(level(pool(x, bins)), size=size_of(x), mode="bilinear", align_corners=False)
             for bins, level in zip(self.bins, self.levels, strict=True)
         ]
         return torch.cat([x, *levels], dim=1)
@@ -46,7 +46,7 @@ def pool(x: Float[Tensor, "b c h w"], bins: int) -> Float[Tensor, "b c n n"]:
 
     The result is that of `adaptive_avg_pool2d`; two products of matrices, unlike it, export with any size.
     """
-    rows, columns = (averages(size, bins, x) for size in (x.shape[-2], x.shape[-1]))
+    rows, columns = (averages(size, bins, x) for size in size_of(x))
     return rows @ x @ columns.T
 
 
@@ -54,6 +54,6 @@ def averages(size: int, bins: int, like: Tensor) -> Float[Tensor, "n s"]:
     """Return the matrix that averages `size` positions into cells, in `like`'s type and on its device."""
     position = torch.arange(size, device=like.device)
     cell = torch.arange(bins, device=like.device)[:, None]
-    # A position and a cell, each scaled by the other's count, are intervals; they meet or they do not.
+    # A position and a cell, each scaled by the other's count, are intervals, which overlap or not.
     inside = ((position + 1) * bins > cell * size) & (position * bins < (cell + 1) * size)
     return (inside / inside.sum(1, keepdim=True)).to(like.dtype)

@@ -1,4 +1,4 @@
-"""Queries that look at a map and at one another."""
+"""Queries that attend to a map and to each other."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class CrossAttention(nn.Module):
         value: Float[Tensor, "b n d"],
         visible: Bool[Tensor, "b q n"] | None = None,
     ) -> Float[Tensor, "b q d"]:
-        """Return the attended values; a query sees the tokens that are `visible` to it, at least one."""
+        """Return the attended values; a query attends to the tokens that are `visible` to it, at least one."""
         heads = (self._heads(self.query(query)), self._heads(self.key(key)), self._heads(self.value(value)))
         mask = None if visible is None else visible[:, None]
         rate = self.dropout if self.training else 0.0
@@ -74,17 +74,17 @@ class QueryLayer(nn.Module):
         value: Float[Tensor, "b n d"],
         visible: Bool[Tensor, "b q n"] | None = None,
     ) -> Float[Tensor, "b q d"]:
-        """Return the queries after this layer; `positions` are added where they ask and are asked, not to values."""
+        """Return the queries after this layer; `positions` are added to queries and keys, not to values."""
         if self.self_attention_first:
-            queries = self._look_around(queries, positions)
+            queries = self._attend_to_each_other(queries, positions)
         attended = self.cross_attention(queries + positions, key, value, visible)
         queries = self.cross_norm(queries + self.dropout(attended))
         if not self.self_attention_first:
-            queries = self._look_around(queries, positions)
+            queries = self._attend_to_each_other(queries, positions)
         out: Tensor = self.mlp(queries)
         return out
 
-    def _look_around(self, queries: Tensor, positions: Tensor) -> Tensor:
+    def _attend_to_each_other(self, queries: Tensor, positions: Tensor) -> Tensor:
         placed = queries + positions
         out: Tensor = self.self_norm(queries + self.dropout(self.self_attention(placed, placed, queries)))
         return out

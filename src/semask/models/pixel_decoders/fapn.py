@@ -1,4 +1,4 @@
-"""FaPN: levels of a pyramid that move the coarser map onto the finer one before they merge."""
+"""FaPN: levels of a pyramid that align the coarser map with the finer one before they merge."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TAPS = 9
 
 
 class FeatureAlign(nn.Module):
-    """Sample the coarser map where a modulated deformable convolution, led by both maps, says; then add the finer map.
+    """A modulated deformable convolution of the coarser map, its offsets from both maps; plus the finer map.
 
     Source: FaPN (arXiv:2108.07058) §3.2; DCNv2 (arXiv:1811.11168); 8 groups of channels with offsets of their own.
     """
@@ -34,9 +34,10 @@ class FeatureAlign(nn.Module):
 
     def forward(self, fine: Float[Tensor, "b c h w"], coarse: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return the aligned sum of two maps of one size."""
+        # offsets and modulation from both maps
         led = self.offsets(self.merge(torch.cat((fine, 2 * coarse), dim=1)))
         offsets, strength = led.split((2 * NUM_GROUPS * TAPS, NUM_GROUPS * TAPS), dim=1)
-        # torchvision has no kernel for half precision on the processor.
+        # Aligned features, in float32: torchvision has no CPU kernel for half precision.
         parts = (coarse, offsets, self.weight, self.bias, strength.sigmoid())
         source, offsets, weight, bias, mask = (part.float() for part in parts)
         moved = deform_conv2d(source, offsets, weight, bias, padding=1, mask=mask)
@@ -44,7 +45,7 @@ class FeatureAlign(nn.Module):
 
 
 class FeatureSelection(nn.Module):
-    """Weigh the channels by what the whole map holds, then project them.
+    """Channels weighed by the mean of the whole map, then projected.
 
     Source: FaPN (arXiv:2108.07058) §3.3. SeMask's FaPN has plain laterals instead.
     """

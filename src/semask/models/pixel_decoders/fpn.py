@@ -13,7 +13,7 @@ from semask.structures import Features, PixelFeatures
 
 
 class Level(nn.Module):
-    """Add the coarser map to a lateral projection of a finer one, and smooth.
+    """A lateral projection of a finer map plus the coarser map, smoothed.
 
     Source: Feature Pyramid Networks (arXiv:1612.03144) §3; norms and activations as in MaskFormer.
     """
@@ -30,7 +30,7 @@ class Level(nn.Module):
 
 
 class FPN(nn.Module):
-    """A smoothed coarsest map and three levels above one another; the finest embeds the pixels.
+    """A smoothed coarsest map and three levels built on each other; the finest embeds the pixels.
 
     With aligned levels this is FaPN's pixel decoder (see `pixel_decoders/fapn.py`).
 
@@ -47,6 +47,7 @@ class FPN(nn.Module):
     def forward(self, features: Features) -> PixelFeatures:
         """Return the pixels' embeddings at the finest grid, and the three coarser maps."""
         maps = [self.top(features.maps[-1])]
+        # top-down pathway
         for level, fine in zip(reversed(self.levels), reversed(features.maps[:-1]), strict=True):
             coarse = F.interpolate(maps[-1], size=fine.shape[-2:], mode="nearest")
             maps.append(level(fine, coarse))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,11 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from semask.models.layers.attention import check_heads
 from semask.models.layers.blocks import caffe2_xavier, group_norm
-from semask.models.layers.deformable import DeformableAttention, Grid, grid_of
 from semask.models.layers.position import sine_positions
 from semask.models.layers.query import PostNormMLP
-from semask.ops.resize import resize
+from semask.ops.deformable import Grid, deformable_attention, grid_of
+from semask.ops.resize import resize, size_of
 from semask.structures import Features, PixelFeatures
 
 NUM_LEVELS = 3
@@ -29,10 +31,7 @@ class DeformableLayer(nn.Module):
         self.mlp = PostNormMLP(width, hidden)
 
     def forward(
-        self,
-        tokens: Float[Tensor, "b n d"],
-        positions: Float[Tensor, "_b n d"],
-        grid: Grid,
+        self, tokens: Float[Tensor, "b n d"], positions: Float[Tensor, "_b n d"], grid: Grid
     ) -> Float[Tensor, "b n d"]:
         """Return the tokens of all levels after this layer."""
         out: Tensor = self.mlp(self.norm(tokens + self.attention(tokens, positions, grid)))
@@ -68,25 +67,25 @@ class MSDeform(nn.Module):
     def forward(self, features: Features) -> PixelFeatures:
         """Return the pixels' embeddings at the finest grid, and the three refined maps."""
         fine, *others = features.maps
+        # project strides 32, 16 and 8, coarse to fine
         maps = [project(level) for project, level in zip(self.projections, reversed(others), strict=True)]
         refined = self._refine(maps)
-        coarse = resize(refined[-1], (fine.shape[-2], fine.shape[-1]))
+        # build stride 4 on top
+        coarse = resize(refined[-1], size_of(fine))
         return PixelFeatures(self.mask_features(self.finest(fine, coarse)), tuple(refined))
 
     def _refine(self, maps: list[Tensor]) -> list[Tensor]:
-        sizes = [(level.shape[-2], level.shape[-1]) for level in maps]
+        """Run deformable attention over the tokens of all levels."""
+        sizes = [size_of(level) for level in maps]
         tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)
-        positions = torch.cat(
-            [
-                sine_positions(level, tokens.shape[-1]) + embedding
-                for level, embedding in zip(maps, self.level_embeddings, strict=True)
-            ],
-            dim=1,
-        )
+        # position in the map plus embedding of the level
+        width = tokens.shape[-1]
+        levels = zip(maps, self.level_embeddings, strict=True)
+        positions = torch.cat([sine_positions(level, width) + embedding for level, embedding in levels], dim=1)
         grid = grid_of(sizes, device=tokens.device)
         for layer in self.layers:
             if self.training:
-                # Made again in the backward pass: what these layers keep would be a third of a step's memory.
+                # Computed again in the backward pass: the activations would be a third of a step's memory.
                 tokens = checkpoint(layer, tokens, positions, grid, use_reentrant=False, preserve_rng_state=False)
             else:
                 tokens = layer(tokens, positions, grid)
@@ -99,3 +98,53 @@ def _projection(channels: int, width: int) -> nn.Sequential:
     nn.init.xavier_uniform_(conv.weight)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     return nn.Sequential(conv, group_norm(width))
+
+
+class DeformableAttention(nn.Module):
+    """Attention of every token of a pyramid to a few points around it, on all levels.
+
+    Offsets are linear in the token, in tokens of the level they point to, and start as a star: head k looks in
+    direction k of the circle, point i at distance i. Weights are a softmax over levels and points.
+
+    Source: Deformable DETR (arXiv:2010.04159) §4.1; Mask2Former: 8 heads, 3 levels, 4 points.
+    """
+
+    def __init__(self, width: int, *, num_heads: int = 8, num_levels: int = 3, num_points: int = 4) -> None:
+        super().__init__()
+        check_heads(width, num_heads)
+        self.layout = (num_heads, num_levels, num_points)
+        self.offsets = nn.Linear(width, 2 * math.prod(self.layout))
+        self.weights = nn.Linear(width, math.prod(self.layout))
+        self.value = nn.Linear(width, width)
+        self.project = nn.Linear(width, width)
+        nn.init.zeros_(self.offsets.weight)
+        with torch.no_grad():
+            self.offsets.bias.copy_(star(num_heads, num_levels, num_points).flatten())
+        for start in (self.weights.weight, self.weights.bias, self.value.bias, self.project.bias):
+            nn.init.zeros_(start)
+        for linear in (self.value, self.project):
+            nn.init.xavier_uniform_(linear.weight)
+
+    def forward(
+        self, tokens: Float[Tensor, "b n d"], positions: Float[Tensor, "_b n d"], grid: Grid
+    ) -> Float[Tensor, "b n d"]:
+        """Return the attended tokens of the grid."""
+        heads, levels, points = self.layout
+        queries = tokens + positions
+        # sampling offsets and attention weights, linear in the query
+        offsets = self.offsets(queries).unflatten(-1, (heads, levels, points, 2)).float()
+        weights = self.weights(queries).unflatten(-1, (heads, levels * points)).softmax(-1)
+        locations = grid.references[:, None, None, None] + offsets / grid.extents[:, None]
+        values = self.value(tokens).unflatten(-1, (heads, -1))
+        mixed = deformable_attention(values, grid, locations, weights.unflatten(-1, (levels, points)))
+        out: Tensor = self.project(mixed)
+        return out
+
+
+def star(num_heads: int, num_levels: int, num_points: int) -> Float[Tensor, "heads l p 2"]:
+    """Return the offsets (x, y) that deformable attention starts with [tokens]."""
+    angles = torch.arange(num_heads) * (2 * math.pi / num_heads)
+    directions = torch.stack((angles.cos(), angles.sin()), dim=-1)
+    directions = directions / directions.abs().amax(-1, keepdim=True)
+    distances = torch.arange(1, num_points + 1)[:, None]
+    return (directions[:, None, None] * distances).expand(-1, num_levels, -1, -1)

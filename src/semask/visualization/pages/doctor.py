@@ -20,7 +20,7 @@ from semask.data.pairs import Pair
 from semask.data.readers.image import read_label
 from semask.data.readers.raster import as_rgb, read_picture
 from semask.data.readers.source import Source
-from semask.ops.resize import as_unit
+from semask.ops.resize import to_float
 from semask.recipes.recipe import DataRecipe
 from semask.visualization.pages.page import write_page
 from semask.visualization.pages.picture import painted, photograph
@@ -202,7 +202,7 @@ def _pair_shot(duplicate: Duplicate, data: DataRecipe) -> Shot:
 
 def _image(source: Source, data: DataRecipe) -> Tensor | None:
     try:
-        return as_rgb(as_unit(read_picture(source, data)))
+        return as_rgb(to_float(read_picture(source, data)))
     except (OSError, ValueError):
         return None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from semask.files import whole_file
+from semask.files import atomic_write
 
 UNKNOWN = "–"
 """What stands for a number that is not defined."""
@@ -18,7 +18,7 @@ UNKNOWN = "–"
 def write_page(path: Path, template: str, **values: Any) -> None:
     """Fill a template of this package and write it, whole or not at all; whatever text goes in is escaped."""
     text = _environment().get_template(template).render(**values)
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         # File names may hold bytes that are no text.
         part.write_bytes(text.encode("utf-8", "backslashreplace"))
 

@@ -1,0 +1,193 @@
+"""The machine of a measurement: hardware, versions and settings, its peak rate, and the load of other processes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from semask.benchmark.options import Dtype
+from semask.benchmark.rounds import clock_of
+from semask.ops.device import describe
+from semask.ops.reference import is_reference
+
+PACKAGES = (
+    "semask",
+    "torchvision",
+    "timm",
+    "transformers",
+    "segmentation-models-pytorch",
+    "numpy",
+    "scipy",
+    "pillow",
+    "triton",
+)
+SAME = ("device", "processor", "threads", "driver", "cuda", "cudnn", "packages.torch", "precision")
+"""Parts of the environment that comparable figures share."""
+SIDES = {"cpu": 2048, "cuda": 8192}
+"""Largest matrices of the peak rate: at this size it grows no more."""
+LONG = 0.05
+"""Duration of a product [s] that is long enough: on CPUs without bfloat16 units, larger ones take minutes."""
+STAT = Path("/proc/stat")
+BUSY = (0, 1, 2, 5, 6, 7)
+"""Columns of the first line of /proc/stat that are work: user, nice, system, irq, softirq, and steal."""
+SPARE = 0.3
+"""Cores that may be missing without a remark: every system does a little."""
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Return all that a figure depends on apart from the model, as JSON values; None for parts that do not exist."""
+    on_gpu = device.type == "cuda"
+    driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if on_gpu else None
+    return {
+        "device": describe(device),
+        "processor": cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
+        "system": platform.platform(),
+        "packages": versions(),
+        "commit": commit(),
+        "driver": driver.splitlines()[0] if driver else None,
+        "cuda": torch.version.cuda if on_gpu else None,
+        "cudnn": torch.backends.cudnn.version() if on_gpu else None,
+        "precision": {
+            "float32_matmul": torch.get_float32_matmul_precision(),
+            "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+        },
+        "reference": is_reference(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that results may depend on."""
+    # torch's own string holds its build, which the package's version lacks.
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def cpu_model() -> str:
+    """Return the name of the CPU, or of its architecture where the system has no name for it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def commit() -> str | None:
+    """Return the commit of the checkout that holds this code, with + if files differ; None in a package."""
+    here = Path(__file__).parent
+    found = _output("git", "-C", str(here), "rev-parse", "HEAD")
+    if found is None:
+        return None
+    changed = _output("git", "-C", str(here), "status", "--porcelain", "--untracked-files=no", "--", str(here.parent))
+    return f"{found}+" if changed else found
+
+
+def _output(program: str, *arguments: str) -> str | None:
+    """Return the output of a program; None if it does not exist or fails."""
+    if shutil.which(program) is None:
+        return None
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def matmul_peak(device: torch.device, dtype: Dtype) -> float:
+    """Return the multiply-adds per second of a large square matrix product, the best of several runs.
+
+    On a GPU, float32 runs as `torch.get_float32_matmul_precision` allows, as it does in models.
+    """
+    clock, kind = clock_of(device), torch.bfloat16 if dtype == "bfloat16" else torch.float32
+
+    def shortest(side: int, runs: int) -> float:
+        # Random numbers: constant ones draw less power, and a GPU runs faster with them than with any model's.
+        left, right = (torch.randn(side, side, dtype=kind, device=device) for _ in range(2))
+        product = torch.empty_like(left)
+        return min(clock(lambda: torch.mm(left, right, out=product)) for _ in range(runs))
+
+    most = SIDES[device.type]
+    side = min(256, most)
+    while side < most and shortest(side, 2) < LONG:
+        side *= 2
+    return side**3 / shortest(side, 5)
+
+
+class MachineLoad:
+    """The CPU time of other processes since this object was made."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter(), _busy_seconds(), _own_seconds()
+
+    def cores(self) -> float | None:
+        """Return the mean number of cores that other processes kept busy; None where the system has no /proc/stat."""
+        began, busy, own = self._began
+        now = _busy_seconds()
+        if busy is None or now is None:
+            return None
+        return max(0.0, (now - busy) - (_own_seconds() - own)) / max(time.perf_counter() - began, 1e-9)
+
+
+def crowding(environment: Mapping[str, Any], entry: Mapping[str, Any]) -> str | None:
+    """Return a remark if other processes and the measurement needed more cores than there are, else None."""
+    others, threads, cores = (environment.get(name) for name in ("machine_load", "threads", "cores"))
+    if others is None or not threads or not cores or environment.get("cuda"):
+        return None
+    workers, loads = entry.get("workers") or 0, entry.get("what") == "load"
+    wanted = max(1, workers) if loads else threads + workers
+    if others + wanted <= cores + SPARE:
+        return None
+    fewer = ", or with --threads 1" if threads > 1 and not loads else ""
+    return (
+        f"Other processes had {others:.1f} of {cores} cores while {wanted} were wanted. Threads that wait for each "
+        f"other lose most by that, so that not even ratios need hold: measure again when the machine is quiet{fewer}."
+    )
+
+
+def _busy_seconds() -> float | None:
+    """Return the time that all cores have worked [s]."""
+    try:
+        columns = STAT.read_text(encoding="ascii").split("\n", 1)[0].split()[1:]
+        return sum(int(columns[place]) for place in BUSY) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return None
+
+
+def _own_seconds() -> float:
+    """Return the CPU time [s] of this process and its descendants, living and ended."""
+    return sum(os.times()[:4]) + descendants_seconds(os.getpid())
+
+
+def descendants_seconds(process: int) -> float:
+    """Return the CPU time [s] of a process's living descendants, and of the processes that these have waited for."""
+    children: dict[int, list[int]] = {}
+    ticks: dict[int, int] = {}
+    for path in STAT.parent.glob("[0-9]*/stat"):
+        try:
+            # The fields after the name in parentheses, which may itself hold parentheses.
+            fields = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            number, parent = int(path.parent.name), int(fields[1])
+            ticks[number] = sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime
+        except (OSError, ValueError, IndexError):
+            continue  # it has ended meanwhile
+        children.setdefault(parent, []).append(number)
+    living = [*children.get(process, ())]
+    for number in living:  # which grows
+        living += children.get(number, ())
+    return sum(ticks[number] for number in living) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,198 @@
+"""One run of each kind: forward, image to label map, training step, evaluation of files, batches of training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from semask.benchmark.candidate import Candidate
+from semask.benchmark.options import Options, What
+from semask.benchmark.rounds import Work
+from semask.data.dataset import training_set, validation_set
+from semask.data.scenes.scene import SCENE_CLASSES, draw_scene
+from semask.evaluation import Measures, Samples, evaluate_model
+from semask.recipes import DataRecipe, Recipe
+from semask.structures import IGNORE, Sample
+from semask.training.optim import build_optimizer
+
+INSIDE: dict[What, tuple[str, ...]] = {
+    "forward": ("normalisation", "padding", "model"),
+    "predict": ("bytes to floats on the device", "normalisation", "padding", "model", "label map to the CPU"),
+    "train": ("normalisation", "padding", "model", "loss", "backward"),
+    "evaluate": ("decoding", "model", "label map", "confusion matrix"),
+    "load": ("decoding", "augmentation", "batches"),
+}
+"""Steps inside a run of each kind."""
+FILES = 8
+"""Images drawn for a split; longer runs repeat them."""
+LOCATION = (
+    *("kind", "root", "classes", "images", "labels", "image_suffix", "label_suffix"),
+    *("train_split", "val_split", "channels", "value_range"),
+)
+"""Fields of a data recipe that locate images; the others process them."""
+
+
+def work_of(candidate: Candidate, options: Options, device: torch.device, batch: int) -> Work:
+    """Return one run on `batch` random images; the model is moved, and put into the mode that the run needs."""
+    candidate.module.to(device).train(options.what == "train")
+    return WORKS[options.what](candidate, options, device, batch)
+
+
+def forward(candidate: Candidate, options: Options, device: torch.device, batch: int) -> Work:
+    """Return the forward pass without gradients, to logits at the model's own grid."""
+    images = random_images(candidate, options, batch).to(device)
+
+    def run() -> None:
+        with torch.inference_mode(), autocast(options, device):
+            candidate.forward(images)
+
+    return run
+
+
+def predict(candidate: Candidate, options: Options, device: torch.device, batch: int) -> Work:
+    """Return the way from images as bytes in the CPU's memory to label maps there."""
+    as_bytes = (random_images(candidate, options, batch) * 255).to(torch.uint8)
+
+    def run() -> Tensor:
+        with torch.inference_mode(), autocast(options, device):
+            return candidate.labels(as_bytes.to(device) / 255).cpu()
+
+    return run
+
+
+def train(candidate: Candidate, options: Options, device: torch.device, batch: int) -> Work:
+    """Return a training step: forward, loss, backward and, with --step, a step of the recipe's optimiser."""
+    images = random_images(candidate, options, batch).to(device)
+    recipe = candidate.recipe
+    labels = label_maps(recipe.model.num_classes, options.size_for(recipe.data.crop), batch).to(device)
+    parameters = list(candidate.module.parameters())
+    optimizer = build_optimizer(candidate.module, recipe.optim) if options.step else None
+
+    def run() -> None:
+        with autocast(options, device):
+            loss = candidate.loss(images, labels)
+        loss.backward()
+        if optimizer is not None:
+            optimizer.step()
+        for parameter in parameters:
+            parameter.grad = None  # now and not before the next run, so that gradients count as memory of a run
+
+    return run
+
+
+WORKS: dict[What, Callable[[Candidate, Options, torch.device, int], Work]] = {
+    "forward": forward,
+    "predict": predict,
+    "train": train,
+}
+
+
+def autocast(options: Options, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context that models run in."""
+    return torch.autocast(device.type, torch.bfloat16) if options.dtype == "bfloat16" else nullcontext()
+
+
+def random_images(candidate: Candidate, options: Options, batch: int) -> Float[Tensor, "b c H W"]:
+    """Return the same random images in [0, 1] for every candidate of a size."""
+    data = candidate.recipe.data
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(batch, data.channels, *options.size_for(data.crop), generator=generator)
+
+
+def label_maps(num_classes: int, size: tuple[int, int], batch: int) -> UInt8[Tensor, "b H W"]:
+    """Return labels with up to 24 regions, as real images have; the top tenth is unlabelled."""
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.randint(0, num_classes, (batch, 1, 4, 6), generator=generator)
+    labels = F.interpolate(coarse.float(), size)[:, 0].to(torch.uint8)
+    labels[:, : size[0] // 10] = IGNORE
+    return labels
+
+
+class Repeated:
+    """`count` samples of a data set; a shorter one is repeated, under new names."""
+
+    def __init__(self, samples: Samples, count: int) -> None:
+        self._samples, self._count = samples, count
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return self._count
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return a sample."""
+        turn, place = divmod(index, len(self._samples))
+        sample = self._samples[place]
+        return sample._replace(name=f"{turn}/{sample.name}")
+
+
+def evaluate(candidate: Candidate, options: Options, device: torch.device) -> Work:
+    """Return an evaluation of the first images of the validation split, from files to the confusion matrix."""
+    samples = Repeated(validation_set(candidate.recipe.data), options.images)
+    candidate.module.to(device).eval()
+    predictor = candidate.predictor
+    assert predictor is not None  # `options.check` refuses other libraries
+
+    def run() -> None:
+        with autocast(options, device):
+            evaluate_model(
+                predictor,
+                samples,
+                num_classes=candidate.recipe.model.num_classes,
+                device=device,
+                batch_size=options.batch_size,
+                workers=options.workers,
+                measures=Measures(boundary=False, areas=(), bins=0),
+            )
+
+    return run
+
+
+def load(recipe: Recipe, options: Options) -> Work:
+    """Return one pass over random batches of the recipe's training split, by the loader of training."""
+    from semask.training.datamodule import SegmentationData  # imports lightning, which takes long
+
+    train = dataclasses.replace(
+        recipe.train,
+        steps=options.images // options.batch_size,
+        batch_size=options.batch_size,
+        accumulate=1,
+        cached_views=None,
+        freeze_encoder=False,
+    )
+    draws = training_set(recipe.data, seed=train.seed, mean=recipe.model.mean)
+    data = SegmentationData(draws, draws, dataclasses.replace(recipe, train=train), workers=options.workers)
+    loader = data.train_dataloader()
+    return lambda: sum(batch.images.shape[0] for batch in loader)
+
+
+def with_data(recipe: Recipe, options: Options, folder: Path) -> Recipe:
+    """Return the recipe with images to read: those of its root, its own scenes, or scenes drawn to files."""
+    present = recipe.data.root is not None and Path(recipe.data.root).exists()
+    if options.root is not None or recipe.data.kind == "scenes" or present:
+        return recipe
+    draw_files(folder, options.size_for(recipe.data.crop), recipe.model.num_classes)
+    own = DataRecipe(root=str(folder))
+    located = dataclasses.replace(recipe.data, **{field: getattr(own, field) for field in LOCATION})
+    return dataclasses.replace(recipe, data=located)
+
+
+def draw_files(folder: Path, size: tuple[int, int], num_classes: int) -> None:
+    """Write scenes of a size (height, width) [px] as JPEG files with PNG labels for both splits, and a class table."""
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (folder / kind / split).mkdir(parents=True, exist_ok=True)
+        for number in range(FILES):
+            image, label = draw_scene(2 * number + (split == "train"), size)
+            Image.fromarray(image).save(folder / "images" / split / f"{number}.jpg", quality=90)
+            Image.fromarray(label % num_classes).save(folder / "labels" / split / f"{number}.png")
+    names = [*SCENE_CLASSES.names, *(f"class {number}" for number in range(num_classes))][:num_classes]
+    (folder / "classes.json").write_text(json.dumps({"classes": names}), encoding="utf-8")

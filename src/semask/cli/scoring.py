@@ -1,0 +1,99 @@
+"""Common parts of commands that score a checkpoint: arguments, checks, processes, and the origin of a record."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from semask.checkpoints.record import WEIGHTS, read_recipe
+from semask.cli.flags import split_name
+from semask.recipes import Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from semask.checkpoints.store import Bundle
+    from semask.data.classes import Classes
+
+FIRST = (
+    "data.root",
+    "data.classes",
+    "data.val-split",
+    "test.mode",
+    "test.window",
+    "test.stride",
+    "test.scales",
+    "test.flip",
+    "test.batch-size",
+)
+"""Fields of a recipe that `--help` lists."""
+PATIENCE = timedelta(hours=6)
+"""Time that finished processes wait for the others: the first reads all labels before its share."""
+
+
+def begin(arguments: Sequence[str], *, usage: str) -> tuple[Path, Recipe, list[str]]:
+    """Split `CHECKPOINT [flags]` into the checkpoint, its recipe, at which the flags start, and the flags."""
+    name, flags = split_name(arguments, usage=usage, hint="It is the folder that `semask train` or `convert` wrote.")
+    checkpoint = Path(name or "CHECKPOINT")
+    return checkpoint, Recipe(name="CHECKPOINT") if name is None else read_recipe(checkpoint), flags
+
+
+def check_classes(bundle: Bundle, classes: Classes) -> None:
+    """Check that the data set's classes are the checkpoint's, without regard to case and outer spaces.
+
+    Published tables spell some names with a space at the end.
+
+    Raises:
+        ValueError: the numbers of classes differ, or the names of one.
+    """
+    assert bundle.recipe is not None
+    trained, fix = bundle.recipe.model.num_classes, "give the class table of its training by --data.classes"
+    if len(classes.names) != trained:
+        raise ValueError(f"the checkpoint has {trained} classes, the data set {len(classes.names)}; {fix}")
+    known = bundle.classes.names if bundle.classes is not None else classes.names
+    for index, (ours, theirs) in enumerate(zip(known, classes.names, strict=True)):
+        if ours.strip().casefold() != theirs.strip().casefold():
+            raise ValueError(f"class {index} is {ours!r} in the checkpoint and {theirs!r} in the data set; {fix}")
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[int]:
+    """Join the processes that torchrun started, and yield this one's rank; a single process has rank 0."""
+    import torch
+
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield 0
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield torch.distributed.get_rank()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def origin(checkpoint: Path, recipe: Recipe, images: int, device: torch.device) -> dict[str, Any]:
+    """Return what the scores depend on, as JSON values: checkpoint and data by their SHA-256, versions, device."""
+    import torch.distributed
+
+    from semask.benchmark.machine import versions
+    from semask.data.checks.digest import digest_split
+    from semask.ops.device import describe
+
+    with (checkpoint / WEIGHTS).open("rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    split = recipe.data.val_split
+    joined = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return {
+        "recipe": recipe.name,
+        "checkpoint": {"path": str(checkpoint), "sha256": weights},
+        "data": {"split": split, "images": images, "sha256": digest_split(recipe.data, split)},
+        "versions": versions(),
+        "hardware": {"device": describe(device), "processes": torch.distributed.get_world_size() if joined else 1},
+    }

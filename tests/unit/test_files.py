@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from semask.files import atomic_write, check_writable
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "scores.json"
+    with atomic_write(path) as part:
+        part.write_text("half")
+        assert not path.exists()
+        part.write_text("whole")
+    assert path.read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
+    path.write_text("old")
+
+    def interrupted() -> None:
+        with atomic_write(path) as part:
+            part.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_results_can_go_to_is_not_made_yet(tmp_path: Path) -> None:
+    check_writable(tmp_path / "deep" / "deeper")
+    check_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_in_the_way_of_results_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link to no file").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "file that is its own link").symlink_to(tmp_path / "file that is its own link")
+    for folder in (tmp_path / "file", tmp_path / "file" / "deep"):
+        with pytest.raises(ValueError, match=r"^--plot: .*/file(/deep)?'"):
+            check_writable(folder, flag="--plot")
+    with pytest.raises(ValueError, match=r"^--out: .*'/proc'"):
+        check_writable(Path("/proc/nowhere"))
+    for name in ("link to no file", "file that is its own link"):
+        for folder in (tmp_path / name, tmp_path / name / "deep"):
+            with pytest.raises(ValueError, match=rf"^--out: .*/{name}'"):
+                check_writable(folder)
