@@ -6,12 +6,13 @@ import re
 
 
 def pattern_of(fact: object) -> str:
-    """Return a pattern of one fact as a word of its own: 0 is not in 10, 0.5 or x0, nor `layers` in `pixel_layers`.
+    """Return a pattern of one fact as a word of its own: 0 is not in 10, 1.0 or x0, nor `layers` in `pixel_layers`.
 
-    A range, as `2 … 255`, may be written in any way.
+    A range, as `2 … 255`, may be written in any way, and a field with the names of those it is in.
     """
+    before = r"(?<![\w.])" if str(fact)[:1].isdigit() else r"(?<!\w)"
     words = re.escape(str(fact)).replace(r"\ …\ ", r"\b[^0-9]{1,9}")
-    return rf"(?<![\w.]){words}(?!\w|\.\d)"
+    return rf"{before}{words}(?!\w|\.\d)"
 
 
 def facts(*wanted: object) -> str:

@@ -12,8 +12,8 @@ import torch
 from semask import recipes
 from semask.data.classes import Classes
 from semask.data.pairs import find_pairs
-from semask.models.encoders.swin import DenseSwinBlock
 from semask.models.decoders.segmenter import STRIDE
+from semask.models.encoders.swin import DenseSwinBlock
 from semask.models.model import SegmentationModel
 from semask.recipes import ade20k, cityscapes
 from semask.recipes.decoders import MASK_CLASSIFIERS

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from semask.data.dataset import TrainingFiles, training_set
+from semask.data.dataset import TrainingFiles, training_set, validation_set
 from semask.data.scenes.scene import SCENE_CLASSES, draw_scene
 from semask.models.build import build
 from semask.models.encoders.kinds import encoder_options
@@ -28,6 +28,7 @@ from semask.recipes import (
     TrainRecipe,
 )
 from semask.recipes.decoders import PIXEL_DECODERS, decoder_options
+from semask.recipes.encoders import StageProbe
 from semask.structures import IGNORE, EncodedBatch, Features
 from semask.training import run
 from semask.training.datamodule import SegmentationData
@@ -122,13 +123,14 @@ MASKS = decoder_options(
 BACKBONES = {
     "vit": (encoder_options("vit_tiny_patch16_224", weights=None, image_size=(32, 48), drop_path=0.5), {}),
     "batch norm": (PYRAMID, {"single_scale": "last"}),
-    "mask classifier": (PYRAMID, vars(MASKS)),
+    "mask classifier": (PYRAMID, MASKS),
 }
 
 
 def over(recipe: Recipe, backbone: str) -> Recipe:
     encoder, fields = BACKBONES[backbone]
-    model = replace(recipe.model, encoder=encoder, decoder=replace(recipe.model.decoder, **fields))
+    decoder = replace(recipe.model.decoder, **fields) if isinstance(fields, dict) else fields
+    model = replace(recipe.model, encoder=encoder, decoder=decoder)
     return replace(recipe, model=model, loss=LossRecipe(masks=MaskLossRecipe(points=64)))
 
 
@@ -222,7 +224,8 @@ def test_a_resumed_run_encodes_with_the_encoder_of_its_checkpoint(
 
 def test_a_short_run_encodes_no_more_than_it_needs(recipe: Recipe) -> None:
     recipe = replace(recipe, train=replace(recipe.train, steps=1, batch_size=2, cached_views=50))
-    data = SegmentationData(recipe, workers=0)
+    draws = training_set(recipe.data, seed=0, mean=recipe.model.mean)
+    data = SegmentationData(draws, validation_set(recipe.data), recipe, workers=0)
     data.trainer = SimpleNamespace(lightning_module=SimpleNamespace(model=build(recipe)), global_rank=0, world_size=1)
     assert len(data.train_dataloader().dataset) == 2
 

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from semask.recipes import Recipe, TrainRecipe
 from semask.structures import Sample
-from semask.training import datamodule
+from semask.training import run
 from semask.training.history import read_history
 from semask.training.options import RunOptions
 from semask.training.run import train
@@ -74,7 +74,7 @@ def test_resume_equals_an_uninterrupted_run(
     out = tmp_path / "parts"
     with monkeypatch.context() as patch:
         # the cut comes two steps after the checkpoint, so that these steps are done twice
-        patch.setattr(datamodule, "training_set", interrupted(datamodule.training_set, (HALF + 2) * BATCH))
+        patch.setattr(run, "training_set", interrupted(run.training_set, (HALF + 2) * BATCH))
         with pytest.raises(PowerCut):
             train(recipe, RunOptions(out=out, workers=0))
     torch.manual_seed(12345)  # whatever the new process has drawn must not matter
@@ -114,7 +114,7 @@ def test_a_lost_best_is_found_anew(
     """A checkpoint alone, without its folder, says that an earlier step was the best; its weights are gone."""
     recipe = tiny_recipe(TrainRecipe(steps=4, batch_size=2, eval_every=2))
     with monkeypatch.context() as patch:
-        patch.setattr(datamodule, "training_set", interrupted(datamodule.training_set, 3 * 2))
+        patch.setattr(run, "training_set", interrupted(run.training_set, 3 * 2))
         with pytest.raises(PowerCut):
             train(recipe, RunOptions(out=tmp_path / "first", workers=0))
     saved = torch.load(tmp_path / "first" / "last.ckpt", weights_only=True)

@@ -15,6 +15,7 @@ from torch import nn
 import semask
 from semask.data.dataset import validation_set
 from semask.evaluation.metrics import Confusion
+from semask.models.build import build
 from semask.recipes import Recipe, TrainRecipe
 from semask.recipes.folder import PLACEHOLDER_CLASSES
 from semask.training import run

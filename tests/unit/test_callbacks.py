@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningModule
 from rich.console import Console
 
-from semask.training.callbacks import MovingAverage, RandomStates, StillLambda, follow, random_state, set_random_state
+from semask.training.callbacks import MovingAverage, RandomStates, WarnUnusedSemanticAttention, follow, random_state, set_random_state
 from semask.training.progress import ProgressReport
 from tests.facts import facts, missing
 
@@ -58,7 +58,7 @@ def draw_after(state: dict[str, Any]) -> tuple[Any, ...]:
     return draw()
 
 
-def run_steps(callback: StillLambda, values: list[dict[str, float]]) -> None:
+def run_steps(callback: WarnUnusedSemanticAttention, values: list[dict[str, float]]) -> None:
     for step, value in enumerate(values, start=1):
         metrics = {f"lambda/{k}": torch.tensor(v) for k, v in value.items()}
         trainer = SimpleNamespace(
@@ -72,12 +72,12 @@ def test_a_lambda_that_never_moves_is_told() -> None:
     with pytest.warns(
         UserWarning, match=r"^(?!.*lambda/stage1)(?=.*--model\.encoder\.semantic-dead-init false).*lambda/stage2"
     ):
-        run_steps(StillLambda(), [{"stage1": 0.1 * i, "stage2": 0.5} for i in range(4)])
+        run_steps(WarnUnusedSemanticAttention(), [{"stage1": 0.1 * i, "stage2": 0.5} for i in range(4)])
 
 
 def test_moving_lambdas_and_models_without_them_are_quiet() -> None:
-    run_steps(StillLambda(), [{"stage1": 0.1 * i} for i in range(5)])
-    run_steps(StillLambda(), [{}] * 5)
+    run_steps(WarnUnusedSemanticAttention(), [{"stage1": 0.1 * i} for i in range(5)])
+    run_steps(WarnUnusedSemanticAttention(), [{}] * 5)
 
 
 def test_progress_outside_a_terminal_is_plain_lines() -> None:

@@ -2,8 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from semask.models.decoders.psanet import PSANet
-from semask.models.decoders.psanet import PointWiseSpatialAttention, double, halve, unfold_windows
+from semask.models.decoders.psanet import PointWiseSpatialAttention, PSANet, double, halve, unfold_windows
 from semask.structures import Features
 from tests.facts import facts
 

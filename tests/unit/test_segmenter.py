@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from semask.models.decoders.segmenter import MaskTransformer, SegmenterLinear
+from semask.models.decoders.segmenter import MaskTransformer, SegmenterLinear, SingleScale
 from semask.models.layers.attention import Block, SelfAttention
-from semask.models.decoders.segmenter import SingleScale
 from semask.structures import Features
 from tests.facts import facts
 

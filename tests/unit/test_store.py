@@ -13,7 +13,7 @@ import torch
 import semask
 from semask import recipes
 from semask.checkpoints import store
-from semask.checkpoints.record import write_record
+from semask.checkpoints.record import FORMAT, write_record
 from semask.data.classes import Classes
 from semask.models.build import build
 from semask.recipes import ModelRecipe, Recipe

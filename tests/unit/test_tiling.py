@@ -17,6 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from semask.models.encoders.swin import DenseSwinBlock, ShiftedWindowAttention
 from semask.models.layers.semantic import SemanticAttention, SemanticLayer
+from semask.ops.checkpoint import checkpoint_pointwise
 from semask.ops.chunked import apply_chunked
 from semask.ops.reference import reference_mode
 from semask.ops.tiling import PART_TOKENS, Part, Tiling, tile

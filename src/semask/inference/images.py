@@ -29,7 +29,7 @@ def to_batch(image: ImageLike, *, channels: int) -> tuple[Tensor, bool]:
         from PIL import ImageOps
 
         image = ImageOps.exif_transpose(image)
-        image = np.asarray(image.convert("RGB") if channels == 3 else image)
+        image = np.array(image.convert("RGB") if channels == 3 else image)
     if isinstance(image, np.ndarray):
         array = image[..., None] if image.ndim == 2 else image
         image = torch.from_numpy(np.ascontiguousarray(array)).movedim(-1, 0)

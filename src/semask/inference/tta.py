@@ -34,8 +34,9 @@ def rescaled(
     """Score the image at another size, aspect ratio kept, and bring the scores back to its own.
 
     `box` is (long, short) [px], None the image's own size; `ratio` scales it. Then an image whose short side is less
-    than `enlarge_to` [px] is enlarged until it has that, so that it fills a window, up to `MAX_ENLARGED_PIXELS`. Scores go straight to the original size. All bilinear; `antialias` smooths images that are
-    made smaller, as Pillow does. `memory_budget` is that of `Predictor`.
+    than `enlarge_to` [px] is enlarged until it has that, so that it fills a window, up to `MAX_ENLARGED_PIXELS`.
+    Scores go straight to the original size. All bilinear; `antialias` smooths images that are made smaller, as Pillow
+    does. `memory_budget` is that of `Predictor`.
 
     Source: SeMask-FPN's test pipeline: logits → network input's size → original size. Enlarging: Segmenter's authors'
     code. Antialiasing: detectron2, which resizes by Pillow.

@@ -1,4 +1,4 @@
-"""How far a binary mask is from its target: per pixel, and by overlap."""
+"""Losses of binary masks: per pixel, and by overlap."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FOCAL_ALPHA = 0.25
 def pixel_costs(
     logits: Float[Tensor, "*batch n"], kind: MaskLoss
 ) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch n"]]:
-    """Return what a pixel costs outside of the target, and how much more it costs inside.
+    """Return the cost of a pixel outside of the target, and the additional cost inside.
 
     A pixel of which the share t lies inside costs outside + t·more, so that every mask is compared with every target
     by one product of matrices.

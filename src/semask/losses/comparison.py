@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from semask.losses.binary import dice_loss, mean_pixel_loss
 from semask.losses.matching import Matching, Targets, pair_costs
 from semask.losses.points import LabelledPixels, choose_points, draw, sample_classes, sample_maps
-from semask.ops.resize import resize
+from semask.ops.resize import resize, size_of
 from semask.recipes import MaskLossRecipe
 from semask.structures import IGNORE, MaskLogits
 
@@ -22,9 +22,9 @@ PairLosses = tuple[Float[Tensor, "l m"], Float[Tensor, "l m"]]
 
 
 class PointMaskLoss:
-    """Compare at points: random ones for the costs, uncertain and random ones for the losses.
+    """Comparison at points: random ones for the costs, uncertain and random ones for the losses.
 
-    With `ignored="excluded"` points are centres of labelled pixels, so that no ignored pixel has a share in a point.
+    With `ignored="excluded"` points are centres of labelled pixels, so that no ignored pixel contributes to a point.
 
     Source: Mask2Former (arXiv:2112.01527) §3.3.
     """
@@ -47,7 +47,7 @@ class PointMaskLoss:
         )
 
     def costs(self, number: int, prediction: MaskLogits) -> Float[Tensor, "b q t"]:
-        """Return what every pair of prediction `number` would cost."""
+        """Return the cost of every pair of prediction `number`."""
         labels, classes = self.targets.labels, self.targets.classes
         images = torch.arange(len(labels), device=labels.device)
         points = self._place(self.draws.matching[number], images)
@@ -63,9 +63,11 @@ class PointMaskLoss:
 
     def losses(self, predictions: Sequence[MaskLogits], matching: Matching) -> PairLosses:
         """Return the losses of all pairs."""
+        # matched masks, and the points where each is compared
         matched = [_matched(prediction, matching, number) for number, prediction in enumerate(predictions)]
         chosen = [self._choose(masks, matching, number) for number, masks in enumerate(matched)]
         points, targets = (torch.cat(part) for part in zip(*chosen, strict=True))
+        # all predictions at once
         logits = sample_maps(torch.cat(matched)[:, None], points)[:, 0]
         weights = _ones(logits)
         pixel = mean_pixel_loss(logits, targets, weights, self.recipe.mask_loss)
@@ -93,7 +95,7 @@ class PointMaskLoss:
 
 
 class DenseMaskLoss:
-    """Compare all pixels: costs at the prediction's size, labels resized to nearest; losses at the labels' size.
+    """Comparison of all pixels: costs at the prediction's size, labels resized to nearest; losses at the labels' size.
 
     Source: MaskFormer (arXiv:2107.06278) §3.2.
     """
@@ -103,7 +105,7 @@ class DenseMaskLoss:
         self.recipe = recipe
 
     def costs(self, number: int, prediction: MaskLogits) -> Float[Tensor, "b q t"]:
-        """Return what every pair would cost, whatever the prediction's `number`."""
+        """Return the cost of every pair, whatever the prediction's `number`."""
         size = prediction.mask_logits.shape[-2:]
         labels = F.interpolate(self.targets.labels[:, None].float(), size=size, mode="nearest").flatten(1)
         return pair_costs(
@@ -118,7 +120,7 @@ class DenseMaskLoss:
     def losses(self, predictions: Sequence[MaskLogits], matching: Matching) -> PairLosses:
         """Return the losses of all pairs."""
         pairs = [
-            # Masks of full size are made again in the backward pass: kept, they would be most of a step's memory.
+            # Masks of full size are computed again in the backward pass: kept, they would be most of a step's memory.
             checkpoint(
                 self._compare,
                 _matched(prediction, matching, number),
@@ -136,7 +138,7 @@ class DenseMaskLoss:
         self, masks: Float[Tensor, "m h w"], images: Integer[Tensor, " m"], classes: Integer[Tensor, " m"]
     ) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
         labels = self.targets.labels
-        logits = resize(masks[:, None], (labels.shape[-2], labels.shape[-1])).flatten(1)
+        logits = resize(masks[:, None], size_of(labels)).flatten(1)
         own = labels.flatten(1)[images]
         targets = (own == classes[:, None]).float()
         weights = self._weights(own)
@@ -152,5 +154,5 @@ def _matched(prediction: MaskLogits, matching: Matching, number: int) -> Float[T
 
 
 def _ones(like: Tensor) -> Tensor:
-    """Return ones of that shape, which take the memory of a single one."""
+    """Return ones of that shape, in the memory of a single one."""
     return like.new_ones(()).expand(like.shape)

@@ -29,10 +29,10 @@ class MaskTerms(NamedTuple):
 
 @dataclass(frozen=True)
 class MaskClassificationLoss:
-    """Match queries with the classes of each image, anew for every prediction, and compare classes and masks.
+    """Losses of classes and masks of the queries that match the classes of each image, anew for every prediction.
 
     The cross-entropy of the semantic prior is added once, times `prior_weight`, divided as `normalize_by` says. With
-    `ignored="excluded"` nothing depends on pixels without a label, nor on the queries of a picture without any label.
+    `ignored="excluded"` nothing depends on pixels without a label, nor on the queries of an image without any label.
 
     Source: MaskFormer (arXiv:2107.06278) §3.2, Mask2Former (arXiv:2112.01527) §3.3 and §4.1, SeMask §3.4.
     """
@@ -43,15 +43,13 @@ class MaskClassificationLoss:
 
     def __post_init__(self) -> None:
         """Refuse points that cannot be drawn."""
-        points, oversample_ratio, importance = (
-            self.recipe.points,
-            self.recipe.oversample_ratio,
-            self.recipe.importance_sample_ratio,
-        )
-        if (points is not None and points < 1) or oversample_ratio < 1 or not 0 <= importance <= 1:
+        recipe = self.recipe
+        few = recipe.points is not None and recipe.points < 1
+        if few or recipe.oversample_ratio < 1 or not 0 <= recipe.importance_sample_ratio <= 1:
             raise ValueError(
-                "masks are compared at 1 point or more (None compares whole masks), with an oversample_ratio of at least 1 "
-                f"and an importance in [0, 1]; got points {points}, oversample_ratio {oversample_ratio}, importance {importance}"
+                "masks are compared at points ≥ 1 (None compares whole masks), with an oversample_ratio ≥ 1 and an "
+                f"importance_sample_ratio in [0, 1]; got points {recipe.points}, oversample_ratio "
+                f"{recipe.oversample_ratio}, importance_sample_ratio {recipe.importance_sample_ratio}"
             )
 
     def __call__(self, out: Segmentation, labels: Integer[Tensor, "b H W"]) -> LossTerms:
@@ -73,15 +71,14 @@ class MaskClassificationLoss:
         return LossTerms(main + prior, main, prior, torch.zeros_like(main))
 
     def terms(self, out: MaskLogits, labels: Integer[Tensor, "b H W"]) -> MaskTerms:
-        """Return the unweighted losses of every prediction, in float32.
-
-        Of the device it asks twice: which classes there are, and what all pairs cost.
-        """
+        """Return the unweighted losses of every prediction, in float32, with two transfers from the device."""
         predictions = (out, *out.auxiliary)
+        # bipartite matching between queries and the classes of each image
         targets = find_targets(labels, out.class_logits.shape[-1] - 1)
         comparison = self._comparison(targets, len(predictions), queries=out.class_logits.shape[1])
         costs = [comparison.costs(number, prediction) for number, prediction in enumerate(predictions)]
         matching = match(torch.stack(costs), targets)
+        # losses of the matched pairs
         pixel, dice = comparison.losses(predictions, matching)
         count = _mean_count(targets)
         return MaskTerms(self._class_losses(predictions, matching, targets), pixel.sum(1) / count, dice.sum(1) / count)
@@ -96,11 +93,11 @@ class MaskClassificationLoss:
     ) -> Float[Tensor, " l"]:
         """Return the weighted mean of the queries' cross-entropy; queries without a pair are of "no object"."""
         logits = torch.stack([prediction.class_logits.float() for prediction in predictions])
-        no_object_weight = logits.shape[-1] - 1
-        wanted = torch.full(logits.shape[:-1], no_object_weight, device=logits.device)
+        no_object = logits.shape[-1] - 1
+        wanted = torch.full(logits.shape[:-1], no_object, device=logits.device)
         rows = torch.arange(len(predictions), device=logits.device)[:, None]
         wanted[rows, matching.images, matching.queries] = matching.classes
-        weights = torch.where(wanted == no_object_weight, self.recipe.no_object_weight, 1.0)
+        weights = torch.where(wanted == no_object, self.recipe.no_object_weight, 1.0)
         if self.recipe.ignored == "excluded":
             labelled = torch.tensor(targets.counts, device=logits.device) > 0
             weights = weights * labelled[:, None]

@@ -1,4 +1,4 @@
-"""Which query answers for which class: the targets of a batch, the cost of every pair, and the cheapest assignment."""
+"""Bipartite matching: the targets of a batch, the cost of every query as every target, and the best assignment."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from semask.recipes import MaskLossRecipe
 from semask.structures import IGNORE
 
 INVALID_COST = 1e9
-"""Cost of a pair whose cost is not finite; small enough for the others to keep their digits beside it."""
+"""Cost of a pair whose cost is not finite; small enough that the others keep their digits beside it."""
 
 
 class Targets(NamedTuple):
     """The classes present in each image of a batch; each stands for a binary mask, which stays in the label map.
 
-    classes: ascending ids, on the labels' device; rows are filled up with 0. counts: how many of a row are meant, on
+    classes: ascending ids, on the labels' device; rows are filled up with 0. counts: how many of a row are targets, on
     the host.
     """
 
@@ -30,7 +30,7 @@ class Targets(NamedTuple):
     counts: tuple[int, ...]
 
     def pairs(self, queries: int) -> tuple[int, ...]:
-        """Return how many pairs each image will have, which the costs do not change."""
+        """Return the number of pairs in each image, whatever the costs."""
         return tuple(min(count, queries) for count in self.counts)
 
     def images_of_pairs(self, queries: int) -> Integer[Tensor, " m"]:
@@ -50,7 +50,8 @@ class Matching(NamedTuple):
 def find_targets(labels: Integer[Tensor, "b H W"], num_classes: int) -> Targets:
     """Find the classes in each image of a batch, with one transfer to the host; `IGNORE` is none.
 
-    A ValueError names ids that are no classes.
+    Raises:
+        ValueError: Labels are not class ids.
     """
     table = torch.zeros(len(labels), IGNORE + 1, dtype=torch.bool, device=labels.device)
     present = table.scatter_(1, labels.flatten(1).long(), True)[:, :IGNORE].cpu().numpy()
@@ -58,7 +59,7 @@ def find_targets(labels: Integer[Tensor, "b H W"], num_classes: int) -> Targets:
     if beyond.size:
         raise ValueError(
             f"labels are class ids 0 … {num_classes - 1} or {IGNORE} (ignored), got {', '.join(map(str, beyond))}; "
-            "build the model for more classes, or mend the labels"
+            "build the model for more classes, or fix the labels"
         )
     counts = present.sum(axis=1)
     classes = np.zeros((len(present), counts.max()), dtype=np.int64)
@@ -77,7 +78,7 @@ def pair_costs(
     weights: Float[Tensor, "b n"],
     recipe: MaskLossRecipe,
 ) -> Float[Tensor, "b q t"]:
-    """Return what every query would cost as every target, at n points or pixels, in float32.
+    """Return the cost of every query as every target, at n points or pixels, in float32.
 
     `masks` are the targets, in [0, 1] and 0 where `weights` is.
 
@@ -85,10 +86,14 @@ def pair_costs(
     """
     with without_autocast(mask_logits.device):
         logits = mask_logits.float()
-        class_cost = -_at_classes(class_logits.float().softmax(-1), classes)
+        # − probability of the target's class
+        probabilities = class_logits.float().softmax(-1)
+        class_cost = -probabilities.gather(2, classes[:, None].expand(-1, probabilities.shape[1], -1))
+        # mean cost of the pixels: outside + t · more
         outside, more = pixel_costs(logits, recipe.mask_loss)
         sums = torch.einsum("bqn,bn->bq", outside, weights)[..., None] + torch.einsum("bqn,btn->bqt", more, masks)
         mask_cost = sums / weights.sum(-1).clamp(min=1)[:, None, None]
+        # dice
         inside = logits.sigmoid()
         areas = torch.einsum("bqn,bn->bq", inside, weights)[..., None] + masks.sum(-1)[:, None]
         dice_cost = smooth_dice(torch.einsum("bqn,btn->bqt", inside, masks), areas)
@@ -98,8 +103,8 @@ def pair_costs(
 def match(costs: Float[Tensor, "l b q t"], targets: Targets) -> Matching:
     """Return the cheapest one-to-one assignment for every prediction and image; costs go to the host in one transfer.
 
-    Every target has a query, or every query a target when there are more targets. A cost that is not finite is a high
-    one: the loss will tell that the model diverged.
+    Every target has a query, or every query a target when there are more targets. A cost that is not finite counts as
+    a high one: the loss itself shows that the model diverged.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -111,7 +116,3 @@ def match(costs: Float[Tensor, "l b q t"], targets: Targets) -> Matching:
         pairs[:, prediction] = np.concatenate(assigned, axis=1)
     queries, columns = torch.from_numpy(pairs).to(costs.device)
     return Matching(images, queries, targets.classes[images, columns])
-
-
-def _at_classes(probabilities: Float[Tensor, "b q k"], classes: Integer[Tensor, "b t"]) -> Float[Tensor, "b q t"]:
-    return probabilities.gather(2, classes[:, None].expand(-1, probabilities.shape[1], -1))

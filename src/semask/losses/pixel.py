@@ -28,16 +28,17 @@ def pixel_cross_entropy(
 
     The sum is divided by all pixels, ignored ones included ("all"), or by the labelled ones ("valid"; 0 when there are
     none). `keep_hardest` keeps that many labelled pixels per image of the batch, those of the largest loss over the
-    whole batch (OHEM); the normalize_by stays. `class_weights` weigh pixels by their true class, over their mean on the
-    labelled pixels: what they do does not depend on their scale, and with "valid" it is torch's weighted mean.
+    whole batch (OHEM); the denominator stays. `class_weights` weigh pixels by their true class, over their mean on the
+    labelled pixels: their scale has no effect, and with "valid" the result is torch's weighted mean.
 
-    Source: SeMask (arXiv:2112.12782) eq. 3-4; normalize_by and OHEM as in the authors' code (mmsegmentation).
+    Source: SeMask (arXiv:2112.12782) eq. 3-4; denominator and OHEM as in the authors' code (mmsegmentation).
     """
     valid = labels != IGNORE
     count = labels.numel() if normalize_by == "all" else valid.sum().clamp(min=1)
     weights = valid.float() if class_weights is None else relative_weights(labels, class_weights)
     logits = logits.float()  # whatever autocast chose
     if keep_hardest is not None:
+        # online hard example mining
         losses = pixel_losses(logits, labels, align_corners=align_corners) * weights
         weights = weights * hardest(losses, valid, keep_hardest * labels.shape[0])
     return resized_cross_entropy(logits, labels, weights, align_corners=align_corners) / count
@@ -76,7 +77,7 @@ class SegmentationLoss:
         """Return the terms for logits at the decoder's grid and labels of the (padded) image."""
         assert isinstance(out.main, PixelLogits)
         weights = None
-        if self.class_weights is not None:  # copied without waiting for what the device is at
+        if self.class_weights is not None:  # copied without waiting for the device
             weights = torch.tensor(self.class_weights).to(labels.device, non_blocking=True)
         main = pixel_cross_entropy(
             out.main.logits,

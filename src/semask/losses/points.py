@@ -1,4 +1,4 @@
-"""Points at which masks are compared: drawing, placing, sampling, and choosing the uncertain ones.
+"""Points at which masks are compared: drawing, placing, sampling, and selecting the uncertain ones.
 
 Points are (x, y) in [0, 1], from the image's left upper corner to its right lower one.
 """
@@ -20,8 +20,8 @@ from semask.structures import IGNORE
 class Draws(NamedTuple):
     """Uniform random numbers in [0, 1) for l predictions: d per point.
 
-    matching: shared by all masks of an image. candidates, others: for every pair, those of which the most uncertain
-    are taken, and those that are taken as they are.
+    matching: shared by all masks of an image. candidates: for every pair, the points of which the most uncertain are
+    selected. others: for every pair, the points that are used as they are.
     """
 
     matching: Float[Tensor, "l b p d"]
@@ -32,13 +32,13 @@ class Draws(NamedTuple):
 def draw(
     recipe: MaskLossRecipe, points: int, *, predictions: int, images: int, pairs: int, device: torch.device
 ) -> Draws:
-    """Draw for all predictions at once, before it is known which queries match.
+    """Draw for all predictions at once, before the matching.
 
     The order is that of the authors' code, prediction by prediction, so equal seeds give equal points.
     """
     # The place of a point has two coordinates; a labelled pixel has one number.
     numbers = 2 if recipe.ignored == "background" else 1
-    uncertain = _uncertain(recipe, points)
+    uncertain = int(recipe.importance_sample_ratio * points)
     shapes = ((images, points), (pairs, int(points * recipe.oversample_ratio)), (pairs, points - uncertain))
     draws = Draws(*(torch.empty(predictions, *shape, numbers, device=device) for shape in shapes))
     for number in range(predictions):
@@ -54,7 +54,7 @@ class LabelledPixels:
         height, width = labels.shape[-2:]
         labelled = (labels != IGNORE).flatten(1)
         self.counts = labelled.sum(-1)
-        # The n-th labelled pixel stands at n; all others share a place behind the end.
+        # The n-th labelled pixel goes to row n of the table, all others to one row behind the end.
         places = torch.where(labelled, labelled.cumsum(-1) - 1, height * width)[..., None].expand(-1, -1, 2)
         pixels = pixel_centres(height, width, device=labels.device)
         self.centres = pixels.new_zeros(len(labels), height * width + 1, 2).scatter_(
@@ -62,9 +62,9 @@ class LabelledPixels:
         )
 
     def place(self, numbers: Float[Tensor, "m p 1"], images: Integer[Tensor, " m"]) -> Float[Tensor, "m p 2"]:
-        """Return the centres of the pixels that numbers in [0, 1) choose, each pixel of the image equally likely.
+        """Return the centres of the pixels that numbers in [0, 1) select, each pixel of the image equally likely.
 
-        An image without labels gives its corner.
+        In an image without labels that is its corner.
         """
         counts = self.counts[images][:, None]
         # Never the count itself: in float32 the product of a number below 1 does not round up to it.
@@ -86,13 +86,14 @@ def sample_classes(
     images: Integer[Tensor, " m"],
     classes: Integer[Tensor, "m t"],
 ) -> Float[Tensor, "m t p"]:
-    """Return what `sample_maps` would give for the binary masks of classes, without making the masks.
+    """Return `sample_maps` of the binary masks of classes, without computing the masks.
 
     Row i of the points lies in image `images[i]`.
     """
     height, width = labels.shape[-2:]
     x, y = points[..., 0] * width - 0.5, points[..., 1] * height - 0.5
     left, top = x.floor(), y.floor()
+    # the four taps of every point
     shares = points.new_zeros(len(points), classes.shape[1], points.shape[1])
     for column, across in ((left, 1 - (x - left)), (left + 1, x - left)):
         for row, down in ((top, 1 - (y - top)), (top + 1, y - top)):
@@ -117,9 +118,7 @@ def choose_points(
     Source: PointRend (arXiv:1912.08193) §3.1, as in Mask2Former.
     """
     logits = sample_maps(masks[:, None], candidates)[:, 0]
-    nearest = logits.abs().topk(_uncertain(recipe, points), dim=-1, largest=False, sorted=False).indices
+    nearest = (
+        logits.abs().topk(int(recipe.importance_sample_ratio * points), dim=-1, largest=False, sorted=False).indices
+    )
     return torch.cat((candidates.gather(1, nearest[..., None].expand(-1, -1, 2)), others), dim=1)
-
-
-def _uncertain(recipe: MaskLossRecipe, points: int) -> int:
-    return int(recipe.importance_sample_ratio * points)

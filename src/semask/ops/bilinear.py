@@ -20,10 +20,10 @@ Axis = Literal[-2, -1]
 class Taps(NamedTuple):
     """The two cells that each of n places along a resized axis lies between, and their weights.
 
-    index: of the cells. top, bottom: the first cell that is read, and the one behind the last.
+    cells: their indices. top, bottom: the first cell that is read, and the one behind the last.
     """
 
-    index: Int[Tensor, "n 2"]
+    cells: Int[Tensor, "n 2"]
     weight: Float[Tensor, "n 2"]
     top: int
     bottom: int
@@ -32,7 +32,7 @@ class Taps(NamedTuple):
         self, place: Integer[Tensor, "m t"], weight: Float[Tensor, "m t"]
     ) -> tuple[Int[Tensor, "m u"], Float[Tensor, "m u"]]:
         """Return weighted places as twice as many weighted cells."""
-        return self.index[place].flatten(1), (self.weight[place] * weight[..., None]).flatten(1)
+        return self.cells[place].flatten(1), (self.weight[place] * weight[..., None]).flatten(1)
 
 
 def bilinear_taps(
@@ -71,10 +71,10 @@ def mix(table: Float[Tensor, "m k"], index: Int[Tensor, "n t"], weights: Float[T
 
 def interpolate_rows(source: Float[Tensor, "b k r w"], down: Taps, width: int) -> Float[Tensor, "b k R W"]:
     """Resize maps to `width` and to the rows of `down`, in float32; `source` holds the rows that `down` reads."""
-    down = down._replace(index=down.index - down.top)
+    down = down._replace(cells=down.cells - down.top)
     if source.device.type != "cpu":
         # Not by a matrix product, which a GPU may round (TF32); and without waiting for the small tables to be copied.
-        index, share = (part.to(source.device, non_blocking=True) for part in (down.index, down.weight))
+        index, share = (part.to(source.device, non_blocking=True) for part in (down.cells, down.weight))
         wide = resize(source.float(), (source.shape[-2], width))
         upper, lower = wide[:, :, index[:, 0]], wide[:, :, index[:, 1]]
         return upper * share[:, :1] + lower * share[:, 1:]
@@ -82,15 +82,15 @@ def interpolate_rows(source: Float[Tensor, "b k r w"], down: Taps, width: int) -
     index, weights = _corners(down, bilinear_taps(source.shape[-1], width), source.shape[-1])
     bags = [mix(table.flatten(0, 1), index, weights) for table in classes_last(source)]
     mixed = torch.stack(bags) if len(bags) > 1 else bags[0]
-    return mixed.view(len(bags), len(down.index), width, -1).permute(0, 3, 1, 2)
+    return mixed.view(len(bags), len(down.cells), width, -1).permute(0, 3, 1, 2)
 
 
 def _corners(down: Taps, across: Taps, width: int) -> tuple[Int[Tensor, "n 4"], Float[Tensor, "n 4"]]:
     """Return the four pixels that each of a grid's lies between, counted row by row of `width`, and their weights."""
     # In long rows of corners side by side: operations on rows of four would take as long as what they prepare.
-    upper = torch.tensor([True, True, False, False]).repeat(len(across.index))
-    lines = down.index * width
-    index = torch.where(upper, lines[:, :1], lines[:, 1:]) + across.index.repeat(1, 2).flatten()
+    upper = torch.tensor([True, True, False, False]).repeat(len(across.cells))
+    lines = down.cells * width
+    index = torch.where(upper, lines[:, :1], lines[:, 1:]) + across.cells.repeat(1, 2).flatten()
     weights = torch.where(upper, down.weight[:, :1], down.weight[:, 1:]) * across.weight.repeat(1, 2).flatten()
     return index.view(-1, 4), weights.view(-1, 4)
 
@@ -151,7 +151,7 @@ def spans(
         for first in range(0, places, step):
             last = min(first + step, places)
             taps = bilinear_taps(cells, places, first, last, align_corners=align_corners, dtype=dtype)
-            index = taps.index - taps.top
+            index = taps.cells - taps.top
             bottom, matrix = taps.top + last - first, None
             if cells != places:
                 bottom = taps.bottom

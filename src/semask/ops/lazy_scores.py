@@ -158,9 +158,9 @@ class Resized(LazyScores):
             return super().certain_argmax(first, last)  # more scores to look at than to find
         down, across = bilinear_taps(height, self.size[0], first, last), bilinear_taps(width, self.size[1])
         seen = self.source.certain_argmax(down.top, down.bottom)
-        left, right = (seen[:, :, index] for index in across.index.unbind(1))
+        left, right = (seen[:, :, index] for index in across.cells.unbind(1))
         line = left.where(left == right, UNDECIDED)
-        above, below = (line[:, index - down.top] for index in down.index.unbind(1))
+        above, below = (line[:, index - down.top] for index in down.cells.unbind(1))
         return above.where(above == below, UNDECIDED)
 
     def reader(self, first: int, last: int) -> Reader:

@@ -71,7 +71,7 @@ class Group(NamedTuple):
 
     def split(self, values: Float[Tensor, "m f"]) -> tuple[Float[Tensor, "_ f"], ...]:
         """Return the features of every part's tokens."""
-        return values.split([len(part.tokens) for part in self.parts])
+        return tuple(values.split([len(part.tokens) for part in self.parts]))
 
 
 class Tiling(NamedTuple):

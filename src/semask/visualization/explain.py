@@ -1,10 +1,9 @@
-"""Looking into a model: who attends to what, how far, which classes are held alike, and which query paints what."""
+"""Explanations of a model: attention, its distance, the similarity of classes, and the masks of queries."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -25,7 +24,7 @@ The others are class, distillation and register tokens in an encoder, in this or
 
 
 class TokenOrder(NamedTuple):
-    """How the tokens of a part lie: `before` others, the patches of `grid` (rows, columns) row by row, `after` others.
+    """The order of a part's tokens: `before` others, the patches of `grid` (rows, columns) row by row, `after` others.
 
     An encoder's other tokens come before its patches, a decoder's classes after.
     """
@@ -36,11 +35,11 @@ class TokenOrder(NamedTuple):
 
     @property
     def patches(self) -> slice:
-        """Where the patches lie."""
+        """The positions of the patches."""
         return slice(self.before, self.before + self.grid[0] * self.grid[1])
 
     def token(self, query: Query) -> int:
-        """Return where a query lies; a ValueError says what there is."""
+        """Return the position of a query."""
         if isinstance(query, int):
             others = self.before + self.after
             if not 0 <= query < others:
@@ -61,7 +60,7 @@ class TokenOrder(NamedTuple):
 class AttentionRows(NamedTuple):
     """The attention of some queries: per image, head and query one row over all tokens, of sum 1.
 
-    `order` says where the tokens lie. The patches are those of the padded image.
+    `order` is that of the tokens. The patches are those of the padded image.
     """
 
     rows: Float[Tensor, "b heads q n"]
@@ -69,7 +68,7 @@ class AttentionRows(NamedTuple):
 
     @property
     def maps(self) -> Float[Tensor, "b heads q h w"]:
-        """The attention to the patches, on their grid; its sum is 1 less what the other tokens get."""
+        """The attention to the patches, on their grid; its sum is 1 less that of the other tokens."""
         return self.rows[..., self.order.patches].unflatten(-1, self.order.grid)  # type: ignore[no-any-return]
 
     @property
@@ -92,11 +91,11 @@ class ClassProjection(NamedTuple):
 
 
 class QueryMasks(NamedTuple):
-    """What the queries of a mask classifier say of images; a query is called by its number, from 0.
+    """The predictions of a mask classifier's queries for images; a query is called by its number, from 0.
 
-    classes, probabilities: every query's likeliest class, "no object" left aside, and how likely it is; the rest goes
-    to the other classes and to "no object". masks: how likely a pixel lies in the query's mask. painters: the query
-    that adds most to the score of the class that the pixel gets.
+    classes, probabilities: every query's likeliest class, without "no object", and its probability. masks: the
+    probability of every pixel to lie in the query's mask. painters: the query that adds most to the score of the
+    pixel's class.
     """
 
     classes: Integer[Tensor, "b q"]
@@ -115,43 +114,59 @@ class QueryMasks(NamedTuple):
 def attention_rows(
     model: SegmentationModel, images: Float[Tensor, "b 3 H W"], queries: Sequence[Query], *, part: Part, layer: int
 ) -> AttentionRows:
-    """Return what `queries` attend to in one layer (0 is the first), without dropout whatever the model's mode.
-
-    A query is a patch as (row, column), or another token by its number: class, distillation and register tokens in an
-    encoder, the classes in a decoder.
+    """Return the attention of `queries` in one layer (0 is the first), without dropout whatever the model's mode.
 
     Images are RGB in [0, 1]; the model normalises and pads them, so that rows may attend to padding at the right and
-    bottom. Of the matrix, b heads n n, only the rows asked for are kept.
+    bottom. Of the matrix, b heads n n, only the requested rows are kept.
 
     Source: Segmenter (arXiv:2105.05633) appendix, attention maps.
     """
     if part not in get_args(Part):
         raise ValueError(f"no part called {part!r}; there are: {', '.join(get_args(Part))}")
     with _evaluating(model):
-        rows_of = _encoder_rows if part == "encoder" else _decoder_rows
-        return rows_of(model, images, queries, layer)
+        if part == "encoder":
+            encoder = _vit(model)
+            _check_layer(layer, encoder.depth, part)
+            prepared = model.prepare(images)
+            order = _encoder_order(encoder, prepared)
+            tokens = [order.token(query) for query in queries]
+            (rows,) = encoder.attention(prepared, lambda attention: attention[:, :, tokens], layers=[layer])
+            return AttentionRows(rows, order)
+        decoder = _mask_transformer(model)
+        _check_layer(layer, len(decoder.blocks), part)
+        embedded, grid = decoder.tokens(model.encode(images))
+        order = TokenOrder(grid, before=0, after=model.num_classes)
+        tokens = [order.token(query) for query in queries]
+        return AttentionRows(decoder.attention(embedded, layer)[:, :, tokens], order)
+
+
+def _check_layer(layer: int, depth: int, part: Part) -> None:
+    if not 0 <= layer < depth:
+        raise ValueError(f"the {part} has no layer {layer}; its layers are 0 … {depth - 1}")
 
 
 @torch.no_grad()
 def attention_distances(
     model: SegmentationModel, batches: Iterable[Float[Tensor, "b 3 H W"]]
 ) -> Float[Tensor, "layers heads"]:
-    """Return how far every head of a plain ViT looks [px]: the mean of `mean_distance` over all images, float64.
+    """Return the attention distance of every head of a plain ViT [px]: `mean_distance` over all images, in float64.
 
-    Every image counts once, whatever its size, and is given as to the model. Padding counts as image: give sides that
-    are multiples of the patch where it should not. All layers come from one pass; of their attention nothing but the
-    distances is kept.
+    Every image counts once, whatever its size. Padding counts as image: give sides that are multiples of the patch
+    where it should not. All layers come from one pass, which keeps nothing but the distances.
 
     Source: Segmenter appendix, Fig. 7; the definition is ours, since none was published.
     """
-    encoder = _plain_encoder(model)
+    encoder = _vit(model)
     total, count = torch.zeros((), dtype=torch.float64), 0
     with _evaluating(model):
         for images in batches:
             prepared = model.prepare(images)
             order = _encoder_order(encoder, prepared)
             distances = grid_distances(order.grid, encoder.size_multiple).to(prepared.device)
-            keep = partial(_patch_distance, patches=order.patches, distances=distances)
+
+            def keep(attention: Tensor, patches: slice = order.patches, distances: Tensor = distances) -> Tensor:
+                return mean_distance(attention[..., patches, patches], distances)
+
             layers = encoder.attention(prepared, keep, layers=range(encoder.depth))
             total = total + torch.stack(layers).sum(dim=1)
             count += len(images)
@@ -170,7 +185,7 @@ def grid_distances(grid: tuple[int, int], patch_size: int) -> Float[Tensor, "n n
 def mean_distance(attention: Float[Tensor, "b heads n n"], distances: Float[Tensor, "n n"]) -> Float[Tensor, "b heads"]:
     """Return the distance [px] between patches, weighted by attention and averaged over the queries, as float64.
 
-    Rows need no sum of 1: what other tokens got was left out, and the rest is divided by its sum.
+    Rows need no sum of 1: each is divided by its sum, so that other tokens' attention is left out.
     """
     moments = (attention * distances).sum(dim=-1)
     per_query = moments / attention.sum(dim=-1, dtype=moments.dtype)
@@ -185,8 +200,8 @@ def class_embeddings(model: SegmentationModel) -> Float[Tensor, "k d"]:
 def project_classes(embeddings: Float[Tensor, "k d"], *, centred: bool) -> ClassProjection:
     """Project class embeddings onto their first two right singular vectors, in float64.
 
-    `centred` takes the mean over the classes away first, which makes it a principal component analysis. Of the two
-    signs of an axis the one is taken that makes its coordinate of largest magnitude positive.
+    `centred` subtracts the mean over the classes first, which makes it a principal component analysis. The sign of an
+    axis is the one that makes its coordinate of largest magnitude positive.
 
     Source: Segmenter appendix, Fig. 8, which does not say whether it centres.
     """
@@ -194,7 +209,7 @@ def project_classes(embeddings: Float[Tensor, "k d"], *, centred: bool) -> Class
         raise ValueError(f"a plane needs at least 2 classes of at least 2 numbers, got shape {tuple(embeddings.shape)}")
     points = embeddings.detach().cpu().double()
     if not points.isfinite().all():
-        raise ValueError("the class embeddings hold numbers that are not finite; did training diverge?")
+        raise ValueError("the class embeddings are NaN or infinite; did training diverge?")
     points = points - points.mean(dim=0) if centred else points
     left, singular_values, _ = torch.linalg.svd(points, full_matrices=False)
     coordinates = left[:, :2] * singular_values[:2]
@@ -222,37 +237,13 @@ def query_masks(model: SegmentationModel, images: Float[Tensor, "b 3 H W"]) -> Q
         out = model.decoder(model.encoder(prepared), auxiliary=False)
     likely, masks = out.probabilities((prepared.shape[-2], prepared.shape[-1]))
     masks = masks[..., :height, :width]
-    painters = [_painters(image, mask) for image, mask in zip(likely, masks, strict=True)]
+    painters = []
+    for classes_of, mask in zip(likely, masks, strict=True):
+        labels = torch.einsum("qk,qhw->khw", classes_of, mask).argmax(0)
+        # the largest summand of the score of the pixel's class
+        painters.append((classes_of[:, labels] * mask).argmax(0))
     probabilities, classes = likely.max(-1)
     return QueryMasks(classes, probabilities, masks, torch.stack(painters))
-
-
-def _painters(likely: Float[Tensor, "q k"], masks: Float[Tensor, "q H W"]) -> Integer[Tensor, "H W"]:
-    labels = torch.einsum("qk,qhw->khw", likely, masks).argmax(0)
-    return (likely[:, labels] * masks).argmax(0)
-
-
-def _encoder_rows(model: SegmentationModel, images: Tensor, queries: Sequence[Query], layer: int) -> AttentionRows:
-    encoder = _plain_encoder(model)
-    _check_layer(layer, encoder.depth, "encoder")
-    prepared = model.prepare(images)
-    order = _encoder_order(encoder, prepared)
-    tokens = [order.token(query) for query in queries]
-    (rows,) = encoder.attention(prepared, lambda attention: attention[:, :, tokens], layers=[layer])
-    return AttentionRows(rows, order)
-
-
-def _decoder_rows(model: SegmentationModel, images: Tensor, queries: Sequence[Query], layer: int) -> AttentionRows:
-    decoder = _mask_transformer(model)
-    _check_layer(layer, len(decoder.blocks), "decoder")
-    embedded, grid = decoder.tokens(model.encode(images))
-    order = TokenOrder(grid, before=0, after=model.num_classes)
-    tokens = [order.token(query) for query in queries]
-    return AttentionRows(decoder.attention(embedded, layer)[:, :, tokens], order)
-
-
-def _patch_distance(attention: Tensor, patches: slice, distances: Tensor) -> Tensor:
-    return mean_distance(attention[..., patches, patches], distances)
 
 
 def _encoder_order(encoder: ViTEncoder, prepared: Tensor) -> TokenOrder:
@@ -260,11 +251,11 @@ def _encoder_order(encoder: ViTEncoder, prepared: Tensor) -> TokenOrder:
     return TokenOrder((height, width), before=encoder.num_extra, after=0)
 
 
-def _plain_encoder(model: SegmentationModel) -> ViTEncoder:
+def _vit(model: SegmentationModel) -> ViTEncoder:
     if not isinstance(model.encoder, ViTEncoder):
         raise ValueError(
-            f"the attention of a {type(model.encoder).__name__} cannot be shown: it has no tokens that all attend to "
-            "each other; use a model over a plain ViT, such as ade20k/seg-s-mask-16"
+            f"the attention of a {type(model.encoder).__name__} cannot be shown: not all of its tokens attend to each "
+            "other; use a model over a plain ViT, such as ade20k/seg-s-mask-16"
         )
     return model.encoder
 
@@ -276,11 +267,6 @@ def _mask_transformer(model: SegmentationModel) -> MaskTransformer:
             "decoder segmenter_mask, such as ade20k/seg-s-mask-16"
         )
     return model.decoder
-
-
-def _check_layer(layer: int, depth: int, part: Part) -> None:
-    if not 0 <= layer < depth:
-        raise ValueError(f"the {part} has no layer {layer}; its layers are 0 … {depth - 1}")
 
 
 @contextmanager

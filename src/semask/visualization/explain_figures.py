@@ -19,14 +19,14 @@ from semask.visualization.explain import ClassProjection, QueryMasks
 from semask.visualization.figures import FAINT, INK, MAIN, PRIOR, STYLE, save_figure
 
 PANEL = 2.1
-"""Width of one picture of attention [inches]."""
+"""Width of one panel [inches]."""
 COLOURS = "magma"
 OPACITY = 0.92
-"""Of the highest attention over the picture; the lowest is clear, and the square root lies between."""
+"""Of the highest attention over the image; the lowest is transparent, with the square root between."""
 DIMMED = 0.55
-"""Brightness of the picture under attention."""
+"""Brightness of the image under attention."""
 GAPS = (0.8, 1.5, 3.0, 5.0, 8.0, 12.0, 17.0, 23.0)
-"""How far from its dot a class's name may stand, tried in this order [multiples of 4 points]."""
+"""Distances of a class's name from its dot, tried in this order [multiples of 4 points]."""
 DIRECTIONS = 16
 
 
@@ -39,10 +39,10 @@ def attention_maps(
     query: tuple[int, int] | None = None,
     title: str = "",
 ) -> None:
-    """Draw a picture and, over it, what every head attends to: patches as squares, brighter where attention is higher.
+    """Draw an image and, over it, the attention of every head: patches as squares, brighter where it is higher.
 
-    `patch_size` is the side of a patch [px]; maps of padded images reach beyond the picture. Every head has its own
-    scale, from its least to its largest value, which stands above it in percent of the query's attention. The patch
+    `patch_size` is the side of a patch [px]; maps of padded images reach beyond the image. Every head has its own scale,
+    from its least to its largest value, which is printed above it in percent of the query's attention. The patch
     `query` (row, column) is framed.
     """
     heads, height, width = maps.shape
@@ -50,12 +50,15 @@ def attention_maps(
     with rc_context(STYLE):
         figure, places = _panels(heads + 1, (height, width), title=title)
         for axes, head in zip(places, range(-1, heads), strict=False):
-            _show_picture(axes, image, grey=head >= 0)
+            _show_image(axes, image, grey=head >= 0)
             if head >= 0:
                 _lay_over(axes, maps[head], patch_size)
                 axes.set_title(f"head {head}  ≤ {100 * float(maps[head].max()):.2g} %", fontsize=8, pad=3)
-            if query is not None:
-                _frame(axes, query, patch_size)
+            for colour, line in (("white", 2.2), ("#e5133a", 1.1)):
+                if query is None:
+                    break
+                corner = (query[1] * patch_size, query[0] * patch_size)
+                axes.add_patch(Rectangle(corner, patch_size, patch_size, fill=False, edgecolor=colour, linewidth=line))
             axes.set_xlim(0, width * patch_size)
             axes.set_ylim(height * patch_size, 0)
         save_figure(figure, path)
@@ -71,24 +74,28 @@ def query_figure(
     count: int = 11,
     title: str = "",
 ) -> None:
-    """Draw a picture and the masks of the queries that paint most of it, in the colours of their classes.
+    """Draw an image and the masks of the queries that paint most of it, in the colours of their classes.
 
-    `index` is the picture's among those of `found`; at most `count` queries are drawn, and none that paints nothing.
-    Above each stand its likeliest class and how likely that is, its number and the share of the pixels that it paints.
+    `index` is the image's among those of `found`; at most `count` queries are drawn, and none that paints nothing.
+    The title of each is its likeliest class with its probability, its number and the share of pixels that it paints.
     """
     _check_queries(image, found, classes, index)
     shares = found.shares[index]
     strongest = [query for query in shares.argsort(descending=True).tolist()[:count] if shares[query] > 0]
     with rc_context(STYLE):
         figure, places = _panels(len(strongest) + 1, (image.shape[-2], image.shape[-1]), title=title, heading=0.36)
-        _show_picture(places[0], image, grey=False)
+        _show_image(places[0], image, grey=False)
         for axes, query in zip(places[1:], strongest, strict=False):
             kind = int(found.classes[index, query])
-            _show_picture(axes, image, grey=True)
-            _paint_mask(axes, found.masks[index, query], classes.colours[kind])
+            _show_image(axes, image, grey=True)
+            # the class's colour, as opaque as the mask is likely
+            layer = np.empty((*image.shape[-2:], 4), dtype=np.float32)
+            layer[..., :3] = np.asarray(classes.colours[kind]) / 255
+            layer[..., 3] = OPACITY * found.masks[index, query].detach().cpu().float().numpy()
+            axes.imshow(layer, extent=(0, image.shape[-1], image.shape[-2], 0), interpolation="antialiased")
             likely = 100 * float(found.probabilities[index, query])
-            told = f"{classes.names[kind]} {likely:.0f} %\nquery {query} paints {100 * float(shares[query]):.2g} %"
-            axes.set_title(told, fontsize=8, pad=3)
+            caption = f"{classes.names[kind]} {likely:.0f} %\nquery {query} paints {100 * float(shares[query]):.2g} %"
+            axes.set_title(caption, fontsize=8, pad=3)
         save_figure(figure, path)
 
 
@@ -97,6 +104,7 @@ def distance_plot(path: str | Path, distances: Float[Tensor, "layers heads"]) ->
 
     Source: Segmenter (arXiv:2105.05633) Fig. 7.
     """
+    # one dot per head, and the mean of each layer
     values = distances.cpu().double().numpy()
     layers, heads = values.shape
     with rc_context(STYLE):
@@ -117,12 +125,13 @@ def distance_plot(path: str | Path, distances: Float[Tensor, "layers heads"]) ->
 
 
 def class_scatter(path: str | Path, projection: ClassProjection, classes: Classes) -> None:
-    """Draw class embeddings in the plane, each with its name beside it, where names do not cover each other.
+    """Draw class embeddings in the plane, each with its name beside it, without overlaps of names.
 
     Both axes have one scale, so that distances are those of the embeddings, as far as two axes hold them.
 
     Source: Segmenter (arXiv:2105.05633) Fig. 8.
     """
+    # dots in the classes' colours
     points = projection.coordinates.cpu().double().numpy()
     if len(points) != len(classes):
         raise ValueError(f"{len(points)} class embeddings and {len(classes)} classes: these belong to different models")
@@ -144,7 +153,7 @@ def class_scatter(path: str | Path, projection: ClassProjection, classes: Classe
 
 
 def _panels(count: int, shape: tuple[int, int], *, title: str, heading: float = 0.2) -> tuple[Figure, list[Axes]]:
-    """Return a figure with at least `count` places for pictures (height, width), `heading` inches above each."""
+    """Return a figure with at least `count` panels for images (height, width), `heading` inches above each."""
     height, width = shape
     columns = min(count, max(4, math.ceil(math.sqrt(1.6 * count))))
     lines = -(-count // columns)
@@ -172,11 +181,11 @@ def _panels(count: int, shape: tuple[int, int], *, title: str, heading: float = 
 
 def _check_queries(image: Tensor, found: QueryMasks, classes: Classes, index: int) -> None:
     if not 0 <= index < len(found.classes):
-        raise ValueError(f"there is no picture {index}; the queries were asked about {len(found.classes)}, from 0")
+        raise ValueError(f"there is no image {index}; the queries belong to {len(found.classes)}, from 0")
     if image.shape[-2:] != found.masks.shape[-2:]:
         raise ValueError(
             f"masks of {found.masks.shape[-2]}×{found.masks.shape[-1]} do not lie on an image of "
-            f"{image.shape[-2]}×{image.shape[-1]}; give the image that the queries were asked about"
+            f"{image.shape[-2]}×{image.shape[-1]}; give the image that the queries belong to"
         )
     if int(found.classes.max()) >= len(classes):
         raise ValueError(
@@ -197,9 +206,9 @@ def _check_maps(image: Tensor, maps: Tensor, patch_size: int, query: tuple[int, 
         raise ValueError(f"the query patch {query} lies outside the grid of {height}×{width} patches")
 
 
-def _show_picture(axes: Axes, image: Tensor, *, grey: bool) -> None:
-    picture = image.detach().cpu().float().clamp(0, 1).permute(1, 2, 0).numpy()
-    shown = DIMMED * picture.mean(axis=2, keepdims=True).repeat(3, axis=2) if grey else picture
+def _show_image(axes: Axes, image: Tensor, *, grey: bool) -> None:
+    pixels = image.detach().cpu().float().clamp(0, 1).permute(1, 2, 0).numpy()
+    shown = DIMMED * pixels.mean(axis=2, keepdims=True).repeat(3, axis=2) if grey else pixels
     axes.imshow(shown, extent=(0, image.shape[-1], image.shape[-2], 0), interpolation="antialiased")
 
 
@@ -208,7 +217,7 @@ def _lay_over(axes: Axes, attention: Tensor, patch_size: int) -> None:
     values = attention.detach().cpu().float().numpy()
     least, largest = values.min(), values.max()
     scaled = (values - least) / ((largest - least) or 1)
-    # Behind what lies beyond the picture, so that colours mean the same there.
+    # Black behind the padding beyond the image, so that colours mean the same there.
     axes.add_patch(Rectangle((0, 0), width, height, facecolor="black", zorder=-1))
     axes.imshow(
         scaled,
@@ -221,27 +230,14 @@ def _lay_over(axes: Axes, attention: Tensor, patch_size: int) -> None:
     )
 
 
-def _paint_mask(axes: Axes, mask: Tensor, colour: tuple[int, int, int]) -> None:
-    layer = np.empty((*mask.shape, 4), dtype=np.float32)
-    layer[..., :3] = np.asarray(colour) / 255
-    layer[..., 3] = OPACITY * mask.detach().cpu().float().numpy()
-    axes.imshow(layer, extent=(0, mask.shape[-1], mask.shape[-2], 0), interpolation="antialiased")
-
-
-def _frame(axes: Axes, query: tuple[int, int], patch_size: int) -> None:
-    corner = (query[1] * patch_size, query[0] * patch_size)
-    for colour, line in (("white", 2.2), ("#e5133a", 1.1)):
-        axes.add_patch(Rectangle(corner, patch_size, patch_size, fill=False, edgecolor=colour, linewidth=line))
-
-
 def _name_points(axes: Axes, points: Float[np.ndarray, "k 2"], names: tuple[str, ...]) -> None:
     """Write each name as near to its dot as other names and dots allow; farther ones get a line to their dot.
 
-    Names of crowded dots choose first, since they have the fewest places.
+    Names of crowded dots come first, since they have the fewest positions.
     """
     figure = axes.figure
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # settles the layout, which the places depend on
+    canvas.draw()  # computes the layout, which the positions depend on
     axes.autoscale(False)
     renderer = canvas.get_renderer()
     frame = np.asarray(axes.get_window_extent(renderer).extents)
@@ -271,10 +267,11 @@ def _free_place(
     frame: Float[np.ndarray, " 4"],
     unit: float,
 ) -> tuple[Float[np.ndarray, " 4"], float]:
-    """Return the nearest box (left, bottom, right, top) [px] beside a dot, and its gap; the least bad if none is free.
+    """Return the nearest free box (left, bottom, right, top) [px] beside a dot, or that of least overlap, and its gap.
 
-    At one gap, places that point away from the middle of the frame come first.
+    At one gap, directions away from the middle of the frame come first.
     """
+    # candidate boxes: all directions, outward first, at every gap
     angles = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
     outward = np.arctan2(*(dot - (frame[:2] + frame[2:]) / 2)[::-1])
     angles = angles[np.argsort(-np.cos(angles - outward), kind="stable")]
@@ -283,14 +280,15 @@ def _free_place(
     gaps = np.repeat(GAPS, DIRECTIONS)
     centres = dot + np.tile(directions, (len(GAPS), 1)) * (half + gaps[:, None] * unit)
     boxes = np.concatenate((centres - half, centres + half), axis=1)
+    # fewest overlaps, inside the frame
     outside = (boxes[:, :2] < frame[:2]).any(axis=1) | (boxes[:, 2:] > frame[2:]).any(axis=1)
-    badness = _overlap(boxes, taken).sum(axis=1) + len(taken) * outside
-    best = int(np.argmin(badness))
+    overlaps = _overlap(boxes, taken).sum(axis=1)
+    best = int(np.argmin(overlaps + len(taken) * outside))
     return boxes[best], float(gaps[best])
 
 
 def _overlap(boxes: Float[np.ndarray, "n 4"], others: Float[np.ndarray, "m 4"]) -> Bool[np.ndarray, "n m"]:
-    """Say which boxes (left, bottom, right, top) share area with which others."""
+    """Return which boxes (left, bottom, right, top) share area with which others."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     shared: Bool[np.ndarray, "n m"] = (high > low).all(axis=-1)

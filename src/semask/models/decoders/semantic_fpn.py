@@ -54,7 +54,7 @@ class SemanticFPN(nn.Module):
 
 
 def climb(in_channels: int, channels: int, level: int) -> nn.Sequential:
-    """Return the units that bring level `level` up to level 1; the last doubling, a linear step, comes after the sum."""
+    """Return the units that bring level `level` up to level 1; the last doubling comes after the sum."""
     units: list[nn.Module] = [ConvNormAct(in_channels, channels)]
     for _ in range(1, level):
         units.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
