@@ -68,7 +68,8 @@ def by_reference(work: Callable[[], object]) -> object:
 def window_attention(clock: Clock, rounds: int) -> None:
     """Attention of a block with shifted windows: ours, its reference form, and timm's in both of its ways."""
     print(
-        "| attention | image | pass | against reference | against timm | against timm, fused |\n|---|---|---|---|---|---|"
+        "| attention | image | pass | against reference | against timm | against timm, fused |\n"
+        "|---|---|---|---|---|---|"
     )
     for variant, (first, heads, window) in VARIANTS.items():
         for image, finest in MAPS.items():
@@ -99,7 +100,8 @@ def window_attention(clock: Clock, rounds: int) -> None:
 def semantic_layers(clock: Clock, rounds: int) -> None:
     """A semantic layer over a map of 150 classes, in windows and over the whole map."""
     print(
-        "\n| semantic layer | tokens | pass | time against reference | memory against reference |\n|---|---|---|---|---|"
+        "\n| semantic layer | tokens | pass | time against reference | memory against reference |\n"
+        "|---|---|---|---|---|"
     )
     for title, width, window, size in (
         ("windows of 7", 96, 7, (128, 128)),

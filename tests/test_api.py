@@ -300,7 +300,9 @@ def test_examples_run() -> None:
     assert problems == []
 
 
-@pytest.mark.parametrize("first", ["semask.inference", "semask.data", "semask.training", "semask.recipes", "semask.models"])
+@pytest.mark.parametrize(
+    "first", ["semask.inference", "semask.data", "semask.training", "semask.recipes", "semask.models"]
+)
 def test_packages_resolve_whatever_was_imported_before(first: str) -> None:
     code = (
         f"import semask; {first}; import {first}; assert semask.build.__name__ == 'build'; "

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from semask import recipes
-from semask.checkpoints.licence import licence_of
+from semask.checkpoints.pretrained import licence_of
 from semask.losses.build import build_loss
 from semask.models.flops import measure, parameters
 from semask.recipes.catalogue import catalogue

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 
 from semask import recipes
-from semask.checkpoints.licence import licence_of
+from semask.checkpoints.pretrained import licence_of
 from semask.cli.models import Row, dataset_of, rows_of
 from semask.models.build import build_on_meta
 from semask.models.flops import measure

@@ -235,7 +235,7 @@ def test_the_hub_of_timm_has_none() -> None:
 
 
 def test_files_of_another_size_and_of_another_class_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("semask.checkpoints.convert.names", lambda: ["ade20k/swin-t-fpn", "ade20k/segformer-b0"])
+    monkeypatch.setattr("semask.checkpoints.convert.list_recipes", lambda: ["ade20k/swin-t-fpn", "ade20k/segformer-b0"])
     tensors = checkpoint(f"mmsegmentation/{PORTS[0]}")
     with pytest.raises(ValueError, match=facts("'ade20k/segformer-b1'", "'ade20k/segformer-b0'")):
         load_published(tensors, "ade20k/segformer-b1")

@@ -36,17 +36,14 @@ TINY = [
 ]
 
 
-def changes(recipe: recipes.Recipe, base: recipes.Recipe) -> dict[str, Any]:
-    """Return the fields in which a row differs from its base."""
-
-    def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in values.items():
-            found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        return found
-
-    ours, theirs = flat(recipes.to_dict(recipe)), flat(recipes.to_dict(base))
-    return {key: value for key, value in ours.items() if value != theirs[key]}
+def changes(ours: Any, theirs: Any, place: str = "") -> dict[str, Any]:
+    """Return the fields in which a row's recipe differs from its base; options of another kind as a whole."""
+    if not dataclasses.is_dataclass(ours) or type(ours) is not type(theirs):
+        return {} if ours == theirs else {place: ours}
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(ours):
+        found |= changes(getattr(ours, field.name), getattr(theirs, field.name), f"{place}.{field.name}".lstrip("."))
+    return found
 
 
 @pytest.mark.parametrize("name", STUDIES)

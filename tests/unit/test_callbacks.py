@@ -11,7 +11,14 @@ import torch
 from lightning.pytorch import LightningModule
 from rich.console import Console
 
-from semask.training.callbacks import MovingAverage, RandomStates, WarnUnusedSemanticAttention, follow, random_state, set_random_state
+from semask.training.callbacks import (
+    MovingAverage,
+    RandomStates,
+    WarnUnusedSemanticAttention,
+    follow,
+    random_state,
+    set_random_state,
+)
 from semask.training.progress import ProgressReport
 from tests.facts import facts, missing
 

@@ -153,11 +153,11 @@ def test_bands_train_evaluate_and_predict(bands: DataRecipe, tmp_path: Path, mon
     )
     out = tmp_path / "run"
     result = train(recipe, RunOptions(out=out, accelerator="cpu", workers=0, logger="csv"))
-    assert result.miou > 0.75
+    assert result.scores.miou > 0.75
     bundle = store.load(result.best)
     assert bundle.recipe.model.mean == statistics["mean"]
     scores = evaluate(result.best, bundle, EvaluateOptions(device="cpu", workers=0))
-    assert scores.miou == pytest.approx(result.miou, abs=1e-6)
+    assert scores.miou == pytest.approx(result.scores.miou, abs=1e-6)
     predict(result.best, tmp_path / "images/val", PredictOptions(out=tmp_path / "seen", device="cpu"))
     seen, truth = (read_label(tmp_path / folder / "p0.png") for folder in ("seen/predictions", "labels/val"))
     assert (seen == truth).float().mean() > 0.8

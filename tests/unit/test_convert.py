@@ -1,6 +1,5 @@
 """Published files as they lie about: wrapped, prefixed, in other types, of another class count."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -98,10 +97,13 @@ def test_a_plain_swin_is_no_semask() -> None:
         load_published(hollow_checkpoint("swin_t_fpn_150_64x96"), RECIPE)
 
 
+class Unheard(SemanticFPNOptions):
+    kind = "unheard_of"
+
+
 def test_decoders_without_published_files() -> None:
     recipe = recipes.get_recipe(RECIPE)
-    decoder = dataclasses.replace(recipe.model.decoder, name="unheard_of")
-    recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, decoder=decoder))
+    recipe = recipe.override({"model.decoder": Unheard()})
     with pytest.raises(ValueError, match=facts("'unheard_of'", "semantic_fpn, segformer")):
         load_published({"a": torch.zeros(1)}, recipe)
 

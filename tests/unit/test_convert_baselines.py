@@ -10,7 +10,7 @@ from timm.models.swin_transformer import PatchMerging
 from semask import recipes
 from semask.checkpoints.convert import load_published
 from semask.checkpoints.rules import mmsegmentation
-from semask.checkpoints.rules.mmsegmentation_backbones import merged_as_originally
+from semask.checkpoints.rules.mmsegmentation import merged_as_originally
 from semask.models.build import build_on_meta
 from tests.facts import facts
 from tests.reference.synthetic_weights import hollow_checkpoint

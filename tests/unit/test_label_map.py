@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -185,7 +186,8 @@ def test_a_models_labels_are_those_of_its_scores(classes: int, masks: bool) -> N
                 torch.testing.assert_close(segmenter.labels(images), segmenter.scores(images).argmax(1).byte())
 
 
-def test_compiled_and_exported_labels_are_one_plain_graph() -> None:
+def test_compiled_and_exported_labels_are_one_plain_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # dynamo cannot trace its checks
     segmenter, images = model(5), torch.rand(1, 3, 32, 40)
 
     class Labels(nn.Module):

@@ -13,11 +13,11 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from semask.data.augment.resize import ResizedLabel, resize_part
 from semask.data.augment.transforms import TrainTransform
 from semask.data.dataset import training_set
 from semask.data.readers.image import read_image
 from semask.data.scenes.scene import SCENE_CLASSES, draw_scene
+from semask.ops.crop_resize import ResizedLabel, resize_window
 from semask.ops.reference import reference_mode
 from semask.recipes.recipe import DataRecipe
 from tests.facts import facts
@@ -34,12 +34,12 @@ def test_a_part_is_that_of_the_whole_to_the_bit(data: st.DataObject) -> None:
     image = pixels.permute(2, 0, 1)
     for antialias in (False, True):
         for given_image in (image, image.contiguous(), image.float() / 255):
-            found = resize_part(given_image, size, (rows, columns), antialias=antialias)
+            found = resize_window(given_image, size, (rows, columns), antialias=antialias)
             with reference_mode():
-                assert torch.equal(found, resize_part(given_image, size, (rows, columns), antialias=antialias))
+                assert torch.equal(found, resize_window(given_image, size, (rows, columns), antialias=antialias))
         if size != (1, 1):
             whole = tv.resize(image, list(size), interpolation=InterpolationMode.BILINEAR, antialias=antialias)
-            assert torch.equal(resize_part(image, size, (rows, columns), antialias=antialias), whole[:, rows, columns])
+            assert torch.equal(resize_window(image, size, (rows, columns), antialias=antialias), whole[:, rows, columns])
 
 
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 500), st.integers(1, 60))
@@ -64,7 +64,7 @@ def test_no_more_than_the_window_is_resized(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(tv, "resize", watched)
     image = torch.zeros(400, 600, 3, dtype=torch.uint8).permute(2, 0, 1)
-    resize_part(image, (800, 1200), (slice(100, 164), slice(200, 264)), antialias=False)
+    resize_window(image, (800, 1200), (slice(100, 164), slice(200, 264)), antialias=False)
     assert sum(made) < 0.12 * 800 * 1200
 
 

@@ -106,7 +106,7 @@ def test_broken_record(saved: Path) -> None:
     with pytest.raises(ValueError, match=facts(repr(str(saved / "recipe.json")), "JSON")):
         store.load(saved)
     (saved / "recipe.json").write_text('{"format": 99}')
-    with pytest.raises(ValueError, match=facts(repr(str(saved / "recipe.json")), 2)):
+    with pytest.raises(ValueError, match=facts(repr(str(saved / "recipe.json")), FORMAT)):
         store.load(saved)
 
 

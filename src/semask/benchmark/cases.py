@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
+from torch import nn
 
 from semask.benchmark.candidate import Candidate, candidate, compile_model, recipe_of
 from semask.benchmark.memory import fits_in_ram, fits_on_gpu, largest_batch, memory_limit
@@ -72,7 +73,7 @@ def _cases(one: Candidate, options: Options, device: torch.device, folder: Path)
     stages: tuple[int, ...] = ()
     if options.what == "train" and ours is not None:
         stages = recipe.train.checkpoint_stages if options.checkpoint_stages is None else options.checkpoint_stages
-        checkpoint_stages(ours.encoder, stages, flag="--checkpoint-stages")
+        checkpoint_stages(cast(nn.Module, ours.encoder), stages, flag="--checkpoint-stages")
     if options.compile:
         compile_model(module)
     facts = {

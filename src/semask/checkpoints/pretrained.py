@@ -1,4 +1,4 @@
-"""Giving an encoder pretrained weights, and saying how many of its tensors they fill."""
+"""Pretrained weights of encoders: loading them, counting the tensors that they fill, and their licences."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from semask.checkpoints.safe_load import read_checkpoint, tensors_of
 from semask.models.encoders.chain import family_of, is_swin
 from semask.models.encoders.hierarchical import HierarchicalEncoder
 from semask.models.encoders.hrnet import ATTENTION, HRNetEncoder
-from semask.models.encoders.mix_transformer import is_mit
-from semask.models.encoders.mix_transformer import chain_tensors
+from semask.models.encoders.mix_transformer import chain_tensors, is_mit
 from semask.models.encoders.simple_pyramid import SimplePyramidEncoder
 from semask.models.encoders.staged import StagedHiera
 from semask.models.encoders.vit import ViTEncoder, resize_positions
@@ -26,6 +25,8 @@ from semask.models.meta import on_meta_device
 
 MIN_SHARE = 0.95
 FROM_HUB = "timm"
+MIT_LICENCE = "NVIDIA Source Code License, non-commercial"
+"""Of SegFormer's Mix Transformers, which have to be fetched by hand."""
 _BIAS_TABLE = "relative_position_bias_table"
 
 
@@ -95,6 +96,17 @@ def check_normalisation(name: str, mean: Sequence[float], std: Sequence[float]) 
         f"{name!r} was trained on images normalised with mean {told[0]} and std {told[1]}, the recipe says "
         f"mean {ours[0]} and std {ours[1]}. Say --model.mean {told[0]} --model.std {told[1]}."
     )
+
+
+def licence_of(name: str, weights: str | None) -> str | None:
+    """Licence that timm states of an encoder's weights; None where a recipe starts from none."""
+    if weights is None:
+        return None
+    if is_mit(name):
+        return MIT_LICENCE
+    known = timm.get_pretrained_cfg(name)
+    stated = None if known is None else known.license
+    return str(stated) if stated else "not stated by timm"
 
 
 def _level(ours: Sequence[float], theirs: Sequence[float]) -> bool:

@@ -1,4 +1,4 @@
-"""From a recipe's test to its predictor."""
+"""Predictors from recipes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from semask.recipes.recipe import DataRecipe, TestRecipe
 
 
 def build_predictor(model: Model, test: TestRecipe, data: DataRecipe) -> Predictor:
-    """Compose the predictor that a recipe's evaluation asks for.
+    """Return the predictor of a recipe's evaluation.
 
     One scale without flip gives the model's scores; several scales, or flip, give mean probabilities or, of a mask
-    classifier, mean scores, which are no probabilities: divide by their sum over the classes for that. `test.enlarge`
+    classifier, mean scores, which are no probabilities unless divided by their sum over the classes. `test.enlarge`
     acts with sliding windows only and enlarges to the larger side of the window, so that every window is full. A model
     of a fixed size sees images through windows of that size in whole mode too.
     """
@@ -22,26 +22,27 @@ def build_predictor(model: Model, test: TestRecipe, data: DataRecipe) -> Predict
             f"batch_size counts images or windows of a pass and must be at least 1, got {test.batch_size} "
             "(--test.batch-size)"
         )
-    enlarge_to = None
     if test.mode == "sliding":
         source: Model | Predictor = _windowed(model, test, window=test.window, stride=test.stride)
-        enlarge_to = max(test.window) if test.enlarge else None
     else:
         source = _whole(model, model, test)
+    enlarge_to = max(test.window) if test.mode == "sliding" and test.enlarge else None
     ratios = tuple(_base_ratio(data) * scale for scale in test.scales)
-    box, budget = data.base_scale, test.memory_budget
+    budget = test.memory_budget
     if len(ratios) == 1 and not test.flip:
+        # one version: the model's own scores
         return rescaled(
             source,
-            box=box,
+            box=data.base_scale,
             ratio=ratios[0],
             enlarge_to=enlarge_to,
             antialias=data.antialias,
             memory_budget=budget,
         )
+    # several versions: their mean
     return tta(
         source,
-        box=box,
+        box=data.base_scale,
         ratios=ratios,
         flip=test.flip,
         enlarge_to=enlarge_to,
@@ -53,7 +54,7 @@ def build_predictor(model: Model, test: TestRecipe, data: DataRecipe) -> Predict
 def build_prior(model: Model, test: TestRecipe, data: DataRecipe) -> Predictor:
     """Return the predictor of the semantic prior at the recipe's base scale, whatever the test's mode.
 
-    It is made in one pass, by a model of a fixed size in windows.
+    It takes one pass; a model of a fixed size takes windows.
     """
     source = _whole(Predictor(lambda images: model.lazy_prior(to_float(images))), model, test)
     return rescaled(
@@ -79,7 +80,7 @@ def _windowed(
 
 
 def _whole(source: Model | Predictor, model: Model, test: TestRecipe) -> Model | Predictor:
-    """Return what takes images of any size: the source itself or, of a model of a fixed size, windows of that size."""
+    """Return a predictor for images of any size: the source itself or, for a model of a fixed size, its windows."""
     size: tuple[int, int] | None = getattr(model, "fixed_size", None)
     if size is None:
         return source

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int16, UInt8
@@ -93,22 +92,13 @@ def tta(
     return Predictor(lazy_scores, logits=False, memory_budget=memory_budget)
 
 
-@dataclass(frozen=True, eq=False)
 class Mean(LazyScores):
     """The mean of several scores of one shape, or, with `softmax`, of the probabilities whose logits they are."""
 
-    sources: tuple[LazyScores, ...]
-    softmax: bool
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Return (b, k, H, W)."""
-        return self.sources[0].shape
-
-    @property
-    def device(self) -> torch.device:
-        """Return where scores are computed."""
-        return self.sources[0].device
+    def __init__(self, sources: tuple[LazyScores, ...], *, softmax: bool) -> None:
+        super().__init__(sources[0])
+        self.sources = sources
+        self.softmax = softmax
 
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
         """Return the scores, classes last in memory."""
@@ -128,7 +118,7 @@ class Mean(LazyScores):
 
     def select(self, image: int) -> LazyScores:
         """Return the scores of one image."""
-        return Mean(tuple(source.select(image) for source in self.sources), self.softmax)
+        return Mean(tuple(source.select(image) for source in self.sources), softmax=self.softmax)
 
     def _mean(self, scores: Iterable[Float[Tensor, "*p k"]]) -> Float[Tensor, "*p k"]:
         shown = (each.float().softmax(-1) if self.softmax else each.float() for each in scores)

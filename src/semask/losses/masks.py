@@ -75,23 +75,30 @@ class MaskClassificationLoss:
         predictions = (out, *out.auxiliary)
         # bipartite matching between queries and the classes of each image
         targets = find_targets(labels, out.class_logits.shape[-1] - 1)
-        comparison = self._comparison(targets, len(predictions), queries=out.class_logits.shape[1])
+        count, queries = len(predictions), out.class_logits.shape[1]
+        comparison: PointMaskLoss | DenseMaskLoss = (
+            DenseMaskLoss(targets, self.recipe)
+            if self.recipe.points is None
+            else PointMaskLoss(targets, self.recipe, self.recipe.points, predictions=count, queries=queries)
+        )
         costs = [comparison.costs(number, prediction) for number, prediction in enumerate(predictions)]
         matching = match(torch.stack(costs), targets)
         # losses of the matched pairs
         pixel, dice = comparison.losses(predictions, matching)
-        count = _mean_count(targets)
-        return MaskTerms(self._class_losses(predictions, matching, targets), pixel.sum(1) / count, dice.sum(1) / count)
-
-    def _comparison(self, targets: Targets, predictions: int, *, queries: int) -> PointMaskLoss | DenseMaskLoss:
-        if self.recipe.points is None:
-            return DenseMaskLoss(targets, self.recipe)
-        return PointMaskLoss(targets, self.recipe, self.recipe.points, predictions=predictions, queries=queries)
+        # per target: the mean number over all workers, at least 1
+        targets_count = torch.full((), float(sum(targets.counts)), device=labels.device)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(targets_count)
+            targets_count = targets_count / dist.get_world_size()
+        targets_count = targets_count.clamp(min=1)
+        classes = self._class_losses(predictions, matching, targets)
+        return MaskTerms(classes, pixel.sum(1) / targets_count, dice.sum(1) / targets_count)
 
     def _class_losses(
         self, predictions: Sequence[MaskLogits], matching: Matching, targets: Targets
     ) -> Float[Tensor, " l"]:
         """Return the weighted mean of the queries' cross-entropy; queries without a pair are of "no object"."""
+        # the matched class, or "no object"
         logits = torch.stack([prediction.class_logits.float() for prediction in predictions])
         no_object = logits.shape[-1] - 1
         wanted = torch.full(logits.shape[:-1], no_object, device=logits.device)
@@ -104,12 +111,3 @@ class MaskClassificationLoss:
         losses = F.cross_entropy(logits.movedim(-1, 1), wanted, reduction="none") * weights
         total = weights.sum((1, 2))
         return losses.sum((1, 2)) / torch.where(total > 0, total, 1.0)
-
-
-def _mean_count(targets: Targets) -> Tensor:
-    """Return the number of targets in a worker's batch, the mean over all workers, at least 1."""
-    count = torch.full((), float(sum(targets.counts)), device=targets.labels.device)
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(count)
-        count = count / dist.get_world_size()
-    return count.clamp(min=1)

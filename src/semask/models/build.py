@@ -13,9 +13,9 @@ from typing import Any
 from torch import nn
 
 from semask.data.readers.raster import check_channels
+from semask.models.decoders.auxiliary import FCNHead, WithAuxiliaryHeads
 from semask.models.decoders.ccnet import CCNet
 from semask.models.decoders.deeplab import DeepLabV3Plus
-from semask.models.decoders.auxiliary import FCNHead
 from semask.models.decoders.fcn import FCN
 from semask.models.decoders.mask2former import Mask2FormerPredictor
 from semask.models.decoders.mask_classifier import MaskClassifier
@@ -24,10 +24,9 @@ from semask.models.decoders.ocr import OCR
 from semask.models.decoders.psanet import PSANet
 from semask.models.decoders.pspnet import PSPNet
 from semask.models.decoders.segformer import SegFormer
-from semask.models.decoders.segmenter import MaskTransformer, SegmenterLinear
+from semask.models.decoders.segmenter import MaskTransformer, SegmenterLinear, SingleScale
 from semask.models.decoders.semantic_fpn import SemanticFPN
 from semask.models.decoders.setr import SETR, SETRMLA, SETRHead
-from semask.models.decoders.auxiliary import WithAuxiliaryHeads
 from semask.models.decoders.upernet import UPerNet
 from semask.models.encoders.chain import timm_chain
 from semask.models.encoders.hierarchical import HierarchicalEncoder
@@ -40,7 +39,6 @@ from semask.models.encoders.vit import ViTEncoder, timm_vit
 from semask.models.layers.polarized import PolarizedSelfAttention
 from semask.models.layers.probe import Probe
 from semask.models.layers.semantic import SemanticAttention, SemanticLayer
-from semask.models.decoders.segmenter import SingleScale
 from semask.models.meta import on_meta_device, skip_init
 from semask.models.model import SegmentationModel
 from semask.models.pixel_decoders.fapn import AlignedLevel

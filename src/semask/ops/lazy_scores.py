@@ -5,8 +5,8 @@ The kinds below nest: a crop of a resized map of a tensor in memory. `semask.ops
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -46,17 +46,20 @@ Reader = Callable[[SamplePoints], Float[Tensor, "n k"]]
 
 
 class LazyScores:
-    """Scores of images (b k H W) that are computed on request; by default those of a `source`, which a subclass names.
+    """Scores of images (b k H W) that are computed on request; by default those of a `source`.
 
     Rows are requested from the top down: `first` never decreases, and the rows above it may be gone.
     """
 
-    source: LazyScores
+    def __init__(self, source: LazyScores, size: Size | None = None) -> None:
+        """`size` (height, width) is the source's unless given."""
+        self.source = source
+        self.size = source.shape[2:] if size is None else size
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Return (b, k, H, W)."""
-        return self.source.shape
+        return *self.source.shape[:2], *self.size
 
     @property
     def device(self) -> torch.device:
@@ -78,14 +81,16 @@ class LazyScores:
 
     def select(self, image: int) -> LazyScores:
         """Return the scores of one image of the batch, before any rows are requested."""
-        return replace(self, source=self.source.select(image))  # type: ignore[type-var]
+        selected = copy.copy(self)
+        selected.source = self.source.select(image)
+        return selected
 
 
-@dataclass(frozen=True, eq=False)
 class InMemory(LazyScores):
     """Scores that exist already."""
 
-    scores: Float[Tensor, "b k H W"]
+    def __init__(self, scores: Float[Tensor, "b k H W"]) -> None:
+        self.scores = scores
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -126,17 +131,8 @@ class InMemory(LazyScores):
         return InMemory(self.scores[image : image + 1])
 
 
-@dataclass(frozen=True, eq=False)
 class Resized(LazyScores):
     """Scores resized to `size` (height, width), bilinearly, without antialiasing and without aligned corners."""
-
-    source: LazyScores
-    size: Size
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Return (b, k, H, W)."""
-        return *self.source.shape[:2], *self.size
 
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
         """Return the scores in float32, classes last in memory."""
@@ -179,17 +175,8 @@ class Resized(LazyScores):
         return read_taps
 
 
-@dataclass(frozen=True, eq=False)
 class Crop(LazyScores):
     """The upper left corner of scores, of `size` (height, width): without what padding added."""
-
-    source: LazyScores
-    size: Size
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Return (b, k, H, W)."""
-        return *self.source.shape[:2], *self.size
 
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
         """Return a view of the source's rows."""
@@ -200,11 +187,8 @@ class Crop(LazyScores):
         return self.source.certain_argmax(first, last)[..., : self.size[1]]
 
 
-@dataclass(frozen=True, eq=False)
 class HorizontalFlip(LazyScores):
     """Scores of a flipped image, flipped back."""
-
-    source: LazyScores
 
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
         """Flip the source's rows."""
@@ -220,21 +204,20 @@ class HorizontalFlip(LazyScores):
         return lambda points: read(points._replace(column=right - points.column))
 
 
-@dataclass(frozen=True, eq=False)
 class CombineMasks(LazyScores):
     """Σ_q p(class k | q)·p(pixel in mask q): probabilities of queries' classes, and their masks as logits (b q H W).
 
     Which class is best never follows from the taps: between four pixels a mask can be anything between theirs.
     """
 
-    classes: Float[Tensor, "b q k"]
-    source: LazyScores
+    def __init__(self, classes: Float[Tensor, "b q k"], masks: LazyScores) -> None:
+        super().__init__(masks)
+        self.classes = classes
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Return (b, k, H, W)."""
-        batch, _, height, width = self.source.shape
-        return batch, self.classes.shape[-1], height, width
+        return len(self.classes), self.classes.shape[-1], *self.size
 
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
         """Return the scores, classes last in memory."""

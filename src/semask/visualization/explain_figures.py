@@ -41,8 +41,8 @@ def attention_maps(
 ) -> None:
     """Draw an image and, over it, the attention of every head: patches as squares, brighter where it is higher.
 
-    `patch_size` is the side of a patch [px]; maps of padded images reach beyond the image. Every head has its own scale,
-    from its least to its largest value, which is printed above it in percent of the query's attention. The patch
+    `patch_size` is the side of a patch [px]; maps of padded images reach beyond the image. Every head has its own
+    scale, from its least to its largest value, which is printed above it in percent of the query's attention. The patch
     `query` (row, column) is framed.
     """
     heads, height, width = maps.shape

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from semask.checkpoints.rules import swin
-from semask.checkpoints.rules.projections import split
-from semask.checkpoints.rules.translation import Translation, replace_beginning
+from semask.checkpoints.rules.translation import Translation, replace_beginning, split_projections
 from semask.recipes import Recipe
 
 LAYOUT = "detectron2's mask classification"
@@ -84,7 +83,7 @@ def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
         ours = _rename(_modern(key, old=old), deformable=deformable)
         if ours is None:
             continue
-        for name, part in split(ours, value, _JOINED):
+        for name, part in split_projections(ours, value, _JOINED):
             found[name], names[name] = part, key
     return Translation(found, tensors, names, recipe, LAYOUT)
 

@@ -1,6 +1,8 @@
 """The layout of mmsegmentation's baselines: FCN, PSPNet, DeepLabV3+, UPerNet, CCNet, PSANet, OCRNet, Semantic FPN.
 
-The auxiliary head of a file is left out where the recipe has none.
+The auxiliary head of a file is left out where the recipe has none. mmsegmentation's own Swin merges patches at the end
+of a stage and reads the four neighbours of every channel together; the original Swin, and ours, reads all channels of
+one neighbour after the other's.
 
 Source: mmsegmentation 1.2.2; the layouts are spelled out by the fixtures in tests/reference.
 """
@@ -8,16 +10,27 @@ Source: mmsegmentation 1.2.2; the layouts are spelled out by the fixtures in tes
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor
 
-from semask.checkpoints.rules import mmsegmentation_backbones as backbones
 from semask.checkpoints.rules import swin
 from semask.checkpoints.rules.translation import Translation, names_in_file, replace_beginning
 from semask.recipes import Recipe
 
 LAYOUT = "mmsegmentation's"
+PREFIX = "backbone."
+
+_STEM = {"0": "conv1.0", "1": "conv1.1", "3": "conv1.3", "4": "conv1.4", "6": "conv1.6", "7": "bn1"}
+_OWN_SWIN: tuple[tuple[str, str], ...] = (
+    (r"backbone\.patch_embed\.projection\.", "encoder.chain.patch_embed.proj."),
+    (r"backbone\.patch_embed\.norm\.", "encoder.chain.patch_embed.norm."),
+    (r"backbone\.stages\.(\d)\.blocks\.(\d+)\.attn\.w_msa\.", r"encoder.chain.layers_\1.blocks.\2.attn."),
+    (r"backbone\.stages\.(\d)\.blocks\.(\d+)\.ffn\.layers\.0\.0\.", r"encoder.chain.layers_\1.blocks.\2.mlp.fc1."),
+    (r"backbone\.stages\.(\d)\.blocks\.(\d+)\.ffn\.layers\.1\.", r"encoder.chain.layers_\1.blocks.\2.mlp.fc2."),
+    (r"backbone\.stages\.(\d)\.blocks\.(\d+)\.", r"encoder.chain.layers_\1.blocks.\2."),
+    (r"backbone\.norm(\d)\.", r"encoder.norms.\1."),
+)
 
 _AUXILIARY = "auxiliary_head."
 _HEAD = r"decode_head\."
@@ -66,7 +79,7 @@ CLASS_TENSORS = re.compile(r"decoder\.((main\.)?classify(_coarse)?|heads\.0\.cla
 
 def recognises(tensors: Mapping[str, Tensor]) -> bool:
     """Say whether a file of Semantic FPN is of mmsegmentation's own backbones, not of the authors of SeMask."""
-    return backbones.is_swin(tensors) or any(key.startswith(("backbone.layer1.", "neck.")) for key in tensors)
+    return is_own_swin(tensors) or any(key.startswith(("backbone.layer1.", "neck.")) for key in tensors)
 
 
 def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
@@ -74,11 +87,8 @@ def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
     rename_backbone = _backbone_of(tensors)
     supervised = getattr(recipe.model.decoder, "auxiliary", False)
     ours = names_in_file(tensors, lambda key: rename(key, rename_backbone, supervised=supervised))
-    own_swin = backbones.is_swin(tensors)
-    found = {
-        name: backbones.merged_as_originally(key, tensors[key]) if own_swin else tensors[key]
-        for name, key in ours.items()
-    }
+    own_swin = is_own_swin(tensors)
+    found = {name: merged_as_originally(key, tensors[key]) if own_swin else tensors[key] for name, key in ours.items()}
     return Translation(found, tensors, ours, recipe, f"{LAYOUT} {recipe.model.decoder.kind}")
 
 
@@ -86,7 +96,7 @@ def rename(key: str, rename_backbone: Callable[[str], str], *, supervised: bool)
     """Return our name of a published tensor, None for one that is not needed, the key itself when unknown."""
     if swin.is_derived(key) or (key.startswith(_AUXILIARY) and not supervised):
         return None
-    if key.startswith(backbones.PREFIX):
+    if key.startswith(PREFIX):
         return rename_backbone(key)
     name = replace_beginning(key, _RENAMES)
     if name is None:
@@ -96,8 +106,46 @@ def rename(key: str, rename_backbone: Callable[[str], str], *, supervised: bool)
 
 
 def _backbone_of(tensors: Mapping[str, Tensor]) -> Callable[[str], str]:
-    if backbones.is_swin(tensors):
-        return backbones.rename_swin
+    if is_own_swin(tensors):
+        return rename_swin
     if any(key.startswith("backbone.layers.") for key in tensors):
         return lambda key: swin.rename(key) or key  # the original Swin, whose authors published UPerNets
-    return backbones.rename_hrnet if backbones.is_hrnet(tensors) else backbones.rename_resnet
+    return rename_hrnet if is_hrnet(tensors) else rename_resnet
+
+
+def is_own_swin(keys: Iterable[str]) -> bool:
+    """Say whether the names are of mmsegmentation's own Swin."""
+    return any(key.startswith("backbone.stages.") and ".w_msa." in key for key in keys)
+
+
+def is_hrnet(keys: Iterable[str]) -> bool:
+    """Say whether the names are of HRNet."""
+    return any(key.startswith("backbone.transition1.") for key in keys)
+
+
+def rename_swin(key: str) -> str:
+    """Return our name of a tensor of its Swin, the key itself when unknown."""
+    if match := re.match(r"backbone\.stages\.(\d)\.downsample\.(.*)", key):
+        return f"encoder.chain.layers_{int(match[1]) + 1}.downsample.{match[2]}"
+    return replace_beginning(key, _OWN_SWIN) or key
+
+
+def rename_hrnet(key: str) -> str:
+    """Return our name of a tensor of HRNet."""
+    return f"encoder.{key}"
+
+
+def rename_resnet(key: str) -> str:
+    """Return our name of a tensor of ResNet or ResNeSt, whose deep stem is numbered through."""
+    match = re.match(r"backbone\.stem\.(\d)\.(.*)", key)
+    if match and match[1] in _STEM:
+        return f"encoder.chain.{_STEM[match[1]]}.{match[2]}"
+    return f"encoder.chain.{key.removeprefix(PREFIX)}"
+
+
+def merged_as_originally(key: str, value: Tensor) -> Tensor:
+    """Bring weights of its Swin's patch merging, (channel, row, column) on the last axis, to (column, row, channel)."""
+    if ".downsample." not in key or not value.ndim or value.shape[-1] % 4:
+        return value
+    merged: Tensor = value.unflatten(-1, (-1, 2, 2)).transpose(-3, -1).flatten(-3)
+    return merged

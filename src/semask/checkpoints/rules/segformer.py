@@ -18,6 +18,7 @@ from semask.checkpoints.rules.translation import Translation, replace_beginning
 from semask.models.encoders.mix_transformer import chain_tensors
 from semask.recipes import Published, Recipe
 from semask.recipes.decoders import decoder_options
+from semask.recipes.encoders import MixTransformerOptions
 
 AUTHORS = "the authors' SegFormer"
 TRANSFORMERS = "transformers' SegFormer; the recipe takes over its norm_eps 1e-5"
@@ -81,7 +82,8 @@ def _renamed(key: str, value: Tensor, layout: str) -> list[tuple[str, Tensor]]:
 def _as_computed(recipe: Recipe, found: Mapping[str, Tensor], layout: str) -> Recipe:
     """Return the recipe as the layout's code computes it; the figures stay with the form they were published for."""
     encoder, decoder = recipe.model.encoder, recipe.model.decoder
-    encoder = dataclasses.replace(encoder, norm_eps=1e-5 if layout == TRANSFORMERS else None)
+    if isinstance(encoder, MixTransformerOptions):
+        encoder = dataclasses.replace(encoder, norm_eps=1e-5 if layout == TRANSFORMERS else None)
     form = "segformer_mmseg" if layout == MMSEGMENTATION else "segformer"
     published = recipe.published
     if form != decoder.kind:

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from semask.checkpoints.rules.translation import Translation, names_in_file, replace_beginning
 from semask.recipes import Published, Recipe
+from semask.recipes.decoders import SegmenterMaskOptions
+from semask.recipes.encoders import ViTOptions
 
 AUTHORS = "the authors' Segmenter"
 MMSEGMENTATION = (
@@ -102,8 +104,11 @@ def rename(key: str) -> str | None:
 
 def with_mmsegmentation_numerics(recipe: Recipe) -> Recipe:
     """Return the recipe as mmsegmentation computes it, without the paper's figures, which are of another model."""
-    encoder = dataclasses.replace(recipe.model.encoder, norm_eps=1e-6, position_resize="bicubic")
-    decoder = dataclasses.replace(recipe.model.decoder, dropout=0.0, drop_path=0.1)
+    encoder, decoder = recipe.model.encoder, recipe.model.decoder
+    if isinstance(encoder, ViTOptions):
+        encoder = dataclasses.replace(encoder, norm_eps=1e-6, position_resize="bicubic")
+    if isinstance(decoder, SegmenterMaskOptions):
+        decoder = dataclasses.replace(decoder, dropout=0.0, drop_path=0.1)
     return dataclasses.replace(
         recipe,
         model=dataclasses.replace(recipe.model, encoder=encoder, decoder=decoder),

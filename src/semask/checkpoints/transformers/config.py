@@ -191,8 +191,8 @@ def _mask2former_config(model: SegmentationModel, recipe: Recipe) -> dict[str, A
         "feature_size": width,
         "mask_feature_size": width,
         "hidden_dim": width,
-        "encoder_layers": decoder.pixel_layers,
-        "encoder_feedforward_dim": decoder.pixel_feedforward,
+        "encoder_layers": decoder.pixel_decoder.layers,
+        "encoder_feedforward_dim": decoder.pixel_decoder.feedforward,
         "decoder_layers": decoder.layers + 1,  # They count predictions.
         "dim_feedforward": decoder.feedforward,
         "num_attention_heads": decoder.heads,

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from semask.checkpoints.rules import detectron2
-from semask.checkpoints.rules.projections import PARTS, join, split
-from semask.checkpoints.rules.translation import Translation
+from semask.checkpoints.rules.translation import PROJECTIONS, Translation, join_projections, split_projections
 from semask.models.encoders.swin import relative_positions
 from semask.recipes import Recipe
 
@@ -41,7 +40,7 @@ _SHARED: Names = (
     (f"{_ENCODER}embeddings.patch_embeddings.projection", "encoder.chain.patch_embed.proj"),
     (f"{_ENCODER}embeddings.norm", "encoder.chain.patch_embed.norm"),
     (f"{_BLOCK}layernorm_before", f"{_OUR_BLOCK}norm1"),
-    *((f"{_BLOCK}attention.self.{part}", f"{_OUR_BLOCK}attn.{part}") for part in PARTS),
+    *((f"{_BLOCK}attention.self.{part}", f"{_OUR_BLOCK}attn.{part}") for part in PROJECTIONS),
     (f"{_BLOCK}attention.output.dense", f"{_OUR_BLOCK}attn.proj"),
     (f"{_BLOCK}attention.self.relative_position_bias_table", f"{_OUR_BLOCK}attn.relative_position_bias_table"),
     (f"{_BLOCK}layernorm_after", f"{_OUR_BLOCK}norm2"),
@@ -55,7 +54,7 @@ _SHARED: Names = (
     ),
     (f"{_PIXELS}mask_projection", f"{_OUR_PIXELS}mask_features"),
     (f"{_QUERIES}queries_embedder.weight", f"{_OUR_QUERIES}query_positions"),
-    *((f"{_LAYER}self_attn.{part[0]}_proj", f"{_OUR_LAYER}self_attention.{part}") for part in PARTS),
+    *((f"{_LAYER}self_attn.{part[0]}_proj", f"{_OUR_LAYER}self_attention.{part}") for part in PROJECTIONS),
     (f"{_LAYER}self_attn.out_proj", f"{_OUR_LAYER}self_attention.project"),
     (f"{_LAYER}self_attn_layer_norm", f"{_OUR_LAYER}self_norm"),
     (f"{_LAYER}fc1", f"{_OUR_LAYER}mlp.fc1"),
@@ -85,7 +84,7 @@ _MASK2FORMER: Names = (
     (f"{_PIXELS}layer_1.1", f"{_OUR_PIXELS}finest.output.norm"),
     (f"{_QUERIES}queries_features.weight", f"{_OUR_QUERIES}query_features"),
     (f"{_QUERIES}level_embed.weight", f"{_OUR_QUERIES}level_embeddings"),
-    *((f"{_LAYER}cross_attn.{part}", f"{_OUR_LAYER}cross_attention.{part}") for part in PARTS),
+    *((f"{_LAYER}cross_attn.{part}", f"{_OUR_LAYER}cross_attention.{part}") for part in PROJECTIONS),
     (f"{_LAYER}cross_attn.out_proj", f"{_OUR_LAYER}cross_attention.project"),
     (f"{_LAYER}cross_attn_layer_norm", f"{_OUR_LAYER}cross_norm"),
     *((f"{_MASK_PREDICTOR}mask_embedder.{i}.0", f"{_OUR_QUERIES}head.embed.{2 * i}") for i in range(3)),
@@ -106,7 +105,7 @@ _MASKFORMER: Names = (
         )
     ),
     (f"{_QUERIES}input_projection", f"{_OUR_QUERIES}project"),
-    *((f"{_LAYER}encoder_attn.{part[0]}_proj", f"{_OUR_LAYER}cross_attention.{part}") for part in PARTS),
+    *((f"{_LAYER}encoder_attn.{part[0]}_proj", f"{_OUR_LAYER}cross_attention.{part}") for part in PROJECTIONS),
     (f"{_LAYER}encoder_attn.out_proj", f"{_OUR_LAYER}cross_attention.project"),
     (f"{_LAYER}encoder_attn_layer_norm", f"{_OUR_LAYER}cross_norm"),
     *((f"mask_embedder.{i}.0", f"{_OUR_QUERIES}head.embed.{2 * i}") for i in range(3)),
@@ -116,7 +115,7 @@ _OWN: dict[str, Names] = {"mask2former": _MASK2FORMER, "maskformer": _MASKFORMER
 
 _NEWER: tuple[tuple[str, str], ...] = (
     (r"^(model\.pixel_level_module\.encoder\.)(swin|model)\.", r"\1"),
-    *((rf"(\.blocks\.\d+\.attention\.){part[0]}_proj\.", rf"\1self.{part}.") for part in PARTS),
+    *((rf"(\.blocks\.\d+\.attention\.){part[0]}_proj\.", rf"\1self.{part}.") for part in PROJECTIONS),
     (r"(\.blocks\.\d+\.attention\.)o_proj\.", r"\1output.dense."),
     (r"(\.blocks\.\d+\.attention\.)relative_position_bias\.", r"\1self."),
     (r"(\.blocks\.\d+\.)mlp\.fc1\.", r"\1intermediate.dense."),
@@ -147,11 +146,11 @@ def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
         name = _name_in_files(key)
         if _UNUSED.fullmatch(name):
             continue
-        for theirs, part in split(name, value, _THEIR_JOINED):
+        for theirs, part in split_projections(name, value, _THEIR_JOINED):
             # A tensor that is not known keeps its name.
             ours = rename(theirs, to_ours) or key
             found[ours], names[ours] = part, key
-    whole = join(found, _OUR_SPLIT, "{0}qkv.{1}")
+    whole = join_projections(found, _OUR_SPLIT, "{0}qkv.{1}")
     names |= {ours: names[ours.replace(".qkv.", ".query.")] for ours in whole if ours not in names}
     return Translation(whole, tensors, names, recipe, LAYOUT)
 
@@ -160,14 +159,14 @@ def untranslate(tensors: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tens
     """Return our tensors as a file of this layout holds them, with the buffers and the unused norm that it has."""
     decoder = recipe.model.decoder.kind
     to_theirs = _renaming(tuple((ours, theirs) for theirs, ours in (*_SHARED, *_OWN[decoder])))
-    parts = dict(part for key, value in tensors.items() for part in split(key, value, _OUR_JOINED))
+    parts = dict(part for key, value in tensors.items() for part in split_projections(key, value, _OUR_JOINED))
     renamed: dict[str, Tensor] = {}
     for key, value in parts.items():
         theirs = rename(key, to_theirs)
         if theirs is None:
             raise ValueError(f"{LAYOUT} has no place for the tensor {key!r}; only plain Swin can be written")
         renamed[theirs] = value
-    renamed = join(renamed, _THEIR_QUERIES, "{0}in_proj_{1}") | _extras(renamed, recipe)
+    renamed = join_projections(renamed, _THEIR_QUERIES, "{0}in_proj_{1}") | _extras(renamed, recipe)
     if decoder == "mask2former":
         return renamed
     own = re.compile(rf"^{re.escape(_ENCODER)}(?=embeddings\.|encoder\.|layernorm\.)")

@@ -9,8 +9,8 @@ from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
 from semask.data.augment.photometric import distort, distort_bands
-from semask.data.augment.resize import ResizedLabel, resize_part
 from semask.data.readers.raster import Picture, check_channels
+from semask.ops.crop_resize import ResizedLabel, resize_window
 from semask.ops.geometry import fit_size
 from semask.ops.resize import to_float
 from semask.recipes.recipe import IMAGENET_MEAN, DataRecipe
@@ -77,7 +77,7 @@ class TrainTransform:
         size = size or self.draw_size(height, width, random)
         resized = ResizedLabel(label, size)
         window = self._crop(resized, random)
-        seen, ids = resize_part(image, size, window, antialias=self.data.antialias), resized[window]
+        seen, ids = resize_window(image, size, window, antialias=self.data.antialias), resized[window]
         return (seen.flip(-1), ids.flip(-1)) if random.random() < self.data.flip else (seen, ids)
 
     def finish(

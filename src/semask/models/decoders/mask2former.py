@@ -59,19 +59,15 @@ class Mask2FormerPredictor(nn.Module):
         grids = [resize(pixels.masks.detach(), size_of(level)) for level in pixels.pyramid]
         positions = self.query_positions[None]
         queries: Tensor = self.query_features.expand(values[0].shape[0], -1, -1)
-        predictions = [self._predict(queries, pixels.masks)] if auxiliary else []
+        predictions = [self.head(self.norm(queries), pixels.masks)] if auxiliary else []
         for number, layer in enumerate(self.layers):
             level = number % NUM_LEVELS
             # masked attention
             visible = self._visible(queries, grids[level])
             queries = layer(queries, positions, keys[level], values[level], visible)
             if auxiliary or number + 1 == len(self.layers):
-                predictions.append(self._predict(queries, pixels.masks))
+                predictions.append(self.head(self.norm(queries), pixels.masks))
         return stack(predictions)
-
-    def _predict(self, queries: Tensor, pixels: Tensor) -> MaskLogits:
-        out: MaskLogits = self.head(self.norm(queries), pixels)
-        return out
 
     @torch.no_grad()
     def _visible(self, queries: Float[Tensor, "b q d"], grid: Float[Tensor, "b c h w"]) -> Bool[Tensor, "b q n"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -23,11 +24,12 @@ class ObjectContext(nn.Module):
 
     def __init__(self, channels: int, key_channels: int) -> None:
         super().__init__()
-        self.query = _two_points(channels, key_channels)
-        self.key = _two_points(channels, key_channels)
-        self.value = ConvNormAct(channels, key_channels, kernel_size=1)
-        self.project = ConvNormAct(key_channels, channels, kernel_size=1)
-        self.fuse = ConvNormAct(2 * channels, channels, kernel_size=1)
+        pointwise = partial(ConvNormAct, kernel_size=1)
+        self.query = nn.Sequential(pointwise(channels, key_channels), pointwise(key_channels, key_channels))
+        self.key = nn.Sequential(pointwise(channels, key_channels), pointwise(key_channels, key_channels))
+        self.value = pointwise(channels, key_channels)
+        self.project = pointwise(key_channels, channels)
+        self.fuse = pointwise(2 * channels, channels)
 
     def forward(self, x: Float[Tensor, "b c h w"], coarse: Float[Tensor, "b k h w"]) -> Float[Tensor, "b c h w"]:
         """Return the augmented pixels; the softmax of the logits `coarse` over the pixels weighs each region."""
@@ -75,9 +77,3 @@ class OCR(nn.Module):
         coarse = self.classify_coarse(self.coarse(maps))
         logits = self.classify(self.dropout(self.context(self.bottleneck(maps), coarse)))
         return PixelLogits(logits, (PixelLogits(coarse),) if auxiliary else ())
-
-
-def _two_points(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        ConvNormAct(in_channels, out_channels, kernel_size=1), ConvNormAct(out_channels, out_channels, kernel_size=1)
-    )

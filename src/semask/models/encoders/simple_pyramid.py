@@ -40,7 +40,8 @@ class SimplePyramidEncoder(nn.Module):
         self.levels = nn.ModuleList(PyramidLevel(channels, doublings) for doublings in DOUBLINGS)
         self.semantic = nn.ModuleList(semantic)
         self.channels: tuple[int, ...] = (WIDTH,) * len(self.levels)
-        self.strides: tuple[int | float, ...] = tuple(_stride(patch, doublings) for doublings in DOUBLINGS)
+        strides = [patch / 2.0**doublings for doublings in DOUBLINGS]
+        self.strides: tuple[int | float, ...] = tuple(int(step) if step.is_integer() else step for step in strides)
         self.size_multiple = 2 * patch
         self.fixed_size = None
         self.channels_last = False
@@ -92,8 +93,3 @@ class PyramidLevel(nn.Module):
         x = self.reduce_norm(self.reduce(x))
         out: Tensor = self.smooth_norm(self.smooth(x))
         return out
-
-
-def _stride(patch: int, doublings: int) -> int | float:
-    stride = patch / 2.0**doublings
-    return int(stride) if stride.is_integer() else stride

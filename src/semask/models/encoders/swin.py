@@ -55,7 +55,7 @@ class ShiftedWindowAttention(nn.Module):
         self, x: Float[Tensor, "b h w c"], *, norm: nn.Module | None = None, residual: bool = False
     ) -> Float[Tensor, "b h w c"]:
         """Return the attended map at the same size; with `norm` that of norm(x), with `residual` x added to it."""
-        bias = self._position_bias()
+        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1).contiguous()
         of_kind: dict[int, Tensor] = {}
 
         def attend(features: tuple[Tensor, ...], kinds: Kinds) -> Tensor:
@@ -88,10 +88,6 @@ class ShiftedWindowAttention(nn.Module):
         """Return the queries of all heads side by side, not scaled."""
         channels = x.shape[-1]
         return F.linear(x, self.qkv.weight[:channels], self.qkv.bias[:channels])
-
-    def _position_bias(self) -> Float[Tensor, "heads n n"]:
-        bias: Tensor = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
-        return bias.contiguous()
 
 
 class DenseSwinBlock(nn.Module):

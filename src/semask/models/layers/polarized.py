@@ -27,13 +27,11 @@ class PolarizedSelfAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return the gated map."""
-        return x * self._channels(x) + x * self._cells(x)
-
-    def _channels(self, x: Tensor) -> Float[Tensor, "b c 1 1"]:
+        # channel-only branch
         share = self.channel_query(x).flatten(2).softmax(-1)  # b 1 n
         summed = self.channel_value(x).flatten(2) @ share.transpose(1, 2)  # b c/2 1
-        return torch.sigmoid(self.channel_gate(summed[..., None]))
-
-    def _cells(self, x: Tensor) -> Float[Tensor, "b 1 h w"]:
+        channels = torch.sigmoid(self.channel_gate(summed[..., None]))
+        # spatial-only branch
         mean = self.cell_query(x).mean((2, 3)).softmax(-1)  # b c/2
-        return torch.sigmoid(torch.einsum("bc,bchw->bhw", mean, self.cell_value(x)))[:, None]
+        cells = torch.sigmoid(torch.einsum("bc,bchw->bhw", mean, self.cell_value(x)))[:, None]
+        return x * channels + x * cells

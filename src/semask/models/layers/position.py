@@ -24,12 +24,12 @@ def sine_positions(like: Float[Tensor, "b c h w"], channels: int) -> Float[Tenso
     half = channels // 2
     steps = torch.arange(half // 2, device=like.device, dtype=torch.float32)
     frequencies = TEMPERATURE ** (-2 * steps / half)
-    rows, columns = (_axis(size, frequencies) for size in like.shape[-2:])
+    axes = []
+    for size in like.shape[-2:]:
+        index = torch.arange(size, device=like.device, dtype=torch.float32) + 1
+        angles = (index / (size + 1e-6) * (2 * math.pi))[:, None] * frequencies
+        axes.append(torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1))  # n half
+    # y and x of every token, row by row
+    rows, columns = axes
     grid = (rows[:, None].expand(-1, columns.shape[0], -1), columns[None].expand(rows.shape[0], -1, -1))
     return torch.cat(grid, dim=-1).flatten(0, 1)[None].to(like.dtype)
-
-
-def _axis(size: int, frequencies: Tensor) -> Float[Tensor, "n half"]:
-    index = torch.arange(size, device=frequencies.device, dtype=torch.float32) + 1
-    angles = (index / (size + 1e-6) * (2 * math.pi))[:, None] * frequencies
-    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)
