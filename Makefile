@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow guard check models format clean
+.PHONY: demo test test-slow coverage guard check models format clean
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); sys.exit(0 if ok else "semask needs Python 3.11 to 3.13; this is " + sys.version.split()[0] + ". Say PYTHON=/path/to/python3.12 make …")'
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); sys.exit(0 if ok else "semask needs Python 3.11 to 3.13; this is " + sys.version.split()[0] + ". Use PYTHON=/path/to/python3.12 make …")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
@@ -21,7 +21,10 @@ test: $(READY)  ## The whole test suite.
 test-slow: $(READY)  ## The few tests that take minutes.
 	$(BIN)/python -m pytest -m slow
 
-guard: $(READY)  ## Models beside their plain formulations: fails where a ratio of benchmarks/bounds.json is broken; wants a quiet machine.
+coverage: $(READY)  ## Lines that no test reaches.
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report term-missing:skip-covered
+
+guard: $(READY)  ## Models beside their reference forms: fails where a ratio of benchmarks/bounds.json is exceeded; needs a quiet machine.
 	$(BIN)/python benchmarks/targets.py --rounds 5 --check
 
 check: $(READY)  ## Lint, format, types, the direction of imports, spelling.
@@ -34,7 +37,7 @@ check: $(READY)  ## Lint, format, types, the direction of imports, spelling.
 models: $(READY)  ## Count what every recipe costs, anew: the package's catalogue and docs/models.md.
 	$(BIN)/python tools/write_models.py
 
-format: $(READY)  ## Mend what can be mended without thinking.
+format: $(READY)  ## Fix what can be fixed without thinking.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

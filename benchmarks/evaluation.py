@@ -50,7 +50,7 @@ def ratio(theirs: Work, ours: Work, rounds: int, clock: Clock) -> str:
 
 
 def maps(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Label maps with regions, as pictures have them, and a tenth ignored."""
+    """Label maps with regions, as images have them, and a tenth ignored."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randint(0, K, (2, 1, 24, 32), generator=generator)
     prediction, truth = F.interpolate(coarse.float(), SIZE).long()

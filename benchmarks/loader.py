@@ -1,4 +1,4 @@
-"""Pictures per second from JPEG files to batches of 512×512 crops, beside a plain torchvision pipeline.
+"""Images per second from JPEG files to batches of 512×512 crops, beside a plain torchvision pipeline.
 
     python benchmarks/loader.py --rounds 7 --workers 0 1 2 --out benchmarks/loader_<hardware>_<date>.md
 
@@ -6,11 +6,11 @@ Both read the same files of drawn scenes (JPEG of quality 90, labels as PNG) and
 by a random ratio, crop, flip, distort colours, to float, pad. torchvision's is what its documentation leads to: Pillow,
 `transforms.v2` on `tv_tensors`, `RandomResize`, `RandomCrop`, `RandomPhotometricDistort`. Ours does a little more: it
 redraws crops that one class fills, keeps the families' 8-bit rounding, maps label values to classes and refuses values
-that are none. They take turns, and the table holds medians of the rounds' rates and of their ratios. Pictures per
-second tell how workers scale, pictures per second of processor time what one core does: on a machine that is shared,
+that are none. They take turns, and the table holds medians of the rounds' rates and of their ratios. Images per
+second tell how workers scale, images per second of CPU time what one core does: on a machine that is shared,
 only the second can be compared.
 
-A first table holds ours beside itself: resizing all of a picture before it is cropped, and decoding JPEG at a reduced
+A first table holds ours beside itself: resizing all of an image before it is cropped, and decoding JPEG at a reduced
 size (`data.jpeg_draft`), which changes pixels.
 """
 
@@ -48,7 +48,7 @@ from semask.structures import IGNORE
 CROP = 512
 BATCH = 8
 SIZES = {"ADE20K, 512×683": ((512, 683), (2048, 512)), "1080p, 1080×1920": ((1080, 1920), (2048, 1024))}
-"""(height, width) of the pictures, and the box (long, short) that they are fitted into at ratio 1 [px]."""
+"""(height, width) of the images, and the box (long, short) that they are fitted into at ratio 1 [px]."""
 RATIOS = (0.5, 1.75)
 
 
@@ -98,20 +98,20 @@ def one_thread(_: int = 0) -> None:
 
 
 class Rate(NamedTuple):
-    """Pictures per second, without the first batch, in which workers start, and per second of processor time."""
+    """Images per second, without the first batch, in which workers start, and per second of CPU time."""
 
     wall: float
-    processor: float
+    cpu: float
 
 
-def processor_time() -> float:
+def cpu_seconds() -> float:
     """Return the seconds that this process and those of its workers that have ended were computing [s]."""
     own, ended = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return own.ru_utime + own.ru_stime + ended.ru_utime + ended.ru_stime
 
 
 def rate(loader: DataLoader[Any], draws: int) -> Rate:
-    computing = processor_time()
+    computing = cpu_seconds()
     batches = iter(loader)
     next(batches)
     began = time.perf_counter()
@@ -119,7 +119,7 @@ def rate(loader: DataLoader[Any], draws: int) -> Rate:
         pass
     wall = (draws - BATCH) / (time.perf_counter() - began)
     del batches  # ends the workers
-    return Rate(wall, draws / (processor_time() - computing))
+    return Rate(wall, draws / (cpu_seconds() - computing))
 
 
 def measure(root: Path, box: tuple[int, int], workers: int, draws: int, rounds: int) -> tuple[list[Rate], list[Rate]]:
@@ -154,7 +154,7 @@ def measure(root: Path, box: tuple[int, int], workers: int, draws: int, rounds: 
 
 
 def own_ways(root: Path, box: tuple[int, int], draws: int, rounds: int) -> list[str]:
-    """Return lines of a table: our pipeline beside itself, in this process, by processor time."""
+    """Return lines of a table: our pipeline beside itself, in this process, by CPU time."""
     data = recipe(root, box)
     exact, reduced = (training_set(dataclasses.replace(data, jpeg_draft=on), seed=0) for on in (False, True))
 
@@ -176,7 +176,7 @@ def own_ways(root: Path, box: tuple[int, int], draws: int, rounds: int) -> list[
 
 
 def likeness(data: DataRecipe, draws: int) -> str:
-    """Tell how near pictures decoded at a reduced size come to others, without the distortion of colours."""
+    """Return how near images decoded at a reduced size come to others, without the distortion of colours."""
     still = dataclasses.replace(data, photometric=False)
     exact, reduced = (training_set(dataclasses.replace(still, jpeg_draft=on), seed=0) for on in (False, True))
     errors = [float((exact[draw].image - reduced[draw].image).square().mean()) for draw in range(draws)]
@@ -188,14 +188,14 @@ def likeness(data: DataRecipe, draws: int) -> str:
 
 def table(rows: list[tuple[str, int, list[Rate], list[Rate]]]) -> str:
     lines = [
-        "| pictures | workers | semask [img/s] | torchvision [img/s] | semask [img/s of a core] | torchvision "
+        "| images | workers | semask [img/s] | torchvision [img/s] | semask [img/s of a core] | torchvision "
         "[img/s of a core] | ratio per core, median (least … greatest) |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, workers, ours, plain in rows:
-        ratio = Quantiles.of([a.processor / b.processor for a, b in zip(ours, plain, strict=True)])
+        ratio = Quantiles.of([a.cpu / b.cpu for a, b in zip(ours, plain, strict=True)])
         walls = [f"{statistics.median(rate.wall for rate in rates):.1f}" for rates in (ours, plain)]
-        cores = [f"{statistics.median(rate.processor for rate in rates):.1f}" for rates in (ours, plain)]
+        cores = [f"{statistics.median(rate.cpu for rate in rates):.1f}" for rates in (ours, plain)]
         told = f"{ratio.median:.2f} ({ratio.min:.2f} … {ratio.max:.2f})"
         lines.append(f"| {' | '.join([name, str(workers), *walls, *cores, told])} |")
     return "\n".join(lines)
@@ -205,7 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--draws", type=int, default=64, help="pictures per round and pipeline")
+    parser.add_argument("--draws", type=int, default=64, help="images per round and pipeline")
     parser.add_argument("--files", type=int, default=24)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -226,7 +226,7 @@ def main() -> None:
         "\n".join(own)
         + f"\n\n{table(rows)}\n\n{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, torchvision "
     )
-    told += f"{torchvision.__version__}, {options.rounds} rounds of {options.draws} pictures, batches of {BATCH}\n"
+    told += f"{torchvision.__version__}, {options.rounds} rounds of {options.draws} images, batches of {BATCH}\n"
     print(told)
     if options.out:
         options.out.write_text(told, encoding="utf-8")

@@ -42,7 +42,7 @@ from semask.structures import MaskLogits
 class Options:
     """What is compared.
 
-    encoder: of a recipe ade20k/<encoder>-mask2former over Swin. classes: in every picture, in blocks. attention: what
+    encoder: of a recipe ade20k/<encoder>-mask2former over Swin. classes: in every image, in blocks. attention: what
     transformers is told; "default" is its own choice. clock: "cpu" counts the time that the process computed, for
     machines that others use as well; with one thread that is what the wall clock says on an idle one. rounds,
     memory_rounds: 0 leaves that part out.

@@ -2,10 +2,10 @@
 
     python benchmarks/startup.py --rounds 9 --out benchmarks/startup_<hardware>_<date>.md
 
-`import semask` and every --help are set beside a Python that does nothing, `semask predict` on one picture of 512² px
+`import semask` and every --help are set beside a Python that does nothing, `semask predict` on one image of 512² px
 beside a process that imports torch, timm, torchvision and Pillow and nothing else, plus what the model itself took for
 its first label map in a third one. Sides take turns; the table holds medians of the rounds' ratios. By default the
-processor time of the processes counts, which other programs on the machine disturb least.
+CPU time of the processes counts, which other programs on the machine disturb least.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def main() -> None:
         print(line, file=sys.stderr, flush=True)
         lines.append(line)
     around = environment(torch.device("cpu"))
-    machine = f"{around['processor']}, {around['cores']} cores, Python {around['packages']['python']}"
+    machine = f"{around['cpu']}, {around['cores']} cores, Python {around['packages']['python']}"
     versions = f"torch {torch.__version__}, timm {around['packages']['timm']}"
     told = f"{machine}, {versions}; {options.rounds} rounds; {options.clock} time; one thread; load {around['load']}"
     text = "\n".join([*lines, "", told, ""])

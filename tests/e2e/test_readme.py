@@ -1,4 +1,4 @@
-"""The README's commands and its Python, run as they stand; its table of models, compared with the catalogue."""
+"""The commands and the Python of README and docs, run as written; the table of models, compared with the catalogue."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from tests.facts import missing
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"<!-- run -->\n```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"<!-- run -->\n```{language}\n(.*?)```", PAGES[page], re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -76,34 +77,57 @@ def shorter(command: str) -> str:
     return command.replace("--train.steps 120 --train.eval-every 60 ", "--train.steps 12 --train.eval-every 6 ")
 
 
-def test_commands_and_python_as_written(newcomer: Path, run: Callable[[str], str]) -> None:
-    (shell, measure, _), (python, inside) = blocks("bash"), blocks("python")
-    train, evaluate, predict, models, resume = shell.strip().splitlines()
+def test_the_readme_as_written(newcomer: Path, run: Callable[[str], str]) -> None:
+    assert README.splitlines().index("```bash") < 40
+    (python,), (shell,) = blocks("README.md", "python"), blocks("README.md", "bash")
+    assert len(python.strip().splitlines()) <= 7
+    exec(compile(python, "README.md", "exec"), {})
+    train, evaluate, predict = shell.strip().splitlines()
     run(shorter(train))
     assert "mIoU" in as_process(evaluate, newcomer)
     run(predict)
-    assert "cityscapes/seg-l-mask-16" in as_process(models, newcomer)
-    run(shorter(resume))
-    assert len(python.strip().splitlines()) == 12
-    for command in measure.strip().splitlines():
-        run(command)
-    assert (newcomer / "runs/photos/comparison.html").is_file()
-    assert "semask-ms" in (newcomer / "runs/photos/table.md").read_text()
-    for block in (python, inside):
-        exec(compile(block, "README.md", "exec"), {})
-    assert {path.stem for path in newcomer.glob("*.png")} == {"attention", "distances", "classes"}
     metrics = json.loads((newcomer / "runs/photos/best/metrics.json").read_text())
     assert 0 < metrics["scores"]["miou"] < 1
     for folder, suffix in (("predictions", "png"), ("overlays", "jpg"), ("priors", "png")):
         assert len(list((newcomer / "segmented" / folder).glob(f"*.{suffix}"))) == 12
 
 
+def test_training_on_ones_own_images_as_written(run: Callable[[str], str]) -> None:
+    (shell,) = blocks("training.md", "bash")
+    doctor, train, resume = shell.strip().splitlines()
+    run(doctor)
+    run(shorter(train))
+    run(shorter(resume))
+
+
+def test_measuring_as_written(newcomer: Path, run: Callable[[str], str]) -> None:
+    for command in blocks("evaluation.md", "bash")[0].strip().splitlines():
+        run(command)
+    assert (newcomer / "runs/photos/comparison.html").is_file()
+    assert "semask-ms" in (newcomer / "runs/photos/table.md").read_text()
+
+
+@pytest.mark.parametrize("page", ["python.md", "explain.md"])
+def test_python_as_written(newcomer: Path, monkeypatch: pytest.MonkeyPatch, page: str) -> None:
+    monkeypatch.chdir(newcomer)
+    assert blocks(page, "python")
+    for block in blocks(page, "python"):
+        exec(compile(block, page, "exec"), {"__name__": page})
+    if page == "explain.md":
+        assert {path.stem for path in newcomer.glob("*.png")} == {"attention", "distances", "classes"}
+
+
 def test_the_ablations_as_written(newcomer: Path, run: Callable[[str], str]) -> None:
-    *_, shell = blocks("bash")
+    (shell,) = blocks("ablations.md", "bash")
     listed, trained = [run(command) for command in shell.strip().splitlines()]
     assert missing(listed, 9, 650) == []
     assert missing(trained, "###", "λ") == []
     assert (newcomer / "runs/table4/table.json").is_file()
+
+
+def test_no_page_is_left_out() -> None:
+    found = {name for name in PAGES if blocks(name, "bash") or blocks(name, "python")}
+    assert found == {"README.md", "training.md", "evaluation.md", "python.md", "explain.md", "ablations.md"}
 
 
 def test_the_table_of_models_is_from_the_catalogue() -> None:
@@ -115,8 +139,12 @@ def test_the_table_of_models_is_from_the_catalogue() -> None:
     assert "docs/models.md" in README
 
 
-def test_every_file_that_the_readme_names_exists() -> None:
-    for link in re.findall(r"\]\(((?!http)[^)]+)\)", README):
-        assert (ROOT / link).exists(), link
-    for name in re.findall(r"`((?:docs|tests)/[\w/.]+|[A-Z]+\.md)`", README):
-        assert (ROOT / name).exists(), name
+def test_links_lead_somewhere() -> None:
+    problems = []
+    for page, text in PAGES.items():
+        folder = ROOT if page == "README.md" else ROOT / "docs"
+        links = re.findall(r"\]\(((?!http|#)[^)#]+)[^)]*\)", text)
+        problems += [f"{page}: {link}" for link in links if not (folder / link).exists()]
+        names = re.findall(r"`((?:docs|tests|src|benchmarks|tools)/[\w/.]+|[A-Z]+\.md)`", text)
+        problems += [f"{page}: {name}" for name in names if not (ROOT / name).exists()]
+    assert problems == []

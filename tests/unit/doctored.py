@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from semask.data.checks.doctor import Diagnosis, diagnose
-from semask.data.checks.issue import Problem
+from semask.data.checks.issue import Issue
 from semask.recipes.recipe import DataRecipe
 
 SIZE = (40, 56)
@@ -55,7 +55,7 @@ def look(root: Path, **options: object) -> Diagnosis:
     return diagnose(DataRecipe(root=str(root)), **options)
 
 
-def told(problems: tuple[Problem, ...], kind: str) -> list[str]:
+def told(problems: tuple[Issue, ...], kind: str) -> list[str]:
     return [str(problem) for problem in problems if problem.kind == kind]
 
 

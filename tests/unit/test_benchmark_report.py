@@ -27,7 +27,7 @@ from tests.unit.test_record import write as write_evaluation
 RECIPE = "ade20k/semask-swin-t-fpn"
 ENVIRONMENT = {
     "device": "x processor, 2 threads",
-    "processor": "AMD EPYC",
+    "cpu": "AMD EPYC",
     "threads": 2,
     "driver": None,
     "cuda": None,
@@ -95,7 +95,7 @@ def test_a_table_holds_every_side(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 @pytest.mark.parametrize(
     ("place", "value"),
-    [("threads", 4), ("processor", "other"), ("packages", {"torch": "2.14.0"}), ("driver", "600.1"), ("cuda", "13.2")],
+    [("threads", 4), ("cpu", "other"), ("packages", {"torch": "2.14.0"}), ("driver", "600.1"), ("cuda", "13.2")],
 )
 def test_figures_of_two_machines_are_never_set_beside_each_other_in_silence(
     place: str, value: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from semask.data.checks.check import Report, check_pairs, inspect_pairs
+from semask.data.checks.check import CheckReport, check_pairs, inspect_pairs
 from semask.data.classes import Classes
 from semask.data.pairs import find_pairs
 from semask.recipes.recipe import DataRecipe
@@ -217,7 +217,7 @@ def test_all_problems_are_collected_and_twenty_are_shown(data: DataRecipe) -> No
 
 
 def test_an_empty_report_is_good() -> None:
-    Report(0, (), (), np.zeros(2, np.int64), 0).raise_if_bad()
+    CheckReport(0, (), (), np.zeros(2, np.int64), 0).raise_if_bad()
 
 
 def test_real_data_is_good(camvid: Path, ade20k_mini: Path) -> None:

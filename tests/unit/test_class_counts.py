@@ -14,7 +14,7 @@ from semask.data.checks.class_counts import (
     inverse_frequency,
     median_frequency,
 )
-from semask.data.checks.file_stats import LabelFacts
+from semask.data.checks.file_stats import LabelStats
 from semask.data.classes import Classes
 from semask.structures import IGNORE
 
@@ -23,9 +23,9 @@ CLASSES = Classes.from_dict(
 )
 
 
-def facts(label: np.ndarray) -> LabelFacts:
+def facts(label: np.ndarray) -> LabelStats:
     values, counts = np.unique(label, return_counts=True)
-    return LabelFacts(*label.shape, 1, False, tuple(zip(values.tolist(), counts.tolist(), strict=True)))
+    return LabelStats(*label.shape, 1, False, tuple(zip(values.tolist(), counts.tolist(), strict=True)))
 
 
 @settings(deadline=None, max_examples=40)

@@ -217,8 +217,8 @@ def test_colours_are_counted() -> None:
 
 
 def test_the_label_map_is_told_in_a_line() -> None:
-    assert missing(Classes.load("ade20k").told(), "1 … 150 wall … flag", "0, 255") == []
+    assert missing(Classes.load("ade20k").describe(), "1 … 150 wall … flag", "0, 255") == []
     table = Classes.from_dict(
         {"classes": ["sky", "road", "car"], "labels": {"7": "road", "8": "car", "3": "sky", "4": "sky"}}
     )
-    assert missing(table.told(), "3 sky", "4 sky", "7 … 8 road … car", 0, 255) == [0, 255]
+    assert missing(table.describe(), "3 sky", "4 sky", "7 … 8 road … car", 0, 255) == [0, 255]

@@ -11,6 +11,7 @@ from semask import recipes
 from semask.checkpoints.convert import convert, load_published
 from semask.checkpoints.rules.semask_fpn import CLASS_TENSORS, rename
 from semask.data.classes import Classes
+from semask.recipes.decoders import SemanticFPNOptions
 from tests.facts import facts, missing
 from tests.reference.synthetic_weights import checkpoint, hollow_checkpoint
 

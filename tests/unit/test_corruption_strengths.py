@@ -89,7 +89,7 @@ def test_motion(strength: int, radius: int, sigma: float) -> None:
 )
 def test_zoom(strength: int, most: float, step: int) -> None:
     factors = np.arange(1, most, step / 100)
-    mean = np.mean([PIXELS, *(blur.zoomed(PIXELS, factor) for factor in factors)], axis=0)
+    mean = np.mean([PIXELS, *(blur.zoom(PIXELS, factor) for factor in factors)], axis=0)
     assert np.allclose(blur.zoom_blur(PIXELS, strength, np.random.default_rng(0)), mean)
 
 
@@ -106,16 +106,16 @@ SNOW = (
 def test_snow(strength: int, numbers: tuple[float, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
 
-    def zoomed(flakes: np.ndarray, size: float) -> np.ndarray:
+    def zoom(flakes: np.ndarray, size: float) -> np.ndarray:
         seen.append(size)
         return flakes
 
-    def smeared(flakes: np.ndarray, *, radius: int, sigma: float, angle: float) -> np.ndarray:
+    def smear(flakes: np.ndarray, *, radius: int, sigma: float, angle: float) -> np.ndarray:
         seen.extend((round(float(flakes[flakes > 0].min()), 2), radius, sigma))
         return np.zeros_like(flakes)
 
-    monkeypatch.setattr(weather, "zoomed", zoomed)
-    monkeypatch.setattr(weather, "smeared", smeared)
+    monkeypatch.setattr(weather, "zoom", zoom)
+    monkeypatch.setattr(weather, "smear", smear)
     random = Watched()
     out = weather.snow(PIXELS, strength, random)  # type: ignore[arg-type]
     grey = np.array(Image.fromarray((PIXELS * 255).round().astype(np.uint8)).convert("L")) / 255
@@ -150,7 +150,7 @@ def test_elastic(strength: int, monkeypatch: pytest.MonkeyPatch) -> None:
     sigmas: list[float] = []
     monkeypatch.setattr(digital, "_smoothed", lambda values, sigma: sigmas.append(sigma) or np.ones_like(values))
     random = Watched()
-    places = digital.elastic_places((200, 300), strength, random)  # type: ignore[arg-type]
+    places = digital.elastic_grid((200, 300), strength, random)  # type: ignore[arg-type]
     assert np.allclose(places - np.mgrid[:200, :300], push * 200)
     assert sigmas == pytest.approx([smooth * 200] * 2)
     assert random.asked[0] == pytest.approx((-shear * 200, shear * 200))

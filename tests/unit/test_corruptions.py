@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from semask.data.corruptions import CORRUPTIONS, ELASTIC, KINDS, STILL, STRENGTHS, corrupt
-from semask.data.corruptions.blur import defocus_blur, glass_blur, smeared, zoom_blur, zoomed
-from semask.data.corruptions.digital import contrast, elastic_places, jpeg_compression, moved, pixelate
+from semask.data.corruptions.blur import defocus_blur, glass_blur, smear, zoom_blur, zoom
+from semask.data.corruptions.digital import contrast, elastic_grid, jpeg_compression, warp, pixelate
 from semask.data.corruptions.noise import gaussian_noise, impulse_noise, shot_noise
 from semask.data.corruptions.weather import brightness, draw_clouds, draw_frost, fog, frost, snow
 from tests.facts import facts
@@ -183,21 +183,21 @@ def test_glass_swaps_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_smear_is_half_a_bell_along_a_line() -> None:
     point = np.zeros((61, 61))
     point[30, 20] = 1.0
-    out = smeared(point, radius=5, sigma=3.0, angle=0.0)
+    out = smear(point, radius=5, sigma=3.0, angle=0.0)
     weights = np.exp(-(np.arange(11) ** 2) / 18)
     assert np.allclose(out[30, 20:31], weights / weights.sum())
     assert abs(out.sum() - 1) < 1e-9
-    down = smeared(point, radius=5, sigma=3.0, angle=90.0)
+    down = smear(point, radius=5, sigma=3.0, angle=90.0)
     assert np.allclose(down[30:41, 20], weights / weights.sum())
-    assert np.allclose(smeared(np.full((9, 9), 0.4), radius=10, sigma=3.0, angle=33.0), 0.4), "also near borders"
+    assert np.allclose(smear(np.full((9, 9), 0.4), radius=10, sigma=3.0, angle=33.0), 0.4), "also near borders"
 
 
 def test_zooming_takes_the_middle() -> None:
     rows, columns = np.mgrid[:40, :60].astype(float)
-    out = zoomed(np.stack((rows, columns), axis=-1), 2.0)
+    out = zoom(np.stack((rows, columns), axis=-1), 2.0)
     assert np.allclose(out[0, 0], [10, 15])
     assert np.allclose(out[-1, -1], [29, 44])
-    assert np.allclose(zoomed(rows, 1.0), rows)
+    assert np.allclose(zoom(rows, 1.0), rows)
 
 
 # --- weather -------------------------------------------------------------------------------------------------------
@@ -279,12 +279,12 @@ def test_elastic_moves_the_label_with_the_picture(strength: int) -> None:
     clear = ((out[0] * 2 - (out[0] * 2).round()).abs() < 0.01).numpy()
     assert clear.mean() > 0.7
     assert ((out[0] * 2).round().numpy() == ids.numpy())[clear].mean() > 0.999
-    places = elastic_places((90, 120), strength, np.random.default_rng(0))
+    places = elastic_grid((90, 120), strength, np.random.default_rng(0))
     assert 0.3 < np.abs(places - np.mgrid[:90, :120]).max() < 90
 
 
 def test_moving_nowhere_changes_nothing() -> None:
     image, label = scene()
     here = np.mgrid[:48, :64].astype(float)
-    assert np.allclose(moved(pixels_of(image), places=here), pixels_of(image))
-    assert (moved(label.numpy(), places=here) == label.numpy()).all()
+    assert np.allclose(warp(pixels_of(image), places=here), pixels_of(image))
+    assert (warp(label.numpy(), places=here) == label.numpy()).all()

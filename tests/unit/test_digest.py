@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from semask.data.checks.digest import digest_split
+from semask.data.checks.check import digest_split
 from semask.recipes.recipe import DataRecipe
 from tests.unit.stored import CLASSES, FILES, make_tar, make_zip, sample, unpacked
 

@@ -11,7 +11,7 @@ from semask.data.checks import duplicates
 from semask.data.checks.class_counts import count_classes
 from semask.data.checks.doctor import Split, find_duplicates
 from semask.data.checks.duplicates import groups_of_same, near_duplicates
-from semask.data.checks.file_stats import ImageFacts, PairFacts, PictureFacts, Unread
+from semask.data.checks.file_stats import ImageStats, PairStats, PixelStats, ReadFailure
 from semask.data.pairs import Pair
 from semask.data.scenes.scene import SCENE_CLASSES
 
@@ -40,7 +40,7 @@ def test_groups_of_same() -> None:
 
 def split(name: str, signatures: list[int]) -> Split:
     facts = [
-        PairFacts(ImageFacts(9, 9, 1, PictureFacts((0.0,), (0.0,), bits)), Unread("none"), f"{name}{i}")
+        PairStats(ImageStats(9, 9, 1, PixelStats((0.0,), (0.0,), bits)), ReadFailure("none"), f"{name}{i}")
         for i, bits in enumerate(signatures)
     ]
     pairs = [Pair(f"{name}{i}", Path(f"{name}{i}.png"), Path(f"{name}{i}_.png")) for i in range(len(facts))]

@@ -21,7 +21,7 @@ from semask.checkpoints import store
 from semask.cli import main as cli
 from semask.cli.evaluate import EvaluateOptions, evaluate, summary, table
 from semask.cli.scoring import check_classes
-from semask.data.checks.digest import digest_split
+from semask.data.checks.check import digest_split
 from semask.data.dataset import classes_of, validation_set
 from semask.evaluation.metrics import Confusion
 from semask.inference import tta

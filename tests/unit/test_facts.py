@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from semask.data.checks.cache import FILE, FactsStore, cache_folder
-from semask.data.checks.file_stats import ImageFacts, LabelFacts, PairFacts, Unread, picture_facts, signature
-from semask.data.checks.survey import survey
+from semask.data.checks.cache import FILE, StatsCache, cache_folder
+from semask.data.checks.file_stats import ImageStats, LabelStats, PairStats, ReadFailure, measure_pixels, signature
+from semask.data.checks.scan import scan
 from semask.data.pairs import Pair
 from semask.recipes.recipe import DataRecipe
 from tests.facts import missing
@@ -33,8 +33,8 @@ def put(folder: Path, name: str = "a", *, label: np.ndarray | None = None, **opt
     return Pair(name, image, path)
 
 
-def facts_of(pair: Pair, *, thorough: bool = False, data: DataRecipe = DATA) -> PairFacts:
-    return survey([pair], data, thorough=thorough)[0]
+def facts_of(pair: Pair, *, thorough: bool = False, data: DataRecipe = DATA) -> PairStats:
+    return scan([pair], data, thorough=thorough)[0]
 
 
 def age(pair: Pair) -> None:
@@ -51,7 +51,7 @@ def age(pair: Pair) -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_moments_of_pictures(bands: int, dtype: type) -> None:
     stored = random.integers(0, 256, (bands, 9, 7)).astype(dtype) / (1 if dtype is np.uint8 else 255)
-    facts = picture_facts(torch.from_numpy(stored.astype(dtype)))
+    facts = measure_pixels(torch.from_numpy(stored.astype(dtype)))
     unit = stored.astype(np.float64) / (255 if dtype is np.uint8 else 1)
     np.testing.assert_allclose(facts.mean, unit.mean((1, 2)), rtol=1e-6)
     np.testing.assert_allclose(facts.square, (unit**2).mean((1, 2)), rtol=1e-6)
@@ -94,33 +94,33 @@ def test_a_pair(tmp_path: Path) -> None:
     label = random.integers(0, 5, (12, 16), dtype=np.uint8)
     pair = put(tmp_path, label=label)
     quick, thorough = facts_of(pair), facts_of(pair, thorough=True)
-    assert quick.image == ImageFacts(12, 16, 1)
-    assert isinstance(thorough.image, ImageFacts)
+    assert quick.image == ImageStats(12, 16, 1)
+    assert isinstance(thorough.image, ImageStats)
     assert thorough.image.picture is not None
     assert len(thorough.image.picture.mean) == 3
     values, counts = np.unique(label, return_counts=True)
     expected = tuple(zip(values.tolist(), counts.tolist(), strict=True))
-    assert quick.label == thorough.label == LabelFacts(12, 16, 1, False, expected)
+    assert quick.label == thorough.label == LabelStats(12, 16, 1, False, expected)
 
 
 def test_labels_of_sixteen_bits_palettes_and_turned_files(tmp_path: Path) -> None:
     deep = put(tmp_path, "deep", label=np.repeat(np.uint16([[7, 40_000]]), 6, axis=0))
-    assert facts_of(deep).label == LabelFacts(6, 2, 1, False, ((7, 6), (40_000, 6)))
+    assert facts_of(deep).label == LabelStats(6, 2, 1, False, ((7, 6), (40_000, 6)))
     coloured = Image.fromarray(np.full((12, 16), 3, np.uint8))
     coloured.putpalette(list(range(30)))
     pair = put(tmp_path, "palette")
     coloured.save(str(pair.label))
-    assert facts_of(pair).label == LabelFacts(12, 16, 1, True, ((3, 192),))
+    assert facts_of(pair).label == LabelStats(12, 16, 1, True, ((3, 192),))
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = put(tmp_path, "turned", exif=exif)
-    assert facts_of(turned).image == ImageFacts(16, 12, 6)
+    assert facts_of(turned).image == ImageStats(16, 12, 6)
 
 
 def test_a_label_of_endless_values_is_no_label(tmp_path: Path) -> None:
     pair = put(tmp_path, label=np.arange(80 * 80, dtype=np.uint16).reshape(80, 80))
     found = facts_of(pair).label
-    assert isinstance(found, Unread)
+    assert isinstance(found, ReadFailure)
     assert missing(found.message, 6400, "0 … 6399") == []
 
 
@@ -129,10 +129,10 @@ def test_what_cannot_be_read_is_a_fact(tmp_path: Path) -> None:
     Path(str(pair.image)).write_bytes(b"no image")
     Path(str(pair.label)).unlink()
     facts = facts_of(pair)
-    assert isinstance(facts.image, Unread)
+    assert isinstance(facts.image, ReadFailure)
     assert "PNG" in facts.image.message
     assert str(pair.image) not in facts.image.message, "it is told elsewhere"
-    assert isinstance(facts.label, Unread)
+    assert isinstance(facts.label, ReadFailure)
     assert facts.label_digest == ""
 
 
@@ -144,7 +144,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         raise AssertionError("read again")
 
     for name in names:
-        monkeypatch.setattr(f"semask.data.checks.survey.{name}", fail)
+        monkeypatch.setattr(f"semask.data.checks.scan.{name}", fail)
 
 
 def test_known_content_is_not_measured_again_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +153,7 @@ def test_known_content_is_not_measured_again_wherever_it_lies(tmp_path: Path, mo
     moved = Pair(
         "b", Path(str(pair.image)).rename(tmp_path / "b.png"), Path(str(pair.label)).rename(tmp_path / "b_.png")
     )
-    forbid(monkeypatch, "image_facts", "label_facts")
+    forbid(monkeypatch, "measure_image", "measure_label")
     assert facts_of(moved, thorough=True) == first
     assert facts_of(moved, thorough=False) == first, "what was looked at closely serves a quick look"
 
@@ -167,19 +167,19 @@ def test_what_could_not_be_read_is_tried_again(tmp_path: Path, monkeypatch: pyte
         raise ValueError(f"{pair.image}: a compression that is not known here")
 
     with monkeypatch.context() as patch:
-        patch.setattr("semask.data.checks.survey.image_facts", fail)
-        assert facts_of(pair).image == Unread("a compression that is not known here")
-    assert facts_of(pair).image == ImageFacts(12, 16, 1)
+        patch.setattr("semask.data.checks.scan.measure_image", fail)
+        assert facts_of(pair).image == ReadFailure("a compression that is not known here")
+    assert facts_of(pair).image == ImageStats(12, 16, 1)
 
 
 def test_a_quick_look_does_not_serve_a_thorough_one_nor_other_bands(tmp_path: Path) -> None:
     pair = put(tmp_path)
     facts_of(pair)
     found = facts_of(pair, thorough=True).image
-    assert isinstance(found, ImageFacts)
+    assert isinstance(found, ImageStats)
     assert found.picture is not None
     wide = facts_of(pair, thorough=True, data=DataRecipe(value_range=(0.0, 510.0))).image
-    assert isinstance(wide, ImageFacts)
+    assert isinstance(wide, ImageStats)
     assert wide.picture is not None
     np.testing.assert_allclose(np.array(wide.picture.mean) * 2, found.picture.mean, rtol=1e-6)
 
@@ -204,18 +204,18 @@ def test_changed_files_are_read_again(tmp_path: Path) -> None:
     age(pair)
     facts_of(pair)
     Image.fromarray(np.full((12, 16), 9, np.uint8)).save(str(pair.label))
-    assert facts_of(pair).label == LabelFacts(12, 16, 1, False, ((9, 192),))
+    assert facts_of(pair).label == LabelStats(12, 16, 1, False, ((9, 192),))
 
 
 def test_a_file_that_has_just_changed_has_no_stamp(tmp_path: Path) -> None:
     pair = put(tmp_path)
     Image.fromarray(np.full((12, 16), 3, np.uint8)).save(str(pair.label), format="BMP")
     before = Path(str(pair.label)).stat()
-    assert facts_of(pair).label == LabelFacts(12, 16, 1, False, ((3, 192),))
+    assert facts_of(pair).label == LabelStats(12, 16, 1, False, ((3, 192),))
     Image.fromarray(np.full((12, 16), 4, np.uint8)).save(str(pair.label), format="BMP")
     assert Path(str(pair.label)).stat().st_size == before.st_size, "size and time will not show the change"
     os.utime(str(pair.label), ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert facts_of(pair).label == LabelFacts(12, 16, 1, False, ((4, 192),))
+    assert facts_of(pair).label == LabelStats(12, 16, 1, False, ((4, 192),))
 
 
 @pytest.mark.parametrize("content", [b"", b"no database at all" * 100, b"SQLite format 3\0" + b"\0" * 50])
@@ -231,7 +231,7 @@ def test_a_broken_store_is_made_anew(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "record", ["", "{}", "[]", '["ImageFacts"]', '["LabelFacts", 1, 2, 3, true, [[1]]]', "[1, 2]", '["x", 1]']
+    "record", ["", "{}", "[]", '["ImageStats"]', '["LabelStats", 1, 2, 3, true, [[1]]]', "[1, 2]", '["x", 1]']
 )
 def test_broken_records_are_as_good_as_none(tmp_path: Path, record: str) -> None:
     pair = put(tmp_path)
@@ -248,7 +248,7 @@ def test_without_a_place_to_keep_them_facts_are_found_all_the_same(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("SEMASK_CACHE", str(tmp_path / "file" / "cache"))
-    assert facts_of(put(tmp_path)).image == ImageFacts(12, 16, 1)
+    assert facts_of(put(tmp_path)).image == ImageStats(12, 16, 1)
 
 
 def test_old_records_go(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_old_records_go(tmp_path: Path) -> None:
     with database:
         database.execute("UPDATE facts SET day = day - 200")
     database.close()
-    with FactsStore():
+    with StatsCache():
         pass
     database = sqlite3.connect(cache_folder() / FILE)
     assert database.execute("SELECT count(*) FROM facts").fetchone() == (0,)

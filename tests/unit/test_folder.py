@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from semask.data.checks.digest import digest_split
+from semask.data.checks.check import digest_split
 from semask.data.pairs import find_pairs
 from semask.recipes.recipe import DataRecipe
 from tests.facts import facts, missing

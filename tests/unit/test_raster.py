@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from semask.data.readers.image import read_image
-from semask.data.readers.raster import as_rgb, probe_picture, read_picture
+from semask.data.readers.raster import as_rgb, probe_raster, read_raster
 from semask.ops.resize import to_float
 from semask.recipes.recipe import DataRecipe
 from tests.facts import facts
@@ -43,33 +43,33 @@ def test_bands_of_a_tiff_lose_nothing(
     stored = samples(5, kind)
     write_tiff(tmp_path / "a.tif", stored, layout, compression=compression)
     data = DataRecipe(channels=5)
-    picture = read_picture(tmp_path / "a.tif", data)
+    picture = read_raster(tmp_path / "a.tif", data)
     assert picture.dtype == (torch.uint8 if full == 255 else torch.float32)
     unit = to_float(picture).numpy().astype(np.float64)
     assert (np.round(unit * full) == stored).all(), "every stored number can be told from its neighbours"
     assert np.abs(unit - stored / full).max() < 1e-7
-    assert probe_picture(tmp_path / "a.tif", data) == (9, 11)
+    assert probe_raster(tmp_path / "a.tif", data) == (9, 11)
 
 
 def test_colours_of_sixteen_bits(tmp_path: Path) -> None:
     stored = samples(3, np.uint16)
     tifffile.imwrite(tmp_path / "a.tiff", np.moveaxis(stored, 0, -1), photometric="rgb")
-    assert (np.round(read_picture(tmp_path / "a.tiff", RGB).numpy() * 65535.0) == stored).all()
+    assert (np.round(read_raster(tmp_path / "a.tiff", RGB).numpy() * 65535.0) == stored).all()
     eight = samples(3, np.uint8)
     tifffile.imwrite(tmp_path / "b.tif", np.moveaxis(eight, 0, -1), photometric="rgb")
-    assert torch.equal(read_picture(tmp_path / "b.tif", RGB), torch.from_numpy(eight))
+    assert torch.equal(read_raster(tmp_path / "b.tif", RGB), torch.from_numpy(eight))
 
 
 def test_grey_is_repeated_for_colour_and_kept_alone(tmp_path: Path) -> None:
     stored = samples(1, np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", stored[0])
     Image.fromarray(stored[0]).save(tmp_path / "a.png")
-    alone = read_picture(tmp_path / "a.tif", DataRecipe(channels=1))
+    alone = read_raster(tmp_path / "a.tif", DataRecipe(channels=1))
     assert alone.shape == (1, 9, 11)
-    assert torch.equal(read_picture(tmp_path / "a.tif", RGB), alone.expand(3, -1, -1))
-    assert torch.equal(read_picture(tmp_path / "a.png", DataRecipe(channels=1)), alone)
+    assert torch.equal(read_raster(tmp_path / "a.tif", RGB), alone.expand(3, -1, -1))
+    assert torch.equal(read_raster(tmp_path / "a.png", DataRecipe(channels=1)), alone)
     Image.fromarray((stored[0] >> 8).astype(np.uint8)).save(tmp_path / "a.jpg", quality=95)
-    assert read_picture(tmp_path / "a.jpg", DataRecipe(channels=1)).shape == (1, 9, 11)
+    assert read_raster(tmp_path / "a.jpg", DataRecipe(channels=1)).shape == (1, 9, 11)
 
 
 def test_alpha_is_a_fourth_channel_where_four_are_wanted(tmp_path: Path) -> None:
@@ -77,28 +77,28 @@ def test_alpha_is_a_fourth_channel_where_four_are_wanted(tmp_path: Path) -> None
     for name in ("a.png", "a.webp", "a.tif"):
         Image.fromarray(np.ascontiguousarray(np.moveaxis(stored, 0, -1)), "RGBA").save(tmp_path / name, lossless=True)
     four = DataRecipe(channels=4)
-    assert torch.equal(read_picture(tmp_path / "a.png", four), torch.from_numpy(stored))
-    assert torch.equal(read_picture(tmp_path / "a.tif", four), torch.from_numpy(stored))
+    assert torch.equal(read_raster(tmp_path / "a.png", four), torch.from_numpy(stored))
+    assert torch.equal(read_raster(tmp_path / "a.tif", four), torch.from_numpy(stored))
     # A lossless WebP forgets the colours of what cannot be seen.
     seen = torch.from_numpy(stored[3] > 0)
-    assert torch.equal(read_picture(tmp_path / "a.webp", four)[:, seen], torch.from_numpy(stored)[:, seen])
-    assert torch.equal(read_picture(tmp_path / "a.png", RGB), read_image(tmp_path / "a.png"))
+    assert torch.equal(read_raster(tmp_path / "a.webp", four)[:, seen], torch.from_numpy(stored)[:, seen])
+    assert torch.equal(read_raster(tmp_path / "a.png", RGB), read_image(tmp_path / "a.png"))
 
 
 def test_colour_is_what_read_image_gives(tmp_path: Path) -> None:
     stored = np.moveaxis(samples(3, np.uint8), 0, -1)
     for name in ("a.png", "a.jpg", "a.bmp", "a.tif"):
         Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / name)
-        assert torch.equal(read_picture(str(tmp_path / name), RGB), read_image(tmp_path / name))
-        assert probe_picture(tmp_path / name, RGB) == (9, 11)
-        assert to_float(read_picture(tmp_path / name, RGB)).is_contiguous()
+        assert torch.equal(read_raster(str(tmp_path / name), RGB), read_image(tmp_path / name))
+        assert probe_raster(tmp_path / name, RGB) == (9, 11)
+        assert to_float(read_raster(tmp_path / name, RGB)).is_contiguous()
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint16, np.float32, np.float64])
 def test_a_range_says_what_becomes_0_and_1(tmp_path: Path, kind: type[np.generic]) -> None:
     stored = np.linspace(-50 if np.dtype(kind).kind != "u" else 0, 250, 2 * 8 * 8).reshape(2, 8, 8)
     write_tiff(tmp_path / "a.tif", stored.astype(kind), "planes")
-    got = read_picture(tmp_path / "a.tif", DataRecipe(channels=2, value_range=(10.0, 210.0))).numpy()
+    got = read_raster(tmp_path / "a.tif", DataRecipe(channels=2, value_range=(10.0, 210.0))).numpy()
     assert np.allclose(got, np.clip((stored.astype(kind).astype(float) - 10) / 200, 0, 1), atol=1e-6)
     assert got.dtype == np.float32
     assert got.min() == 0
@@ -108,7 +108,7 @@ def test_a_range_says_what_becomes_0_and_1(tmp_path: Path, kind: type[np.generic
 def test_a_range_holds_for_colour_too(tmp_path: Path) -> None:
     stored = samples(3, np.uint8)
     Image.fromarray(np.ascontiguousarray(np.moveaxis(stored, 0, -1))).save(tmp_path / "a.png")
-    got = read_picture(tmp_path / "a.png", DataRecipe(value_range=(0.0, 100.0)))
+    got = read_raster(tmp_path / "a.png", DataRecipe(value_range=(0.0, 100.0)))
     assert torch.allclose(got, (torch.from_numpy(stored) / 100).clamp(0, 1))
 
 
@@ -116,7 +116,7 @@ def test_a_range_holds_for_colour_too(tmp_path: Path) -> None:
 def test_an_unknown_range_is_refused(tmp_path: Path, kind: type[np.generic]) -> None:
     write_tiff(tmp_path / "a.tif", np.arange(2 * 16).reshape(2, 4, 4).astype(kind), "planes")
     with pytest.raises(ValueError, match=facts(tmp_path / "a.tif", kind.__name__, "0 … 31", "--data.value-range")):
-        read_picture(tmp_path / "a.tif", DataRecipe(channels=2))
+        read_raster(tmp_path / "a.tif", DataRecipe(channels=2))
 
 
 def test_what_is_no_number_is_refused(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_what_is_no_number_is_refused(tmp_path: Path) -> None:
     stored[1, 2, :2] = np.nan
     write_tiff(tmp_path / "a.tif", stored, "planes")
     with pytest.raises(ValueError, match=facts(tmp_path / "a.tif", 2)):
-        read_picture(tmp_path / "a.tif", DataRecipe(channels=2, value_range=(0.0, 1.0)))
+        read_raster(tmp_path / "a.tif", DataRecipe(channels=2, value_range=(0.0, 1.0)))
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.png"])
@@ -132,25 +132,25 @@ def test_other_counts_of_channels_are_told(tmp_path: Path, name: str) -> None:
     stored = np.ascontiguousarray(np.moveaxis(samples(4, np.uint8), 0, -1))
     Image.fromarray(stored, "RGBA").save(tmp_path / name)
     with pytest.raises(ValueError, match=facts(tmp_path / name, 4, "data.channels", 6, "--data.channels 4")):
-        read_picture(tmp_path / name, DataRecipe(channels=6))
+        read_raster(tmp_path / name, DataRecipe(channels=6))
 
 
 def test_broken_and_missing_files_are_named(tmp_path: Path) -> None:
     data = DataRecipe(channels=5)
     with pytest.raises(ValueError, match=facts(tmp_path / "gone.tif")):
-        read_picture(tmp_path / "gone.tif", data)
+        read_raster(tmp_path / "gone.tif", data)
     with pytest.raises(ValueError, match=facts(tmp_path / "gone.png")):
-        read_picture(tmp_path / "gone.png", data)
+        read_raster(tmp_path / "gone.png", data)
     write_tiff(tmp_path / "a.tif", samples(5, np.uint16), "planes", compression="deflate")
     whole = (tmp_path / "a.tif").read_bytes()
     for end in (0, 3, 8, 60, len(whole) // 2, len(whole) - 20):
         (tmp_path / "b.tif").write_bytes(whole[:end])
         with pytest.raises(ValueError, match=facts(tmp_path / "b.tif")):
-            read_picture(tmp_path / "b.tif", data)
+            read_raster(tmp_path / "b.tif", data)
     Image.fromarray(samples(1, np.uint16)[0]).save(tmp_path / "c.png")
     (tmp_path / "c.png").write_bytes((tmp_path / "c.png").read_bytes()[:-40])
     with pytest.raises(ValueError, match=facts(tmp_path / "c.png")):
-        read_picture(tmp_path / "c.png", DataRecipe(channels=1))
+        read_raster(tmp_path / "c.png", DataRecipe(channels=1))
 
 
 def test_bytes_flipped_at_random_never_end_in_another_error(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_bytes_flipped_at_random_never_end_in_another_error(tmp_path: Path) -> N
             broken[place] = random.integers(256)
         (tmp_path / "b.tif").write_bytes(broken)
         try:
-            assert read_picture(tmp_path / "b.tif", DataRecipe(channels=5)).shape == (5, 9, 11)
+            assert read_raster(tmp_path / "b.tif", DataRecipe(channels=5)).shape == (5, 9, 11)
             outcomes.add("read")
         except ValueError as error:
             outcomes.add("refused by name" if "b.tif" in str(error) else str(error))
@@ -177,14 +177,14 @@ def test_size_layout_and_orientation_are_looked_at_before_decoding(
     write_tiff(tmp_path / "large.tif", samples(2, np.uint8), "planes")
     monkeypatch.setattr("semask.data.readers.raster.MAX_PIXELS", 98)
     with pytest.raises(ValueError, match=facts(tmp_path / "large.tif", "11×9", 98)):
-        read_picture(tmp_path / "large.tif", DataRecipe(channels=2))
+        read_raster(tmp_path / "large.tif", DataRecipe(channels=2))
     monkeypatch.undo()
     tifffile.imwrite(tmp_path / "volume.tif", np.zeros((2, 3, 4, 5), np.uint8), photometric="minisblack")
     with pytest.raises(ValueError, match=facts(tmp_path / "volume.tif", "TIFF", "2×3×4×5")):
-        read_picture(tmp_path / "volume.tif", DataRecipe(channels=2))
+        read_raster(tmp_path / "volume.tif", DataRecipe(channels=2))
     write_tiff(tmp_path / "turned.tif", samples(2, np.uint8), "planes", extratags=[(274, "H", 1, 6, True)])
     with pytest.raises(ValueError, match=facts(tmp_path / "turned.tif", 6)):
-        read_picture(tmp_path / "turned.tif", DataRecipe(channels=2))
+        read_raster(tmp_path / "turned.tif", DataRecipe(channels=2))
 
 
 def test_what_is_shown_of_bands() -> None:

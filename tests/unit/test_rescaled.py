@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 
@@ -72,7 +74,7 @@ def test_windows_may_begin_between_the_bands_of_a_small_image(monkeypatch: pytes
 
 
 def test_only_enlarging_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("semask.inference.tta.MAX_ENLARGED_PIXELS", 100)
+    monkeypatch.setattr(importlib.import_module("semask.inference.tta"), "MAX_ENLARGED_PIXELS", 100)
     assert rescaled(pointwise, enlarge_to=10)(torch.rand(1, 3, 9, 9)).shape == (1, 4, 9, 9)
     assert rescaled(pointwise, enlarge_to=10)(torch.rand(1, 3, 20, 30)).shape == (1, 4, 20, 30)
     with pytest.raises(ValueError, match=facts("9×10", "10×11", 10, "--test.mode whole", "--test.enlarge false")):

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from semask.data.classes import Classes
 from semask.data.dataset import TrainingFiles, classes_of, collate, training_set
 from semask.data.pairs import find_pairs
-from semask.data.sampling import PictureOrder, class_pixels, rarity, repeat_factors, shuffled
+from semask.data.sampling import ImageOrder, class_pixels, rarity, repeat_factors, shuffled
 from semask.recipes.recipe import DataRecipe
 from tests.facts import facts
 
@@ -82,7 +82,7 @@ def test_thresholds_are_shares(folder: DataRecipe, threshold: float) -> None:
 
 def test_an_epoch_shows_each_picture_as_often_as_its_factor() -> None:
     factors = np.array([1.0, 2.0, 3.25, 1.5])
-    order = PictureOrder(4, seed=3, factors=factors)
+    order = ImageOrder(4, seed=3, factors=factors)
     lengths = [int(order._times(epoch).sum()) for epoch in range(400)]
     total = np.zeros(4)
     for epoch, (end, length) in enumerate(zip(accumulate(lengths), lengths, strict=True)):
@@ -96,14 +96,14 @@ def test_an_epoch_shows_each_picture_as_often_as_its_factor() -> None:
 
 def test_a_draw_does_not_depend_on_those_before() -> None:
     factors = np.random.default_rng(0).uniform(1, 3, 20)
-    forwards, backwards = (PictureOrder(20, seed=1, factors=factors) for _ in range(2))
+    forwards, backwards = (ImageOrder(20, seed=1, factors=factors) for _ in range(2))
     drawn = [forwards.picture(draw) for draw in range(300)]
     assert [backwards.picture(draw) for draw in reversed(range(300))] == drawn[::-1]
-    assert drawn != [PictureOrder(20, seed=2, factors=factors).picture(draw) for draw in range(300)]
+    assert drawn != [ImageOrder(20, seed=2, factors=factors).picture(draw) for draw in range(300)]
 
 
 def test_factors_of_one_are_epochs_of_every_picture_once() -> None:
-    plain, ones = PictureOrder(7, seed=0), PictureOrder(7, seed=0, factors=np.ones(7))
+    plain, ones = ImageOrder(7, seed=0), ImageOrder(7, seed=0, factors=np.ones(7))
     for order in (plain, ones):
         assert all(sorted(order.picture(e * 7 + i) for i in range(7)) == list(range(7)) for e in range(5))
     assert [plain.picture(draw) for draw in range(7, 14)] == shuffled(0, 1, 7).tolist()

@@ -4,25 +4,25 @@ from pathlib import Path
 
 import pytest
 
-from semask.data.checks.file_stats import ImageFacts, LabelFacts, PairFacts, Unread
-from semask.data.checks.issue import Problem
-from semask.data.checks.label_heuristics import suspicions
+from semask.data.checks.file_stats import ImageStats, LabelStats, PairStats, ReadFailure
+from semask.data.checks.issue import Issue
+from semask.data.checks.label_heuristics import label_issues
 from semask.data.classes import Classes
 from semask.data.pairs import Pair
 from tests.facts import missing
 
-IMAGE = ImageFacts(4, 4, 1)
+IMAGE = ImageStats(4, 4, 1)
 THREE = Classes.from_dict({"classes": ["a", "b", "c"]})
 SHIFTED = Classes.from_dict(
     {"classes": ["a", "b", "c"], "labels": {"0": "ignore", "1": 0, "2": 1, "3": 2, "255": "ignore"}}
 )
 
 
-def found(classes: Classes, *labels: dict[int, int]) -> list[Problem]:
+def found(classes: Classes, *labels: dict[int, int]) -> list[Issue]:
     """Judge labels given as pixels by value."""
-    facts = [PairFacts(IMAGE, LabelFacts(4, 4, 1, False, tuple(sorted(label.items())))) for label in labels]
+    facts = [PairStats(IMAGE, LabelStats(4, 4, 1, False, tuple(sorted(label.items())))) for label in labels]
     pairs = [Pair(str(i), Path(f"{i}.jpg"), Path(f"{i}.png")) for i in range(len(labels))]
-    return list(suspicions(pairs, facts, classes))
+    return list(label_issues(pairs, facts, classes))
 
 
 @pytest.mark.parametrize(
@@ -40,13 +40,13 @@ def test_good_labels_are_left_in_peace(labels: list[dict[int, int]]) -> None:
 
 def test_masks_of_0_and_255_for_one_class() -> None:
     [problem] = found(Classes.from_dict({"classes": ["thing"]}), {0: 5, 255: 3}, {255: 8}, {0: 8})
-    assert problem.grave
+    assert problem.severity == "error"
     assert missing(str(problem), "0.png", 1, 0, 255) == []
 
 
 def test_labels_that_count_from_one_are_graver_than_one_lost_value() -> None:
     [problem] = found(THREE, {1: 5, 2: 5}, {3: 5})
-    assert problem.grave
+    assert problem.severity == "error"
     assert missing(problem.message, 3, 0) == []
     assert '"labels": {"0": "ignore", "1": 0, … "3": 2}' in problem.message
     [problem] = found(THREE, {0: 1, 1: 5, 2: 5}, {3: 5})
@@ -57,23 +57,23 @@ def test_labels_that_count_from_one_are_graver_than_one_lost_value() -> None:
 
 def test_254_is_255_less_one() -> None:
     [problem] = found(THREE, {0: 5, 254: 3}, {1: 4})
-    assert problem.grave
+    assert problem.severity == "error"
     assert missing(problem.message, 254, 1, 2, 8, 255) == []
     dropped = Classes.from_dict({"classes": ["a", "b", "c"], "labels": {"254": "ignore"}})
     [problem] = found(dropped, {0: 5, 254: 3})
-    assert not problem.grave
+    assert problem.severity == "warning"
 
 
 def test_labels_reduced_before_the_table_does_it_again() -> None:
     [problem] = found(SHIFTED, {0: 5, 1: 5, 255: 2}, {2: 4})
-    assert not problem.grave
+    assert problem.severity == "warning"
     assert missing(problem.message, 255, 1, 2, 3) == []
     assert found(SHIFTED, {0: 5, 1: 5, 255: 2}, {3: 4}) == []
 
 
 def test_a_little_of_value_0_everywhere() -> None:
     [problem] = found(THREE, *[{0: 1, 1: 5, 2: 5}] * 12)
-    assert not problem.grave
+    assert problem.severity == "warning"
     assert missing(problem.message, 0, 12, "9.1%", "'a'") == []
     said = Classes.from_dict({"classes": ["a", "b", "c"], "labels": {"0": 0, "1": 1, "2": 2}})
     assert found(said, *[{0: 1, 1: 5, 2: 5}] * 12) == [], "who writes it down means it"
@@ -92,19 +92,19 @@ def test_a_class_called_void() -> None:
 def test_more_ignored_than_labelled() -> None:
     [problem] = found(SHIFTED, {0: 6, 1: 2}, {3: 2, 255: 1})
     assert missing(problem.message, "63.6%", 0) == []
-    assert not problem.grave
+    assert problem.severity == "warning"
     [problem] = found(SHIFTED, {0: 6})
-    assert problem.grave, "nothing is left to learn"
+    assert problem.severity == "error", "nothing is left to learn"
 
 
 def test_labels_that_cannot_be_read_are_left_out() -> None:
     pair = Pair("0", Path("0.jpg"), Path("0.png"))
-    assert list(suspicions([pair], [PairFacts(IMAGE, Unread("broken"))], THREE)) == []
+    assert list(label_issues([pair], [PairStats(IMAGE, ReadFailure("broken"))], THREE)) == []
 
 
 def test_a_mask_of_0_and_255_among_labels_of_many_classes() -> None:
     """Each is told by its file: it is no error to the label map, and all that it marks would be ignored."""
     problems = found(THREE, {0: 5, 1: 5, 2: 5}, {0: 9, 255: 3}, {1: 9, 255: 3}, {0: 1, 255: 8})
     assert [str(problem.source) for problem in problems] == ["1.png", "3.png"]
-    assert all(problem.kind == "binary" and not problem.grave for problem in problems)
+    assert all(problem.kind == "binary" and problem.severity == "warning" for problem in problems)
     assert missing(problems[0].message, 255, 0, "'a'") == []

@@ -56,6 +56,7 @@ def cases_of(names: Sequence[str], options: Options, device: torch.device, folde
             if each.title not in found:
                 for case in _cases(each, options, device, folder):
                     found[case.title] = case
+    # recipes first, rivals after them
     return sorted(found.values(), key=lambda case: case.library != "semask")
 
 
@@ -64,12 +65,15 @@ def _cases(one: Candidate, options: Options, device: torch.device, folder: Path)
     recipe, module = one.recipe, one.module
     ours = module if isinstance(module, SegmentationModel) else None
     size = options.size_for(recipe.data.crop)
+    # cost first: it is counted on a twin without weights
     cost = cost_of(module, size)
+    # memory format
     channels_last = options.channels_last
     if channels_last is None:
         channels_last = options.what == "train" and ours is not None and not ours.channels_last
     if channels_last:
         module.to(memory_format=torch.channels_last)
+    # activation checkpointing
     stages: tuple[int, ...] = ()
     if options.what == "train" and ours is not None:
         stages = recipe.train.checkpoint_stages if options.checkpoint_stages is None else options.checkpoint_stages
@@ -85,6 +89,7 @@ def _cases(one: Candidate, options: Options, device: torch.device, folder: Path)
         "parameters": cost.parameters,
         "multiply_adds": None,
     }
+    # the fast paths, and the reference forms of the same model
     ways: list[tuple[str, str, Callable[[Work], Work]]] = [(one.title, one.library, lambda work: work)]
     if "reference" in options.against and one.library == "semask":
         ways.append((f"{one.title} (reference)", "reference", _by_reference))

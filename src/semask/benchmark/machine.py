@@ -30,7 +30,7 @@ PACKAGES = (
     "pillow",
     "triton",
 )
-SAME = ("device", "processor", "threads", "driver", "cuda", "cudnn", "packages.torch", "precision")
+SAME = ("device", "cpu", "threads", "driver", "cuda", "cudnn", "packages.torch", "precision")
 """Parts of the environment that comparable figures share."""
 SIDES = {"cpu": 2048, "cuda": 8192}
 """Largest matrices of the peak rate: at this size it grows no more."""
@@ -49,7 +49,7 @@ def environment(device: torch.device) -> dict[str, Any]:
     driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if on_gpu else None
     return {
         "device": describe(device),
-        "processor": cpu_model(),
+        "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,

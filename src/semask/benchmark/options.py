@@ -95,6 +95,7 @@ def check(names: Sequence[str], options: Options) -> None:
         raise ValueError("there is nothing to measure; give recipes (`semask models` lists them) or checkpoints")
     if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise ValueError(f"{twice[0]!r} is given twice; give it once")
+    # ranges
     what, size, least = options.what, options.size, {"warmup": 0, "workers": 0}
     for name in ("batch", "rounds", "images", "threads", "warmup", "workers"):
         value = getattr(options, name)
@@ -105,13 +106,16 @@ def check(names: Sequence[str], options: Options) -> None:
         raise ValueError(f"--size takes a height and a width, or the side of a square, from 1 px on; got {given}")
     if options.memory is not None and not options.memory > 0:
         raise ValueError(f"--memory must be more than 0 GiB, got {options.memory:g}")
+    # contradictions
     if options.max_batch and options.batch is not None:
         raise ValueError(f"--max-batch finds the batch; leave out --batch {options.batch}")
     if options.reference and "reference" in options.against:
         raise ValueError("--reference measures the reference forms alone; leave it out to compare with them")
+    # flags without effect
     _check_unused(options)
     if what == "predict" and "timm" in options.against:
         raise ValueError("timm's encoder alone makes no label maps; compare with it by --what forward or train")
+    # comparisons without a counterpart
     rivals = [rival for rival in options.against if rival != "reference" or what == "load"]
     if options.reads_files and rivals:
         raise ValueError(

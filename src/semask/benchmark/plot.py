@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
@@ -61,6 +62,7 @@ def points(results: Sequence[Result], by: By, accuracies: Mapping[str, Accuracy]
     for result, label in zip(results, labels(results), strict=True):
         values = result.values
         if by == "miou":
+            # a point needs both values
             value, measured = accuracies.get(result.title, (None, False))
         else:
             number, measured = values.get(by.replace("-", "_")), True
@@ -140,6 +142,7 @@ def _label(figure: Figure, axes: Axes, shown: Sequence[Point]) -> None:
     """Write each label where it covers least of points, legend and earlier labels, and stays inside the frame."""
     figure.draw_without_rendering()
     centres = [axes.transData.transform((point.speed, point.value)) for point in shown]
+    # squares around the points, which no label should cover
     taken = [Bbox.from_bounds(x - 14, y - 14, 28, 28) for x, y in centres]
     if (legend := axes.get_legend()) is not None:
         taken.append(legend.get_window_extent())
@@ -150,23 +153,18 @@ def _label(figure: Figure, axes: Axes, shown: Sequence[Point]) -> None:
         return 0.0 if both is None else float(both.width * both.height)
 
     for point in shown:
-        tried = []
-        for right, up in AROUND:
-            text = axes.annotate(
-                point.label,
-                (point.speed, point.value),
-                xytext=(right, up),
-                textcoords="offset points",
-                ha={8: "left", -8: "right", 0: "center"}[right],
-                va={7: "bottom", -7: "top", 0: "center"}[up],
-                fontsize=7.5,
-                color=INK,
-            )
+        text = axes.annotate(
+            point.label, (point.speed, point.value), xytext=(0, 0), textcoords="offset points", fontsize=7.5, color=INK
+        )
+
+        def covered(offset: tuple[int, int], text: Annotation = text) -> float:
+            text.xyann = offset
+            right, up = offset
+            sides = {8: "left", -8: "right", 7: "bottom", -7: "top", 0: "center"}
+            text.set(ha=sides[right], va=sides[up])
             box = text.get_window_extent()
             outside = box.width * box.height - shared(box, frame)
-            tried.append((sum(shared(box, other) for other in taken) + 2 * outside, text, box))
-        best = min(tried, key=lambda each: each[0])
-        for each in tried:
-            if each is not best:
-                each[1].remove()
-        taken.append(best[2])
+            return sum(shared(box, other) for other in taken) + 2 * outside
+
+        covered(min(AROUND, key=covered))  # leaves the label there
+        taken.append(text.get_window_extent())

@@ -62,6 +62,7 @@ def read_bench(path: Path) -> list[Result]:
 def results_of(path: Path, record: Mapping[str, Any]) -> list[Result]:
     """Return the measurements in a record, checked one by one."""
     for entry in record["measured"]:
+        # types first, then the numbers inside
         held = entry if isinstance(entry, Mapping) else {}
         wrong = [name for name, types in NEEDED.items() if not isinstance(held.get(name), types)]
         wrong += [

@@ -34,6 +34,7 @@ def cpu_time(work: Work) -> float:
 
 def cuda_events(work: Work) -> float:
     """Return the seconds between two events on the current GPU's stream, which is empty before and after."""
+    # an empty stream before and after, so that the events enclose this work alone
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize()
     start.record()
@@ -69,6 +70,7 @@ class Quantiles(NamedTuple):
         """
         if not values:
             raise ValueError("there is nothing to take the median of; measure at least once")
+        # linear interpolation, as numpy has it by default
         median, q25, q75, p90, p99 = np.percentile(values, [50, 25, 75, 90, 99]).tolist()
         return cls(median, q25, q75, p90, p99, min(values), max(values), len(values))
 
@@ -113,6 +115,7 @@ def alternate(
     if rounds < 1 or warmup < 0:
         raise ValueError(f"rounds must be at least 1 and warmup at least 0, got {rounds} and {warmup}")
     taken: dict[str, list[float]] = {name: [] for name in cases}
+    # rounds with negative numbers are the warm-up
     for number in range(-warmup, rounds):
         for name in rotated([*cases], number):
             seconds = clock(cases[name])

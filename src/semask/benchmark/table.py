@@ -37,6 +37,7 @@ def bench_table(results: Sequence[Result], accuracies: Mapping[str, Accuracy]) -
 
 def accuracies_of(results: Sequence[Result], evaluations: Sequence[Record]) -> dict[str, Accuracy]:
     """Return the accuracy of our models by the title of their measurement: an evaluation's, else the published one."""
+    # measured accuracy wins over the published one
     here = {record.title: record.values["scores"]["miou"] for record in evaluations}
     found = {}
     for result in results:
@@ -70,6 +71,7 @@ def notes(results: Sequence[Result]) -> list[str]:
     for key, name in (("what", "kind of run"), ("dtype", "precision"), ("size", "size")):
         if len({str(each.get(key)) for each in values}) > 1:
             found.append(f"These rows are not all of one {name}.")
+    # models of quite another size
     ours = {each["recipe"]: each["parameters"] for each in values if each["library"] == "semask"}
     for each in values:
         own, other = ours.get(each["recipe"]), each.get("parameters")
@@ -101,7 +103,7 @@ def conditions_of(result: Result) -> tuple[str, ...]:
         pluralize(values["workers"], "worker") if values.get("workers") else "",
         "step" if "optimiser's step" in values.get("inside", ()) else "",
         # The GPU, or the CPU and its threads.
-        str(around.get("device" if around.get("cuda") else "processor")),
+        str(around.get("device" if around.get("cuda") else "cpu")),
         "" if around.get("cuda") else pluralize(around.get("threads", 0), "thread"),
         f"torch {_at(around, 'packages.torch')}",
     )
@@ -131,7 +133,8 @@ def _number(place: str, factor: float, digits: int) -> Callable[[Result], str]:
 
     def value(result: Result) -> str:
         found = _at(result.values, place)
-        return "" if found is None else f"{factor * found:.{digits}f}"
+        # Costs of tiny models keep three digits.
+        return "" if found is None else f"{factor * found:.{3 if digits == 1 and factor * found < 1 else digits}f}"
 
     return value
 

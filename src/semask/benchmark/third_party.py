@@ -174,6 +174,7 @@ def transformers(recipe: Recipe, size: Size) -> Candidate:
     targets: Callable[[Tensor], Any] = lambda labels: {"labels": labels.long()}  # noqa: E731
     if isinstance(decoder, SEGFORMERS) and isinstance(encoder, MixTransformerOptions):
         of_name = size_of(encoder.name)
+        # SegFormer of the recipe's Mix Transformer
         config = library.SegformerConfig(
             depths=list(of_name.depths),
             hidden_sizes=list(of_name.channels),
@@ -187,6 +188,7 @@ def transformers(recipe: Recipe, size: Size) -> Candidate:
         )
         title, network = f"SegFormer {encoder.name}", library.SegformerForSemanticSegmentation(config)
     elif decoder.kind in ("upernet", "semantic_fpn") and over_swin:
+        # their UPerNet over our Swin's sizes
         backbone = swin_config(build_on_meta(plain), plain)
         config = library.UperNetConfig(
             backbone_config=backbone,
@@ -197,6 +199,7 @@ def transformers(recipe: Recipe, size: Size) -> Candidate:
         )
         title, network = "UPerNet Swin", library.UperNetForSemanticSegmentation(config)
     elif isinstance(decoder, MaskFormerOptions) and over_swin:  # Mask2Former too
+        # their mask classifiers have one pixel decoder each
         supported = SUPPORTED[decoder.kind]
         if decoder.pixel_decoder.kind != supported:
             plain = plain.override({"model.decoder.pixel_decoder": PIXEL_DECODERS[supported]()})

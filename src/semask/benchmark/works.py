@@ -111,6 +111,7 @@ def random_images(candidate: Candidate, options: Options, batch: int) -> Float[T
 def label_maps(num_classes: int, size: tuple[int, int], batch: int) -> UInt8[Tensor, "b H W"]:
     """Return labels with up to 24 regions, as real images have; the top tenth is unlabelled."""
     generator = torch.Generator().manual_seed(1)
+    # a 4×6 checkerboard of random classes
     coarse = torch.randint(0, num_classes, (batch, 1, 4, 6), generator=generator)
     labels = F.interpolate(coarse.float(), size)[:, 0].to(torch.uint8)
     labels[:, : size[0] // 10] = IGNORE
@@ -129,6 +130,7 @@ class Repeated:
 
     def __getitem__(self, index: int) -> Sample:
         """Return a sample."""
+        # names differ by turn, so that counts of images stay apart
         turn, place = divmod(index, len(self._samples))
         sample = self._samples[place]
         return sample._replace(name=f"{turn}/{sample.name}")
@@ -187,6 +189,7 @@ def with_data(recipe: Recipe, options: Options, folder: Path) -> Recipe:
 
 def draw_files(folder: Path, size: tuple[int, int], num_classes: int) -> None:
     """Write scenes of a size (height, width) [px] as JPEG files with PNG labels for both splits, and a class table."""
+    # even scenes validate, odd ones train
     for split in ("train", "val"):
         for kind in ("images", "labels"):
             (folder / kind / split).mkdir(parents=True, exist_ok=True)

@@ -68,7 +68,9 @@ def ablate(name: str, rows: Rows, seeds: Sequence[int], options: RunOptions) -> 
     out = options.out or Path("runs") / f"ablate-{name}-{rows.rows[0].recipe.name.replace('/', '-')}"
     check_writable(out)
     screen = console()
+    # every row builds before the first one trains
     counts = check_rows(rows)
+    # seed by seed, so that an interrupted table compares whole rows of fewer seeds
     scores = run_table(rows, seeds, options, out=out, tell=lambda text: screen.print(text, style="bold"))
     results = [
         Result(
@@ -82,6 +84,7 @@ def ablate(name: str, rows: Rows, seeds: Sequence[int], options: RunOptions) -> 
         for number, (row, count, found) in enumerate(zip(rows.rows, counts, scores, strict=True))
     ]
     text = markdown(rows, results, seeds)
+    # the table is written anew after every call, with the seeds trained so far
     write_text(out / "table.md", text)
     write_json(out / "table.json", _record(name, rows, results, seeds))
     screen.print(text)
@@ -93,6 +96,7 @@ def markdown(rows: Rows, results: Sequence[Result], seeds: Sequence[int]) -> str
     """Return the results as a Markdown table with a line on how they were measured."""
     lines = []
     for number, row in enumerate(results, start=1):
+        # mean ± sample standard deviation over the seeds
         mean = f"{100 * row.spread.mean:.2f}" + (f" ± {100 * row.spread.deviation:.2f}" if len(seeds) > 1 else "")
         gap = interval = ""
         if row.difference is not None:
@@ -139,6 +143,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Settings, Recipe]:
     """
     name, flags = split_name(arguments, usage=USAGE, hint=f"There are: {', '.join(STUDIES)}.")
     assert name is not None  # `main` answers a plain --help
+    # data and kinds first: they choose the recipe at which the other flags start
     data, flags = take("--data", flags, hint=": a dataset such as scenes or ade20k, a recipe, or a folder of your own")
     base, flags = choose_kinds(find_base(name, "scenes" if data is None else data), flags)
     description = f"Train all rows of {name} alike, from {base.name}: every field of that recipe is a flag."
@@ -146,6 +151,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Settings, Recipe]:
         Settings, base, flags, prog=f"semask ablate {name}", description=description, first=FIRST
     )
     check_seeds(settings.seeds)
+    # flags that the table sets itself
     if settings.train.seed != base.train.seed:
         raise ValueError("a table trains every row with several seeds; use --seeds 0 1 2, not --train.seed")
     if settings.run.resume is not None:
@@ -153,8 +159,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Settings, Recipe]:
     if settings.train.eval_every != base.train.eval_every:
         raise ValueError("the runs of a table are evaluated once, at their end; leave out --train.eval-every")
     if settings.run.from_scratch:  # as a field of the recipe, so that runs with and without weights never mix
-        encoder = dataclasses.replace(recipe.model.encoder, weights=None)
-        recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, encoder=encoder))
+        recipe = recipe.override({"model.encoder.weights": None})
         settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, from_scratch=False))
     return name, settings, recipe
 
@@ -162,11 +167,11 @@ def parse(arguments: Sequence[str]) -> tuple[str, Settings, Recipe]:
 def find_base(name: str, data: str) -> Recipe:
     """Return the recipe that a table starts from: a recipe by name, a dataset's own, or that for a user's folder."""
     bases = study(name).bases
+    # a dataset of the table, a folder of the user, or any recipe
     if data in bases:
         return get_recipe(bases[data])
     if Path(data).is_dir() and FOLDER_DATA in bases:
-        recipe = get_recipe(bases[FOLDER_DATA])
-        return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, root=data))
+        return get_recipe(bases[FOLDER_DATA]).override({"data.root": data})
     if "/" in data:
         return get_recipe(data)
     raise ValueError(

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional, arg
 
 from semask.benchmark.options import Options, check
-from semask.cli.flags import check_json, parse
-from semask.files import check_writable, write_json
+from semask.cli.flags import check_record, parse
+from semask.files import write_json
 from semask.text import Table, console, pluralize
 
 if TYPE_CHECKING:
@@ -50,10 +50,9 @@ def main(arguments: Sequence[str]) -> None:
 
 def bench(recipes: Sequence[str], options: Options, *, out: Path | None = None) -> dict[str, Any]:
     """Measure, print a table, write the record and return it as JSON values."""
-    check_json(out)
-    check(recipes, options)  # before torch is imported, which takes seconds
-    if out is not None:
-        check_writable(out.parent)
+    # Before torch is imported, which takes seconds.
+    check_record(out)
+    check(recipes, options)
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from semask.benchmark.measure import measure

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from semask.cli.flags import check_json, parse
-from semask.files import check_writable, write_json
+from semask.cli.flags import check_record, parse
+from semask.files import write_json
 from semask.text import Table, console, percent, pluralize
 
 MEANS = {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc", "fwiou": "fwIoU", "dice": "dice"}
@@ -47,9 +47,7 @@ def compare(settings: Settings) -> dict[str, Any]:
     from semask.evaluation.record import read_record
     from semask.visualization.pages.comparison import write_comparison_page
 
-    check_json(settings.out)
-    if settings.out is not None:
-        check_writable(settings.out.parent)
+    check_record(settings.out)
     records = read_record(settings.a), read_record(settings.b)
     found = comparison.compare(*records, resamples=settings.resamples, seed=settings.seed)
     out = console()
@@ -70,6 +68,7 @@ def table(found: dict[str, Any]) -> Table:
     def row(title: str, a: float | None, b: float | None, ends: Sequence[float] | None) -> tuple[str, ...]:
         if ends is None:
             return title, percent(a), percent(b), "–", "–"
+        # points of percent
         value, low, high = (100 * end for end in ends)
         star = " *" if low > 0 or high < 0 else ""
         return title, percent(a), percent(b), f"{value:+.2f}{star}", f"{low:+.2f} … {high:+.2f}"

@@ -58,6 +58,7 @@ def read(source: Path, recipe: str, out: Path, *, num_classes: int | None, trust
     get_recipe(recipe)  # refuses a mistyped name before a large file is read
     check_writable(out, flag="OUT")
     _require_free(out, RECORD, overwrite=overwrite)
+    # torch is imported only now
     from semask.checkpoints import store
     from semask.checkpoints.convert import convert as convert_published
 

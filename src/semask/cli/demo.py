@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +42,7 @@ def demo(*, out: Path = Path("runs/demo"), steps: int | None = None) -> None:
     from semask.training.prepare import holds_run
     from semask.visualization.figures import figure_grid, training_curves
 
+    # an earlier demo is replaced, another run never
     if holds_run(out):
         record = out / RECORD
         name = from_dict(read_record(record)["recipe"]).name if record.exists() else "an unknown recipe"
@@ -50,9 +50,9 @@ def demo(*, out: Path = Path("runs/demo"), steps: int | None = None) -> None:
             raise ValueError(f"{str(out)!r} holds a run of {name}, which the demo would replace; give another --out")
     recipe = get_recipe(RECIPE)
     if steps is not None:
-        length = dataclasses.replace(recipe.train, steps=steps, eval_every=min(steps, recipe.train.eval_every))
-        optim = dataclasses.replace(recipe.optim, warmup_steps=min(recipe.optim.warmup_steps, steps // 2))
-        recipe = dataclasses.replace(recipe, train=length, optim=optim)
+        evaluations, warmup = min(steps, recipe.train.eval_every), min(recipe.optim.warmup_steps, steps // 2)
+        changes = {"train.steps": steps, "train.eval_every": evaluations, "optim.warmup_steps": warmup}
+        recipe = recipe.override(changes)
     result = train(recipe, RunOptions(out=out, overwrite=True))
     bundle = store.load(result.best)
     figure_grid(out / "figure.png", segment_scenes(bundle), classes_of(recipe.data))

@@ -50,6 +50,7 @@ class Settings:
 
 def main(arguments: Sequence[str]) -> int:
     """Parse `DATA [flags]`, check, and return the exit status: 1 when training would fail or give wrong results."""
+    # DATA is a recipe or, more often, a folder that no recipe describes
     name, flags = split_name(arguments, usage=USAGE, hint="DATA is a folder, a zip file or a recipe.")
     description = (
         "Read every image and label of a folder, zip file or recipe (with --data.root) and report all problems. Exit "
@@ -61,6 +62,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError(f"{recipe.name} draws its scenes and has no files to check; give a folder or a recipe")
     out = settings.run.out or Path("runs") / "doctor" / recipe.name.replace("/", "-")
     check_writable(out)
+    # a recipe for any classes takes the number of its data
     expected = None if recipe.data.classes_from_data else recipe.model.num_classes
     return 1 if examine(recipe.name, recipe.data, settings.run, out, num_classes=expected).errors else 0
 
@@ -107,6 +109,7 @@ def show(diagnosis: Diagnosis, screen: Console) -> None:
 
     from semask.data.checks.issue import KINDS
 
+    # problems by severity and kind, the first of each
     for problems, word, style in ((diagnosis.errors, "wrong", "bold red"), (diagnosis.warnings, "warning", "yellow")):
         for kind in KINDS:
             listed = [problem for problem in problems if problem.kind == kind]
@@ -114,7 +117,8 @@ def show(diagnosis: Diagnosis, screen: Console) -> None:
                 screen.print(Text.assemble((word, style), f" {problem}"))
             if len(listed) > SHOWN:
                 screen.print(f"… and {len(listed) - SHOWN} more of this kind ({kind})", style=style)
-    screen.print(diagnosis.classes.told())
+    # classes, then flags to paste, and the verdict where readers look last
+    screen.print(diagnosis.classes.describe())
     screen.print(class_table(diagnosis).rich())
     for line in to_paste(diagnosis):
         screen.print(line)
@@ -133,6 +137,7 @@ def class_table(diagnosis: Diagnosis) -> Table:
         weights = (f"{weights[index]:.3g}" for weights in diagnosis.class_weights.values())
         rows.append((names[index], f"{100 * counts.pixels[index] / total:.3g}", str(counts.images[index]), *weights))
     columns = ("class", "pixels %", "images", *(name.split()[0] for name in diagnosis.class_weights))
+    # of long-tailed sets, the most frequent and the rarest classes
     if len(rows) > SHOWN_CLASSES:
         half = SHOWN_CLASSES // 2
         rest = (f"… {len(rows) - SHOWN_CLASSES} more", *[""] * (len(columns) - 1))

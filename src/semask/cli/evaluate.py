@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagConversionOff, arg
 
-from semask.checkpoints.record import WEIGHTS, read_recipe
-from semask.cli.flags import check_json, parse_over
+from semask.checkpoints.record import read_recipe
+from semask.cli.flags import check_record, parse_over
 from semask.cli.scoring import FIRST, begin, check_classes, origin, processes
-from semask.files import check_writable
 from semask.recipes import DataRecipe, TestRecipe
 from semask.recipes.protocols import name_of, what_is_seen, with_protocol
 from semask.text import Table, console, percent
@@ -105,29 +104,32 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
     from semask.data.checks.check import check_pairs
     from semask.data.dataset import classes_of, validation_set
     from semask.evaluation import Measures, evaluate_model, process_share
-    from semask.evaluation.record import measured
+    from semask.evaluation.record import NAME, measured
     from semask.inference import build_predictor
     from semask.inference.scale_check import scale_warning
     from semask.ops.device import pick_device
 
     recipe = bundle.recipe
     assert recipe is not None
+    check_record(options.out or checkpoint / NAME)
     _check_options(options)
-    check_writable((options.out or checkpoint / WEIGHTS).parent)
     classes = classes_of(recipe.data)
     check_classes(bundle, classes)
     device = pick_device(options.device)
     with processes(device) as rank:
         screen = console(quiet=rank > 0)
         predictor = build_predictor(bundle.model.to(device), recipe.test, recipe.data)
+        # one process checks, all of them count
         if rank == 0 and recipe.data.kind != "scenes" and not options.skip_check:
             check_pairs(recipe.data, splits=(recipe.data.val_split,))
-            screen.print(classes.told())
+            screen.print(classes.describe())
+        # training at another scale is the usual reason for a low score
         warning = scale_warning(read_recipe(checkpoint).data, recipe.data, recipe.test)
         if rank == 0 and warning:
             logger.warning(warning)
         samples = validation_set(recipe.data)
         started = time.perf_counter()
+        # confusion matrices, counts of every image, outlines, calibration
         with Progress(console=console(stderr=True), transient=True) as bar:
             task = bar.add_task("Evaluating", total=len(process_share(len(samples))))
             tally = evaluate_model(
@@ -158,6 +160,7 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
                 "seconds": round(seconds, 2),
             }
             screen.print(summary(record))
+            # best, median and worst images for the page
             images = _gallery(samples, predictor, tally, options.gallery, device)
             _write(checkpoint, options, record, tally, classes, images, screen=screen)
     return scores
@@ -168,7 +171,6 @@ def _check_options(options: EvaluateOptions) -> None:
     from semask.evaluation.metrics.calibration import Calibration
     from semask.evaluation.metrics.sizes import SizeConfusions
 
-    check_json(options.out)
     if options.areas:
         SizeConfusions(1, areas=options.areas)
     if options.bins:

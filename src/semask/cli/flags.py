@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar, cast
 import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
+from semask.files import check_writable
 from semask.recipes import Recipe
 
 T = TypeVar("T")
@@ -83,10 +84,15 @@ def take(flag: str, arguments: Sequence[str], *, hint: str = "") -> tuple[str | 
     return None, [*arguments]
 
 
-def check_json(out: Path | None) -> None:
-    """Check that a record is named .json: its companions (.npz, .html, …) take the same name with their own suffix."""
-    if out is not None and (out.suffix != ".json" or out.is_dir()):
-        raise ValueError(f"--out takes a file that ends in .json; got {str(out)!r}")
+def check_record(out: Path | None) -> None:
+    """Check before a computation that its record can be written, to a file that ends in .json.
+
+    Companions (.npz, .html, …) take the same name with their own suffix.
+    """
+    if out is not None:
+        if out.suffix != ".json" or out.is_dir():
+            raise ValueError(f"--out takes a file that ends in .json; got {str(out)!r}")
+        check_writable(out.parent)
 
 
 def _showing_only(flags: Sequence[str], default: Any) -> ConstructorRegistry:

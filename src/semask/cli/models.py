@@ -50,6 +50,7 @@ def models(
     if not chosen:
         raise ValueError(f"no recipe's name holds {words!r}; `semask models` lists them all")
     rows = rows_of(chosen)
+    # JSON for programs, a table for people
     if as_json:
         print(json.dumps([_record(row) for row in rows], indent=2))
     else:
@@ -75,6 +76,7 @@ def table(rows: Sequence[Row]) -> Table:
             lines.append(
                 (
                     row.name,
+                    # squares as the papers write them
                     f"{height}²" if height == width else f"{height}×{width}",
                     f"{parameters:.1f}" + ("" if published.parameters is None else f" ({published.parameters:.0f})"),
                     f"{multiply_adds:.1f}" + ("" if published.flops is None else f" ({published.flops:.0f})"),

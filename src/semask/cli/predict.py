@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from semask.data.classes import Classes
     from semask.data.published.submission import Submission
-    from semask.data.readers.raster import Picture
+    from semask.data.readers.raster import ImageTensor
     from semask.inference import Predictor
 
 logger = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def predict(checkpoint: Path, images: Path, options: PredictOptions, *, test: Te
     """
     from rich.progress import track
 
-    from semask.data.readers.raster import read_picture
+    from semask.data.readers.raster import read_raster
     from semask.inference.scale_check import window_warning
 
     out = options.out
@@ -129,7 +129,7 @@ def predict(checkpoint: Path, images: Path, options: PredictOptions, *, test: Te
     for file, name in track(list(zip(files, names, strict=True)), description="Segmenting", console=log):
         try:
             with _memory_hint():
-                image = read_picture(file, painter.data)
+                image = read_raster(file, painter.data)
                 # A warning on windows once, for the first image that it is true of.
                 if painter.windows is not None and not warned:
                     size = image.shape[-2], image.shape[-1]
@@ -184,7 +184,7 @@ def load_painter(checkpoint: Path, options: PredictOptions, test: TestRecipe | N
     )
 
 
-def paint(painter: Painter, image: Picture, out: Path, name: str) -> None:
+def paint(painter: Painter, image: ImageTensor, out: Path, name: str) -> None:
     """Segment one image c×H×W and write the results under `name`."""
     import torch
 

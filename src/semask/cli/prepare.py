@@ -64,6 +64,7 @@ def prepare(settings: Settings) -> Prepared:
         raise ValueError(f"name the downloads: --from {' '.join(official.downloads)}")
     if settings.workers is not None and settings.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {settings.workers}")
+    # a download of hours should not end at a full or read-only disk
     check_writable(settings.root, flag="--root")
     done = preparing.prepare(
         official,

@@ -53,6 +53,7 @@ def report(settings: Settings) -> str:
     """
     from semask.evaluation.report import class_table, evaluation_table
 
+    # all flags before any record is read
     suffix = ".md" if settings.out is None else settings.out.suffix
     if suffix not in FORMATS:
         raise ValueError(f"--out takes a file that ends in {', '.join(FORMATS)}; got {suffix!r}")
@@ -65,6 +66,7 @@ def report(settings: Settings) -> str:
                 raise ValueError(f"{flag} takes a file, and {str(path)!r} is a folder; give a name within it")
     evaluations, results = read(settings.records)
     notes: list[str] = []
+    # records of speed make a table of speed, whatever stands beside them
     if results:
         if settings.classes:
             raise ValueError("--classes is for evaluations; leave out the records of `semask bench`")
@@ -78,6 +80,7 @@ def report(settings: Settings) -> str:
     else:
         write_text(settings.out, text)
         print(f"{len(evaluations) + len(results)} records in {settings.out}")
+    # notes that the format of the table cannot hold
     for note in notes:
         print(note, file=sys.stderr)
     return text
@@ -125,6 +128,7 @@ def speed_table(
             names = ", ".join(dict.fromkeys(left))
             print(f"{len(left)} of {len(results)} rows have no {by} and are not in the plot: {names}", file=sys.stderr)
     text = FORMATS[suffix](bench_table(results, accuracies))
+    # remarks inside the file where its format has room for them
     if suffix == ".md":
         return text + "".join(f"\n{remark}\n" for remark in remarks), []
     if suffix == ".tex":

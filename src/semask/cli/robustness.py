@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import FlagConversionOff, arg
 
-from semask.cli.flags import check_json, parse_over
+from semask.cli.flags import check_record, parse_over
 from semask.cli.scoring import FIRST, begin, check_classes, origin, processes
-from semask.files import check_writable, write_json, write_text
+from semask.files import write_json, write_text
 from semask.recipes import DataRecipe, TestRecipe
 from semask.text import Table, console, percent
 
@@ -81,9 +81,9 @@ def robustness(checkpoint: Path, bundle: Bundle, options: RobustnessOptions) -> 
 
     recipe, out = bundle.recipe, options.out or checkpoint / NAME
     assert recipe is not None
-    check_json(options.out)
-    check_writable(out.parent)
+    check_record(out)
     check_choice(named(options.corruptions), options.strengths)
+    # the corruptions are defined for RGB images
     if recipe.data.channels != 3:
         raise ValueError(f"corruptions are for images of 3 channels, and data.channels is {recipe.data.channels}")
     check_classes(bundle, classes_of(recipe.data))
@@ -103,6 +103,7 @@ def robustness(checkpoint: Path, bundle: Bundle, options: RobustnessOptions) -> 
             }
             screen = console()
             screen.print(table(found).rich())
+            # the table first: the record alone means a finished evaluation
             write_text(out.with_suffix(".md"), markdown(found))
             write_json(out, record)
             screen.print(f"written to {out}, as a table to {out.with_suffix('.md')}")
@@ -123,9 +124,11 @@ def _measure(bundle: Bundle, device: torch.device, options: RobustnessOptions) -
     samples = validation_set(recipe.data)
     corruptions = named(options.corruptions)
     count = len(spread_out(len(samples), options.images))
+    # one predictor and one progress bar for all corruptions
     predictor = build_predictor(model.to(device), recipe.test, recipe.data)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+        # the clean images, then each corruption at each strength
         runs = 1 + len(corruptions) * len(options.strengths)
         task = bar.add_task("Evaluating", total=len(process_share(count)) * runs)
 
@@ -173,6 +176,7 @@ def table(found: Robustness) -> Table:
         rows.append((name, *values, percent(mean), percent(found.degradation(mean))))
 
     blank = [""] * len(found.strengths)
+    # corruptions kind by kind, with the mean of each kind
     for kind, mean in found.by_kind().items():
         for name in KINDS[kind]:
             if name in means:

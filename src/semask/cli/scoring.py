@@ -69,6 +69,7 @@ def processes(device: torch.device) -> Iterator[int]:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield 0
         return
+    # NCCL needs the device before the group
     if device.type == "cuda":
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
@@ -83,9 +84,10 @@ def origin(checkpoint: Path, recipe: Recipe, images: int, device: torch.device) 
     import torch.distributed
 
     from semask.benchmark.machine import versions
-    from semask.data.checks.digest import digest_split
+    from semask.data.checks.check import digest_split
     from semask.ops.device import describe
 
+    # the same weights and files have the same digests on every machine
     with (checkpoint / WEIGHTS).open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     split = recipe.data.val_split

@@ -116,7 +116,7 @@ class Classes:
         record: dict[str, Any] = {"classes": entries, "labels": labels}
         return record if self.ids is None else {**record, "ids": list(self.ids)}
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Return in a line which values of label files mean which classes, and which are ignored."""
         classes = sorted((value, target) for value, target in self.label_map.items() if target != IGNORE)
         runs: list[list[tuple[int, int]]] = []

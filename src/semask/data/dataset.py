@@ -20,14 +20,14 @@ from semask.data.augment.transforms import TrainTransform
 from semask.data.classes import UNKNOWN, Classes, packaged
 from semask.data.pairs import Pair, find_pairs, find_root
 from semask.data.readers.image import read_label
-from semask.data.readers.raster import Picture, check_channels, read_picture
+from semask.data.readers.raster import ImageTensor, check_channels, read_raster
 from semask.data.readers.tree import Tree
 from semask.data.sampling import (
     AUGMENT,
     PASTE,
     SCENE,
     SHARE,
-    PictureOrder,
+    ImageOrder,
     class_pixels,
     rarity,
     repeat_factors,
@@ -128,7 +128,7 @@ class TrainingFiles(Dataset[Sample]):
     ) -> None:
         """`factors` are those of `repeat_factors`; None shows every picture once an epoch."""
         self.pairs, self.classes, self.transform, self.seed = tuple(pairs), classes, transform, seed
-        self.order = PictureOrder(len(self.pairs), seed=seed, factors=factors)
+        self.order = ImageOrder(len(self.pairs), seed=seed, factors=factors)
         self.pasting = CopyPaste(transform.data, classes) if transform.data.copy_paste else None
 
     def __len__(self) -> int:
@@ -143,7 +143,7 @@ class TrainingFiles(Dataset[Sample]):
             seen = self._pasted(self.pasting, seen, draw)
         return Sample(*self.transform.finish(*seen, random), pair.stem)
 
-    def _view(self, pair: Pair, random: np.random.Generator) -> tuple[Picture, UInt8[Tensor, "h w"]]:
+    def _view(self, pair: Pair, random: np.random.Generator) -> tuple[ImageTensor, UInt8[Tensor, "h w"]]:
         data = self.transform.data
         if not data.jpeg_draft:
             return self.transform.view(*read_pair(pair, self.classes, data), random)
@@ -152,8 +152,8 @@ class TrainingFiles(Dataset[Sample]):
         return self.transform.view(image, label, random, size=size)
 
     def _pasted(
-        self, pasting: CopyPaste, seen: tuple[Picture, Tensor], draw: int
-    ) -> tuple[Picture, UInt8[Tensor, "h w"]]:
+        self, pasting: CopyPaste, seen: tuple[ImageTensor, Tensor], draw: int
+    ) -> tuple[ImageTensor, UInt8[Tensor, "h w"]]:
         # A stream of its own: with and without pasting, pictures are cropped and distorted alike.
         random = stream(PASTE, self.seed, draw)
         if random.random() >= pasting.share:
@@ -232,32 +232,32 @@ def collate(samples: list[Sample]) -> Batch:
     )
 
 
-def read_pair(pair: Pair, classes: Classes, data: DataRecipe) -> tuple[Picture, UInt8[Tensor, "H W"]]:
+def read_pair(pair: Pair, classes: Classes, data: DataRecipe) -> tuple[ImageTensor, UInt8[Tensor, "H W"]]:
     """Read a picture, as the recipe wants it, and its label as class numbers.
 
     Raises:
         ValueError: a file cannot be read, the sizes differ, or a label value is not in the label map.
     """
-    image, source = read_picture(pair.image, data), read_label(pair.label)
+    image, source = read_raster(pair.image, data), read_label(pair.label)
     _check_sizes(pair, image, source)
     return image, _encoded(pair, classes, source)
 
 
 def read_reduced_pair(
     pair: Pair, classes: Classes, data: DataRecipe, draw_size: Callable[[int, int], tuple[int, int]]
-) -> tuple[Picture, UInt8[Tensor, "H W"], tuple[int, int]]:
+) -> tuple[ImageTensor, UInt8[Tensor, "H W"], tuple[int, int]]:
     """Read a pair for the size that is drawn from the label's: the picture may be half as large, or less.
 
     Raises a ValueError as `read_pair` does.
     """
     source = read_label(pair.label)
     size = draw_size(*source.shape)
-    image = read_picture(pair.image, data, at_least=size)
+    image = read_raster(pair.image, data, at_least=size)
     _check_sizes(pair, image, source, factors=(1, 2, 4, 8))
     return image, _encoded(pair, classes, source), size
 
 
-def _check_sizes(pair: Pair, image: Picture, label: Tensor, *, factors: tuple[int, ...] = (1,)) -> None:
+def _check_sizes(pair: Pair, image: ImageTensor, label: Tensor, *, factors: tuple[int, ...] = (1,)) -> None:
     if all(image.shape[1:] != tuple(-(-side // factor) for side in label.shape) for factor in factors):
         raise ValueError(
             f"{pair.label}: label of {label.shape[0]}×{label.shape[1]} for an image of "

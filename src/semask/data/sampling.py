@@ -13,8 +13,8 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from semask.data.checks.file_stats import LabelFacts
-from semask.data.checks.survey import survey
+from semask.data.checks.file_stats import LabelStats
+from semask.data.checks.scan import scan
 from semask.data.classes import Classes
 from semask.data.pairs import Pair
 from semask.recipes.recipe import DataRecipe
@@ -35,7 +35,7 @@ def shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
     return order
 
 
-class PictureOrder:
+class ImageOrder:
     """Which of `count` pictures a draw shows: all in a new order every epoch, or some more often than others."""
 
     def __init__(self, count: int, *, seed: int, factors: Float64[np.ndarray, " n"] | None = None) -> None:
@@ -76,9 +76,9 @@ def class_pixels(pairs: Sequence[Pair], data: DataRecipe, classes: Classes) -> I
         ValueError: a label cannot be read.
     """
     pixels = np.zeros((len(pairs), len(classes)), np.int64)
-    known_facts = survey(pairs, data, thorough=False, progress=True)
+    known_facts = scan(pairs, data, thorough=False, progress=True)
     for row, (pair, facts) in enumerate(zip(pairs, known_facts, strict=True)):
-        if not isinstance(facts.label, LabelFacts):
+        if not isinstance(facts.label, LabelStats):
             raise ValueError(f"{pair.label}: {facts.label.message}")
         values, counts = np.array(facts.label.values, np.int64).reshape(-1, 2).T
         targets = classes.encode(values[None])[0]

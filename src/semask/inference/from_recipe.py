@@ -15,7 +15,7 @@ def build_predictor(model: Model, test: TestRecipe, data: DataRecipe) -> Predict
     One scale without flip gives the model's scores; several scales, or flip, give mean probabilities or, of a mask
     classifier, mean scores, which are no probabilities unless divided by their sum over the classes. `test.enlarge`
     acts with sliding windows only and enlarges to the larger side of the window, so that every window is full. A model
-    of a fixed size sees images through windows of that size in whole mode too.
+    of a fixed size takes windows of that size in whole mode too.
     """
     if test.batch_size < 1:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Whether a test shows images at the scale the model was trained at."""
+"""Warnings about tests at another scale than that of training."""
 
 from __future__ import annotations
 
@@ -9,40 +9,43 @@ Scale = tuple[int, int] | float
 
 
 def scale_warning(trained: DataRecipe, data: DataRecipe, test: TestRecipe) -> str | None:
-    """Say in a sentence what differs between the scale of training and that of a test; None when nothing does.
+    """Return the difference between the scale of training and that of a test as a sentence; None without any.
 
     `trained` is the data recipe of the training, `data` that of the test. Compared are the base scale, scale jitter
     aside, and, with sliding windows, window and training crop. Several test scales agree if one is that of training.
     """
+    # base scales
     learnt, shown = _scale(trained, 1.0), [_scale(data, ratio) for ratio in test.scales]
     differences = []
     if learnt not in shown:
-        seen = ", ".join(map(_describe, dict.fromkeys(shown)))
-        differences.append(f"images were {_describe(learnt)} in training and are {seen} now")
+        now = ", ".join(map(_describe, dict.fromkeys(shown)))
+        differences.append(f"images were {_describe(learnt)} in training and are {now} now")
+    # window and training crop
     if test.mode == "sliding" and test.window != trained.crop:
         window, crop = "×".join(map(str, test.window)), "×".join(map(str, trained.crop))
         differences.append(f"windows are {window} px and training crops were {crop} px")
     if not differences:
         return None
-    return f"{'; '.join(differences)}: models, ViTs above all, are usually best at the sizes they were trained at"
+    return f"{'; '.join(differences)}: models, above all ViTs, are usually best at the sizes of their training"
 
 
 def window_warning(data: DataRecipe, test: TestRecipe, height: int, width: int) -> str | None:
-    """Say that windows change nothing for an image of that size [px]: made smaller first, it lies in one; else None."""
+    """Return a warning if windows change nothing for an image of that size [px], which fits into one once resized."""
     tall, wide = test.window
     if test.mode != "sliding" or (height <= tall and width <= wide):
         return None
+    # the size of the image at the model
     own = 1.0 if data.base_scale is not None else data.base_ratio
     ratio = own * max(test.scales)
-    seen = fit_size(height, width, data.base_scale or (height, width), ratio)
+    shown = fit_size(height, width, data.base_scale or (height, width), ratio)
     if test.enlarge:
-        seen = enlarged_size(*seen, max(test.window))
-    if seen[0] > tall or seen[1] > wide:
+        shown = enlarged_size(*shown, max(test.window))
+    if shown[0] > tall or shown[1] > wide:
         return None
-    scale = max(height, width) / max(seen) * max(test.scales)
+    scale = max(height, width) / max(shown) * max(test.scales)
     return (
-        f"one window of {tall}×{wide} px holds all that the model sees: images are {_describe(_scale(data, 1.0))}, as "
-        f"in training, and this one of {height}×{width} px becomes {seen[0]}×{seen[1]} px. --test.scales "
+        f"one window of {tall}×{wide} px holds the whole image: images are {_describe(_scale(data, 1.0))}, as "
+        f"in training, and this one of {height}×{width} px becomes {shown[0]}×{shown[1]} px. --test.scales "
         f"{scale:.{0 if scale >= 10 else 1}f} would show it at about its own size, beyond the scale of training"
     )
 

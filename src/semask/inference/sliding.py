@@ -102,6 +102,7 @@ class Windows(LazyScores):
         self._predictor, self._images = predictor, images
         self._options, (window, stride, _, blend, _) = options, options
         self._window = tall, wide = min(window[0], height), min(window[1], width)
+        # windows in order of their rows, so that all images advance together
         rows, columns = window_starts(height, tall, stride[0]), window_starts(width, wide, stride[1])
         self._pending = deque(itertools.starmap(Window, itertools.product(rows, range(len(images)), columns)))
         self._weights = down, across = _weights(tall, blend).float(), _weights(wide, blend).float()
@@ -127,11 +128,13 @@ class Windows(LazyScores):
         batch, classes, _, width = self.shape
         sums = torch.zeros(batch, last - first, width, classes, device=self.device)
         down, across = (weights.to(sums) for weights in self._weights)
+        # weighted sum of the windows over every pixel
         for window, scores, top, bottom in self._crossing(first, last):
             part = sums[window.image, top - first : bottom - first, window.column : window.column + len(across)]
             rows = slice(top - window.row, bottom - window.row)
             own = scores.rows(rows.start, rows.stop)[0].permute(1, 2, 0)
             part.addcmul_(own.float(), torch.outer(down[rows], across)[..., None])
+        # divided by the sum of their weights
         totals = torch.outer(self._totals[0][first:last], self._totals[1])
         return (sums / totals.to(sums)[..., None]).permute(0, 3, 1, 2)
 
@@ -159,6 +162,7 @@ class Windows(LazyScores):
             for window, read_window in crossing:
                 row, column = pixels.row[:, 0] - window.row, pixels.column[:, 0] - window.column
                 inside = (pixels.image == window.image) & (row >= 0) & (row < tall) & (column >= 0) & (column < wide)
+                # this window's share of the pixels
                 (number,) = inside.nonzero(as_tuple=True)
                 row, column, one = row[number], column[number], torch.ones(len(number), 1)
                 own = SamplePoints(torch.zeros_like(row), row[:, None], column[:, None], one, one)
@@ -177,7 +181,9 @@ class Windows(LazyScores):
         Windows above `first` are freed, and not scored if they have not been: making scores smaller skips rows.
         """
         tall = self._window[0]
+        # free the windows above
         self._scored = [(window, scores) for window, scores in self._scored if window.row + tall > first]
+        # score the windows down to the last row
         while self._pending and self._pending[0].row < last:
             if self._pending[0].row + tall <= first:
                 self._pending.popleft()

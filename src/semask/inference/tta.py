@@ -48,9 +48,11 @@ def rescaled(
 
     def lazy_scores(images: Images) -> LazyScores:
         height, width = images.shape[-2:]
+        # fit the image into the box, and enlarge it to fill a window
         shown = _resized(images, fit_size(height, width, box or (height, width), ratio), antialias=antialias)
         if enlarge_to is not None:
             shown = _enlarge(shown, enlarge_to)
+        # scores back to the image's size
         return Resized(predictor.lazy_scores(shown), (height, width))
 
     return Predictor(lazy_scores, logits=predictor.logits, memory_budget=memory_budget)
@@ -82,6 +84,7 @@ def tta(
     ]
 
     def lazy_scores(images: Images) -> LazyScores:
+        # every scale, and its flip
         versions: list[LazyScores] = []
         for predictor in predictors:
             versions.append(predictor.lazy_scores(images))

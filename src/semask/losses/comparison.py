@@ -50,6 +50,7 @@ class PointMaskLoss:
         """Return the cost of every pair of prediction `number`."""
         labels, classes = self.targets.labels, self.targets.classes
         images = torch.arange(len(labels), device=labels.device)
+        # one set of points for all masks of an image
         points = self._place(self.draws.matching[number], images)
         logits = sample_maps(prediction.mask_logits.detach().float(), points)
         return pair_costs(

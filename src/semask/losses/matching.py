@@ -19,7 +19,7 @@ INVALID_COST = 1e9
 
 
 class Targets(NamedTuple):
-    """The classes present in each image of a batch; each stands for a binary mask, which stays in the label map.
+    """The classes present in each image of a batch; each is a binary mask, which remains in the label map.
 
     classes: ascending ids, on the labels' device; rows are filled up with 0. counts: how many of a row are targets, on
     the host.
@@ -61,6 +61,7 @@ def find_targets(labels: Integer[Tensor, "b H W"], num_classes: int) -> Targets:
             f"labels are class ids 0 … {num_classes - 1} or {IGNORE} (ignored), got {', '.join(map(str, beyond))}; "
             "build the model for more classes, or fix the labels"
         )
+    # ascending ids, filled up with 0
     counts = present.sum(axis=1)
     classes = np.zeros((len(present), counts.max()), dtype=np.int64)
     for row, found in zip(classes, present, strict=True):

@@ -79,6 +79,7 @@ class SegmentationLoss:
         weights = None
         if self.class_weights is not None:  # copied without waiting for the device
             weights = torch.tensor(self.class_weights).to(labels.device, non_blocking=True)
+        # eq. 5: main loss + α · prior loss
         main = pixel_cross_entropy(
             out.main.logits,
             labels,

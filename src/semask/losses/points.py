@@ -91,6 +91,7 @@ def sample_classes(
     Row i of the points lies in image `images[i]`.
     """
     height, width = labels.shape[-2:]
+    # pixel coordinates
     x, y = points[..., 0] * width - 0.5, points[..., 1] * height - 0.5
     left, top = x.floor(), y.floor()
     # the four taps of every point
@@ -117,6 +118,7 @@ def choose_points(
 
     Source: PointRend (arXiv:1912.08193) §3.1, as in Mask2Former.
     """
+    # the most uncertain candidates, and all others
     logits = sample_maps(masks[:, None], candidates)[:, 0]
     nearest = (
         logits.abs().topk(int(recipe.importance_sample_ratio * points), dim=-1, largest=False, sorted=False).indices

@@ -13,7 +13,7 @@ from jaxtyping import Float, Integer, UInt8
 from torch import Tensor, nn
 
 from semask.models.layers.semantic import sum_semantic_maps
-from semask.ops.argmax import label_map
+from semask.ops.argmax import compilable_label_map
 from semask.ops.geometry import padding_to_multiple
 from semask.ops.lazy_scores import Crop, LazyScores
 from semask.ops.resize import pad_images
@@ -139,11 +139,14 @@ class SegmentationModel(nn.Module):
     def labels(self, images: Float[Tensor, "b c H W"]) -> UInt8[Tensor, "b H W"] | Integer[Tensor, "b H W"]:
         """Return the class of every pixel: uint8 for up to 256 classes, int64 beyond.
 
-        A FloatingPointError tells scores that are no numbers. Compiled or exported, it is one graph of plain steps.
+        Compiled or exported, it is one graph.
+
+        Raises:
+            FloatingPointError: Scores are NaN.
         """
         if self.num_classes > 256:
             return self.scores(images).argmax(dim=1)
-        return label_map(self.lazy_scores(images))
+        return compilable_label_map(lambda: self.lazy_scores(images), lambda: self.scores(images))
 
     def predict(
         self, image: ImageLike, *, device: torch.device | str | None = None, **test: Any

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from jaxtyping import Int16, UInt8
+from jaxtyping import Float, Int16, UInt8
 from torch import Tensor
 
-from semask.ops.lazy_scores import NUMBERS, UNDECIDED, LazyScores, SamplePoints, best_class, iter_row_blocks
-from semask.ops.reference import runs_eagerly
+from semask.ops.lazy_scores import (
+    NUMBERS,
+    UNDECIDED,
+    LazyScores,
+    SamplePoints,
+    best_class,
+    iter_row_blocks,
+    materialize,
+)
+from semask.ops.reference import is_reference
 
 PIXELS = 2**18
 """Pixels decided at once on the CPU."""
@@ -19,18 +29,17 @@ SPARSE = 0.5
 def label_map(lazy: LazyScores) -> UInt8[Tensor, "b H W"]:
     """Return the class of the highest score of every pixel, the first of equal ones.
 
-    Where scores tie but for rounding, it may be another of the tied. A compiled graph does not check the scores.
+    Where scores tie but for rounding, it may be another of the tied.
 
     Raises:
         FloatingPointError: Scores are NaN; their labels would all be of one class.
     """
     batch, classes, height, width = lazy.shape
     check_classes(classes)
-    if not runs_eagerly():
-        scores = lazy.rows(0, height)
+    if is_reference():
+        scores = materialize(lazy)
         labels = scores.argmax(dim=1)
-        if not torch.compiler.is_compiling():
-            _check_nan(scores.isnan().any(1).sum(), labels)
+        _check_nan(scores.isnan().any(1).sum(), labels)
         return labels.to(torch.uint8)
     found = torch.empty((batch, height, width), dtype=torch.uint8, device=lazy.device)
     wrong = torch.zeros((), dtype=torch.int64, device=lazy.device)
@@ -40,6 +49,15 @@ def label_map(lazy: LazyScores) -> UInt8[Tensor, "b H W"]:
         _decide(lazy, first, last, found[:, first:last], wrong)
     _check_nan(wrong, found)
     return found
+
+
+def compilable_label_map(
+    lazy: Callable[[], LazyScores], whole: Callable[[], Float[Tensor, "b k H W"]]
+) -> UInt8[Tensor, "b H W"]:
+    """Return the label map of lazy scores; compiled or exported, of whole scores, unchecked, in one graph."""
+    if torch.compiler.is_compiling():
+        return whole().argmax(dim=1).to(torch.uint8)
+    return label_map(lazy())
 
 
 def check_classes(count: int) -> None:
@@ -58,6 +76,7 @@ def _decide(lazy: LazyScores, first: int, last: int, found: UInt8[Tensor, "b r W
                 labels[image, row, column] = _read(lazy, first, last, (image, row, column), wrong)
             found.copy_(labels)
             return
+    # too many are undecided: all scores
     for top, bottom, scores in iter_row_blocks(lazy, first, last):
         best = best_class(scores)
         found[:, top - first : bottom - first] = best

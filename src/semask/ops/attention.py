@@ -117,11 +117,13 @@ def _gradients(joint: Tensor, bias: Tensor, slope: Tensor) -> tuple[Tensor, Tens
     above = slope.unflatten(-1, (heads, -1)).transpose(1, 2).flatten(0, 1)
     scale = query.shape[-1] ** -0.5
     query = query * scale
+    # the weights once more
     scores = torch.bmm(query, key.mT).unflatten(0, (-1, heads)).add_(bias)
     with torch.enable_grad():  # the gradient of softmax, which has no public name, is one pass over the weights
         weights = scores.requires_grad_().softmax(-1)
     (of_scores,) = torch.autograd.grad(weights, scores, torch.bmm(above, value.mT).view_as(weights))
     weights, products = weights.detach().flatten(0, 1), of_scores.flatten(0, 1)
+    # gradients of queries, keys and values
     out = torch.empty_like(sides)
     torch.bmm(products, key, out=out[0]).mul_(scale)
     torch.bmm(products.mT, query, out=out[1])

@@ -134,6 +134,7 @@ def _tiles(logits: Tensor, labels: Tensor, align_corners: bool) -> Iterator[_Til
     """Cut all images into tiles."""
     (height, width), (classes, *cells), device = labels.shape[-2:], logits.shape[1:], logits.device
     numbers, side = (TILE, SIDE) if device.type == "cpu" else (TILE_ON_GPU, max(height, width))
+    # squares where classes are few, else as wide as `side`
     side = max(side, math.isqrt(numbers // 4 // classes))
     wide = min(width, side)
     tall = min(height, max(1, numbers // (wide * classes)), side)

@@ -1,4 +1,4 @@
-"""Which processor a command runs on."""
+"""The device that a command runs on."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def pick_device(name: Device) -> torch.device:
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise ValueError("there is no GPU that torch can use; say --device cpu or --device auto")
+        raise ValueError("there is no GPU that torch can use; use --device cpu or --device auto")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def describe(device: torch.device) -> str:
-    """Return what the device is, in words."""
+    """Return the name of the device, for people."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
-    processor = platform.processor() or platform.machine()
-    return f"{processor} processor, {pluralize(torch.get_num_threads(), 'thread')}"
+    name = platform.processor() or platform.machine()
+    return f"{name} CPU, {pluralize(torch.get_num_threads(), 'thread')}"

@@ -16,7 +16,7 @@ from torch import Tensor
 from semask.ops.autocast import without_autocast
 from semask.ops.bilinear import bilinear_taps, interpolate_rows, mix
 from semask.ops.layout import classes_last
-from semask.ops.reference import runs_eagerly
+from semask.ops.reference import is_reference
 from semask.ops.resize import resize
 
 NUMBERS = 2**21
@@ -153,8 +153,9 @@ class Resized(LazyScores):
         if isinstance(self.source, InMemory) and height * width > self.size[0] * self.size[1]:
             return super().certain_argmax(first, last)  # more scores to look at than to find
         down, across = bilinear_taps(height, self.size[0], first, last), bilinear_taps(width, self.size[1])
-        seen = self.source.certain_argmax(down.top, down.bottom)
-        left, right = (seen[:, :, index] for index in across.cells.unbind(1))
+        # both taps of the row agree, then both of the column
+        best = self.source.certain_argmax(down.top, down.bottom)
+        left, right = (best[:, :, index] for index in across.cells.unbind(1))
         line = left.where(left == right, UNDECIDED)
         above, below = (line[:, index - down.top] for index in down.cells.unbind(1))
         return above.where(above == below, UNDECIDED)
@@ -248,7 +249,7 @@ class CombineMasks(LazyScores):
 
 def resize_lazily(logits: Float[Tensor, "b k h w"], size: Size, *, align_corners: bool = False) -> LazyScores:
     """Return logits resized to `size`, in float32 whatever autocast chose."""
-    if align_corners or not runs_eagerly():
+    if align_corners or is_reference():
         return InMemory(resize(logits.float(), size, align_corners=align_corners))
     return Resized(InMemory(logits), size)
 
@@ -257,10 +258,10 @@ def combine_masks_lazily(
     classes: Float[Tensor, "b q k"], mask_logits: Float[Tensor, "b q h w"], size: Size
 ) -> LazyScores:
     """Return the scores of queries whose masks are resized to `size` as logits; see `CombineMasks`."""
-    if runs_eagerly():
-        return CombineMasks(classes, Resized(InMemory(mask_logits), size))
-    with without_autocast(classes.device):
-        return InMemory(torch.einsum("bqk,bqhw->bkhw", classes, resize(mask_logits.float(), size).sigmoid()))
+    if is_reference():
+        with without_autocast(classes.device):
+            return InMemory(torch.einsum("bqk,bqhw->bkhw", classes, resize(mask_logits.float(), size).sigmoid()))
+    return CombineMasks(classes, Resized(InMemory(mask_logits), size))
 
 
 def read_pixelwise(read: Reader) -> Reader:
@@ -271,12 +272,14 @@ def read_pixelwise(read: Reader) -> Reader:
 
     def summed(points: SamplePoints) -> Float[Tensor, "n k"]:
         (count, tall), wide = points.row.shape, points.column.shape[1]
+        # every pixel of every point by itself
         one = points.down.new_ones(count * tall * wide, 1)
         image = points.image.repeat_interleave(tall * wide)
         row = points.row.repeat_interleave(wide, 1).reshape(-1, 1)
         scores = read(SamplePoints(image, row, points.column.repeat(1, tall).reshape(-1, 1), one, one))
         if tall * wide == 1:
             return scores
+        # weighted sum of a point's pixels
         weights = (points.down[:, :, None] * points.across[:, None]).reshape(count, 1, -1)
         with without_autocast(scores.device):
             return (weights @ scores.view(count, tall * wide, -1))[:, 0]

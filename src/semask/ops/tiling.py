@@ -27,7 +27,7 @@ glibc returns more than 32 MiB to the system every time, page by page; an MLP of
 part is one window at least.
 """
 MAX_KEPT = 2**17
-"""Tokens of the largest map whose tiling is cached: 2 MiB for each of those that `tile` caches."""
+"""Tokens of the largest map whose tiling is cached: 2 MiB for each that `tile` caches."""
 
 
 class Part(NamedTuple):

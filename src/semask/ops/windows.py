@@ -21,11 +21,11 @@ Kinds = int | Tensor | None
 class WindowLayer(NamedTuple):
     """The steps of a layer that attends inside windows.
 
-    project: tokens to the features that windows are made of, such as queries, keys and values; acts on tokens alone.
+    project: tokens to the features of windows, such as queries, keys and values; acts on tokens alone.
     attend: the features in windows (… n f) and the kinds of these windows to the attended windows (… n c).
-    output: attended tokens and features to what is added to the map and further results; acts on tokens alone.
+    output: attended tokens and features to the update of the map and further results; acts on tokens alone.
     norm: what the tokens go through first; the tokens that pad windows are zeros behind it.
-    residual: the map's tokens, their norm and what is added to the result.
+    residual: the map's tokens, their norm and the update to the layer's result.
     """
 
     project: Callable[[Tensor], tuple[Tensor, ...]]
@@ -72,9 +72,11 @@ def attend_in_windows(
 
 def _run_group(tokens: Float[Tensor, "m c"], group: Group, size: int, layer: WindowLayer) -> tuple[Tensor, ...]:
     """Run the layer on a group of windows; neither the norm nor the features of the whole map are ever in memory."""
+    # token-wise layers, once for all windows; padding is one row
     normalised = layer.norm(tokens)
     features = layer.project(normalised)
     padding = layer.project(normalised.new_zeros(1, tokens.shape[-1])) if group.is_padded else [None] * len(features)
+    # attention, windows of one kind at a time
     attended = []
     for part, *own in zip(group.parts, *(group.split(feature) for feature in features), strict=True):
         windows = tuple(part.pad_windows(*pair, size**2) for pair in zip(own, padding, strict=True))

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from semask.data.augment.transforms import TrainTransform
 from semask.data.classes import Classes
-from semask.data.sampling import AUGMENT, PictureOrder, stream
+from semask.data.sampling import AUGMENT, ImageOrder, stream
 from semask.models.model import SegmentationModel
 from semask.ops.resize import to_float
 from semask.recipes import DataRecipe, LossRecipe, OptimRecipe, Recipe, TrainRecipe
@@ -167,7 +167,7 @@ class _Draws(_Checked):
     ) -> None:
         super().__init__(samples, model)
         self.seed, self.transform = seed, transform
-        self.order = PictureOrder(len(self), seed=seed)
+        self.order = ImageOrder(len(self), seed=seed)
 
     def __getitem__(self, draw: int) -> Sample:
         sample = super().__getitem__(self.order.picture(draw))

@@ -89,7 +89,7 @@ class Run:
         self.trainer.loggers = [*loggers] if loggers is not None else open_loggers(self.out, self.options.logger)
         self.console.print(self._summary(module), highlight=False)
         if self.classes is not None and self.recipe.data.kind != "scenes":
-            self.console.print(self.classes.told(), highlight=False, markup=False, emoji=False, soft_wrap=True)
+            self.console.print(self.classes.describe(), highlight=False, markup=False, emoji=False, soft_wrap=True)
         try:
             self.trainer.fit(module, datamodule=data, ckpt_path=self.resume, weights_only=True)
         # What ended the run from outside keeps its meaning, which Lightning's exit statuses 0 and 1 do not have.

@@ -203,7 +203,7 @@ def project_classes(embeddings: Float[Tensor, "k d"], *, centred: bool) -> Class
     `centred` subtracts the mean over the classes first, which makes it a principal component analysis. The sign of an
     axis is the one that makes its coordinate of largest magnitude positive.
 
-    Source: Segmenter appendix, Fig. 8, which does not say whether it centres.
+    Source: Segmenter appendix, Fig. 8; whether it centres is not published.
     """
     if embeddings.ndim != 2 or min(embeddings.shape) < 2:
         raise ValueError(f"a plane needs at least 2 classes of at least 2 numbers, got shape {tuple(embeddings.shape)}")

@@ -9,12 +9,12 @@ from scipy import ndimage
 from torch import Tensor
 
 from semask.data.classes import Classes
-from semask.data.readers.raster import Picture
+from semask.data.readers.raster import ImageTensor
 from semask.ops.resize import to_float
 from semask.recipes.recipe import DataRecipe
 from semask.structures import IGNORE
 
-View = tuple[Picture, UInt8[Tensor, "h w"]]
+View = tuple[ImageTensor, UInt8[Tensor, "h w"]]
 
 
 class CopyPaste:

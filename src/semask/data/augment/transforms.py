@@ -9,7 +9,7 @@ from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
 from semask.data.augment.photometric import distort, distort_bands
-from semask.data.readers.raster import Picture, check_channels
+from semask.data.readers.raster import ImageTensor, check_channels
 from semask.ops.crop_resize import ResizedLabel, resize_window
 from semask.ops.geometry import fit_size
 from semask.ops.resize import to_float
@@ -56,19 +56,19 @@ class TrainTransform:
         self.rarity = rarity
 
     def __call__(
-        self, image: Picture, label: UInt8[Tensor, "H W"], random: np.random.Generator
+        self, image: ImageTensor, label: UInt8[Tensor, "H W"], random: np.random.Generator
     ) -> tuple[Float[Tensor, "c h w"], UInt8[Tensor, "h w"]]:
         """Return a picture in [0, 1] and its label, both of the recipe's crop size."""
         return self.finish(*self.view(image, label, random), random)
 
     def view(
         self,
-        image: Picture,
+        image: ImageTensor,
         label: UInt8[Tensor, "H W"],
         random: np.random.Generator,
         *,
         size: tuple[int, int] | None = None,
-    ) -> tuple[Picture, UInt8[Tensor, "h w"]]:
+    ) -> tuple[ImageTensor, UInt8[Tensor, "h w"]]:
         """Resize, crop and flip; the outcome is smaller than the crop where the picture is.
 
         `size` is what `draw_size` gave, if it was asked before: the picture may then be smaller than its label.
@@ -81,7 +81,7 @@ class TrainTransform:
         return (seen.flip(-1), ids.flip(-1)) if random.random() < self.data.flip else (seen, ids)
 
     def finish(
-        self, image: Picture, label: UInt8[Tensor, "h w"], random: np.random.Generator
+        self, image: ImageTensor, label: UInt8[Tensor, "h w"], random: np.random.Generator
     ) -> tuple[Float[Tensor, "c h w"], UInt8[Tensor, "h w"]]:
         """Distort colours, go to [0, 1] and pad."""
         if self.data.photometric and image.shape[0] == 3 and image.dtype == torch.uint8:

@@ -1,6 +1,8 @@
-"""Facts of files kept between runs, by content: the same bytes are looked at once on a machine.
+"""Cache of file statistics, by content: a machine measures the same bytes once.
 
-One SQLite file in the user's cache folder. It is never needed: broken, locked or read-only, it is done without.
+One text file in the user's cache folder holds a record per line: key, day and JSON, separated by tabs. Processes append
+whole lines with O_APPEND, so that several may write at once; the last line of a key wins, and unreadable lines are
+skipped. Programs run without the cache where it is broken or read-only.
 """
 
 from __future__ import annotations
@@ -8,24 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sqlite3
 import threading
 import time
-from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from semask.data.checks.file_stats import ImageFacts, LabelFacts, PictureFacts
+from semask.data.checks.file_stats import ImageStats, LabelStats, PixelStats
 from semask.data.readers.source import Source
+from semask.files import atomic_write
 
-FILE = "facts-1.sqlite"
-"""Its number rises when facts change, so that old ones are not read."""
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, record TEXT NOT NULL, day INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS stamps (stamp TEXT PRIMARY KEY, digest TEXT NOT NULL, day INTEGER NOT NULL);
-"""
+FILE = "file-stats-1.tsv"
+"""The number rises whenever the form of statistics changes, so that old ones are not read."""
 CHUNK = 2**20
 KEPT_DAYS = 180
 PENDING = 256
@@ -33,149 +30,127 @@ PENDING = 256
 SETTLED = 2.0
 """[s] A file changed more recently has no stamp: one more change might leave size and time the same."""
 
-Facts = ImageFacts | LabelFacts
-"""What could not be read is not kept: a codec that is installed since, or another release, may read it."""
-
 
 def cache_folder() -> Path:
-    """Return the folder for what may be made again: SEMASK_CACHE, or semask in the user's cache folder."""
+    """Return the folder of reproducible data: SEMASK_CACHE, or semask in the user's cache folder."""
     if own := os.environ.get("SEMASK_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "semask"
 
 
-class FactsStore:
-    """Facts by what they are of (`kind`) and the SHA-256 of the file; for use in a `with` block.
+class StatsCache:
+    """Statistics by what was measured (`kind`) and the SHA-256 of the file; for use in a `with` block and by threads.
 
-    Threads may share it.
+    Read failures are not kept: a codec that is installed since, or another release, may read the file.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
+        self.path = (folder or cache_folder()) / FILE
         self._lock = threading.Lock()
-        self._day = int(time.time() // 86400)
-        self._facts: list[tuple[str, str, int]] = []
-        self._stamps: list[tuple[str, str, int]] = []
-        self._database = _opened((folder or cache_folder()) / FILE)
+        self._today = int(time.time() // 86400)
+        self._pending: list[str] = []
+        self._records: dict[str, str] = {}
+        self._load()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        # What was found is kept when the run is interrupted, too.
+        # an interrupted run keeps its measurements, too
         with self._lock:
-            self._write()
-            self._database.close()
+            self._flush()
 
     def digest(self, source: Source, *, trust_stamp: bool) -> str:
-        """Return the SHA-256 of a source's bytes, hexadecimal; an OSError or ValueError if it cannot be opened.
+        """Return the SHA-256 of a source's bytes, hexadecimal.
 
-        `trust_stamp` takes a file of the same path, size and time of change as one seen before for that one.
+        `trust_stamp` takes the digest of an earlier run for a file of the same path, size and time of change.
+
+        Raises:
+            OSError, ValueError: the source cannot be opened.
         """
         stamp = _stamp(source)
-        if trust_stamp and stamp and (known := self._find("SELECT digest FROM stamps WHERE stamp = ?", stamp)):
+        if trust_stamp and stamp and isinstance(known := self._find(stamp), str):
             return known
         hashed = hashlib.sha256()
         with closing(source.open("rb")) as file:
             while chunk := file.read(CHUNK):
                 hashed.update(chunk)
-        digest = hashed.hexdigest()
         if stamp:
-            self._add(self._stamps, stamp, digest)
-        return digest
+            self._add(stamp, hashed.hexdigest())
+        return hashed.hexdigest()
 
-    def get(self, kind: str, digest: str) -> Facts | None:
-        """Return what is known of that content, or None."""
-        record = self._find("SELECT record FROM facts WHERE key = ?", f"{kind} {digest}")
-        return None if record is None else _restored(record)
-
-    def put(self, kind: str, digest: str, facts: Facts) -> None:
-        """Keep what was found."""
-        self._add(self._facts, f"{kind} {digest}", json.dumps([type(facts).__name__, *facts], allow_nan=False))
-
-    def _find(self, query: str, key: str) -> str | None:
-        with self._lock, suppress(sqlite3.Error):
-            row = self._database.execute(query, (key,)).fetchone()
-            return str(row[0]) if row else None
+    def get(self, kind: str, digest: str) -> ImageStats | LabelStats | None:
+        """Return the statistics of a content, or None."""
+        try:
+            match self._find(f"{kind} {digest}"):
+                case ["ImageStats", height, width, orientation, None]:
+                    return ImageStats(int(height), int(width), int(orientation))
+                case ["ImageStats", height, width, orientation, [mean, square, bits, highest, transparent]]:
+                    means, squares = tuple(map(float, mean)), tuple(map(float, square))
+                    bits = None if bits is None else int(bits)
+                    pixels = PixelStats(means, squares, bits, float(highest), bool(transparent))
+                    return ImageStats(int(height), int(width), int(orientation), pixels)
+                case ["LabelStats", height, width, orientation, palette, values]:
+                    counts = tuple((int(value), int(count)) for value, count in values)
+                    return LabelStats(int(height), int(width), int(orientation), bool(palette), counts)
+        except (ValueError, TypeError):
+            pass
         return None
 
-    def _add(self, pending: list[tuple[str, str, int]], key: str, value: str) -> None:
+    def put(self, kind: str, digest: str, stats: ImageStats | LabelStats) -> None:
+        """Keep statistics."""
+        self._add(f"{kind} {digest}", [type(stats).__name__, *stats])
+
+    def _find(self, key: str) -> Any:
+        with suppress(ValueError):
+            return json.loads(self._records.get(key, "null"))
+        return None
+
+    def _add(self, key: str, value: object) -> None:
+        record = json.dumps(value, allow_nan=False)
         with self._lock:
-            pending.append((key, value, self._day))
-            if len(self._facts) + len(self._stamps) >= PENDING:
-                self._write()
+            self._records[key] = record
+            self._pending.append(f"{key}\t{self._today}\t{record}\n")
+            if len(self._pending) >= PENDING:
+                self._flush()
 
-    def _write(self) -> None:
-        with suppress(sqlite3.Error), self._database:
-            self._database.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?)", self._facts)
-            self._database.executemany("INSERT OR REPLACE INTO stamps VALUES (?, ?, ?)", self._stamps)
-        self._facts.clear()
-        self._stamps.clear()
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        with suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            try:
+                # one call to the system, so that lines of other processes are not interleaved
+                os.write(handle, "".join(self._pending).encode())
+            finally:
+                os.close(handle)
+        self._pending.clear()
 
-
-def _opened(path: Path) -> sqlite3.Connection:
-    """Open the store, anew in place of a broken one, or in memory where files cannot be used."""
-    for _ in range(2):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return _connected(str(path))
-        except (OSError, sqlite3.OperationalError):
-            break
-        except sqlite3.DatabaseError:
-            path.unlink(missing_ok=True)
-    return _connected(":memory:")
-
-
-def _connected(path: str) -> sqlite3.Connection:
-    database = sqlite3.connect(path, check_same_thread=False)
-    try:
-        database.execute("PRAGMA synchronous = OFF")  # losing it costs only time
-        database.executescript(SCHEMA)
-        oldest = int(time.time() // 86400) - KEPT_DAYS
-        with database:
-            for table in ("facts", "stamps"):
-                database.execute(f"DELETE FROM {table} WHERE day < ?", (oldest,))
-    except sqlite3.Error:
-        database.close()
-        raise
-    return database
+    def _load(self) -> None:
+        """Read all records, and rewrite the file when most of them are old or superseded."""
+        with suppress(OSError):
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            # a file that ends within a line would spoil the next one
+            whole = not lines or lines[-1].endswith("\n")
+            kept: dict[str, str] = {}
+            for line in lines:
+                key, _, rest = line.partition("\t")
+                day, _, record = rest.partition("\t")
+                if record.endswith("\n") and day.isdecimal() and int(day) >= self._today - KEPT_DAYS:
+                    self._records[key], kept[key] = record, line
+            if not whole or len(kept) < len(lines) / 2:
+                # lines that another process appends meanwhile are lost, which costs only time
+                with atomic_write(self.path) as part:
+                    part.write_text("".join(kept.values()), encoding="utf-8")
 
 
 def _stamp(source: Source) -> str:
-    """Return what changes whenever a file does, or nothing for what is no settled file."""
+    """Return a text that changes whenever a file does, or "" for a source that is not a settled file."""
     if not isinstance(source, Path):
         return ""
-    told = source.stat()
-    if time.time() - told.st_mtime < SETTLED:
+    state = source.stat()
+    if time.time() - state.st_mtime < SETTLED:
         return ""
-    name = f"{source.resolve()}\0{told.st_size}\0{told.st_mtime_ns}"
+    name = f"{source.resolve()}\0{state.st_size}\0{state.st_mtime_ns}"
     return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _restored(record: str) -> Facts | None:
-    """Return facts from their JSON; None for what is not of their form."""
-    try:
-        kind, *values = json.loads(record)
-        return _READERS[kind](*values)
-    except (ValueError, TypeError, KeyError):
-        return None
-
-
-def _image(height: int, width: int, orientation: int, picture: list[Any] | None) -> ImageFacts:
-    if picture is None:
-        return ImageFacts(int(height), int(width), int(orientation))
-    mean, square, signature, highest, see_through = picture
-    bits = None if signature is None else int(signature)
-    means, squares = tuple(map(float, mean)), tuple(map(float, square))
-    pixels = PictureFacts(means, squares, bits, float(highest), bool(see_through))
-    return ImageFacts(int(height), int(width), int(orientation), pixels)
-
-
-def _label(height: int, width: int, orientation: int, palette: bool, values: list[list[int]]) -> LabelFacts:
-    counts = tuple((int(value), int(count)) for value, count in values)
-    return LabelFacts(int(height), int(width), int(orientation), bool(palette), counts)
-
-
-_READERS: dict[str, Callable[..., Facts]] = {
-    ImageFacts.__name__: _image,
-    LabelFacts.__name__: _label,
-}

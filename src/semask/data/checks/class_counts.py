@@ -1,4 +1,4 @@
-"""How often each class occurs, and weights that make rare classes count."""
+"""Frequencies of the classes, and loss weights that balance them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from semask.data.checks.file_stats import LabelFacts
+from semask.data.checks.file_stats import LabelStats
 from semask.data.classes import UNKNOWN, Classes
 from semask.structures import IGNORE
 
 
 class ClassCounts(NamedTuple):
-    """Pixels of every class, pictures that hold it, and all labelled pixels of those pictures; and pixels ignored."""
+    """Per class: its pixels, the images that hold it, and all labelled pixels of those images; and ignored pixels."""
 
     pixels: Int64[np.ndarray, " k"]
     images: Int64[np.ndarray, " k"]
@@ -22,8 +22,8 @@ class ClassCounts(NamedTuple):
     ignored: int
 
 
-def count_classes(labels: Iterable[LabelFacts], classes: Classes) -> ClassCounts:
-    """Count the classes in labels; values that the class table does not know are left out."""
+def count_classes(labels: Iterable[LabelStats], classes: Classes) -> ClassCounts:
+    """Count the classes in labels; values outside the class table are left out."""
     pixels, images, surroundings = (np.zeros(len(classes), np.int64) for _ in range(3))
     ignored = 0
     for label in labels:
@@ -38,15 +38,16 @@ def count_classes(labels: Iterable[LabelFacts], classes: Classes) -> ClassCounts
     return ClassCounts(pixels, images, surroundings, ignored)
 
 
+# In each of these weights, an absent class has 1.
+
+
 def inverse_frequency(counts: ClassCounts) -> Float64[np.ndarray, " k"]:
-    """Return weights in inverse proportion to each class's pixels, 1 on the mean; 1 for a class that is nowhere."""
+    """Return weights in inverse proportion to each class's pixels, with mean 1."""
     return _to_mean_one(counts.pixels, 1.0 / np.maximum(counts.pixels, 1))
 
 
 def median_frequency(counts: ClassCounts) -> Float64[np.ndarray, " k"]:
-    """Return the median frequency over that of each class, its share of the pixels of pictures that hold it.
-
-    1 for a class that is nowhere.
+    """Return the median frequency over that of each class, its share of the pixels of images that hold it.
 
     Source: Eigen and Fergus (arXiv:1411.4734) §6.3.2.
     """
@@ -58,11 +59,10 @@ def median_frequency(counts: ClassCounts) -> Float64[np.ndarray, " k"]:
 
 
 def effective_number(counts: ClassCounts, *, beta: float = 0.999) -> Float64[np.ndarray, " k"]:
-    """Return weights (1 − β) / (1 − β^n), 1 on the mean, where n is the number of pictures that hold the class.
+    """Return weights (1 − β) / (1 − β^n) with mean 1, where n is the number of images that hold the class.
 
-    1 for a class that is nowhere. Neighbouring pixels say much the same, so pictures are what is counted.
-
-    β lies in [0, 1); near 1 the weights come near to the inverse of those numbers.
+    β lies in [0, 1); near 1 the weights approach the inverse of n. Images are counted because neighbouring pixels are
+    not independent samples.
 
     Source: Cui et al. (arXiv:1901.05555) eq. 2 and §4.
     """

@@ -1,4 +1,4 @@
-"""All that can be said of a data set: what is wrong, how often each class occurs, what is there twice, statistics."""
+"""The diagnosis of a data set: issues, class frequencies, duplicates, and statistics of the channels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from semask.data.checks.check import judge
+from semask.data.checks.check import assess
 from semask.data.checks.class_counts import (
     ClassCounts,
     count_classes,
@@ -19,36 +19,42 @@ from semask.data.checks.class_counts import (
     median_frequency,
 )
 from semask.data.checks.duplicates import BITS, groups_of_same, near_duplicates
-from semask.data.checks.file_stats import ImageFacts, LabelFacts, PairFacts
-from semask.data.checks.issue import Problem
-from semask.data.checks.survey import survey
+from semask.data.checks.file_stats import ImageStats, LabelStats, PairStats, PixelStats
+from semask.data.checks.issue import Issue
+from semask.data.checks.scan import scan
 from semask.data.classes import Classes
 from semask.data.dataset import classes_of
 from semask.data.pairs import Pair, Unpaired, find_pairs
 from semask.recipes.recipe import DataRecipe
 
 MAX_DUPLICATES = 10_000
-"""Pairs of like pictures that are told; films have no end of them."""
+"""Pairs of near duplicates reported; videos have no end of them."""
 FEW_IMAGES, FEW_PIXELS = 5, 1e-5
-"""A class in fewer training pictures, or in a smaller share of their labelled pixels, is near-empty."""
+"""A class in fewer training images, or in a smaller share of their labelled pixels, is near-empty."""
 SMALL_SIDE, LARGE_AREA = 32, 2**24
-"""[px] Pictures beyond are pointed out."""
+"""[px] Images beyond these limits are reported."""
 DIM = 0.25
-"""Pictures none of which reaches this share of the range are of fewer bits than their files."""
+"""Images none of which reaches this share of the range have fewer bits than their files."""
 SHOWN = 8
 
 
 class Split(NamedTuple):
-    """The pairs of a split with what is known of them."""
+    """The pairs of a split with their statistics."""
 
     name: str
     pairs: tuple[Pair, ...]
-    facts: tuple[PairFacts, ...]
+    stats: tuple[PairStats, ...]
     counts: ClassCounts
+
+    def images(self) -> Iterator[tuple[Pair, ImageStats]]:
+        """Yield the pairs whose image could be read, with its statistics."""
+        for pair, stats in zip(self.pairs, self.stats, strict=True):
+            if isinstance(stats.image, ImageStats):
+                yield pair, stats.image
 
 
 class Duplicate(NamedTuple):
-    """Two pairs whose pictures are the same: by their bytes (distance None) or in all but so many of 64 bits."""
+    """Two pairs of one image: by its bytes (distance None), or but for so many of 64 bits."""
 
     first: Pair
     second: Pair
@@ -71,25 +77,27 @@ class Statistics(NamedTuple):
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is known of a data set; `statistics` is None when no training picture could be read."""
+    """The findings on a data set; `statistics` is None when no training image could be read.
+
+    class_weights: of the training split, by method: inverse frequency, median frequency, effective number.
+    """
 
     data: DataRecipe
     classes: Classes
     splits: tuple[Split, ...]
-    errors: tuple[Problem, ...]
-    warnings: tuple[Problem, ...]
+    errors: tuple[Issue, ...]
+    warnings: tuple[Issue, ...]
     duplicates: tuple[Duplicate, ...]
     statistics: Statistics | None
     class_weights: dict[str, tuple[float, ...]]
-    """By how they were found: inverse frequency, median frequency, effective number; of the training split."""
 
     @property
     def training(self) -> Split:
-        """The training split, or what could be found in its place."""
-        return next((split for split in self.splits if split.name == self.data.train_split), self.splits[0])
+        """The training split, or the first one without it."""
+        return _training_split(self.splits, self.data)
 
     def statistics_flags(self) -> str:
-        """Return the statistics as flags of `semask train`; nothing without any."""
+        """Return the statistics as flags of `semask train`; "" without any."""
         if self.statistics is None:
             return ""
         mean, std = (" ".join(f"{value:.4g}" for value in values) for values in self.statistics)
@@ -97,19 +105,30 @@ class Diagnosis:
 
     def weight_flags(self) -> dict[str, str]:
         """Return every kind of class weights as a flag of `semask train`."""
-        told = {name: " ".join(f"{weight:.4g}" for weight in weights) for name, weights in self.class_weights.items()}
-        return {name: f"--loss.class-weights {weights}" for name, weights in told.items()}
+        weights = {name: " ".join(f"{value:.4g}" for value in values) for name, values in self.class_weights.items()}
+        return {name: f"--loss.class-weights {values}" for name, values in weights.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
         statistics = self.statistics
+        issues = {
+            name: [
+                {"kind": each.kind, "file": None if each.source is None else str(each.source), "message": each.message}
+                for each in listed
+            ]
+            for name, listed in (("errors", self.errors), ("warnings", self.warnings))
+        }
+        duplicates = [
+            {"first": str(each.first.image), "second": str(each.second.image), "splits": list(each.splits),
+             "distance": each.distance, "same_label": each.same_label}
+            for each in self.duplicates
+        ]  # fmt: skip
         return {
             "root": self.data.root,
             "classes": list(self.classes.names),
             "splits": {split.name: _split_record(split) for split in self.splits},
-            "errors": [_problem_record(problem) for problem in self.errors],
-            "warnings": [_problem_record(problem) for problem in self.warnings],
-            "duplicates": [_duplicate_record(duplicate) for duplicate in self.duplicates],
+            **issues,
+            "duplicates": duplicates,
             "mean": None if statistics is None else list(statistics.mean),
             "std": None if statistics is None else list(statistics.std),
             "class_weights": {name: list(weights) for name, weights in self.class_weights.items()},
@@ -125,10 +144,10 @@ def diagnose(
     workers: int | None = None,
     progress: bool = False,
 ) -> Diagnosis:
-    """Read every pair of both splits and tell all that can be said of them.
+    """Read every pair of both splits and report all findings.
 
-    `num_classes` is what a model expects; None fits any. `beta` is that of the effective number. Pictures whose 64-bit
-    signatures differ in at most `distance` bits are like; `workers` as for `survey`.
+    `num_classes` is the number of the model; None fits any. `beta` is that of the effective number. Images whose 64-bit
+    signatures differ in at most `distance` bits are near duplicates; `workers` as for `scan`.
 
     Raises:
         ValueError: there is no class table, not one pair, or an option is out of range.
@@ -138,31 +157,30 @@ def diagnose(
     if not 0 <= distance <= BITS:
         raise ValueError(f"distance is a number of differing bits, 0 … {BITS}, got {distance}; give a small one")
     if workers is not None and workers < 1:
-        raise ValueError(f"workers are threads, at least 1, got {workers}; None takes one per processor")
+        raise ValueError(f"workers are threads, at least 1, got {workers}; None takes one per CPU core")
     classes = classes_of(data)
-    splits, problems = _read(data, classes, workers=workers, progress=progress)
+    splits, issues = _read_splits(data, classes, workers=workers, progress=progress)
     pairs = [pair for split in splits for pair in split.pairs]
-    facts = [known for split in splits for known in split.facts]
-    report = judge(pairs, facts, classes)
+    report = assess(pairs, [stats for split in splits for stats in split.stats], classes)
     duplicates = find_duplicates(splits, distance=distance)
-    training = next((split for split in splits if split.name == data.train_split), splits[0])
-    problems += [
-        *_class_count(classes, num_classes),
+    training = _training_split(splits, data)
+    issues += [
+        *_class_count_issues(classes, num_classes),
         *report.errors,
         *report.warnings,
-        *_duplicate_problems(duplicates),
-        *_balance_problems(splits, training, classes),
-        *_band_problems(splits),
-        *_picture_problems(splits),
+        *_duplicate_issues(duplicates),
+        *_balance_issues(splits, training, classes),
+        *_channel_issues(splits),
+        *_image_issues(splits),
     ]
     return Diagnosis(
         data=data,
         classes=classes,
         splits=splits,
-        errors=tuple(problem for problem in problems if problem.grave),
-        warnings=tuple(problem for problem in problems if not problem.grave),
+        errors=tuple(issue for issue in issues if issue.severity == "error"),
+        warnings=tuple(issue for issue in issues if issue.severity == "warning"),
         duplicates=duplicates,
-        statistics=channel_statistics(training.facts),
+        statistics=channel_statistics(training),
         class_weights={
             "inverse frequency": tuple(inverse_frequency(training.counts).tolist()),
             "median frequency": tuple(median_frequency(training.counts).tolist()),
@@ -171,16 +189,42 @@ def diagnose(
     )
 
 
-def channel_statistics(facts: Sequence[PairFacts]) -> Statistics | None:
-    """Return mean and standard deviation over all pixels of the pictures that were decoded, or None without any."""
-    known = [(f.image.height * f.image.width, f.image.picture) for f in facts if isinstance(f.image, ImageFacts)]
-    measured = [(area, picture) for area, picture in known if picture is not None]
-    if not measured:
+def _training_split(splits: tuple[Split, ...], data: DataRecipe) -> Split:
+    return next((split for split in splits if split.name == data.train_split), splits[0])
+
+
+def _read_splits(
+    data: DataRecipe, classes: Classes, *, workers: int | None, progress: bool
+) -> tuple[tuple[Split, ...], list[Issue]]:
+    """Scan the splits as far as they can be found, and report missing ones."""
+    issues: list[Issue] = []
+    found: dict[str, list[Pair]] = {}
+    for name in dict.fromkeys((data.train_split, data.val_split)):
+        try:
+            found[name] = find_pairs(data, name)
+        except ValueError as error:
+            issues.append(Issue("split", str(error)))
+            if isinstance(error, Unpaired):
+                found[name] = error.pairs
+    if not any(found.values()):
+        raise ValueError("\n".join(str(issue) for issue in issues))
+    splits = []
+    for name, pairs in found.items():
+        stats = scan(pairs, data, thorough=True, workers=workers, progress=progress)
+        counts = count_classes([known.label for known in stats if isinstance(known.label, LabelStats)], classes)
+        splits.append(Split(name, tuple(pairs), tuple(stats), counts))
+    return tuple(splits), issues
+
+
+def channel_statistics(split: Split) -> Statistics | None:
+    """Return mean and standard deviation over all pixels of the decoded images, or None without any."""
+    decoded = [(image.height * image.width, image.pixels) for _, image in split.images() if image.pixels is not None]
+    if not decoded:
         return None
-    areas = np.array([area for area, _ in measured], np.float64)
+    areas = np.array([area for area, _ in decoded], np.float64)
     mean, square = (
         np.average(np.array(moments), axis=0, weights=areas)
-        for moments in ([p.mean for _, p in measured], [p.square for _, p in measured])
+        for moments in ([pixels.mean for _, pixels in decoded], [pixels.square for _, pixels in decoded])
     )
     return Statistics(
         tuple(mean.tolist()), tuple(math.sqrt(max(0.0, s - m * m)) for m, s in zip(mean, square, strict=True))
@@ -188,91 +232,72 @@ def channel_statistics(facts: Sequence[PairFacts]) -> Statistics | None:
 
 
 def find_duplicates(splits: Sequence[Split], *, distance: int) -> tuple[Duplicate, ...]:
-    """Return pairs whose pictures are the same or alike: between splits first, the most alike first."""
-    where = [
-        (split.name, pair, facts) for split in splits for pair, facts in zip(split.pairs, split.facts, strict=True)
+    """Return pairs whose images are the same or nearly so: between splits first, the most similar first."""
+    entries = [
+        (split.name, pair, stats) for split in splits for pair, stats in zip(split.pairs, split.stats, strict=True)
     ]
 
     def duplicate(first: int, second: int, bits: int | None) -> Duplicate:
-        (split, pair, facts), (other_split, other_pair, other_facts) = where[first], where[second]
-        same_label = facts.label_digest == other_facts.label_digest
+        (split, pair, stats), (other_split, other_pair, other_stats) = entries[first], entries[second]
+        same_label = stats.label_digest == other_stats.label_digest
         return Duplicate(pair, other_pair, (split, other_split), bits, same_label)
 
-    digests = [facts.image_digest or None for _, _, facts in where]
+    # the same bytes
+    digests = [stats.image_digest or None for _, _, stats in entries]
     found = [duplicate(group[0], other, None) for group in groups_of_same(digests) for other in group[1:]]
+    # similar signatures, from the end, where validation lies: the limit drops pairs within the training split
     signatures = [
-        facts.image.picture.signature if isinstance(facts.image, ImageFacts) and facts.image.picture else None
-        for _, _, facts in where
+        stats.image.pixels.signature if isinstance(stats.image, ImageStats) and stats.image.pixels else None
+        for _, _, stats in entries
     ]
-    # From the end, where validation lies: what is beyond the limit lies within the training split.
-    likes, last = near_duplicates(signatures[::-1], distance=distance), len(where) - 1
-    alike = ((last - second, last - first, bits) for first, second, bits in likes)
-    found += [duplicate(*like) for like in islice((a for a in alike if digests[a[0]] != digests[a[1]]), MAX_DUPLICATES)]
+    near, last = near_duplicates(signatures[::-1], distance=distance), len(entries) - 1
+    similar = ((last - second, last - first, bits) for first, second, bits in near)
+    found += [
+        duplicate(*each) for each in islice((s for s in similar if digests[s[0]] != digests[s[1]]), MAX_DUPLICATES)
+    ]
     return tuple(sorted(found, key=lambda each: (not each.leak, -1 if each.distance is None else each.distance)))
 
 
-def _read(
-    data: DataRecipe, classes: Classes, *, workers: int | None, progress: bool
-) -> tuple[tuple[Split, ...], list[Problem]]:
-    """Read the splits as far as they can be found, and tell what is missing of them."""
-    problems, found = [], {}
-    for name in dict.fromkeys((data.train_split, data.val_split)):
-        try:
-            found[name] = find_pairs(data, name)
-        except Unpaired as error:
-            found[name] = error.pairs
-            problems.append(Problem("split", str(error)))
-        except ValueError as error:
-            problems.append(Problem("split", str(error)))
-    if not any(found.values()):
-        raise ValueError("\n".join(str(problem) for problem in problems))
-    splits = []
-    for name, pairs in found.items():
-        facts = survey(pairs, data, thorough=True, workers=workers, progress=progress)
-        counts = count_classes([f.label for f in facts if isinstance(f.label, LabelFacts)], classes)
-        splits.append(Split(name, tuple(pairs), tuple(facts), counts))
-    return tuple(splits), problems
-
-
-def _class_count(classes: Classes, expected: int | None) -> Iterator[Problem]:
+def _class_count_issues(classes: Classes, expected: int | None) -> Iterator[Issue]:
     if len(classes) < 2:
-        yield Problem(
+        yield Issue(
             "classes",
-            f"the class table has {len(classes)} class and models tell at least 2 apart; to find one kind of "
-            "thing, make it and all the rest two classes",
+            f"the class table has {len(classes)} class and models distinguish at least 2; to find one kind of thing, "
+            "make it and all the rest two classes",
         )
     if expected is not None and len(classes) != expected:
-        yield Problem(
+        yield Issue(
             "classes",
-            f"the class table has {len(classes)} classes and the recipe's model {expected}; say --model.num-classes "
+            f"the class table has {len(classes)} classes and the recipe's model {expected}; use --model.num-classes "
             f"{len(classes)} in training, or give another table with --data.classes",
         )
 
 
-def _duplicate_problems(duplicates: Sequence[Duplicate]) -> Iterator[Problem]:
+def _duplicate_issues(duplicates: Sequence[Duplicate]) -> Iterator[Issue]:
     within = [each for each in duplicates if not each.leak]
     for each in duplicates:
         if each.leak:
             like = "the same file as" if each.distance is None else f"like ({each.distance} of 64 bits differ)"
-            yield Problem(
+            yield Issue(
                 "leak",
                 f"in {each.splits[1]!r} and {like} {each.first.image} in {each.splits[0]!r}: scores will be too good; "
                 "keep it in one split",
                 each.second.image,
-                grave=each.distance is None,
+                severity="error" if each.distance is None else "warning",
             )
     for each in within:
         if each.distance is None and not each.same_label:
-            message = f"the same picture as {each.first.image}, with another label; keep the right one"
-            yield Problem("duplicate", message, each.second.image, grave=False)
+            message = f"the same image as {each.first.image}, with another label; keep the right one"
+            yield Issue("duplicate", message, each.second.image, "warning")
     copies = sum(each.distance is None for each in within)
-    for count, what in ((copies, "copies of a file"), (len(within) - copies, "pairs of pictures nearly alike")):
+    for count, what in ((copies, "copies of a file"), (len(within) - copies, "pairs of nearly equal images")):
         if count:
-            yield Problem("duplicate", f"{what} within a split: {count}; they count more than others", grave=False)
+            message = f"{what} within a split: {count}; they count more than others"
+            yield Issue("duplicate", message, severity="warning")
 
 
-def _balance_problems(splits: Sequence[Split], training: Split, classes: Classes) -> Iterator[Problem]:
-    """Tell classes that training hardly sees."""
+def _balance_issues(splits: Sequence[Split], training: Split, classes: Classes) -> Iterator[Issue]:
+    """Report classes that are rare or absent in training."""
     counts = training.counts
     nowhere = sum((split.counts.pixels for split in splits), np.zeros(len(classes), np.int64)) == 0
     unseen = (counts.pixels == 0) & ~nowhere
@@ -281,68 +306,55 @@ def _balance_problems(splits: Sequence[Split], training: Split, classes: Classes
     for chosen, message in (
         (unseen, "in other splits and never in training: the model cannot learn them, and scores suffer"),
         (nowhere, "in no label at all: is the class table the one of these labels?"),
-        (rare, f"near-empty: in fewer than {FEW_IMAGES} training pictures or {FEW_PIXELS:.3%} of their pixels"),
+        (rare, f"near-empty: in fewer than {FEW_IMAGES} training images or {FEW_PIXELS:.3%} of their pixels"),
     ):
-        if chosen.any():
-            yield Problem("classes", f"{_some(np.flatnonzero(chosen), classes)} {message}", grave=False)
+        numbers = np.flatnonzero(chosen)
+        names = ", ".join(classes.names[number] for number in numbers[:SHOWN])
+        more = f" … and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
+        which = f"{len(numbers)} classes ({names}{more}) are" if len(numbers) > 1 else f"the class {names} is"
+        if len(numbers):
+            yield Issue("classes", f"{which} {message}", severity="warning")
 
 
-def _picture_problems(splits: Sequence[Split]) -> Iterator[Problem]:
-    """Tell pictures of one brightness, and very small and very large ones."""
-    for split in splits:
-        for pair, facts in zip(split.pairs, split.facts, strict=True):
-            image = facts.image
-            if not isinstance(image, ImageFacts):
-                continue
-            size = f"{image.height}×{image.width} pixels"
-            if image.picture is not None and image.picture.signature is None:
-                message = "one brightness all over: is it a picture? remove it if not"
-                yield Problem("flat", message, pair.image, grave=False)
-            if min(image.height, image.width) < SMALL_SIDE:
-                message = f"{size}, less than {SMALL_SIDE} on a side: is it a thumbnail?"
-                yield Problem("extent", message, pair.image, grave=False)
-            if image.height * image.width > LARGE_AREA:
-                message = f"{size}: slow to read for one crop each; cut it into tiles"
-                yield Problem("extent", message, pair.image, grave=False)
+def _image_issues(splits: Sequence[Split]) -> Iterator[Issue]:
+    """Report images of one brightness, and very small and very large ones."""
+    for pair, image in (entry for split in splits for entry in split.images()):
+        size = f"{image.height}×{image.width} pixels"
+        if image.pixels is not None and image.pixels.signature is None:
+            message = "one brightness all over: is it an image? remove it if not"
+            yield Issue("flat", message, pair.image, "warning")
+        if min(image.height, image.width) < SMALL_SIDE:
+            message = f"{size}, less than {SMALL_SIDE} on a side: is it a thumbnail?"
+            yield Issue("extent", message, pair.image, "warning")
+        if image.height * image.width > LARGE_AREA:
+            message = f"{size}: slow to read for one crop each; cut it into tiles"
+            yield Issue("extent", message, pair.image, "warning")
 
 
-def _band_problems(splits: Sequence[Split]) -> Iterator[Problem]:
-    """Tell channels taken for transparency, and pictures that leave most of their range unused."""
-    known = [
-        (pair, facts.image.picture)
-        for split in splits
-        for pair, facts in zip(split.pairs, split.facts, strict=True)
-        if isinstance(facts.image, ImageFacts) and facts.image.picture is not None
+def _channel_issues(splits: Sequence[Split]) -> Iterator[Issue]:
+    """Report channels read as transparency, and images that leave most of their range unused."""
+    decoded: list[tuple[Pair, PixelStats]] = [
+        (pair, image.pixels) for split in splits for pair, image in split.images() if image.pixels is not None
     ]
-    see_through = [pair for pair, picture in known if picture.see_through]
-    if see_through:
-        yield Problem(
-            "bands",
-            f"{len(see_through)} of {len(known)} pictures have a fourth channel, which is taken for transparency: they "
-            "are laid over white. If it is a band of its own, such as infrared, say --data.channels 4",
-            see_through[0].image,
-            grave=False,
+    transparent = [pair for pair, pixels in decoded if pixels.transparent]
+    if transparent:
+        message = (
+            f"{len(transparent)} of {len(decoded)} images have a fourth channel, which is read as transparency: they "
+            "are laid over white. If it is a band of its own, such as infrared, use --data.channels 4"
         )
-    highest = max((picture.highest for _, picture in known), default=1.0)
+        yield Issue("bands", message, transparent[0].image, "warning")
+    highest = max((pixels.highest for _, pixels in decoded), default=1.0)
     if highest < DIM:
-        yield Problem(
-            "bands",
-            f"no value of any picture is above {highest:.2%} of the range ({65535 * highest:.0f} of 65535 in 16 bits): "
-            "augmentation and the weights of pretrained encoders expect all of it. Say which values become 0 and 1, "
-            f"such as --data.value-range 0 {2 ** max(1, math.ceil(math.log2(65535 * highest + 1))) - 1} for 16 bits",
-            grave=False,
+        message = (
+            f"no value of any image is above {highest:.2%} of the range ({65535 * highest:.0f} of 65535 in 16 bits): "
+            "augmentation and the weights of pretrained encoders expect all of it. Give the values that become 0 and "
+            f"1, such as --data.value-range 0 {2 ** max(1, math.ceil(math.log2(65535 * highest + 1))) - 1} for 16 bits"
         )
-
-
-def _some(numbers: np.ndarray, classes: Classes) -> str:
-    """Return the names of some classes, with their number."""
-    names = ", ".join(classes.names[number] for number in numbers[:SHOWN])
-    more = f" … and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
-    return f"{len(numbers)} classes ({names}{more}) are" if len(numbers) > 1 else f"the class {names} is"
+        yield Issue("bands", message, severity="warning")
 
 
 def _split_record(split: Split) -> dict[str, Any]:
-    sizes = [[f.image.height, f.image.width] for f in split.facts if isinstance(f.image, ImageFacts)]
+    sizes = [[image.height, image.width] for _, image in split.images()]
     distinct, counts = np.unique(np.array(sizes, np.int64).reshape(-1, 2), axis=0, return_counts=True)
     return {
         "pairs": len(split.pairs),
@@ -350,19 +362,4 @@ def _split_record(split: Split) -> dict[str, Any]:
         "images": split.counts.images.tolist(),
         "ignored": split.counts.ignored,
         "sizes": [[*size, count] for size, count in zip(distinct.tolist(), counts.tolist(), strict=True)],
-    }
-
-
-def _problem_record(problem: Problem) -> dict[str, Any]:
-    source = None if problem.source is None else str(problem.source)
-    return {"kind": problem.kind, "file": source, "message": problem.message}
-
-
-def _duplicate_record(duplicate: Duplicate) -> dict[str, Any]:
-    return {
-        "first": str(duplicate.first.image),
-        "second": str(duplicate.second.image),
-        "splits": list(duplicate.splits),
-        "distance": duplicate.distance,
-        "same_label": duplicate.same_label,
     }

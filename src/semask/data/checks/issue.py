@@ -1,4 +1,4 @@
-"""What is wrong with a data set."""
+"""The vocabulary of what can be wrong with a data set."""
 
 from __future__ import annotations
 
@@ -7,38 +7,25 @@ from typing import Literal, NamedTuple, get_args
 from semask.data.readers.source import Source
 
 Kind = Literal[
-    "split",
-    "unreadable",
-    "size",
-    "orientation",
-    "values",
-    "binary",
-    "zero",
-    "ignored",
-    "classes",
-    "leak",
-    "duplicate",
-    "bands",
-    "flat",
-    "extent",
-]
-"""split: files that are not there, or not paired; values: outside the label map; zero: what value 0 means; leak: one
-picture in two splits; bands: channels and their range; flat: a picture of one brightness; extent: very small or
-large."""
+    "split", "unreadable", "size", "orientation", "values", "binary", "zero", "ignored", "classes", "leak", "duplicate",
+    "bands", "flat", "extent",
+]  # fmt: skip
+"""split: files are missing or not paired; values: outside the label map; zero: the meaning of value 0; leak: one image
+in two splits; bands: channels and their range; flat: an image of one brightness; extent: very small or large."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
-"""In the order they are told in."""
+"""In the order of reports."""
 
 
-class Problem(NamedTuple):
-    """What is wrong and how to mend it, with a file or (source None) with the data set as a whole.
+class Issue(NamedTuple):
+    """An issue of one file, or (source None) of the data set as a whole; the message holds the fix.
 
-    grave: training would fail, or go wrong in silence.
+    An error makes training fail, or go wrong in silence.
     """
 
     kind: Kind
     message: str
     source: Source | None = None
-    grave: bool = True
+    severity: Literal["error", "warning"] = "error"
 
     def __str__(self) -> str:
         return self.message if self.source is None else f"{self.source}: {self.message}"

@@ -1,4 +1,4 @@
-"""What the values of all labels together give away: masks of 0 and 255, labels that count from 1, labels reduced twice.
+"""Heuristics on the values of all labels together: masks of 0 and 255, labels that count from 1, labels reduced twice.
 
 Each label may be valid by itself and the whole wrong all the same.
 """
@@ -9,188 +9,161 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from semask.data.checks.file_stats import LabelFacts, PairFacts
-from semask.data.checks.issue import Problem
+from semask.data.checks.file_stats import LabelStats, PairStats
+from semask.data.checks.issue import Issue
 from semask.data.classes import UNKNOWN, Classes, identity
 from semask.data.pairs import Pair
 from semask.structures import IGNORE
 
-BINARY_HINT = 'if 255 marks the second class, say so in the class table: "labels": {"0": 0, "255": 1}'
-SINGLE_HINT = 'name two classes, what 0 is and what 255 is, and say in the class table: "labels": {"0": 0, "255": 1}'
 VOID_NAMES = ("void", "unlabelled", "unlabeled", "undefined", "unknown", "ignored", "don't care", "dont care")
 EVERYWHERE, THIN, ENOUGH = 0.95, 0.25, 10
-"""Value 0 looks like "no label" if it is in this share of all labels, little of them, and there are enough."""
+"""Value 0 resembles "no label" if it is in this share of all labels, covers little of them, and there are enough."""
 
 
 class ValueCounts(NamedTuple):
-    """Over all labels: pixels of every value, labels that hold it, and how many labels there are."""
+    """Over all labels: pixels of every value, labels that hold it, and the number of labels."""
 
     pixels: Counter[int]
     labels: Counter[int]
     total: int
 
+    def holders(self, value: int) -> str:
+        """Return how many labels hold a value, as text."""
+        return f"{self.labels[value]} of {self.total} labels"
 
-def suspicions(pairs: Sequence[Pair], facts: Sequence[PairFacts], classes: Classes) -> Iterator[Problem]:
-    """Yield what the values of all labels give away."""
-    labels = [known.label for known in facts if isinstance(known.label, LabelFacts)]
-    counts = _counted(labels)
-    yield from _binary(pairs, facts, counts, classes)
+
+def label_issues(pairs: Sequence[Pair], stats: Sequence[PairStats], classes: Classes) -> Iterator[Issue]:
+    """Yield the issues that show in the values of all labels."""
+    labels = [(pair, known.label) for pair, known in zip(pairs, stats, strict=True)]
+    readable = [(pair, label) for pair, label in labels if isinstance(label, LabelStats)]
+    counts = ValueCounts(Counter(), Counter(), len(readable))
+    for _, label in readable:
+        counts.pixels.update(dict(label.values))
+        counts.labels.update(value for value, _ in label.values)
+    yield from _binary_masks(readable, counts, classes)
     yield from list(_counted_from_one(counts, classes)) or _zero_everywhere(counts, classes)
     yield from _reduced(counts, classes)
     yield from _void_classes(classes)
     yield from _mostly_ignored(counts, classes)
 
 
-def is_binary(label: LabelFacts, classes: Classes) -> bool:
-    """Whether a mask for one or two classes holds 255 and nothing else but 0."""
+def is_binary(label: LabelStats, classes: Classes) -> bool:
+    """Whether a mask for one or two classes holds 255 and otherwise only 0."""
     values = {value for value, _ in label.values}
     return len(classes) <= 2 and 255 in values and values <= {0, 255}
 
 
-def binary_hint(classes: Classes) -> str:
-    """Return how to mend the class table of masks of 0 and 255."""
-    return BINARY_HINT if len(classes) == 2 else SINGLE_HINT
+def binary_fix(classes: Classes) -> str:
+    """Return the fix of the class table of masks of 0 and 255."""
+    if len(classes) == 2:
+        return 'if 255 marks the second class, write in the class table: "labels": {"0": 0, "255": 1}'
+    return 'name two classes, for 0 and for 255, and write in the class table: "labels": {"0": 0, "255": 1}'
 
 
-def _counted(labels: Sequence[LabelFacts]) -> ValueCounts:
-    pixels: Counter[int] = Counter()
-    holders: Counter[int] = Counter()
-    for label in labels:
-        for value, count in label.values:
-            pixels[value] += count
-            holders[value] += 1
-    return ValueCounts(pixels, holders, len(labels))
-
-
-def _target(value: int, classes: Classes) -> int:
-    return classes.label_map.get(value, UNKNOWN)
-
-
-def _binary(
-    pairs: Sequence[Pair], facts: Sequence[PairFacts], counts: ValueCounts, classes: Classes
-) -> Iterator[Problem]:
-    """Tell masks of 0 and 255 whose 255 is ignored, where no second class is to be seen: 255 was meant to be it."""
-    if _target(255, classes) != IGNORE:
+def _binary_masks(
+    labels: Sequence[tuple[Pair, LabelStats]], counts: ValueCounts, classes: Classes
+) -> Iterator[Issue]:
+    """Report masks of 0 and 255 whose 255 is ignored: it probably marks a class."""
+    targets = classes.label_map
+    if targets.get(255) != IGNORE:
         return
-    if any(_target(v, classes) == 1 for v in counts.pixels):
-        yield from _binary_among_others(pairs, facts, classes)
+    # no label shows a second class: 255 was meant to be it
+    if all(targets.get(value) != 1 for value in counts.pixels):
+        masks = [pair.label for pair, label in labels if is_binary(label, classes)]
+        if masks:
+            more = f" and {len(masks) - 1} more masks hold" if len(masks) > 1 else " holds"
+            message = f"this{more} only 0 and 255, and 255 is ignored; {binary_fix(classes)}"
+            yield Issue("binary", message, masks[0])
         return
-    suspects = [
-        pair.label
-        for pair, known in zip(pairs, facts, strict=True)
-        if isinstance(known.label, LabelFacts) and is_binary(known.label, classes)
-    ]
-    if suspects:
-        more = f" and {len(suspects) - 1} more masks hold" if len(suspects) > 1 else " holds"
-        yield Problem("binary", f"this{more} only 0 and 255, and 255 is ignored; {binary_hint(classes)}", suspects[0])
-
-
-def _binary_among_others(pairs: Sequence[Pair], facts: Sequence[PairFacts], classes: Classes) -> Iterator[Problem]:
-    """Tell masks of 0 and 255 among labels of many classes: what they mark is ignored, and all else is class 0."""
-    for pair, known in zip(pairs, facts, strict=True):
-        if isinstance(known.label, LabelFacts) and {value for value, _ in known.label.values} == {0, 255}:
-            zero = _target(0, classes)
-            what = (
-                "is ignored too" if zero == IGNORE else f"counts as {classes.names[zero]!r}" if zero >= 0 else "is none"
+    # among labels of many classes, each mask by itself
+    zero = targets.get(0, UNKNOWN)
+    means = "is ignored too" if zero == IGNORE else f"counts as {classes.names[zero]!r}" if zero >= 0 else "is none"
+    for pair, label in labels:
+        if {value for value, _ in label.values} == {0, 255}:
+            message = (
+                f"only 0 and 255, while other labels hold other values: 255 is ignored and 0 {means}. Is it a mask of "
+                "one thing? Then give it class numbers like the others"
             )
-            yield Problem(
-                "binary",
-                f"only 0 and 255, while other labels hold other values: 255 is ignored and 0 {what}. Is it a mask of "
-                "one thing? Then make it a label like the others",
-                pair.label,
-                grave=False,
-            )
+            yield Issue("binary", message, pair.label, "warning")
 
 
-def _counted_from_one(counts: ValueCounts, classes: Classes) -> Iterator[Problem]:
-    """Tell labels 1 … k under a table of values 0 … k-1."""
-    last = len(classes)
-    plain = all(_target(value, classes) == value for value in range(last))
-    if not plain or _target(last, classes) != UNKNOWN or last not in counts.pixels:
+def _counted_from_one(counts: ValueCounts, classes: Classes) -> Iterator[Issue]:
+    """Report labels 1 … k under a table of values 0 … k-1."""
+    last, targets = len(classes), classes.label_map
+    unmapped = [value for value in counts.pixels if value not in targets]
+    if any(targets.get(value) != value for value in range(last)) or last not in unmapped:
         return
-    if any(value > last for value in counts.pixels if _target(value, classes) == UNKNOWN and value < 254):
+    # values further beyond are another mistake
+    if any(last < value < 254 for value in unmapped):
         return
+    absent, otherwise = "value 0 is nowhere", ""
     if 0 in counts.pixels:
-        absent = f"value 0 is in {_labels(counts, 0)}"
+        absent = f"value 0 is in {counts.holders(0)}"
         otherwise = (
-            f'. Or does {last} mean that there is no label? Then say "labels": {{"{last}": "ignore"}}; else the table '
-            "lacks a class"
+            f'. Or does {last} mean that there is no label? Then write "labels": {{"{last}": "ignore"}}; else the '
+            "table lacks a class"
         )
-    else:
-        absent, otherwise = "value 0 is nowhere", ""
-    yield Problem(
+    yield Issue(
         "zero",
-        f"values go up to {last} for {last} classes, and {absent}. Do they count from 1, so that every class is taken "
-        f'for the next? Then say in the class table: "labels": {{"0": "ignore", "1": 0, … "{last}": {last - 1}}}'
+        f"values go up to {last} for {last} classes, and {absent}. Do they count from 1, so that every class is read "
+        f'as the next? Then write in the class table: "labels": {{"0": "ignore", "1": 0, … "{last}": {last - 1}}}'
         f"{otherwise}",
     )
 
 
-def _reduced(counts: ValueCounts, classes: Classes) -> Iterator[Problem]:
-    """Tell labels from which 1 was subtracted before, once too often or where the table does it as well."""
-    if 254 in counts.pixels and _target(254, classes) in (UNKNOWN, IGNORE) and len(classes) < 254:
-        yield Problem(
+def _reduced(counts: ValueCounts, classes: Classes) -> Iterator[Issue]:
+    """Report labels from which 1 was subtracted before, once too often or where the table does it as well."""
+    targets, last = classes.label_map, len(classes)
+    if 254 in counts.pixels and targets.get(254, UNKNOWN) in (UNKNOWN, IGNORE) and last < 254:
+        yield Issue(
             "zero",
-            f"value 254 is in {_labels(counts, 254)}: it is what subtracting 1 in 8 bits leaves of 255. If that was "
-            "done to make 0 the first class, 255 is what was 0, and the class table must not drop 0 again; "
-            'say "254": "ignore" in its "labels"',
-            grave=_target(254, classes) == UNKNOWN,
+            f"value 254 is in {counts.holders(254)}: subtracting 1 in 8 bits turns 255 into it. If that was done to "
+            "make 0 the first class, 255 stands for the former 0, and the class table must not drop 0 again; "
+            'write "254": "ignore" in its "labels"',
+            severity="error" if 254 not in targets else "warning",
         )
-    shifted = _target(0, classes) == IGNORE and all(_target(v + 1, classes) == v for v in range(len(classes)))
-    if shifted and 255 in counts.pixels and 0 in counts.pixels and len(classes) not in counts.pixels:
-        yield Problem(
+    shifted = targets.get(0) == IGNORE and all(targets.get(value + 1) == value for value in range(last))
+    if shifted and 255 in counts.pixels and 0 in counts.pixels and last not in counts.pixels:
+        yield Issue(
             "zero",
-            f"the class table ignores value 0, while 255 is in {_labels(counts, 255)} and {len(classes)}, the last "
-            "class, is nowhere: have the files been reduced by 1 already? Then every class is off by one; "
+            f"the class table ignores value 0, while 255 is in {counts.holders(255)} and {last}, the last class, is "
+            "nowhere: have the files been reduced by 1 already? Then every class is off by one; "
             'leave "labels" out of the class table',
-            grave=False,
+            severity="warning",
         )
 
 
-def _zero_everywhere(counts: ValueCounts, classes: Classes) -> Iterator[Problem]:
-    """Tell a class 0 that looks like "no label", a little of it in nearly every label, if the table is silent on it."""
+def _zero_everywhere(counts: ValueCounts, classes: Classes) -> Iterator[Issue]:
+    """Report a class 0 that resembles "no label", a little of it in nearly every label, if the table has no labels."""
     if classes.label_map != identity(len(classes)) or len(classes) <= 2 or counts.total < ENOUGH:
         return
-    share = counts.pixels[0] / max(1, counts.pixels.total())
+    name, share = classes.names[0], counts.pixels[0] / max(1, counts.pixels.total())
+    message = ""
     if counts.labels[0] == 0:
-        yield Problem(
-            "zero",
-            f"value 0, {classes.names[0]!r}, is in no label: do the values count from 1? See that the names fit them",
-            grave=False,
-        )
+        message = f"value 0, {name!r}, is in no label: do the values count from 1? Check that the names fit them"
     elif counts.labels[0] >= EVERYWHERE * counts.total and share < THIN:
-        yield Problem(
-            "zero",
-            f"value 0 is in {_labels(counts, 0)}, {share:.1%} of all pixels, and counts as {classes.names[0]!r}; if it "
-            'means that there is no label, say so in the class table: "labels": {"0": "ignore", …}',
-            grave=False,
+        message = (
+            f"value 0 is in {counts.holders(0)}, {share:.1%} of all pixels, and counts as {name!r}; if it means that "
+            'there is no label, write in the class table: "labels": {"0": "ignore", …}'
         )
+    if message:
+        yield Issue("zero", message, severity="warning")
 
 
-def _void_classes(classes: Classes) -> Iterator[Problem]:
+def _void_classes(classes: Classes) -> Iterator[Issue]:
     for index, name in enumerate(classes.names):
         if name.strip().casefold() in VOID_NAMES and index in classes.label_map.values():
-            yield Problem(
-                "zero",
-                f"class {index} is called {name!r} and is learnt and scored like any other; if it means no label, take "
-                'it out of "classes" and map its value to "ignore"',
-                grave=False,
+            message = (
+                f"class {index} is called {name!r} and is learnt and scored like any other; if it means no label, "
+                'take it out of "classes" and map its value to "ignore"'
             )
+            yield Issue("zero", message, severity="warning")
 
 
-def _mostly_ignored(counts: ValueCounts, classes: Classes) -> Iterator[Problem]:
-    total = counts.pixels.total()
-    ignored = {v: n for v, n in counts.pixels.items() if _target(v, classes) == IGNORE}
-    if total and sum(ignored.values()) > total / 2:
+def _mostly_ignored(counts: ValueCounts, classes: Classes) -> Iterator[Issue]:
+    ignored = {v: n for v, n in counts.pixels.items() if classes.label_map.get(v) == IGNORE}
+    share = sum(ignored.values()) / max(1, counts.pixels.total())
+    if share > 0.5:
         most = max(ignored, key=lambda value: ignored[value])
-        nothing = sum(ignored.values()) == total
-        yield Problem(
-            "ignored",
-            f"{sum(ignored.values()) / total:.1%} of all pixels are ignored, most of them of value {most}; "
-            "is that value no class?",
-            grave=nothing,
-        )
-
-
-def _labels(counts: ValueCounts, value: int) -> str:
-    return f"{counts.labels[value]} of {counts.total} labels"
+        message = f"{share:.1%} of all pixels are ignored, most of them of value {most}; is that value no class?"
+        yield Issue("ignored", message, severity="error" if share == 1 else "warning")

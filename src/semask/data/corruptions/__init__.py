@@ -21,7 +21,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from semask.data.corruptions.blur import defocus_blur, glass_blur, motion_blur, zoom_blur
-from semask.data.corruptions.digital import contrast, elastic_places, jpeg_compression, moved, pixelate
+from semask.data.corruptions.digital import contrast, elastic_grid, jpeg_compression, moved, pixelate
 from semask.data.corruptions.noise import gaussian_noise, impulse_noise, shot_noise
 from semask.data.corruptions.weather import brightness, fog, frost, snow
 
@@ -72,7 +72,7 @@ def corrupt(
     random = np.random.default_rng(int.from_bytes(hashlib.sha256(told).digest()[:16]))
     pixels = image.permute(1, 2, 0).double().numpy()
     if name == ELASTIC:
-        follow = partial(moved, places=elastic_places(label.shape, strength, random))
+        follow = partial(moved, places=elastic_grid(label.shape, strength, random))
         return _picture(follow(pixels)), torch.from_numpy(follow(label.numpy()))
     return _picture(STILL[name](pixels, strength, random)), label
 

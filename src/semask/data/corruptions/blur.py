@@ -52,7 +52,7 @@ def glass_blur(pixels: Pixels, strength: int, random: np.random.Generator) -> Pi
 def motion_blur(pixels: Pixels, strength: int, random: np.random.Generator) -> Pixels:
     """Move the camera along a line within 45 degrees of the horizon."""
     radius, sigma = ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))[strength - 1]
-    return smeared(pixels, radius=radius, sigma=sigma, angle=random.uniform(-45.0, 45.0))
+    return smear(pixels, radius=radius, sigma=sigma, angle=random.uniform(-45.0, 45.0))
 
 
 def zoom_blur(pixels: Pixels, strength: int, random: np.random.Generator) -> Pixels:
@@ -63,7 +63,7 @@ def zoom_blur(pixels: Pixels, strength: int, random: np.random.Generator) -> Pix
     return np.clip(total / (len(factors) + 1), 0.0, 1.0)
 
 
-def smeared(
+def smear(
     pixels: Float[np.ndarray, "H W ..."], *, radius: int, sigma: float, angle: float
 ) -> Float[np.ndarray, "H W ..."]:
     """Spread every pixel along a line to one side, weighted by half a bell; `angle` [degrees], lengths [px]."""

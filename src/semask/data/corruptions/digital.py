@@ -38,7 +38,7 @@ def jpeg_compression(pixels: Pixels, strength: int, random: np.random.Generator)
         return np.asarray(Image.open(file)) / 255.0
 
 
-def elastic_places(size: tuple[int, ...], strength: int, random: np.random.Generator) -> Places:
+def elastic_grid(size: tuple[int, ...], strength: int, random: np.random.Generator) -> Places:
     """Return where each pixel is taken from when the picture is sheared a little and its parts are pushed about.
 
     Shares of the short side: how far smooth random numbers in [-1, 1] push, how smooth they are, how far three corners

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
-from semask.data.corruptions.blur import smeared, zoomed
+from semask.data.corruptions.blur import smear, zoomed
 
 Pixels = Float[np.ndarray, "H W 3"]
 GREY = np.array([0.299, 0.587, 0.114])
@@ -26,7 +26,7 @@ def snow(pixels: Pixels, strength: int, random: np.random.Generator) -> Pixels:
     )[strength - 1]
     flakes = zoomed(random.normal(mean, spread, pixels.shape[:2]), size)
     flakes = np.clip(np.where(flakes < least, 0.0, flakes), 0.0, 1.0)
-    flakes = smeared(flakes, radius=radius, sigma=sigma, angle=random.uniform(-135.0, -45.0))[..., None]
+    flakes = smear(flakes, radius=radius, sigma=sigma, angle=random.uniform(-135.0, -45.0))[..., None]
     light = (pixels @ GREY)[..., None]
     white = kept * pixels + (1.0 - kept) * np.maximum(pixels, 1.5 * light + 0.5)
     corrupted: np.ndarray = np.clip(white + flakes + flakes[::-1, ::-1], 0.0, 1.0)
@@ -90,7 +90,7 @@ def draw_frost(size: tuple[int, int], random: np.random.Generator) -> Float[np.n
     for scale in (1.0, 2.0, 4.0):
         for _ in range(4):
             seeds = zoomed((random.random(size) < 0.012).astype(float), scale)
-            streaks = smeared(seeds, radius=int(10 * scale), sigma=6.0 * scale, angle=random.uniform(0.0, 360.0))
+            streaks = smear(seeds, radius=int(10 * scale), sigma=6.0 * scale, angle=random.uniform(0.0, 360.0))
             needles = np.maximum(needles, streaks / max(float(streaks.max()), 1e-12))
     veil = ndimage.gaussian_filter(needles, 2.0)
     ice = 0.25 + 0.55 * thickness + 0.9 * thickness * needles + 0.4 * veil

@@ -122,7 +122,7 @@ def is_palette(source: str | Source) -> bool:
         return image.mode == "P"
 
 
-def is_see_through(source: str | Source) -> bool:
+def has_transparency(source: str | Source) -> bool:
     """Whether a readable picture has a fourth channel that shows what lies below it somewhere."""
     try:
         with opened(source, MAX_PIXELS) as image:

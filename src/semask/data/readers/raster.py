@@ -29,10 +29,10 @@ TIFF_SUFFIXES = (".tif", ".tiff")
 # What is wrong with a file is told once, by name; tifffile's own lines go to whoever asks for them.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
-Picture = UInt8[Tensor, "c H W"] | Float[Tensor, "c H W"]
+ImageTensor = UInt8[Tensor, "c H W"] | Float[Tensor, "c H W"]
 
 
-def read_picture(source: str | Source, data: DataRecipe, *, at_least: tuple[int, int] | None = None) -> Picture:
+def read_raster(source: str | Source, data: DataRecipe, *, at_least: tuple[int, int] | None = None) -> ImageTensor:
     """Read a picture with `data.channels` channels: uint8 where the file has 8 bits, else float32 in [0, 1].
 
     Three channels are RGB as `read_image` gives them, unless `data.value_range` is set or the file is a TIFF of more
@@ -55,16 +55,16 @@ def read_picture(source: str | Source, data: DataRecipe, *, at_least: tuple[int,
         raise ValueError(f"{source}: {error}") from None
 
 
-def probe_picture(source: str | Source, data: DataRecipe) -> tuple[int, int]:
-    """Return (height, width) [px] of a picture, having made sure that `read_picture` reads it."""
+def probe_raster(source: str | Source, data: DataRecipe) -> tuple[int, int]:
+    """Return (height, width) [px] of a picture, having made sure that `read_raster` reads it."""
     source = Path(source) if isinstance(source, str) else source
     if not _is_raster(source, data):
         return probe_image(source)
-    _, height, width = read_picture(source, data).shape
+    _, height, width = read_raster(source, data).shape
     return height, width
 
 
-def as_rgb(picture: Picture) -> Picture:
+def as_rgb(picture: ImageTensor) -> ImageTensor:
     """Return what to show of a picture: its first three channels, or its first as grey."""
     return picture[:3] if picture.shape[0] >= 3 else picture[:1].expand(3, -1, -1)
 
@@ -175,7 +175,7 @@ def _refuse_count(found: int, channels: int) -> None:
         )
 
 
-def _scaled(stored: np.ndarray, value_range: tuple[float, float] | None) -> Picture:
+def _scaled(stored: np.ndarray, value_range: tuple[float, float] | None) -> ImageTensor:
     """Return stored numbers as uint8, if they are and no range is given, or in [0, 1]."""
     kind = stored.dtype.name
     if value_range is None and kind == "uint8":

@@ -65,7 +65,7 @@ class PointWiseSpatialAttention(nn.Module):
     def __init__(
         self, in_channels: int, channels: int, *, window_size: int, direction: Literal["collect", "distribute"]
     ) -> None:
-        """`window_size` [cells of the halved map] is the window's side, `channels` the width of what is mixed."""
+        """`window_size` [cells of the halved map] is the window's side, `channels` the width of the mixed features."""
         super().__init__()
         if window_size < 1:
             raise ValueError(f"window_size is a number of cells ≥ 1, got {window_size}")
@@ -123,7 +123,7 @@ def double(x: Float[Tensor, "b c H W"], like: Float[Tensor, "b i h w"]) -> Float
 def aligns_corners(x: Float[Tensor, "b c h w"]) -> bool:
     """Return whether the corners stay in place when a map is halved and doubled: if both of its sides are odd.
 
-    An exported model with dynamic sizes must know that from their multiples: an image of multiples of 16 px has even
+    An exported model with dynamic sizes must derive that from their multiples: an image of multiples of 16 px has even
     maps at stride 8.
     """
     return bool(x.shape[-2] % 2 == 1 and x.shape[-1] % 2 == 1)

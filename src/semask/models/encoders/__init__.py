@@ -1,1 +1,1 @@
-"""From images to a pyramid of features; the only code that knows timm."""
+"""From images to a pyramid of features; the only code over timm."""

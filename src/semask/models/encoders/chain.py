@@ -24,7 +24,7 @@ _SWIN_V2 = "timm.models.swin_transformer_v2"
 _DENSE = (_SWIN, _SWIN_V2)
 """Families whose blocks are replaced by those for maps of any size."""
 _XCEPTION = "timm.models.xception_aligned"
-# These families bring feature networks of their own, but are plain chains when timm is asked for one.
+# Families with feature networks of their own, which are plain chains with these options of timm's.
 _CHAINS_ON_REQUEST = ("timm.models.efficientnet", "timm.models.mobilenetv3")
 # Maps that unpadded convolutions made smaller than their stride says, or lists of maps between modules.
 _NO_CHAINS = tuple(
@@ -99,6 +99,7 @@ def timm_chain(
     size, raises a ValueError.
     """
     family = family_of(name)
+    # what the family cannot do
     check_size(name, family, size)
     if family in _COLOUR_ONLY and in_channels != 3:
         raise ValueError(
@@ -107,10 +108,12 @@ def timm_chain(
         )
     options |= size_options(family, size) | {"in_chans": in_channels}
     only = size_of_images(name, family, size)
+    # networks that timm runs as one piece
     if family in _STAGED:
         return _staged_chain(_STAGED[family], _create(name, drop_path, {"num_classes": 0, **options}), only)
     if family == _XCEPTION:
         return _xception_chain(_create(name, drop_path, {"num_classes": 0, **options}))
+    # ordered chains
     if family == _SWIN:
         options |= {"strict_img_size": False, "always_partition": True}
     if family in _CHAINS_ON_REQUEST:
@@ -123,9 +126,13 @@ def timm_chain(
             "layers cannot be put between its stages. Use a backbone that is one, such as swin, swinv2, convnext, "
             "pvt_v2, twins, mvitv2, hiera, davit, nextvit, maxvit, caformer, poolformerv2, resnet or efficientnet."
         )
+    # blocks for images of any size
     if family in _DENSE:
         make_dense(network)
     divide_sizes(network)
+    # Maps are of ⌈side / stride⌉; anti-aliasing by means drops the last row of an odd side.
+    blurred = any(isinstance(getattr(module, "aa", None), nn.AvgPool2d) for module in network.modules())
+    rounds_up = family in _DENSE or (family in _DILATED and not blurred)
     strides = tuple(network.feature_info.reduction()[-NUM_STAGES:])
     return Chain(
         modules=nn.ModuleDict(network.items()),
@@ -133,15 +140,9 @@ def timm_chain(
         channels=tuple(network.feature_info.channels()[-NUM_STAGES:]),
         strides=strides,
         channels_last=network.output_fmt == Format.NHWC,
-        size_multiple=1 if family in _DENSE or _rounds_up(family, network) else int(strides[-1]),
+        size_multiple=1 if rounds_up else int(strides[-1]),
         fixed_size=only,
     )
-
-
-def _rounds_up(family: str, network: nn.Module) -> bool:
-    """Return whether maps are of ⌈side / stride⌉; anti-aliasing by means drops the last row of an odd side."""
-    blurred = any(isinstance(getattr(module, "aa", None), nn.AvgPool2d) for module in network.modules())
-    return family in _DILATED and not blurred
 
 
 def _staged_chain(staged: Callable[[Any], Staged], network: Any, fixed_size: tuple[int, int] | None) -> Chain:

@@ -20,7 +20,7 @@ SemanticPlace = Literal["before_norm", "after_norm"]
 
 HEADS = (1, 2, 5, 8)
 REDUCTIONS = (8, 4, 2, 1)
-"""Side of the square of tokens that one key and value stand for, per stage."""
+"""Side of the square of tokens that share one key and value, per stage."""
 KERNELS = (7, 3, 3, 3)
 """Side of the overlapping patches, per stage [px, then tokens of the stage before]."""
 STEPS = (4, 2, 2, 2)
@@ -49,7 +49,7 @@ SIZES = {
 
 
 def is_mit(name: str) -> bool:
-    """Return whether a name stands for a Mix Transformer; there may be none of that size."""
+    """Return whether a name is that of a Mix Transformer, be it of an unknown size."""
     return re.match(r"mit(_|-|b?\d)", name) is not None
 
 
@@ -77,6 +77,7 @@ def mix_transformer(
     """
     eps = NORM_EPS if norm_eps is None else norm_eps
     last = max(sum(size.depths) - 1, 1)
+    # stochastic depth rises linearly over all blocks
     rates = iter([drop_path * block / last for block in range(sum(size.depths))])
     modules = nn.ModuleDict()
     for stage in range(NUM_STAGES):
@@ -183,6 +184,7 @@ class EfficientAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         """Keep the shape."""
+        # sequence reduction: keys and values from a coarser map
         coarse = self.reduce(x)
         query, key, value = (self._heads(t) for t in (self.query(x), self.key(coarse), self.value(coarse)))
         attended = F.scaled_dot_product_attention(query, key, value)
@@ -226,16 +228,18 @@ class MixFFN(nn.Module):
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         """Keep the shape."""
+        # eq. 3: MLP, 3×3 convolution, GELU, MLP
         mixed = self.depthwise(self.expand(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         out: Tensor = self.contract(F.gelu(mixed))
         return out
 
 
 def _initialise(module: nn.Module) -> None:
-    """Start as the authors do: truncated normal for linear layers, normal by the fan-out of one group for others."""
+    """Initialise as the authors do: truncated normal for linear layers, normal for convolutions."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
     elif isinstance(module, nn.Conv2d):
+        # by the fan-out of one group
         fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
         nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
     if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:

@@ -58,6 +58,7 @@ class SimplePyramidEncoder(nn.Module):
     def forward(self, images: Float[Tensor, "b c H W"]) -> Features:
         """Encode normalised images whose sides are multiples of two patches."""
         (last,) = self.plain(images).maps
+        # levels side by side, each with its semantic layer
         maps: list[Tensor] = []
         priors: list[Tensor] = []
         for stage, level in enumerate(self.levels):

@@ -46,11 +46,13 @@ class StagedTwins(Staged):
 
     def run(self, stage: int, x: Float[Tensor, "b i H W"]) -> Float[Tensor, "b c h w"]:
         """Embed a map into patches and run the blocks of a stage."""
+        # patch embedding
         tokens, size = self.patch_embeds[stage](x)
         tokens = self.pos_drops[stage](tokens)
         for index, block in enumerate(self.blocks[stage]):
             tokens = block(tokens, size)
             if index == 0:
+                # conditional position encoding
                 tokens = self.pos_block[stage](tokens, size)
         return _map_of(tokens, size)
 
@@ -101,6 +103,7 @@ class StagedHiera(Staged):
     def run(self, stage: int, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b h w c"]:
         """Embed images into patches with positions, for the first stage, and run the blocks of a stage."""
         tokens = self.patch_embed(x) + self._positions() if stage == 0 else x.flatten(1, 2)
+        # from rows to the order of the windows, and back
         tokens = self.unrolls[stage](tokens)
         for index in self.spans[stage]:
             tokens = self.blocks[index](tokens)

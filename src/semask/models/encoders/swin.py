@@ -109,6 +109,7 @@ class DenseSwinBlock(nn.Module):
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w o"]:
         """Attention, then MLP, each on normalised tokens and added to the map."""
         if not (self.training or self.returns_queries):
+            # Norm and residual run window by window, so that neither is ever in memory for the whole map.
             x = self.attn(x, norm=self.norm1, residual=True)
             return apply_chunked(lambda tokens: tokens + self._mlp(tokens), x)
         normalised = self.norm1(x)
@@ -119,6 +120,7 @@ class DenseSwinBlock(nn.Module):
 
     def _mlp(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         mlp = self.mlp
+        # fc1 of the norm, then fc2 of the activation: both keep their inputs alone for the backward pass
         hidden = checkpoint_pointwise(lambda tokens: mlp.fc1(self.norm2(tokens)), x)
         return checkpoint_pointwise(lambda wide: mlp.drop2(mlp.fc2(mlp.norm(mlp.drop1(mlp.act(wide))))), hidden)
 
@@ -149,6 +151,7 @@ class DenseSwinV2Block(nn.Module):
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         """Attention, then MLP, each followed by its norm and added to the map."""
+        # residual post-norm
         x = x + self.drop_path1(self.norm1(self._attend(x)))
         out: Tensor = x + self.drop_path2(self.norm2(apply_chunked(self.mlp, x)))
         return out
@@ -187,7 +190,7 @@ class DensePatchEmbedding(nn.Module):
 class DensePatchMerging(nn.Module):
     """One token per 2×2 tokens, padded where a side is odd."""
 
-    def __init__(self, merging: PatchMerging) -> None:
+    def __init__(self, merging: PatchMerging | PatchMergingV2) -> None:
         super().__init__()
         self.norm = merging.norm
         self.reduction = merging.reduction
@@ -198,13 +201,8 @@ class DensePatchMerging(nn.Module):
         return out
 
 
-class DensePatchMergingV2(nn.Module):
+class DensePatchMergingV2(DensePatchMerging):
     """Patch merging of Swin V2, which normalises the merged tokens."""
-
-    def __init__(self, merging: PatchMergingV2) -> None:
-        super().__init__()
-        self.reduction = merging.reduction
-        self.norm = merging.norm
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j o"]:
         """Return ⌈h / 2⌉ × ⌈w / 2⌉ tokens."""
@@ -230,7 +228,7 @@ DENSE: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
 
 
 def make_dense(network: nn.Module) -> None:
-    """Replace modules of timm's Swin or Swin V2, in place, by those that take images and maps of any size."""
+    """Replace modules of timm's Swin or Swin V2, in place, by modules for images and maps of any size."""
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             if type(child) in DENSE:
@@ -239,6 +237,7 @@ def make_dense(network: nn.Module) -> None:
 
 def relative_positions(window_size: int) -> Tensor:
     """Return the row of the bias table for every (query, key) pair of a window: n × n, int64."""
+    # steps along both axes, counted from 0
     axis = torch.arange(window_size)
     rows, columns = (t.flatten() for t in torch.meshgrid(axis, axis, indexing="ij"))
     span = 2 * window_size - 1

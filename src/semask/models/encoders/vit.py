@@ -106,6 +106,7 @@ class ViTEncoder(nn.Module):
                 "the class token can be left out only where position_resize is set; use "
                 "--model.encoder.position-resize bilinear or bicubic, or --model.encoder.class-token true"
             )
+        # maps of several layers
         if out_layers is not None:
             _cut_behind(backbone, out_layers)
         if position_resize is not None and not _has_full_table(backbone):
@@ -113,6 +114,7 @@ class ViTEncoder(nn.Module):
                 f"{type(backbone).__name__} here has no position table with a row for every token, so position_resize "
                 f"{position_resize!r} cannot act; set it to None (--model.encoder.position-resize None)"
             )
+        # position table
         rows, columns = backbone.patch_embed.grid_size
         if position_resize is not None and rows != columns:
             raise ValueError(
@@ -157,6 +159,7 @@ class ViTEncoder(nn.Module):
                 images, indices=indices, norm=False, intermediates_only=True
             )
         maps: list[Tensor] = []
+        # the layers one by one, from tokens of this class's own
         tokens = self.embed(images)
         for number, block in enumerate(self.backbone.blocks, start=1):
             tokens = self._through(block, tokens)
@@ -240,6 +243,7 @@ def resize_positions(
             f"a position table of {table.shape[1]} rows, {num_extra} of them for other tokens, is no square; "
             "are these the weights of another kind of model?"
         )
+    # as a map, resized
     square = patches.transpose(1, 2).unflatten(-1, (side, side))
     resized = F.interpolate(square.float(), size=grid, mode=mode, align_corners=False).to(table.dtype)
     return torch.cat((extra, resized.flatten(2).transpose(1, 2)), dim=1)

@@ -1,1 +1,1 @@
-"""Blocks that know tensors, not tasks."""
+"""Layers that several encoders or decoders share."""

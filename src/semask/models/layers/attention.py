@@ -37,6 +37,7 @@ class SelfAttention(nn.Module):
         """Return the attended tokens."""
         query, key, value = self._heads(tokens)
         rate = self.dropout.p if self.training else 0.0
+        # softmax(QKᵀ / √d)V
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=rate)
         out: Tensor = self.dropout(self.proj(mixed.transpose(1, 2).flatten(2)))
         return out
@@ -72,6 +73,7 @@ class Block(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
         """Keep the shape."""
+        # eq. 2: attention; eq. 3: MLP
         tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
         out: Tensor = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
         return out

@@ -24,6 +24,7 @@ def sine_positions(like: Float[Tensor, "b c h w"], channels: int) -> Float[Tenso
     half = channels // 2
     steps = torch.arange(half // 2, device=like.device, dtype=torch.float32)
     frequencies = TEMPERATURE ** (-2 * steps / half)
+    # 2π(i+1)/(n+10⁻⁶) along each axis
     axes = []
     for size in like.shape[-2:]:
         index = torch.arange(size, device=like.device, dtype=torch.float32) + 1

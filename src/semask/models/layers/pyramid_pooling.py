@@ -38,6 +38,7 @@ class PyramidPooling(nn.Module):
             F.interpolate(level(pool(x, bins)), size=size_of(x), mode="bilinear", align_corners=False)
             for bins, level in zip(self.bins, self.levels, strict=True)
         ]
+        # concatenate the map and its levels
         return torch.cat([x, *levels], dim=1)
 
 

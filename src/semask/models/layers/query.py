@@ -77,6 +77,7 @@ class QueryLayer(nn.Module):
         """Return the queries after this layer; `positions` are added to queries and keys, not to values."""
         if self.self_attention_first:
             queries = self._attend_to_each_other(queries, positions)
+        # cross-attention to the map
         attended = self.cross_attention(queries + positions, key, value, visible)
         queries = self.cross_norm(queries + self.dropout(attended))
         if not self.self_attention_first:

@@ -19,7 +19,7 @@ class SemanticAttention(nn.Module):
     """Attention between tokens that belong to the same classes.
 
     The query projection is the semantic map itself: K class scores per token, supervised by the labels. The softmax
-    over query · key is neither scaled nor biased, and λ (`gain`) weighs what is added to the tokens.
+    over query · key is neither scaled nor biased, and λ (`gain`) weighs the update of the tokens.
 
     Source: SeMask (arXiv:2112.12782) §3.1, eq. 1-2.
     Differs: dropout 0.1 after the projection is in the authors' code only.
@@ -60,12 +60,13 @@ class SemanticAttention(nn.Module):
             nn.init.trunc_normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
         if dead_init:
+            # the projection starts at zero, too
             for linear in (self.query, self.key, self.value):
                 nn.init.kaiming_normal_(linear.weight)
             nn.init.zeros_(self.project.weight)
 
     def forward(self, x: Float[Tensor, "*b n c"]) -> tuple[Float[Tensor, "*b n c"], Float[Tensor, "*b n k"]]:
-        """Return what is added to the tokens, λ included, and the semantic map."""
+        """Return the update of the tokens, λ included, and the semantic map."""
         features = self.queries_keys_values(x)
         update, semantic = self.update(sdpa_mixed_widths(*features, scale=self.scale), features)
         return update, semantic
@@ -164,6 +165,7 @@ def sum_semantic_maps(
 
     Source: SeMask §3.3; the two steps as in the authors' code.
     """
+    # upsample and sum
     total = maps[0]
     for level, semantic in enumerate(maps[1:], start=1):
         for _ in range(level):

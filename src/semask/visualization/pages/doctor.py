@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from semask.data.checks.doctor import Diagnosis, Duplicate, Split
-from semask.data.checks.file_stats import ImageFacts
-from semask.data.checks.issue import KINDS, Problem
+from semask.data.checks.issue import KINDS, Issue
 from semask.data.classes import Classes
 from semask.data.pairs import Pair
 from semask.data.readers.image import read_label
-from semask.data.readers.raster import as_rgb, read_picture
+from semask.data.readers.raster import as_rgb, read_raster
 from semask.data.readers.source import Source
 from semask.ops.resize import to_float
 from semask.recipes.recipe import DataRecipe
@@ -55,7 +54,7 @@ class Group(NamedTuple):
 
     title: str
     total: int
-    problems: Sequence[Problem]
+    problems: Sequence[Issue]
 
 
 class Shot(NamedTuple):
@@ -108,7 +107,7 @@ def write_doctor_page(path: Path, diagnosis: Diagnosis, *, name: str) -> None:
     )
 
 
-def _groups(problems: Sequence[Problem]) -> list[Group]:
+def _groups(problems: Sequence[Issue]) -> list[Group]:
     found = {kind: [problem for problem in problems if problem.kind == kind] for kind in KINDS}
     return [Group(TITLES[kind], len(listed), listed[:LISTED]) for kind, listed in found.items() if listed]
 
@@ -158,19 +157,19 @@ def _common(diagnosis: Diagnosis) -> list[tuple[str, int]]:
 
 
 def _image_sizes(split: Split) -> list[tuple[int, int]]:
-    return [(f.image.height, f.image.width) for f in split.facts if isinstance(f.image, ImageFacts)]
+    return [(image.height, image.width) for _, image in split.images()]
 
 
 def _worst(diagnosis: Diagnosis) -> list[Shot]:
     """Return the files with problems that can be shown, those that forbid training first."""
-    messages: dict[Source, list[Problem]] = defaultdict(list)
+    messages: dict[Source, list[Issue]] = defaultdict(list)
     for problem in (*diagnosis.errors, *diagnosis.warnings):
         if problem.source is not None and problem.kind not in {"leak", "duplicate"}:
             messages[problem.source].append(problem)
     pairs = [pair for split in diagnosis.splits for pair in split.pairs]
     told = [(pair, messages.get(pair.image, []) + messages.get(pair.label, [])) for pair in pairs]
     told = [(pair, problems) for pair, problems in told if problems]
-    told.sort(key=lambda each: (-sum(problem.grave for problem in each[1]), -len(each[1])))
+    told.sort(key=lambda each: (-sum(problem.severity == "error" for problem in each[1]), -len(each[1])))
     shots = []
     for pair, problems in told[:SHOTS]:
         pictures = _overlaid(pair, diagnosis)
@@ -202,7 +201,7 @@ def _pair_shot(duplicate: Duplicate, data: DataRecipe) -> Shot:
 
 def _image(source: Source, data: DataRecipe) -> Tensor | None:
     try:
-        return as_rgb(to_float(read_picture(source, data)))
+        return as_rgb(to_float(read_raster(source, data)))
     except (OSError, ValueError):
         return None
 
