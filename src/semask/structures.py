@@ -154,8 +154,13 @@ class Encoder(Protocol):
         semantic: Its semantic layers, one per stage; default none.
     """
 
-    channels: Sequence[int]
-    strides: Sequence[int | float]
+    @property
+    def channels(self) -> Sequence[int]:
+        """Width of every map."""
+
+    @property
+    def strides(self) -> Sequence[int | float]:
+        """Pixels of the image per step of every map."""
 
     def __call__(self, images: Float[Tensor, "b c H W"], /) -> Features:
         """Features of the images."""

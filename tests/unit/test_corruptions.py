@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from semask.data.corruptions import CORRUPTIONS, ELASTIC, KINDS, STILL, STRENGTHS, corrupt
-from semask.data.corruptions.blur import defocus_blur, glass_blur, smear, zoom_blur, zoom
-from semask.data.corruptions.digital import contrast, elastic_grid, jpeg_compression, warp, pixelate
+from semask.data.corruptions.blur import defocus_blur, glass_blur, smear, zoom, zoom_blur
+from semask.data.corruptions.digital import contrast, elastic_grid, jpeg_compression, pixelate, warp
 from semask.data.corruptions.noise import gaussian_noise, impulse_noise, shot_noise
 from semask.data.corruptions.weather import brightness, draw_clouds, draw_frost, fog, frost, snow
 from tests.facts import facts

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from semask.data.pairs import find_pairs
-from semask.data.readers.archive import open_download
+from semask.data.published.download import open_download
 from semask.data.readers.image import read_image, read_label
 from semask.data.readers.source import Source
 from semask.recipes.recipe import DataRecipe

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from semask.data.readers import source, tar_file
+from semask.data.readers import archives
 from semask.data.readers.source import Unreadable
 from tests.facts import facts
 from tests.unit.stored import encoded, make_tar, picture
@@ -16,7 +16,7 @@ from tests.unit.stored import encoded, make_tar, picture
 
 def test_bad_tar_files_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = make_tar(tmp_path / "a.tar", {"a.png": encoded(picture(0)), "b.png": bytes(5000)})
-    member = tar_file.tar_members(whole)["a.png"]
+    member = archives.tar_members(whole)["a.png"]
     (tmp_path / "gz.tar").write_bytes(gzip.compress(whole.read_bytes()))
     (tmp_path / "cut.tar").write_bytes(whole.read_bytes()[:3000])
     (tmp_path / "none.tar").write_bytes(b"no tar file at all" * 99)
@@ -35,10 +35,10 @@ def test_bad_tar_files_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "link.tar": "a.png",
     }.items():
         with pytest.raises(ValueError, match=facts(tmp_path / name, told)):
-            tar_file.tar_members(tmp_path / name)
+            archives.tar_members(tmp_path / name)
     whole.write_bytes(whole.read_bytes()[:600])
     with pytest.raises(Unreadable, match=facts(f"{tmp_path}/a.tar/a.png")):
         member.open("rb")
-    monkeypatch.setattr(source, "MAX_BYTES", 10)
+    monkeypatch.setattr(archives, "MAX_BYTES", 10)
     with pytest.raises(Unreadable, match=facts(f"{tmp_path}/a.tar/a.png", member.size, 10)):
         member.open("rb")

@@ -125,6 +125,12 @@ def test_semantic_layer_in_several_groups(residual: Literal["norm", "input"]) ->
     compare_semantic_layers(19, (1, 61, 83), window=4, shifted=True, residual=residual)
 
 
+@pytest.mark.parametrize("residual", ["norm", "input"])
+@pytest.mark.parametrize("shifted", [False, True])
+def test_units_of_a_semantic_layer_share_one_padded_map(residual: Literal["norm", "input"], shifted: bool) -> None:
+    compare_semantic_layers(19, (2, 7, 10), window=4, shifted=shifted, residual=residual, units=2)
+
+
 def compare_semantic_layers(
     num_classes: int,
     size: tuple[int, int, int],
@@ -132,10 +138,12 @@ def compare_semantic_layers(
     window: int | None,
     shifted: bool,
     residual: Literal["norm", "input"] = "norm",
+    units: int = 1,
 ) -> None:
     torch.manual_seed(0)
-    unit = SemanticAttention(24, num_classes, dropout=0.0)
-    layer = SemanticLayer(24, [unit], window_size=window, shifts=[shifted], residual=residual)
+    attention = [SemanticAttention(24, num_classes, dropout=0.0) for _ in range(units)]
+    shifts = [shifted, *[False] * (units - 1)]
+    layer = SemanticLayer(24, attention, window_size=window, shifts=shifts, residual=residual)
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=0.2)
     x = torch.randn(*size, 24, requires_grad=True)

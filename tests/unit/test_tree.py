@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from semask.cli.predict import find_files
-from semask.data.readers.archive import open_download
+from semask.data.published.download import open_download
 from semask.data.readers.tree import Tree, paths_below
 
 

@@ -13,8 +13,7 @@ import torch
 
 from semask.data.dataset import classes_of, validation_set
 from semask.data.pairs import find_pairs
-from semask.data.readers import source as source_module
-from semask.data.readers import zip_file
+from semask.data.readers import archives
 from semask.data.readers.image import probe_image, read_image, read_label
 from semask.data.readers.source import Source, Unreadable
 from semask.recipes.recipe import DataRecipe
@@ -68,8 +67,8 @@ def test_split_files_in_a_zip_file_choose(tmp_path: Path) -> None:
 
 def test_a_member_larger_than_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = DataRecipe(root=str(make_zip(tmp_path / "a.zip", FILES)))
-    assert source_module.MAX_BYTES == 2**28
-    monkeypatch.setattr(source_module, "MAX_BYTES", 100)
+    assert archives.MAX_BYTES == 2**28
+    monkeypatch.setattr(archives, "MAX_BYTES", 100)
     with pytest.raises(ValueError, match=r"^\S*a\.zip/images/train/p0\.png: .*\b236\b.*\b100\b"):
         read_image(find_pairs(data, "train")[0].image)
 
@@ -81,7 +80,7 @@ def test_a_bomb_is_not_unpacked_beyond_what_it_declares(tmp_path: Path) -> None:
     sizes = struct.pack("<L", 100_000_000)
     assert raw.count(sizes) >= 1
     archive.write_bytes(raw.replace(sizes, struct.pack("<L", 50)))
-    member = zip_file.open_zip(archive).members["images/train/p.png"]
+    member = archives.open_zip(archive).members["images/train/p.png"]
     assert member.size == 50
     with pytest.raises(Unreadable, match=facts(f"{tmp_path}/a.zip/images/train/p.png")):
         member.open("rb")
@@ -124,7 +123,7 @@ def test_large_zip_files_and_ones_behind_a_program(tmp_path: Path) -> None:
     with zipfile.ZipFile(streamed, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("z.bin", b"third" * 1000)
     (tmp_path / "b.zip").write_bytes(streamed.getvalue())
-    members = zip_file.open_zip(tmp_path / "a.zip").members | zip_file.open_zip(tmp_path / "b.zip").members
+    members = archives.open_zip(tmp_path / "a.zip").members | archives.open_zip(tmp_path / "b.zip").members
     read = {name: member.open("rb").read() for name, member in members.items()}
     assert read == {"a/x.bin": b"first" * 1000, "a/y.bin": b"second", "z.bin": b"third" * 1000}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -54,36 +55,36 @@ def create_model(
     >>> model.scores(torch.rand(1, 3, 65, 90)).shape
     torch.Size([1, 4, 65, 90])
     """
-    if isinstance(decoder, str):
-        decoder = decoder_options(decoder)
+    head: Any = decoder_options(decoder) if isinstance(decoder, str) else decoder
+    trunk: Any = encoder
     if isinstance(encoder, str):
-        pyramid = not getattr(decoder, "kind", "").startswith(READ_ONE_STRIDE)
-        encoder = encoder_options(encoder, pyramid=pyramid)
-    own_encoder, own_decoder = isinstance(encoder, nn.Module), isinstance(decoder, nn.Module)
-    if (semantic_layers or pretrained) and own_encoder:
+        trunk = encoder_options(encoder, pyramid=not getattr(head, "kind", "").startswith(READ_ONE_STRIDE))
+    own_trunk, own_head = isinstance(trunk, nn.Module), isinstance(head, nn.Module)
+    if (semantic_layers or pretrained) and own_trunk:
         raise ValueError(
-            f"semantic_layers and pretrained are for named encoders, and {type(encoder).__name__} is a module: give it "
+            f"semantic_layers and pretrained are for named encoders, and {type(trunk).__name__} is a module: give it "
             "its layers and weights before"
         )
     source = FROM_HUB if pretrained is True else str(pretrained) if pretrained else None
-    if not own_encoder:
-        encoder = replace(encoder, weights=source)
-        if semantic_layers and isinstance(encoder, ViTOptions):
-            raise ValueError(f"{encoder.name!r} is a plain ViT without stages; use a decoder that reads a pyramid")
-        if semantic_layers:
-            encoder = replace(encoder, semantic=SemanticLayers())
-    known = (IMAGENET_MEAN, IMAGENET_STD) if own_encoder else image_statistics(encoder.name)
+    if not own_trunk:
+        trunk = replace(trunk, weights=source)
+    if semantic_layers and isinstance(trunk, ViTOptions):
+        raise ValueError(f"{trunk.name!r} is a plain ViT without stages; use a decoder that reads a pyramid")
+    if semantic_layers:
+        trunk = replace(trunk, semantic=SemanticLayers())
+    known = (IMAGENET_MEAN, IMAGENET_STD) if own_trunk else image_statistics(trunk.name)
     mean, std = tuple(mean or known[0]), tuple(std or known[1])
-    if not own_encoder and not own_decoder:
-        spec = ModelRecipe(encoder=encoder, decoder=decoder, num_classes=num_classes, mean=mean, std=std)
+    if not own_trunk and not own_head:
+        spec = ModelRecipe(encoder=trunk, decoder=head, num_classes=num_classes, mean=mean, std=std)
         data = DataRecipe(crop=image_size, channels=len(mean))
-        model = build(Recipe(name=f"{encoder.name}-{decoder.kind}", model=spec, data=data))
+        model = build(Recipe(name=f"{trunk.name}-{head.kind}", model=spec, data=data))
     else:
-        parts = encoder if own_encoder else build_encoder(encoder, num_classes, crop=image_size, channels=len(mean))
-        head = decoder if own_decoder else build_decoder(decoder, parts, num_classes)
-        model = SegmentationModel(parts, head, num_classes=num_classes, mean=mean, std=std).eval()
+        # a part of one's own, which no recipe describes
+        module = trunk if own_trunk else build_encoder(trunk, num_classes, crop=image_size, channels=len(mean))
+        top = head if own_head else build_decoder(head, module, num_classes)
+        model = SegmentationModel(module, top, num_classes=num_classes, mean=mean, std=std).eval()
     if source is not None:
-        load_encoder(model.encoder, encoder.name, source)
+        load_encoder(model.encoder, trunk.name, source)
     return model
 
 

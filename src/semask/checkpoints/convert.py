@@ -1,4 +1,4 @@
-"""The authors' published files as models of ours."""
+"""Published files of the authors, mmsegmentation, detectron2 and transformers as models of this library."""
 
 from __future__ import annotations
 
@@ -16,15 +16,8 @@ from semask.checkpoints.rules import detectron2, mmsegmentation, segformer, segm
 from semask.checkpoints.rules.translation import Rule, Translation
 from semask.checkpoints.safe_load import read_checkpoint, tensors_of
 from semask.checkpoints.store import fill
+from semask.checkpoints.transformers import config as hf
 from semask.checkpoints.transformers import keys as transformers
-from semask.checkpoints.transformers.config import (
-    CONFIG,
-    PROCESSOR,
-    check_config,
-    check_processor,
-    config_names,
-    read_config,
-)
 from semask.checkpoints.variant import VARIANT, check_variant
 from semask.data.classes import Classes
 from semask.models.build import BASELINES, build, build_encoder, build_on_meta, build_without_init
@@ -45,19 +38,17 @@ RULES: dict[str, Rule] = {
     "maskformer": detectron2,
     "mask2former": detectron2,
 }
-"""Rule file by decoder; mask classifiers and Semantic FPN have a second one, see `_rule`."""
-_WEIGHTS_THERE = (WEIGHTS, "pytorch_model.bin")
-"""Files of weights in a folder of transformers."""
-_SHARDS = tuple(f"{name}.index.json" for name in _WEIGHTS_THERE)
-"""What lies there instead where the weights are in several files."""
+"""Rule file by kind of decoder; mask classifiers and Semantic FPN have a second one, see `_rule`."""
+_FILES = (WEIGHTS, "pytorch_model.bin")
+"""Files of weights in a folder of transformers; with .index.json behind them, lists of shards."""
 
 
 class Conversion(NamedTuple):
     """A converted file.
 
-    loaded: how many tensors were filled. fresh: tensors left at their random start because they depend on the class
-    count. classes: names and colours, if the file carries them. layout: whose file it is, in words. beside: what was
-    made of the file that describes the model, a variant.yml or config.json; None for layouts that have none.
+    loaded: number of tensors that were filled. fresh: tensors at their random start, since they depend on the class
+    count. classes: names and colours, if the file carries them. layout: origin of the file, in words. beside: what the
+    variant.yml or config.json beside it says; None for layouts that have none.
     """
 
     model: SegmentationModel
@@ -76,31 +67,60 @@ Source = str | Path | Mapping[str, Any]
 def load_published(
     source: Source, recipe: str | Recipe, num_classes: int | None = None, *, trust: bool = False
 ) -> SegmentationModel:
-    """Return the model of a published file, folder of `transformers` or state dict, in evaluation mode.
+    """Model of a published file, in evaluation mode.
 
-    State dicts may be bare or wrapped. Every tensor must match; a ValueError counts those that do not. `num_classes`
-    keeps all but the tensors that depend on the class count, which then start fresh. `trust` reads numpy arrays too
-    (`semask.checkpoints.safe_load.read_checkpoint`).
+    Args:
+        source: A file, a folder of `transformers`, or a state dict, bare or wrapped.
+        recipe: Recipe of the model, or its name.
+        num_classes: Another class count: tensors that depend on it start fresh.
+        trust: Also read NumPy arrays (`semask.checkpoints.safe_load.read_checkpoint`).
+
+    Raises:
+        ValueError: The file cannot be read, or a tensor is missing, unexpected or of another shape.
+
+    >>> import semask, tempfile
+    >>> from semask.checkpoints.transformers.export import write_transformers
+    >>> model = semask.build("scenes/micro-mask2former")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = write_transformers(folder, model, model.recipe)
+    ...     same = semask.load_published(folder, "scenes/micro-mask2former")
+    >>> same.num_classes
+    12
     """
     return convert(source, recipe, num_classes, trust=trust).model
 
 
 def convert(source: Source, recipe: str | Recipe, num_classes: int | None = None, *, trust: bool = False) -> Conversion:
-    """Return the model of a published file together with what was done; the layout may change the recipe."""
+    """Model of a published file together with what was done; the layout may change the recipe."""
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    _require_rule(recipe)
+    if (kind := recipe.model.decoder.kind) not in RULES:
+        raise ValueError(f"no published files are known for the decoder {kind!r}; there are for: {', '.join(RULES)}")
     if num_classes is not None:
         recipe = recipe.override({"model.num_classes": num_classes})
-    file, checkpoint = _open(source, trust=trust)
+    # read, and bring names and shapes into ours
+    file = None if isinstance(source, Mapping) else _weights_file(Path(source))
+    checkpoint = read_checkpoint(file, trust=trust) if file is not None else source
+    assert isinstance(checkpoint, Mapping)
     tensors = tensors_of(checkpoint)
     rule = _rule(recipe, tensors)
     translation = rule.translate(tensors, recipe)
     beside = None
     if translation.layout == segmenter.AUTHORS and file is not None:
-        beside = _compare_variant(file, recipe, any_classes=num_classes is not None)
+        beside = f"There is no {VARIANT} beside it to compare the recipe with."
+        if (variant := file.with_name(VARIANT)).is_file():
+            check_variant(variant, recipe, any_classes=num_classes is not None)
+            beside = f"The {VARIANT} beside it agrees on backbone, image size, normalisation, decoder and classes."
+    # every tensor must fit, but for those of another class count where that is asked for
     hollow = build_on_meta(translation.recipe)
-    wanted = hollow.state_dict()
-    fresh = _fresh(translation.tensors, wanted, rule) if num_classes is not None else ()
+    wanted, found = hollow.state_dict(), translation.tensors
+    fresh = tuple(
+        key
+        for key, value in found.items()
+        if num_classes is not None
+        and key in wanted
+        and rule.CLASS_TENSORS.fullmatch(key)
+        and value.shape != wanted[key].shape
+    )
     problem = explain(
         translation,
         wanted,
@@ -111,33 +131,38 @@ def convert(source: Source, recipe: str | Recipe, num_classes: int | None = None
     if problem is not None:
         raise ValueError(problem)
     _require_equal_copies(hollow, translation)
-    class_names, colours = _classes_in_meta(checkpoint)
+    # names and colours of the classes
+    meta = checkpoint.get("meta")
+    meta = meta if isinstance(meta, Mapping) else {}
+    class_names = [str(name) for name in meta.get("CLASSES") or ()]
     if translation.layout in (transformers.LAYOUT, segformer.TRANSFORMERS) and file is not None:
         beside, class_names = _compare_config(file, translation.recipe)
-    kept = {key: value for key, value in translation.tensors.items() if key not in fresh}
+    classes = None if fresh else _classes(class_names, meta.get("PALETTE"), recipe)
+    kept = {key: value for key, value in found.items() if key not in fresh}
     model = build(translation.recipe) if fresh else build_without_init(translation.recipe)
     fill(model, kept)
-    classes = None if fresh else _classes(class_names, colours, recipe)
     return Conversion(model, translation.recipe, len(kept), fresh, classes, translation.layout, beside)
 
 
 def fitting_recipe(tensors: Mapping[str, Tensor], recipe: Recipe) -> str | None:
-    """Return the name of a recipe that a file fills, of the same dataset if its class count allows, else None."""
+    """Name of a recipe that a file fills, of the same dataset if its class count allows, else None."""
     dataset = recipe.name.partition("/")[0]
     translations: dict[tuple[Rule, bool], Translation] = {}
     for name in sorted(list_recipes(), key=lambda name: name.partition("/")[0] != dataset):
         candidate = get_recipe(name)
-        if candidate.model.decoder.kind not in RULES:
+        spec = candidate.model
+        if spec.decoder.kind not in RULES:
             continue
         rule = _rule(candidate, tensors)
-        kind = (rule, getattr(candidate.model.decoder, "auxiliary", False))
+        kind = (rule, getattr(spec.decoder, "auxiliary", False))
         if kind not in translations:
             translations[kind] = rule.translate(tensors, candidate)
         translation = translations[kind]
-        if file_classes(translation.tensors, rule.CLASS_TENSORS) != candidate.model.num_classes:
+        if file_classes(translation.tensors, rule.CLASS_TENSORS) != spec.num_classes:
             continue
         # The encoders are few; most candidates need not be built any further.
-        if _shapes(translation.tensors) != _encoder_shapes(candidate):
+        encoder = {key: tuple(v.shape) for key, v in translation.tensors.items() if key.startswith("encoder.")}
+        if encoder != _encoder_shapes(_without_shapeless(spec.encoder), spec.num_classes, candidate.data.crop):
             continue
         fitted = rule.translate(tensors, candidate)
         if not any(differences(fitted, _tensors_of(fitted.recipe))):
@@ -150,34 +175,21 @@ def _tensors_of(recipe: Recipe) -> dict[str, Tensor]:
     return build_on_meta(recipe).state_dict()
 
 
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of what lies in the encoder."""
-    return {key: tuple(value.shape) for key, value in tensors.items() if key.startswith("encoder.")}
-
-
-def _encoder_shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
-    spec = recipe.model.encoder
-    # Options that leave the shapes as they are must not make another encoder of it.
+def _without_shapeless(spec: EncoderOptions) -> EncoderOptions:
+    """The same options without those that leave all shapes as they are, so that one encoder is built for many."""
     shared: dict[str, Any] = {"weights": None}
     if hasattr(spec, "drop_path"):
         shared["drop_path"] = 0.0
     if isinstance(spec.semantic, SemanticLayers):
         shared["semantic"] = dataclasses.replace(spec.semantic, windows=(None,) * 4)
-    spec = dataclasses.replace(spec, **shared)
-    return _shapes_of_encoder(spec, recipe.model.num_classes, recipe.data.crop)
+    return dataclasses.replace(spec, **shared)
 
 
 @cache
-def _shapes_of_encoder(spec: EncoderOptions, num_classes: int, crop: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+def _encoder_shapes(spec: EncoderOptions, num_classes: int, crop: tuple[int, int]) -> dict[str, tuple[int, ...]]:
     with on_meta_device():
-        encoder = build_encoder(spec, num_classes, crop=crop)
+        encoder: Any = build_encoder(spec, num_classes, crop=crop)
     return {f"encoder.{key}": tuple(value.shape) for key, value in encoder.state_dict().items()}
-
-
-def _require_rule(recipe: Recipe) -> None:
-    name = recipe.model.decoder.kind
-    if name not in RULES:
-        raise ValueError(f"no published files are known for the decoder {name!r}; there are for: {', '.join(RULES)}")
 
 
 def _rule(recipe: Recipe, tensors: Mapping[str, Tensor]) -> Rule:
@@ -188,7 +200,7 @@ def _rule(recipe: Recipe, tensors: Mapping[str, Tensor]) -> Rule:
 
 
 def _require_equal_copies(model: SegmentationModel, translation: Translation) -> None:
-    """Raise a ValueError where the file has different values for one parameter of two names: FaPN shares norms."""
+    """Refuse a file with different values for one parameter of two names: FaPN shares norms."""
     names: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         first = names.setdefault(id(parameter), name)
@@ -200,79 +212,43 @@ def _require_equal_copies(model: SegmentationModel, translation: Translation) ->
             )
 
 
-def _open(source: Source, *, trust: bool) -> tuple[Path | None, Mapping[str, Any]]:
-    """Return the file of weights, None for a state dict, and what it holds."""
-    if isinstance(source, Mapping):
-        return None, source
-    file = _weights_file(Path(source))
-    return file, read_checkpoint(file, trust=trust)
-
-
 def _weights_file(path: Path) -> Path:
-    """Return the file of weights in a folder of transformers, and a file as it is."""
+    """File of weights in a folder of transformers; a file as it is."""
     if not path.is_dir():
         return path
-    found = [path / name for name in _WEIGHTS_THERE if (path / name).is_file()]
-    if not found and (shards := next((name for name in _SHARDS if (path / name).is_file()), None)):
+    if found := [path / name for name in _FILES if (path / name).is_file()]:
+        return found[0]
+    if shards := [name for name in (f"{name}.index.json" for name in _FILES) if (path / name).is_file()]:
         raise ValueError(
-            f"{str(path)!r} holds its weights in shards ({shards}), and one file is read. Join them: load the folder "
+            f"{str(path)!r} holds its weights in shards ({shards[0]}), and one file is read. Join them: load the folder "
             "with transformers' from_pretrained, then call save_pretrained(folder, max_shard_size='100GB')."
         )
-    if not found:
-        raise ValueError(f"{str(path)!r} is a folder without {' or '.join(_WEIGHTS_THERE)}; give the file itself")
-    return found[0]
+    raise ValueError(f"{str(path)!r} is a folder without {' or '.join(_FILES)}; give the file itself")
 
 
 def _compare_config(file: Path, recipe: Recipe) -> tuple[str, list[str]]:
-    """Compare what lies beside a file of transformers; return what was found, and the class names told there."""
-    config = file.with_name(CONFIG)
-    if not config.is_file():
-        return f"There is no {CONFIG} beside it to compare the recipe with.", []
-    said = read_config(config)
-    check_config(said, recipe)
-    also = ""
-    if (processor := file.with_name(PROCESSOR)).is_file():
-        check_processor(read_config(processor), recipe)
-        also = f", the {PROCESSOR} on normalisation"
-    third = "strides" if recipe.model.decoder.kind == "segformer" else "norms"
-    return f"The {CONFIG} beside it agrees on heads, activations and {third}{also}.", config_names(said)
-
-
-def _compare_variant(source: Path, recipe: Recipe, *, any_classes: bool) -> str:
-    path = source.with_name(VARIANT)
+    """Compare the configurations beside a file of transformers; return the outcome and the class names in them."""
+    path, processor = file.with_name(hf.CONFIG), file.with_name(hf.PROCESSOR)
     if not path.is_file():
-        return f"There is no {VARIANT} beside it to compare the recipe with."
-    check_variant(path, recipe, any_classes=any_classes)
-    return f"The {VARIANT} beside it agrees on backbone, image size, normalisation, decoder and classes."
-
-
-def _fresh(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], rule: Rule) -> tuple[str, ...]:
-    return tuple(
-        key
-        for key, value in found.items()
-        if key in wanted and rule.CLASS_TENSORS.fullmatch(key) and value.shape != wanted[key].shape
-    )
-
-
-def _classes_in_meta(checkpoint: Mapping[str, Any]) -> tuple[list[str], Sequence[Any] | None]:
-    """Return class names and colours in mmsegmentation's 'meta', which spells some names with blanks at the end."""
-    meta = checkpoint.get("meta")
-    if not isinstance(meta, Mapping):
-        return [], None
-    return [str(name) for name in meta.get("CLASSES") or ()], meta.get("PALETTE")
+        return f"There is no {hf.CONFIG} beside it to compare the recipe with.", []
+    config = hf.read_config(path)
+    hf.check_config(config, recipe)
+    also = ""
+    if processor.is_file():
+        hf.check_processor(hf.read_config(processor), recipe)
+        also = f", the {hf.PROCESSOR} on normalisation"
+    third = "strides" if recipe.model.decoder.kind == "segformer" else "norms"
+    return f"The {hf.CONFIG} beside it agrees on heads, activations and {third}{also}.", hf.config_names(config)
 
 
 def _classes(names: Sequence[str], colours: Sequence[Any] | None, recipe: Recipe) -> Classes | None:
-    """Return the classes that the file speaks of.
-
-    That is the recipe's packaged table, with its label map, unless the file names others.
-    """
+    """The recipe's packaged table, with its label map, unless the file names other classes."""
     packaged = Classes.load(recipe.data.classes) if recipe.data.classes is not None else None
     if packaged is not None and len(packaged) != recipe.model.num_classes:
         packaged = None
     if len(names) != recipe.model.num_classes:
         return packaged
-    names = [name.strip() for name in names]
+    names = [name.strip() for name in names]  # mmsegmentation spells some with blanks at the end
     if packaged is not None and [n.casefold() for n in names] == [n.casefold() for n in packaged.names]:
         return packaged
     entries: list[dict[str, Any]] = [{"name": name} for name in names]

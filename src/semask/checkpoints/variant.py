@@ -11,6 +11,7 @@ import yaml
 
 from semask.models.layers.attention import HEAD_WIDTH
 from semask.recipes import Recipe, get_recipe, list_recipes
+from semask.recipes.decoders import SegmenterMaskOptions
 
 VARIANT = "variant.yml"
 MAX_BYTES = 65536
@@ -136,6 +137,6 @@ def describe_recipe(recipe: Recipe) -> dict[str, Any]:
         "net_kwargs.normalization": "vit" if model.mean == (0.5, 0.5, 0.5) else "deit",
         "net_kwargs.decoder.name": name,
     }
-    if name == "mask_transformer":
+    if isinstance(model.decoder, SegmenterMaskOptions):
         described["net_kwargs.decoder.n_layers"] = model.decoder.layers
     return described

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import Annotated, Any
 
 from tyro.conf import FlagCreatePairsOff
 
@@ -18,9 +18,6 @@ from semask.recipes.ablations import STUDIES, check_seeds, make_table, study
 from semask.recipes.ablations import Table as Rows
 from semask.text import Table, console
 from semask.training.options import RunOptions
-
-if TYPE_CHECKING:
-    from semask.evaluation.paired_test import Difference, Spread
 
 USAGE = "semask ablate TABLE"
 FOLDER_DATA = "folder"
@@ -36,17 +33,6 @@ class Settings(TrainSettings):
     """List the rows and their cost, and train nothing."""
 
 
-class Result(NamedTuple):
-    """One row of a finished table; scores in [0, 1] in the order of the seeds, difference to the reference row."""
-
-    label: str
-    parameters: int
-    published: float | None
-    scores: tuple[float, ...]
-    spread: Spread
-    difference: Difference | None
-
-
 def main(arguments: Sequence[str]) -> None:
     """Parse `TABLE [--data DATA] [flags]` and train."""
     if not arguments or arguments[0] in HELP:
@@ -60,62 +46,83 @@ def main(arguments: Sequence[str]) -> None:
         ablate(name, rows, settings.seeds, settings.run)
 
 
-def ablate(name: str, rows: Rows, seeds: Sequence[int], options: RunOptions) -> list[Result]:
-    """Train the rows, write table.md and table.json beside the runs, and return the rows' results."""
+def ablate(name: str, rows: Rows, seeds: Sequence[int], options: RunOptions) -> dict[str, Any]:
+    """Train the rows, write table.md and table.json beside the runs, and return the table's JSON values.
+
+    Scores are in [0, 1], in the order of the seeds; differences are to the reference row.
+    """
     from semask.evaluation.paired_test import paired_difference, spread
     from semask.training.ablation import check_rows, run_table
 
+    recipe, several = rows.rows[rows.reference].recipe, len(seeds) > 1
     out = options.out or Path("runs") / f"ablate-{name}-{rows.rows[0].recipe.name.replace('/', '-')}"
     check_writable(out)
     screen = console()
-    # every row builds before the first one trains
+    # Every row builds before the first one trains.
     counts = check_rows(rows)
-    # seed by seed, so that an interrupted table compares whole rows of fewer seeds
+    # Seed by seed, so that an interrupted table compares whole rows of fewer seeds.
     scores = run_table(rows, seeds, options, out=out, tell=lambda text: screen.print(text, style="bold"))
-    results = [
-        Result(
-            row.label,
-            count,
-            row.published,
-            tuple(found),
-            spread(found),
-            None if number == rows.reference else paired_difference(found, scores[rows.reference]),
+    results = []
+    for number, (row, count, found) in enumerate(zip(rows.rows, counts, scores, strict=True)):
+        mean, deviation = spread(found)
+        paired = None if number == rows.reference else paired_difference(found, scores[rows.reference])
+        results.append(
+            {
+                "label": row.label,
+                "parameters": count,
+                "miou": list(found),
+                "mean": mean,
+                "deviation": deviation if several else None,
+                "difference": None if paired is None else paired.mean,
+                "interval": [paired.low, paired.high] if paired is not None and several else None,
+                "published_ade20k": row.published,
+            }
         )
-        for number, (row, count, found) in enumerate(zip(rows.rows, counts, scores, strict=True))
-    ]
-    text = markdown(rows, results, seeds)
-    # the table is written anew after every call, with the seeds trained so far
+    record = {
+        "table": name,
+        "title": rows.title,
+        "recipe": recipe.name,
+        "steps": recipe.train.steps,
+        "batch_size": recipe.train.batch_size,
+        "crop": list(recipe.data.crop),
+        "seeds": list(seeds),
+        "reference": rows.rows[rows.reference].label,
+        "rows": results,
+    }
+    text = markdown(record)
+    # Written anew by every call, with the seeds trained so far.
     write_text(out / "table.md", text)
-    write_json(out / "table.json", _record(name, rows, results, seeds))
+    write_json(out / "table.json", record)
     screen.print(text)
     screen.print(f"table in {out / 'table.md'} and {out / 'table.json'}")
-    return results
+    return record
 
 
-def markdown(rows: Rows, results: Sequence[Result], seeds: Sequence[int]) -> str:
-    """Return the results as a Markdown table with a line on how they were measured."""
-    lines = []
-    for number, row in enumerate(results, start=1):
-        # mean ± sample standard deviation over the seeds
-        mean = f"{100 * row.spread.mean:.2f}" + (f" ± {100 * row.spread.deviation:.2f}" if len(seeds) > 1 else "")
+def markdown(record: dict[str, Any]) -> str:
+    """Return a record as a Markdown table with a line on how it was measured."""
+    lines, labels = [], [row["label"] for row in record["rows"]]
+    for number, row in enumerate(record["rows"], start=1):
+        # Mean ± sample standard deviation over the seeds.
+        mean = f"{100 * row['mean']:.2f}" + (f" ± {100 * row['deviation']:.2f}" if row["deviation"] is not None else "")
         gap = interval = ""
-        if row.difference is not None:
-            difference, low, high = (100 * value for value in row.difference)
-            gap, interval = f"{difference:+.2f}", f"{low:+.2f} … {high:+.2f}" if len(seeds) > 1 else "one seed"
-        published = "" if row.published is None else f"{row.published:.2f}"
-        each = " · ".join(f"{100 * score:.2f}" for score in row.scores)
-        lines.append((f"{number}. {row.label}", f"{row.parameters / 1e6:.2f}", mean, gap, interval, published, each))
-    to = f"difference to row {rows.reference + 1}, points"
+        if row["difference"] is not None:
+            gap, interval = f"{100 * row['difference']:+.2f}", "one seed"
+        if row["interval"] is not None:
+            interval = " … ".join(f"{100 * end:+.2f}" for end in row["interval"])
+        published = "" if row["published_ade20k"] is None else f"{row['published_ade20k']:.2f}"
+        each = " · ".join(f"{100 * score:.2f}" for score in row["miou"])
+        cells = (f"{row['parameters'] / 1e6:.2f}", mean, gap, interval, published, each)
+        lines.append((f"{number}. {row['label']}", *cells))
+    to = f"difference to row {labels.index(record['reference']) + 1}, points"
     columns = ("", "parameters, M", "mIoU, %", to, "95 % interval", "paper (ADE20K), %", "by seed, %")
-    recipe = rows.rows[rows.reference].recipe
-    height, width = recipe.data.crop
+    height, width = record["crop"]
     note = (
-        f"{recipe.name}: {recipe.train.steps} steps of {recipe.train.batch_size} images, crops of {height}×{width}, "
-        f"seeds {', '.join(map(str, seeds))}, the last weights of every run. Mean ± standard deviation over seeds; "
-        "differences are paired by seed, with Student's interval over the pairs. An interval that holds 0 decides "
-        "nothing."
+        f"{record['recipe']}: {record['steps']} steps of {record['batch_size']} images, crops of {height}×{width}, "
+        f"seeds {', '.join(map(str, record['seeds']))}, the last weights of every run. Mean ± standard deviation over "
+        "seeds; differences are paired by seed, with Student's interval over the pairs. An interval that holds 0 "
+        "decides nothing."
     )
-    return f"### {rows.title}\n\n{Table(columns, lines).markdown()}\n{note}\n"
+    return f"### {record['title']}\n\n{Table(columns, lines).markdown()}\n{note}\n"
 
 
 def show_rows(rows: Rows, settings: Settings) -> None:
@@ -191,29 +198,3 @@ DATA is a dataset (scenes without it), a folder of your own, or a recipe to star
 {tables}
 
 `{USAGE} --dry-run` lists the rows and their cost; `{USAGE} --help` all flags."""
-
-
-def _record(name: str, rows: Rows, results: Sequence[Result], seeds: Sequence[int]) -> dict[str, object]:
-    recipe = rows.rows[rows.reference].recipe
-    return {
-        "table": name,
-        "title": rows.title,
-        "recipe": recipe.name,
-        "steps": recipe.train.steps,
-        "batch_size": recipe.train.batch_size,
-        "seeds": list(seeds),
-        "reference": results[rows.reference].label,
-        "rows": [
-            {
-                "label": row.label,
-                "parameters": row.parameters,
-                "miou": list(row.scores),
-                "mean": row.spread.mean,
-                "deviation": None if len(seeds) == 1 else row.spread.deviation,
-                "difference": None if row.difference is None else row.difference.mean,
-                "interval": None if row.difference is None or len(seeds) == 1 else list(row.difference[1:]),
-                "published_ade20k": row.published,
-            }
-            for row in results
-        ],
-    }

@@ -15,38 +15,15 @@ from tyro.conf import FlagConversionOff, Positional, arg
 from semask.checkpoints.record import read_recipe
 from semask.cli.flags import parse as parse_flags
 from semask.files import check_writable
-from semask.recipes import DataRecipe, TestRecipe
+from semask.recipes import TestRecipe
 from semask.text import console, pluralize
 
 if TYPE_CHECKING:
-    import torch
-
-    from semask.data.classes import Classes
-    from semask.data.published.submission import Submission
     from semask.data.readers.raster import ImageTensor
-    from semask.inference import Predictor
 
 logger = logging.getLogger(__name__)
 PREDICTIONS, OVERLAYS, PRIORS, SUBMISSION = "predictions", "overlays", "priors", "submission"
 """Folders of results. Not "labels": next to images/ that would overwrite a data set's truth."""
-
-
-class Painter(NamedTuple):
-    """Everything that turns an image into its results.
-
-    prior and submission: None unless the flags ask for them. data: how images are read. windows: a test by windows
-    that replaces the checkpoint's own test, else None.
-    """
-
-    predictor: Predictor
-    prior: Predictor | None
-    data: DataRecipe
-    windows: TestRecipe | None
-    classes: Classes
-    device: torch.device
-    alpha: float
-    overlay: bool
-    submission: Submission | None
 
 
 class Summary(NamedTuple):
@@ -122,7 +99,7 @@ def predict(checkpoint: Path, images: Path, options: PredictOptions, *, test: Te
         raise ValueError(f"--alpha is the share of colour and lies in [0, 1], got {options.alpha}")
     check_writable(out)
     files = find_files(images, leave_out=out)
-    painter = load_painter(checkpoint, options, test)
+    painter = Painter(checkpoint, options, test)
     log = console(stderr=True)
     names = output_names(files, images if images.is_dir() else images.parent)
     skipped, warned = [], False
@@ -136,7 +113,7 @@ def predict(checkpoint: Path, images: Path, options: PredictOptions, *, test: Te
                     if warning := window_warning(painter.data, painter.windows, *size):
                         log.print(f"{file}: {warning}", style="yellow")
                         warned = True
-                paint(painter, image, out, name)
+                painter.paint(image, name)
         except ValueError as error:
             message = str(error) if str(file) in str(error) else f"{file}: {error}"
             log.print(f"skipped: {message}", style="yellow")
@@ -147,62 +124,58 @@ def predict(checkpoint: Path, images: Path, options: PredictOptions, *, test: Te
     done, left = pluralize(summary.segmented, "image"), pluralize(len(skipped), "file")
     screen = console()
     screen.print(f"segmented {done}, skipped {left}; results in {out}")
-    if painter.submission is not None:
+    if painter.submission:
         screen.print(painter.submission.summary())
     return summary
 
 
-def load_painter(checkpoint: Path, options: PredictOptions, test: TestRecipe | None) -> Painter:
-    """Load a checkpoint with a predictor by `test`; None is its recipe's."""
-    from semask.checkpoints import store
-    from semask.data.published.submission import Submission
-    from semask.inference import build_predictor, build_prior
-    from semask.inference.scale_check import scale_warning
-    from semask.ops.device import pick_device
-    from semask.visualization.colours import numbered_classes
+class Painter:
+    """The results of images: label maps and, as the options ask, overlays, semantic priors and a submission."""
 
-    place = pick_device(options.device)
-    model, recipe, found = store.load(checkpoint, device=place)
-    assert recipe is not None  # the model was built by it
-    classes = found or numbered_classes(recipe.model.num_classes)
-    if options.prior and recipe.model.encoder.semantic is None:
-        raise ValueError(f"{recipe.name} has no semantic layers and so no semantic prior; leave out --prior")
-    test = test or recipe.test
-    warning = scale_warning(recipe.data, recipe.data, test)
-    if warning:
-        logger.warning(warning)
-    return Painter(
-        predictor=build_predictor(model, test, recipe.data),
-        prior=build_prior(model, test, recipe.data) if options.prior else None,
-        data=recipe.data,
-        windows=test if (test.mode, test.window) != (recipe.test.mode, recipe.test.window) else None,
-        classes=classes,
-        device=place,
-        alpha=options.alpha,
-        overlay=options.overlay,
-        submission=options.submission and Submission(options.submission, classes, options.out / SUBMISSION),
-    )
+    def __init__(self, checkpoint: Path, options: PredictOptions, test: TestRecipe | None) -> None:
+        """Load a checkpoint with a predictor by `test`; None is its recipe's."""
+        from semask.checkpoints import store
+        from semask.data.published.submission import Submission
+        from semask.inference import build_predictor, build_prior
+        from semask.inference.scale_check import scale_warning
+        from semask.ops.device import pick_device
+        from semask.visualization.colours import numbered_classes
 
+        self.options, self.device = options, pick_device(options.device)
+        model, recipe, classes = store.load(checkpoint, device=self.device)
+        assert recipe is not None  # the model was built by it
+        if options.prior and recipe.model.encoder.semantic is None:
+            raise ValueError(f"{recipe.name} has no semantic layers and so no semantic prior; leave out --prior")
+        self.data, test = recipe.data, test or recipe.test
+        self.classes = classes or numbered_classes(recipe.model.num_classes)
+        if warning := scale_warning(recipe.data, recipe.data, test):
+            logger.warning(warning)
+        # Windows that the flags ask for, in place of the checkpoint's own test.
+        self.windows = test if (test.mode, test.window) != (recipe.test.mode, recipe.test.window) else None
+        self.predictor = build_predictor(model, test, recipe.data)
+        self.prior = build_prior(model, test, recipe.data) if options.prior else None
+        benchmark = options.submission
+        self.submission = benchmark and Submission(benchmark, self.classes, options.out / SUBMISSION)
 
-def paint(painter: Painter, image: ImageTensor, out: Path, name: str) -> None:
-    """Segment one image c×H×W and write the results under `name`."""
-    import torch
+    def paint(self, image: ImageTensor, name: str) -> None:
+        """Segment one image c×H×W and write the results under `name`."""
+        import torch
 
-    from semask.data.readers.raster import as_rgb
-    from semask.visualization.colours import overlay, write_image, write_label
+        from semask.data.readers.raster import as_rgb
+        from semask.visualization.colours import overlay, write_image, write_label
 
-    with torch.inference_mode():
-        batch = image[None].to(painter.device)
-        labels = painter.predictor.labels(batch)[0].cpu()
-        prior = painter.prior.labels(batch)[0].cpu() if painter.prior else None
-    write_label(out / PREDICTIONS / f"{name}.png", labels, painter.classes)
-    if painter.submission is not None:
-        painter.submission.write(name, labels, size=(image.shape[-2], image.shape[-1]))
-    if prior is not None:
-        write_label(out / PRIORS / f"{name}.png", prior, painter.classes)
-    if painter.overlay:
-        mixed = overlay(as_rgb(image), labels, painter.classes, alpha=painter.alpha)
-        write_image(out / OVERLAYS / f"{name}.jpg", mixed)
+        out, batch = self.options.out, image[None].to(self.device)
+        with torch.inference_mode():
+            labels = self.predictor.labels(batch)[0].cpu()
+            prior = self.prior.labels(batch)[0].cpu() if self.prior else None
+        write_label(out / PREDICTIONS / f"{name}.png", labels, self.classes)
+        if self.submission:
+            self.submission.write(name, labels, size=(image.shape[-2], image.shape[-1]))
+        if prior is not None:
+            write_label(out / PRIORS / f"{name}.png", prior, self.classes)
+        if self.options.overlay:
+            mixed = overlay(as_rgb(image), labels, self.classes, alpha=self.options.alpha)
+            write_image(out / OVERLAYS / f"{name}.jpg", mixed)
 
 
 @contextmanager

@@ -18,11 +18,9 @@ from typing import NamedTuple
 
 from semask.data.published.catalogue import DATASETS
 from semask.data.published.cityscapes import HINT, LABEL_IDS, TRAIN_IDS
-from semask.data.readers.hugging_face import dataset_rows
-from semask.data.readers.hugging_face import expected as expected_dataset
+from semask.data.readers.hugging_face import dataset_rows, expected_dataset
 from semask.data.readers.image import SUFFIXES
-from semask.data.readers.shards import expected as expected_shards
-from semask.data.readers.shards import shard_samples
+from semask.data.readers.shards import expected_shards, shard_samples
 from semask.data.readers.source import Source
 from semask.data.readers.tree import Tree
 from semask.recipes.recipe import DataRecipe

@@ -28,7 +28,7 @@ def to_batch(image: ImageLike, *, channels: int) -> tuple[Tensor, bool]:
     if hasattr(image, "getexif"):
         from PIL import ImageOps
 
-        image = ImageOps.exif_transpose(image)
+        image = ImageOps.exif_transpose(image)  # type: ignore[arg-type]
         image = np.array(image.convert("RGB") if channels == 3 else image)
     if isinstance(image, np.ndarray):
         array = image[..., None] if image.ndim == 2 else image

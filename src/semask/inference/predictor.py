@@ -116,5 +116,6 @@ def predictor_of(source: Model | Predictor | Scorer) -> Predictor:
 
 def device_within(shape: tuple[int, ...], device: torch.device, budget: float | None) -> torch.device:
     """Return where scores of this shape are assembled: on `device` unless they exceed the budget [GiB]."""
+    # float32 scores [GiB]
     needed = math.prod(shape) * torch.float32.itemsize / 2**30
     return torch.device("cpu") if budget is not None and needed > budget else device

@@ -26,6 +26,7 @@ def pixel_costs(
     """
     if kind == "bce":
         return F.softplus(logits), -logits
+    # focal loss: cross-entropy times (1 − p)^γ
     inside_probability = logits.sigmoid()
     outside = (1 - _FOCAL_ALPHA) * inside_probability.square() * F.softplus(logits)
     inside = _FOCAL_ALPHA * (1 - inside_probability).square() * F.softplus(-logits)

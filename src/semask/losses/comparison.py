@@ -140,6 +140,7 @@ class DenseMaskLoss:
     ) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
         labels = self.targets.labels
         logits = resize(masks[:, None], size_of(labels)).flatten(1)
+        # binary targets of the matched classes
         own = labels.flatten(1)[images]
         targets = (own == classes[:, None]).float()
         weights = self._weights(own)

@@ -112,6 +112,7 @@ def match(costs: Float[Tensor, "l b q t"], targets: Targets) -> Matching:
     table = torch.nan_to_num(costs, nan=INVALID_COST, posinf=INVALID_COST, neginf=INVALID_COST).cpu().numpy()
     images = targets.images_of_pairs(costs.shape[2])
     pairs = np.empty((2, len(table), len(images)), dtype=np.int64)
+    # Hungarian algorithm, image by image
     for prediction, batch in enumerate(table):
         assigned = [linear_sum_assignment(cost[:, :count]) for cost, count in zip(batch, targets.counts, strict=True)]
         pairs[:, prediction] = np.concatenate(assigned, axis=1)

@@ -53,6 +53,7 @@ def relative_weights(labels: Integer[Tensor, "b H W"], class_weights: Float[Tens
 
 def hardest(losses: Float[Tensor, "b H W"], valid: Tensor, keep: int) -> Float[Tensor, "b H W"]:
     """Return 1 at the `keep` labelled pixels of the largest loss and 0 elsewhere."""
+    # ignored pixels rank last
     ranked = losses.masked_fill(~valid, -torch.inf).flatten()
     chosen = torch.zeros_like(losses).flatten()
     chosen[ranked.topk(min(keep, ranked.numel())).indices] = 1.0

@@ -41,6 +41,7 @@ def draw(
     uncertain = int(recipe.importance_sample_ratio * points)
     shapes = ((images, points), (pairs, int(points * recipe.oversample_ratio)), (pairs, points - uncertain))
     draws = Draws(*(torch.empty(predictions, *shape, numbers, device=device) for shape in shapes))
+    # prediction by prediction, for the authors' order
     for number in range(predictions):
         for part in draws:
             part[number].uniform_()
@@ -69,6 +70,7 @@ class LabelledPixels:
         counts = self.counts[images][:, None]
         # Never the count itself: in float32 the product of a number below 1 does not round up to it.
         chosen = (numbers[..., 0] * counts).long()
+        # rows of its image in the joint table
         rows = chosen + images[:, None] * self.centres.shape[1]
         placed: Tensor = self.centres.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
         return placed

@@ -239,8 +239,8 @@ def _semantic_fpn(options: Any, encoder: Encoder, num_classes: int) -> Decoder:
 
 
 def _segformer(options: Any, encoder: Encoder, num_classes: int) -> Decoder:
-    form = "mmsegmentation" if options.kind == "segformer_mmseg" else "authors"
-    return SegFormer(**_pixel(options, encoder, num_classes), form=form)
+    mmseg = options.kind == "segformer_mmseg"
+    return SegFormer(**_pixel(options, encoder, num_classes), form="mmsegmentation" if mmseg else "authors")
 
 
 def _ocr(options: Any, encoder: Encoder, num_classes: int) -> Decoder:

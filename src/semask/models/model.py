@@ -33,6 +33,8 @@ class SegmentationModel(nn.Module):
     to that, and larger ones are refused: those are read through sliding windows.
     """
 
+    encoder: Any  # Encoder and nn.Module
+    decoder: Any  # Decoder and nn.Module
     mean: Tensor
     std: Tensor
 

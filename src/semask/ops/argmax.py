@@ -91,6 +91,7 @@ def _read(
     labels = []
     for image, row, column in zip(*(part.split(step) for part in pixels), strict=True):
         one = torch.ones(len(row), 1)
+        # all classes of these pixels alone
         scores = read(SamplePoints(image, row[:, None] + first, column[:, None], one, one))
         best = scores.detach().numpy().argmax(-1)
         wrong += scores.amax(1).isnan().sum()

@@ -56,6 +56,7 @@ def bilinear_taps(
         return (place + 0.5) * (cells / places) - 0.5
 
     exact = torch.as_tensor(position(torch.arange(first, last, dtype=torch.float64))).clamp(0, cells - 1)
+    # the cell before, and the share of the next one
     before = exact.int()
     share = (exact - before).to(dtype)
     # Computed once more as numbers, since the tensors may be fakes.
@@ -136,6 +137,7 @@ class Span(NamedTuple):
     def _enlarge_backward_on_gpu(self, places: Tensor, axis: Axis) -> Tensor:
         shape = list(places.shape)
         shape[axis] = self.bottom - self.top
+        # each place returns its shares to both cells
         below = places * (self.share if axis == -1 else self.share[:, None])
         cells = places.new_zeros(shape).index_add_(axis, self.above, places - below)
         return cells.index_add_(axis, self.below, below)

@@ -38,6 +38,7 @@ def checkpoint_stage(run: Callable[..., Result], *inputs: object, modules: Seque
         return run(*inputs)
     if torch.compiler.is_compiling():
         return checkpoint(run, *inputs, use_reentrant=False)
+    # the second run must not count
     norms = [norm for module in modules for norm in module.modules() if isinstance(norm, _BatchNorm)]
 
     def contexts() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:

@@ -84,6 +84,7 @@ class _ResizedCrossEntropy(torch.autograd.Function):
         sums = []
         for tile in _tiles(logits, labels, align_corners):
             scores = tile.scores(logits).log_softmax(0)
+            # − log p(true class), weighted
             true, valid = _true_classes(labels[tile.pixels], ignore)
             shares = weights[tile.pixels] * valid
             sums.append(-(scores.gather(0, true)[0] * shares).sum())

@@ -76,6 +76,7 @@ def deformable_attention(
     # One bag per query and head, of corners · levels · points.
     bags = torch.cat([(row + column * heads).flatten(3) for row, _ in rows for column, _ in across], dim=-1)
     parts = torch.cat([(weight * share).flatten(3) for _, weight in rows for _, share in across], dim=-1)
+    # every token and head is a row
     table = values.to(precision).reshape(-1, width)
     mixed = F.embedding_bag(bags.flatten(0, 2), table, per_sample_weights=parts.flatten(0, 2), mode="sum")
     return mixed.reshape(batch, -1, heads * width).to(values.dtype)
@@ -86,6 +87,7 @@ def _by_grid_sample(values: Tensor, grid: Grid, locations: Tensor, weights: Tens
     points = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # b·heads q l p 2, from −1 to 1
     tokens = values.permute(0, 2, 3, 1).flatten(0, 1)  # b·heads d n
     maps = tokens.split([math.prod(size) for size in grid.sizes], dim=-1)
+    # every level at its points
     sampled = [
         F.grid_sample(level.unflatten(-1, size), points[:, :, number], align_corners=False)
         for number, (level, size) in enumerate(zip(maps, grid.sizes, strict=True))

@@ -120,6 +120,7 @@ class InMemory(LazyScores):
         table = scores.view(-1, classes)
 
         def read(points: SamplePoints) -> Float[Tensor, "n k"]:
+            # rows of the table of all t × u pixels, and their weights
             lines = (points.image * height)[:, None] + (points.row - first)
             index = lines[:, :, None] * width + points.column[:, None]
             return mix(table, index.flatten(1), (points.down[:, :, None] * points.across[:, None]).flatten(1))
@@ -169,6 +170,7 @@ class Resized(LazyScores):
         read = self.source.reader(down.top, down.bottom)
 
         def read_taps(points: SamplePoints) -> Float[Tensor, "n k"]:
+            # twice as many pixels along each axis
             row, vertical = down.spread(points.row - first, points.down)
             column, horizontal = across.spread(points.column, points.across)
             return read(SamplePoints(points.image, row, column, vertical, horizontal))
@@ -236,6 +238,7 @@ class CombineMasks(LazyScores):
             scores = masks.new_empty(len(masks), self.classes.shape[-1])
             with without_autocast(masks.device):
                 for image, classes in enumerate(self.classes):
+                    # classes weigh the masks of their own image
                     here = pixels.image == image
                     scores[here] = masks[here] @ classes
             return scores

@@ -57,6 +57,7 @@ def convolve_resized(
         return out
     # Both steps are linear, so each level is convolved at its own grid and resized afterwards.
     total: Tensor | None = None
+    # the columns of the weight that act on this level
     for level, weight in zip(levels, conv.weight.chunk(len(levels), dim=1), strict=True):
         part = resize(F.conv2d(level, weight), size)
         total = part if total is None else total + part

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Integer
-from numpy.typing import NDArray
 from torch import Tensor
 
 from semask.ops.geometry import padding_to_multiple
@@ -116,20 +115,25 @@ def tile(batch: int, height: int, width: int, size: int, *, shift: int, in_parts
         parts = []
         for kind, is_padded in itertools.product(range(NUM_KINDS), (False, True)):
             chosen = windows[(kinds == kind) & (has_padding == is_padded)]
-            parts += [_part(kind, chosen[first : first + step]) for first in range(0, len(chosen), step)]
+            # parts that stay in the cache
+            for first in range(0, len(chosen), step):
+                flat = chosen[first : first + step].ravel()
+                slots = np.flatnonzero(flat >= 0)
+                own = torch.from_numpy(slots) if is_padded else None
+                parts.append(Part(kind, len(flat) // size**2, torch.from_numpy(flat[slots]), own))
         # A large part stays alone: joining the results of several is a copy, which a backward pass keeps.
-        groups = tuple(_group(some) for some in _batched(parts, most))
+        groups = []
+        for some in _batched(parts, most):
+            tokens_of = torch.cat([part.tokens for part in some])
+            views = tokens_of.split([len(part.tokens) for part in some])
+            groups.append(
+                Group(tokens_of, tuple(part._replace(tokens=view) for part, view in zip(some, views, strict=True)))
+            )
+        # the inverse permutation, from groups back to the map
         order = torch.cat([group.tokens for group in groups])
         places = torch.empty_like(order)
         places[order] = torch.arange(len(order))
-    return Tiling(groups, places)
-
-
-def _part(kind: int, windows: NDArray[np.int64]) -> Part:
-    flat = windows.ravel()
-    slots = np.flatnonzero(flat >= 0)
-    is_whole = len(slots) == len(flat)
-    return Part(kind, len(windows), torch.from_numpy(flat[slots]), None if is_whole else torch.from_numpy(slots))
+    return Tiling(tuple(groups), places)
 
 
 def _batched(parts: Sequence[Part], most: int) -> Iterator[list[Part]]:
@@ -141,12 +145,6 @@ def _batched(parts: Sequence[Part], most: int) -> Iterator[list[Part]]:
             together = []
         together.append(part)
     yield together
-
-
-def _group(parts: Sequence[Part]) -> Group:
-    tokens = torch.cat([part.tokens for part in parts])
-    views = tokens.split([len(part.tokens) for part in parts])
-    return Group(tokens, tuple(part._replace(tokens=view) for part, view in zip(parts, views, strict=True)))
 
 
 def run_in_groups(

@@ -114,6 +114,7 @@ def shifted_window_mask(height: int, width: int, size: int, *, shift: int) -> Bo
         position = torch.arange(side)
         return (position >= side - size).long() + (position >= side - shift).long()  # in place, last window, wrapped
 
+    # tokens attend within their region
     region = 3 * strips(height)[:, None] + strips(width)[None, :]  # the nine regions of the rolled map
     region = split_windows(region[None, :, :, None], size)[..., 0]
     return region[:, :, None] == region[:, None, :]

@@ -79,7 +79,7 @@ def table4(base: Recipe) -> Table:
         Row("λ learned", _semantic(base, gain="learned"), 42.06),
         Row("without λ", _semantic(base, gain="one"), 41.11),
     ]
-    if base.model.encoder.name == SWIN["t"].timm_name and base.model.encoder.depths is None:
+    if base.model.encoder.name == SWIN["t"].timm_name and getattr(base.model.encoder, "depths", None) is None:
         small = _semantic(_encoder(base, name=SWIN["s"].timm_name), gain="learned")
         rows += [
             Row("Swin-S, λ learned", small, 45.92),

@@ -247,7 +247,8 @@ def decoder_options(kind: str, **fields: Any) -> DecoderOptions:
     Raises:
         ValueError: No decoder has that name, or it has no such field.
     """
-    return make_options(KINDS, kind, fields, what="decoder")
+    options: DecoderOptions = make_options(KINDS, kind, fields, what="decoder")
+    return options
 
 
 def make_options(kinds: dict[str, type[Any]], kind: str, fields: dict[str, Any], *, what: str) -> Any:

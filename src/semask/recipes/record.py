@@ -46,7 +46,7 @@ def _restore(cls: type[T], values: object, where: str) -> T:
 def _value(hint: Any, value: object, where: str) -> object:
     is_union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
     arms = typing.get_args(hint) if is_union else (hint,)
-    parts = {_kind(arm): arm for arm in arms if dataclasses.is_dataclass(arm)}
+    parts = {_kind(arm): arm for arm in arms if isinstance(arm, type) and dataclasses.is_dataclass(arm)}
     if isinstance(value, dict) and parts:
         kind = value.get(TYPE)
         if kind not in parts:

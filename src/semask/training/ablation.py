@@ -116,7 +116,7 @@ def finished_score(run: Run) -> float | None:
     path = run.folder / SCORE
     if not path.is_file():
         return None
-    before = from_dict(read_record(run.folder / RECORD)["recipe"])
+    before: Recipe = from_dict(read_record(run.folder / RECORD)["recipe"])
     wanted, _ = fit_classes(run.recipe)
     if differing := differences(before, wanted):
         raise ValueError(

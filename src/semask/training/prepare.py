@@ -69,7 +69,7 @@ def load_pretrained(model: SegmentationModel, recipe: Recipe, *, console: Consol
             logger.warning("the encoder is frozen with random weights; its features say little about any picture")
         return
     check_normalisation(spec.name, recipe.model.mean, recipe.model.std)
-    console.print(str(load_encoder(model.encoder, spec.name, spec.weights)), highlight=False)  # type: ignore[arg-type]
+    console.print(str(load_encoder(model.encoder, spec.name, spec.weights)), highlight=False)
 
 
 def find_checkpoint(out: Path, recipe: Recipe, options: RunOptions, *, first: bool) -> Path | None:

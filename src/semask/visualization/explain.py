@@ -187,6 +187,7 @@ def mean_distance(attention: Float[Tensor, "b heads n n"], distances: Float[Tens
 
     Rows need no sum of 1: each is divided by its sum, so that other tokens' attention is left out.
     """
+    # mean distance of every query, then over the queries
     moments = (attention * distances).sum(dim=-1)
     per_query = moments / attention.sum(dim=-1, dtype=moments.dtype)
     return per_query.cpu().double().mean(dim=-1)
@@ -211,8 +212,10 @@ def project_classes(embeddings: Float[Tensor, "k d"], *, centred: bool) -> Class
     if not points.isfinite().all():
         raise ValueError("the class embeddings are NaN or infinite; did training diverge?")
     points = points - points.mean(dim=0) if centred else points
+    # singular value decomposition
     left, singular_values, _ = torch.linalg.svd(points, full_matrices=False)
     coordinates = left[:, :2] * singular_values[:2]
+    # fix the sign of each axis
     largest = coordinates.gather(0, coordinates.abs().argmax(dim=0, keepdim=True))
     coordinates = torch.where(largest < 0, -coordinates, coordinates)
     squares = singular_values**2

@@ -89,6 +89,9 @@ def _as_computed(recipe: Recipe, found: Mapping[str, Tensor], layout: str) -> Re
     if form != decoder.kind:
         fused = found.get("decoder.fuse.conv.weight")
         width = decoder.channels if fused is None or not fused.ndim else len(fused)
-        decoder, published = decoder_options(form, channels=width, dropout=decoder.dropout), Published()
+        decoder, published = (
+            decoder_options(form, channels=width, dropout=getattr(decoder, "dropout", 0.1)),
+            Published(),
+        )
     model = dataclasses.replace(recipe.model, encoder=encoder, decoder=decoder)
     return dataclasses.replace(recipe, model=model, published=published)

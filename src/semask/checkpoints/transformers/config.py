@@ -15,6 +15,7 @@ from semask.models.encoders.mix_transformer import HEADS, STEPS
 from semask.models.encoders.swin import ShiftedWindowAttention
 from semask.models.model import SegmentationModel
 from semask.recipes import Recipe
+from semask.recipes.decoders import MaskFormerOptions, MSDeformOptions
 from semask.structures import IGNORE
 
 CONFIG = "config.json"
@@ -47,12 +48,12 @@ _DEFAULTS: dict[str, dict[str, dict[str, Any]]] = {
 """Fields that no tensor's shape tells, by section, with what a config.json that lacks them means."""
 
 
-def require_expressible(recipe: Recipe) -> None:
-    """Raise a ValueError unless `transformers` has a model that computes the recipe's."""
+def require_expressible(recipe: Recipe) -> MaskFormerOptions:
+    """Options of the decoder; a ValueError where `transformers` has no model that computes the recipe's."""
     encoder, decoder = recipe.model.encoder, recipe.model.decoder
     name = decoder.kind
     problem = None
-    if name not in CLASSES:
+    if not isinstance(decoder, MaskFormerOptions):
         problem = f"it has no decoder {name!r}"
     elif decoder.pixel_decoder.kind != PIXEL_DECODERS[name]:
         problem = f"its {name} has the pixel decoder {PIXEL_DECODERS[name]!r} alone, not {decoder.pixel_decoder.kind!r}"
@@ -67,12 +68,13 @@ def require_expressible(recipe: Recipe) -> None:
             f"transformers cannot hold the model of {recipe.name!r}: {problem}. What can be written is plain Swin "
             "under mask2former with msdeform, or maskformer with fpn, such as ade20k/swin-t-mask2former."
         )
+    assert isinstance(decoder, MaskFormerOptions)
+    return decoder
 
 
 def model_config(recipe: Recipe, classes: Classes | None = None) -> dict[str, Any]:
     """Return the config.json of a recipe; without class names there, classes are numbered."""
-    require_expressible(recipe)
-    decoder = recipe.model.decoder
+    decoder = require_expressible(recipe)
     model = build_on_meta(recipe)
     names = classes.names if classes is not None else [f"class {number}" for number in range(recipe.model.num_classes)]
     config = {
@@ -83,7 +85,9 @@ def model_config(recipe: Recipe, classes: Classes | None = None) -> dict[str, An
         "dtype": "float32",
         "backbone_config": swin_config(model, recipe),
     }
-    return config | (_mask2former_config if decoder.kind == "mask2former" else _maskformer_config)(model, recipe)
+    return config | (_mask2former_config if decoder.kind == "mask2former" else _maskformer_config)(
+        model, recipe, decoder
+    )
 
 
 def processor_config(recipe: Recipe, classes: Classes | None = None) -> dict[str, Any]:
@@ -168,31 +172,32 @@ def _placeholder(number: int) -> str:
 def swin_config(model: SegmentationModel, recipe: Recipe) -> dict[str, Any]:
     """Return the config of a Swin backbone; a ValueError tells one that has windows of several sizes."""
     attentions = [module for module in model.encoder.modules() if isinstance(module, ShiftedWindowAttention)]
-    stages = [model.encoder.chain[f"layers_{stage}"].blocks for stage in range(4)]  # type: ignore[index, union-attr]
+    stages = [model.encoder.chain[f"layers_{stage}"].blocks for stage in range(4)]
     windows = {attention.window_size for attention in attentions}
     if len(windows) > 1:
         raise ValueError(f"transformers' Swin has one window size, {recipe.model.encoder.name!r} has {sorted(windows)}")
     return {
         "model_type": "swin",
-        "embed_dim": model.encoder.channels[0],  # type: ignore[index]
+        "embed_dim": model.encoder.channels[0],
         "depths": [len(blocks) for blocks in stages],
         "num_heads": [blocks[0].attn.num_heads for blocks in stages],
         "window_size": windows.pop(),
-        "drop_path_rate": recipe.model.encoder.drop_path,
+        "drop_path_rate": getattr(recipe.model.encoder, "drop_path", 0.0),
         "out_features": _STAGES,
         **_BACKBONE_DEFAULTS,
     }
 
 
-def _mask2former_config(model: SegmentationModel, recipe: Recipe) -> dict[str, Any]:
-    decoder, loss = recipe.model.decoder, recipe.loss.masks
-    width = _width(model)
+def _mask2former_config(model: SegmentationModel, recipe: Recipe, decoder: MaskFormerOptions) -> dict[str, Any]:
+    loss, width = recipe.loss.masks, _width(model)
+    pixels = decoder.pixel_decoder
+    assert isinstance(pixels, MSDeformOptions)
     return {
         "feature_size": width,
         "mask_feature_size": width,
         "hidden_dim": width,
-        "encoder_layers": decoder.pixel_decoder.layers,
-        "encoder_feedforward_dim": decoder.pixel_decoder.feedforward,
+        "encoder_layers": pixels.layers,
+        "encoder_feedforward_dim": pixels.feedforward,
         "decoder_layers": decoder.layers + 1,  # They count predictions.
         "dim_feedforward": decoder.feedforward,
         "num_attention_heads": decoder.heads,
@@ -210,9 +215,8 @@ def _mask2former_config(model: SegmentationModel, recipe: Recipe) -> dict[str, A
     }
 
 
-def _maskformer_config(model: SegmentationModel, recipe: Recipe) -> dict[str, Any]:
-    decoder, loss = recipe.model.decoder, recipe.loss.masks
-    width, channels = _width(model), model.encoder.channels[-1]  # type: ignore[index]
+def _maskformer_config(model: SegmentationModel, recipe: Recipe, decoder: MaskFormerOptions) -> dict[str, Any]:
+    loss, width, channels = recipe.loss.masks, _width(model), model.encoder.channels[-1]
     if width == channels:
         raise ValueError(
             f"transformers' MaskFormer has no projection where encoder and decoder are of one width, here {width}; "
@@ -240,7 +244,7 @@ def _maskformer_config(model: SegmentationModel, recipe: Recipe) -> dict[str, An
 
 
 def _width(model: SegmentationModel) -> int:
-    return int(model.decoder.pixel_decoder.mask_features.out_channels)  # type: ignore[union-attr, arg-type]
+    return int(model.decoder.pixel_decoder.mask_features.out_channels)
 
 
 def _counts_from_one(classes: Classes) -> bool:

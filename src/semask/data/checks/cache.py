@@ -121,25 +121,24 @@ class StatsCache:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             try:
-                # one call to the system, so that lines of other processes are not interleaved
-                os.write(handle, "".join(self._pending).encode())
+                # one call to the system, so that lines of other processes are not interleaved; the line break before
+                # them ends a line that an interrupted process left unfinished
+                os.write(handle, "".join(("\n", *self._pending)).encode())
             finally:
                 os.close(handle)
         self._pending.clear()
 
     def _load(self) -> None:
-        """Read all records, and rewrite the file when most of them are old or superseded."""
+        """Read all records, and rewrite the file when most of its lines are old or superseded."""
         with suppress(OSError):
-            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-            # a file that ends within a line would spoil the next one
-            whole = not lines or lines[-1].endswith("\n")
             kept: dict[str, str] = {}
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             for line in lines:
                 key, _, rest = line.partition("\t")
                 day, _, record = rest.partition("\t")
                 if record.endswith("\n") and day.isdecimal() and int(day) >= self._today - KEPT_DAYS:
                     self._records[key], kept[key] = record, line
-            if not whole or len(kept) < len(lines) / 2:
+            if len(kept) < sum(line != "\n" for line in lines) / 2:
                 # lines that another process appends meanwhile are lost, which costs only time
                 with atomic_write(self.path) as part:
                     part.write_text("".join(kept.values()), encoding="utf-8")

@@ -139,4 +139,5 @@ def measure_label(source: Source) -> LabelStats:
             "is this a depth map or a photograph? give label files of class numbers"
         )
     values = tuple(zip(present.tolist(), counts.tolist(), strict=True))
-    return LabelStats(*label.shape, read_orientation(source), is_palette(source), values)
+    height, width = label.shape
+    return LabelStats(height, width, read_orientation(source), is_palette(source), values)

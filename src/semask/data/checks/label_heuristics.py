@@ -60,9 +60,7 @@ def binary_fix(classes: Classes) -> str:
     return 'name two classes, for 0 and for 255, and write in the class table: "labels": {"0": 0, "255": 1}'
 
 
-def _binary_masks(
-    labels: Sequence[tuple[Pair, LabelStats]], counts: ValueCounts, classes: Classes
-) -> Iterator[Issue]:
+def _binary_masks(labels: Sequence[tuple[Pair, LabelStats]], counts: ValueCounts, classes: Classes) -> Iterator[Issue]:
     """Report masks of 0 and 255 whose 255 is ignored: it probably marks a class."""
     targets = classes.label_map
     if targets.get(255) != IGNORE:

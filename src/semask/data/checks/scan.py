@@ -40,9 +40,7 @@ def scan(
             from rich.console import Console
             from rich.progress import track
 
-            return list(
-                track(found, "checking files", total=len(pairs), console=Console(stderr=True), transient=True)
-            )
+            return list(track(found, "checking files", total=len(pairs), console=Console(stderr=True), transient=True))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -21,8 +21,8 @@ from PIL import Image
 
 from semask.data.classes import Classes
 from semask.data.pairs import find_pairs
+from semask.data.published.download import open_download
 from semask.data.published.official import Found, Official, unknown_values
-from semask.data.readers.archive import open_download
 from semask.data.readers.image import read_label
 from semask.data.readers.source import Source
 from semask.files import atomic_write

@@ -1,10 +1,9 @@
-"""Masks as COCO writes them: run lengths down the columns, as numbers or as text, or polygons."""
+"""COCO's masks: run lengths down the columns, as numbers or as text, or polygons."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -19,19 +18,27 @@ def decode_mask(mask: object, *, height: int, width: int) -> Bool[np.ndarray, "H
     """
     if isinstance(mask, Mapping) and "counts" in mask:
         counts = mask["counts"]
-        runs = _runs(counts) if isinstance(counts, str) else [int(run) for run in counts]
+        runs = _decode_runs(counts) if isinstance(counts, str) else [int(run) for run in counts]
         if min(runs, default=0) < 0 or sum(runs) != height * width:
             raise ValueError(f"run lengths of {sum(runs)} pixels for a mask of {height}×{width}")
         flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
         columns: np.ndarray = flat.reshape(width, height).T
         return columns
     if isinstance(mask, Sequence) and not isinstance(mask, str) and all(isinstance(part, Sequence) for part in mask):
-        return _filled(mask, height=height, width=width)
+        image = Image.new("1", (width, height))
+        draw = ImageDraw.Draw(image)
+        for polygon in mask:
+            corners = [float(value) for value in polygon]
+            if not all(map(math.isfinite, corners)):
+                raise ValueError("a polygon with NaN or infinite corners")
+            if len(corners) >= 6:
+                draw.polygon(corners, fill=1)
+        return np.array(image)
     raise ValueError(f"no mask of run lengths or polygons: {str(mask)[:60]}")
 
 
-def _runs(text: str) -> list[int]:
-    """Read COCO's text: five bits a character, the sixth says that more follow; from the fourth run on, differences."""
+def _decode_runs(text: str) -> list[int]:
+    """Decode COCO's text: five bits a character, the sixth continues a number; from the fourth run on, differences."""
     runs: list[int] = []
     value = shift = 0
     for character in text:
@@ -40,20 +47,9 @@ def _runs(text: str) -> list[int]:
         shift += 5
         if bits & 32:
             continue
+        # the last character carries the sign
         if bits & 16:
             value -= 1 << shift
         runs.append(value + (runs[-2] if len(runs) > 2 else 0))
         value = shift = 0
     return runs
-
-
-def _filled(polygons: Sequence[Any], *, height: int, width: int) -> Bool[np.ndarray, "H W"]:
-    picture = Image.new("1", (width, height))
-    draw = ImageDraw.Draw(picture)
-    for polygon in polygons:
-        corners = [float(value) for value in polygon]
-        if not all(map(math.isfinite, corners)):
-            raise ValueError("a polygon with corners that are no numbers")
-        if len(corners) >= 6:
-            draw.polygon(corners, fill=1)
-    return np.array(picture)

@@ -1,9 +1,8 @@
-"""Where a picture or a label is read from: a file, a stretch of an archive, a cell of a table."""
+"""Sources of images and labels: files, members of archives, cells of tables."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
 
 MAX_BYTES = 2**28
@@ -15,9 +14,9 @@ class Unreadable(ValueError):
 
 
 class Source(Protocol):
-    """Something to read bytes from; a `pathlib.Path` is one.
+    """An origin of bytes; a `pathlib.Path` is one.
 
-    `str()` tells it in messages, and no two sources tell the same. Sources can be compared, be keys of a dictionary and
+    `str()` names it in messages, differently for any two sources. Sources can be compared, be keys of a dictionary and
     go to other processes: they hold no open file.
     """
 
@@ -26,27 +25,13 @@ class Source(Protocol):
         """The name of the file, without its folders."""
 
     def open(self, mode: Literal["rb"]) -> BinaryIO:
-        """Open it anew for reading; `Unreadable` or an OSError tells what is wrong."""
+        """Open it for reading.
+
+        Raises:
+            Unreadable, OSError: it cannot be opened.
+        """
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A file in an archive, by its path there; each kind of archive says how it is opened."""
-
-    archive: Path
-    member: str
-
-    @property
-    def name(self) -> str:
-        """The name of the file, without its folders."""
-        return PurePosixPath(self.member).name
-
-    def __str__(self) -> str:
-        return f"{self.archive}/{self.member}"
-
-    def refuse_large(self, size: int, *, stored: int = 0) -> None:
-        """Raise `Unreadable` for a member of too many bytes, unpacked or as they are stored."""
-        if max(size, stored) > MAX_BYTES:
-            raise Unreadable(
-                f"{self}: {size} bytes, more than the {MAX_BYTES} that are read out of an archive; unpack the file"
-            )
+def as_source(given: str | Source) -> Source:
+    """Return the source of a path."""
+    return Path(given) if isinstance(given, str) else given

@@ -1,1 +1,1 @@
-"""From images to a pyramid of features; the only code over timm."""
+"""Encoders: images to a pyramid of features, mostly by backbones of timm."""

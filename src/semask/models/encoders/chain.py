@@ -161,6 +161,7 @@ def _staged_chain(staged: Callable[[Any], Staged], network: Any, fixed_size: tup
 
 def _xception_chain(network: XceptionAligned) -> Chain:
     """Return Xception's blocks as a chain; a stage ends before the block that halves the map, or would, undilated."""
+    # stem and blocks by name
     blocks = {f"blocks_{index}": block for index, block in enumerate(network.blocks)}
     ends = [f"blocks_{end - 1}" for end in network.feature_ends[1:-1]] + [f"blocks_{network.feature_ends[-1]}"]
     return Chain(
@@ -215,12 +216,14 @@ def size_options(family: str, size: tuple[int, int] | None) -> dict[str, Any]:
 
 def check_size(name: str, family: str, size: tuple[int, int] | None) -> None:
     """Refuse a size that a family of a fixed size cannot take, and families of one size that cannot be chosen."""
+    # windows must divide the coarsest map
     if size is not None and is_fixed(family) and any(side % STEP or side < STEP for side in size):
         near = " ".join(str(max(STEP, round(side / STEP) * STEP)) for side in size)
         raise ValueError(
             f"{name!r} is built for images of one size, whose sides are multiples of {STEP} px, not {size[0]} and "
             f"{size[1]}; use --data.crop {near}, or --model.encoder.image-size {near} where the crop is to be another"
         )
+    # families whose one size cannot be chosen
     known = timm.get_pretrained_cfg(name)
     if known is not None and known.fixed_input_size and not is_fixed(family) and family not in _ANY_SIZE:
         raise ValueError(

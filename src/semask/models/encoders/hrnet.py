@@ -105,8 +105,10 @@ def branch_channels(backbone: HighResolutionNet) -> tuple[int, ...]:
 
 def exchange(module: HighResolutionModule, branches: list[Tensor]) -> list[Tensor]:
     """Run the branches side by side, then give each the sum of all at its own size."""
+    # residual units of every branch
     ran = [branch(x) for branch, x in zip(module.branches, branches, strict=True)]
     out: list[Tensor] = []
+    # multi-resolution fusion
     for own, fuse in zip(ran, module.fuse_layers, strict=True):
         total: Tensor | None = None
         for step, x in zip(fuse, ran, strict=True):

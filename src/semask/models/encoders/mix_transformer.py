@@ -79,6 +79,7 @@ def mix_transformer(
     last = max(sum(size.depths) - 1, 1)
     # stochastic depth rises linearly over all blocks
     rates = iter([drop_path * block / last for block in range(sum(size.depths))])
+    # stage1, norm1, …, norm4
     modules = nn.ModuleDict()
     for stage in range(NUM_STAGES):
         modules[f"stage{stage + 1}"] = MixStage(
@@ -161,6 +162,7 @@ class MixBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         """Keep the shape."""
+        # efficient self-attention, then Mix-FFN
         x = x + self.drop_path1(self.attention(self.norm1(x)))
         out: Tensor = x + self.drop_path2(self.mlp(self.norm2(x)))
         return out
@@ -192,6 +194,7 @@ class EfficientAttention(nn.Module):
         return out
 
     def _heads(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b heads n d"]:
+        # b h w c → b heads n d
         heads: Tensor = x.flatten(1, 2).unflatten(-1, (self.num_heads, -1))
         return heads.transpose(1, 2)
 
@@ -208,6 +211,7 @@ class Reduction(nn.Module):
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j c"]:
         """Return the coarser map, of one token at least: a smaller map is padded with zeros."""
         _, height, width, _ = x.shape
+        # a map smaller than one square is padded to it
         padded = F.pad(x, (0, 0, 0, max(0, self.ratio - width), 0, max(0, self.ratio - height)))
         out: Tensor = self.norm(self.conv(padded.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
         return out

@@ -73,6 +73,7 @@ class PyramidLevel(nn.Module):
     def __init__(self, channels: int, doublings: int) -> None:
         """`doublings` of the map's side: 2, 1, 0, or −1 to halve it."""
         super().__init__()
+        # every doubling halves the width
         widths = [channels // 2**step for step in range(max(doublings, 0) + 1)]
         self.resize = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, stride=2) for a, b in itertools.pairwise(widths))
         self.between_norm = MapNorm(widths[1]) if doublings > 1 else None

@@ -115,6 +115,7 @@ class StagedHiera(Staged):
         if self.pos_embed_win is None:
             flat: Tensor = self.pos_embed
             return flat
+        # absolute windowed positions
         coarse = F.interpolate(self.pos_embed, size=self.grid, mode="bicubic", antialias=True)
         table: Tensor = coarse + self.pos_embed_win.tile(self.units)
         return table.flatten(2).transpose(1, 2)

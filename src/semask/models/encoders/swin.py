@@ -78,6 +78,7 @@ class ShiftedWindowAttention(nn.Module):
 
     def _attend(self, joint: Float[Tensor, "*b n qkv"], bias: Float[Tensor, "*w heads n n"]) -> Float[Tensor, "*b n c"]:
         """Attend in all windows at once; those of one image become heads, so that one mask serves every image."""
+        # multi-head attention with relative position bias
         sides = queries_keys_values(joint, self.num_heads)  # 3 *b heads n d
         query, key, value = sides.flatten(2, -3).unbind(0)
         bias = bias.flatten(0, -3)[None]
@@ -190,7 +191,7 @@ class DensePatchEmbedding(nn.Module):
 class DensePatchMerging(nn.Module):
     """One token per 2×2 tokens, padded where a side is odd."""
 
-    def __init__(self, merging: PatchMerging | PatchMergingV2) -> None:
+    def __init__(self, merging: PatchMerging) -> None:
         super().__init__()
         self.norm = merging.norm
         self.reduction = merging.reduction
@@ -201,8 +202,13 @@ class DensePatchMerging(nn.Module):
         return out
 
 
-class DensePatchMergingV2(DensePatchMerging):
+class DensePatchMergingV2(nn.Module):
     """Patch merging of Swin V2, which normalises the merged tokens."""
+
+    def __init__(self, merging: PatchMergingV2) -> None:
+        super().__init__()
+        self.reduction = merging.reduction
+        self.norm = merging.norm
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j o"]:
         """Return ⌈h / 2⌉ × ⌈w / 2⌉ tokens."""
@@ -212,6 +218,7 @@ class DensePatchMergingV2(DensePatchMerging):
 
 def _concatenate_2x2(x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j 4*c"]:
     """Concatenate the channels of every 2×2 tokens, zeros where a side is odd."""
+    # b h w c → b h/2 w/2 4c
     padded = pad_to_windows(x, 2)
     batch, height, width, channels = padded.shape
     return padded.reshape(batch, height // 2, 2, width // 2, 2, channels).permute(0, 1, 3, 4, 2, 5).flatten(3)

@@ -168,6 +168,7 @@ class ViTEncoder(nn.Module):
         return maps
 
     def _map(self, tokens: Tensor, images: Tensor) -> Tensor:
+        # patch tokens to a map
         grid = (images.shape[-2] // self.size_multiple, images.shape[-1] // self.size_multiple)
         out: Tensor = tokens[:, self.num_extra :].transpose(1, 2).unflatten(-1, grid)
         return out
@@ -208,6 +209,7 @@ class ViTEncoder(nn.Module):
         table = vit.pos_embed
         if table.shape[1] != tokens.shape[1]:
             table = resize_positions(table, grid, num_extra=len(extra), mode=self.position_resize)
+        # without a class token, it is dropped after its position was added
         out: Tensor = vit.norm_pre(vit.pos_drop(tokens + table))
         return out if self.class_token else out[:, len(extra) :]
 
@@ -223,8 +225,10 @@ class ViTEncoder(nn.Module):
         kept: list[list[Tensor]] = [[] for _ in layers]
         with ExitStack() as stack:
             for layer, found in zip(layers, kept, strict=True):
-                for module in _attentions(self.backbone.blocks[layer]):
-                    stack.enter_context(_watched(module, keep, found))
+                for module in self.backbone.blocks[layer].modules():
+                    # attention modules, or blocks that are one themselves
+                    if hasattr(module, "fused_attn") and hasattr(module, "attn_drop"):
+                        stack.enter_context(_watched(module, keep, found))
             self.tokens(images)
         return [torch.cat(found, dim=1) for found in kept]
 
@@ -236,6 +240,7 @@ def resize_positions(
 
     Without antialiasing and without aligned corners.
     """
+    # the rows of other tokens stay
     extra, patches = table[:, :num_extra], table[:, num_extra:]
     side = round(patches.shape[1] ** 0.5)
     if side * side != patches.shape[1]:
@@ -270,11 +275,6 @@ def _has_full_table(vit: nn.Module) -> bool:
     if not isinstance(vit, VisionTransformer) or table is None or getattr(vit, "reg_token", None) is not None:
         return False
     return bool(table.shape[1] == vit.patch_embed.num_patches + len(_extra_tokens(vit)))
-
-
-def _attentions(block: nn.Module) -> list[nn.Module]:
-    """Return the attention modules of a timm block; some blocks are one themselves."""
-    return [module for module in block.modules() if hasattr(module, "fused_attn") and hasattr(module, "attn_drop")]
 
 
 @contextmanager

@@ -61,6 +61,7 @@ class SeparableConv(nn.Module):
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
         """Keep the map's size."""
+        # per channel, then across channels
         out: Tensor = self.pointwise(self.depthwise(x))
         return out
 

@@ -134,7 +134,8 @@ class SemanticLayer(nn.Module):
             for number in range(1, len(self.units)):
                 update, semantic = self._attend(tokens + total, number)
                 total = total + update
-            total, semantic = (crop(each, *x.shape[1:3]) for each in (total, semantic))
+            if self.window_size is not None:
+                total, semantic = (crop(each, *x.shape[1:3]) for each in (total, semantic))
             masked = self._add(x, normalised, total)
         return masked, semantic if self.units[-1].semantic else None
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from semask.data.readers import archive as archive_module
-from semask.data.readers.archive import open_download
+from semask.data.published import download as download_module
+from semask.data.published.download import open_download
 from tests.facts import facts
 from tests.unit.downloads import make_tar, make_zip
 
@@ -31,7 +31,7 @@ def test_links_and_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
         zipped.writestr(link, "/etc/passwd")
     with pytest.raises(ValueError, match=facts(f"{tmp_path}/link.zip/c/train/1.png")):
         open_download(tmp_path / "link.zip", scratch=tmp_path)
-    monkeypatch.setattr(archive_module, "CHUNK", 1000)
+    monkeypatch.setattr(download_module, "CHUNK", 1000)
     zeros = {"c/train/1.png": bytes(1_000_000)}
     with pytest.raises(ValueError, match=facts("bomb.zip", 1000000, 200)):
         open_download(make_zip(tmp_path / "bomb.zip", zeros), scratch=tmp_path)

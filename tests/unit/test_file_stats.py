@@ -1,8 +1,9 @@
 """What is measured of files, against Pillow and NumPy; and that it is kept by content and never wrongly."""
 
 import os
-import sqlite3
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def put(folder: Path, name: str = "a", *, label: np.ndarray | None = None, **opt
     return Pair(name, image, path)
 
 
-def facts_of(pair: Pair, *, thorough: bool = False, data: DataRecipe = DATA) -> PairStats:
+def stats_of(pair: Pair, *, thorough: bool = False, data: DataRecipe = DATA) -> PairStats:
     return scan([pair], data, thorough=thorough)[0]
 
 
@@ -51,14 +52,14 @@ def age(pair: Pair) -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_moments_of_pictures(bands: int, dtype: type) -> None:
     stored = random.integers(0, 256, (bands, 9, 7)).astype(dtype) / (1 if dtype is np.uint8 else 255)
-    facts = measure_pixels(torch.from_numpy(stored.astype(dtype)))
+    stats = measure_pixels(torch.from_numpy(stored.astype(dtype)))
     unit = stored.astype(np.float64) / (255 if dtype is np.uint8 else 1)
-    np.testing.assert_allclose(facts.mean, unit.mean((1, 2)), rtol=1e-6)
-    np.testing.assert_allclose(facts.square, (unit**2).mean((1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(stats.mean, unit.mean((1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(stats.square, (unit**2).mean((1, 2)), rtol=1e-6)
 
 
 def test_signatures_are_kept_by_size_format_and_light_and_tell_scenes_apart() -> None:
-    def picture(seed: int) -> np.ndarray:
+    def image(seed: int) -> np.ndarray:
         coarse = np.random.default_rng(seed).integers(0, 256, (6, 7), dtype=np.uint8)
         return np.array(Image.fromarray(coarse).resize((280, 240), Image.Resampling.BICUBIC))
 
@@ -67,11 +68,11 @@ def test_signatures_are_kept_by_size_format_and_light_and_tell_scenes_apart() ->
         assert found is not None
         return found
 
-    one = picture(0)
+    one = image(0)
     smaller = np.array(Image.fromarray(one).resize((100, 90), Image.Resampling.BOX))
     for like in (smaller, one // 2 + 20):
         assert (bits(one) ^ bits(like)).bit_count() <= 3
-    assert all((bits(one) ^ bits(picture(seed))).bit_count() > 10 for seed in range(1, 20))
+    assert all((bits(one) ^ bits(image(seed))).bit_count() > 10 for seed in range(1, 20))
     assert bits(one) != bits(one[:, ::-1])
 
 
@@ -93,11 +94,11 @@ def test_a_flat_picture_has_no_signature() -> None:
 def test_a_pair(tmp_path: Path) -> None:
     label = random.integers(0, 5, (12, 16), dtype=np.uint8)
     pair = put(tmp_path, label=label)
-    quick, thorough = facts_of(pair), facts_of(pair, thorough=True)
+    quick, thorough = stats_of(pair), stats_of(pair, thorough=True)
     assert quick.image == ImageStats(12, 16, 1)
     assert isinstance(thorough.image, ImageStats)
-    assert thorough.image.picture is not None
-    assert len(thorough.image.picture.mean) == 3
+    assert thorough.image.pixels is not None
+    assert len(thorough.image.pixels.mean) == 3
     values, counts = np.unique(label, return_counts=True)
     expected = tuple(zip(values.tolist(), counts.tolist(), strict=True))
     assert quick.label == thorough.label == LabelStats(12, 16, 1, False, expected)
@@ -105,21 +106,21 @@ def test_a_pair(tmp_path: Path) -> None:
 
 def test_labels_of_sixteen_bits_palettes_and_turned_files(tmp_path: Path) -> None:
     deep = put(tmp_path, "deep", label=np.repeat(np.uint16([[7, 40_000]]), 6, axis=0))
-    assert facts_of(deep).label == LabelStats(6, 2, 1, False, ((7, 6), (40_000, 6)))
+    assert stats_of(deep).label == LabelStats(6, 2, 1, False, ((7, 6), (40_000, 6)))
     coloured = Image.fromarray(np.full((12, 16), 3, np.uint8))
     coloured.putpalette(list(range(30)))
     pair = put(tmp_path, "palette")
     coloured.save(str(pair.label))
-    assert facts_of(pair).label == LabelStats(12, 16, 1, True, ((3, 192),))
+    assert stats_of(pair).label == LabelStats(12, 16, 1, True, ((3, 192),))
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = put(tmp_path, "turned", exif=exif)
-    assert facts_of(turned).image == ImageStats(16, 12, 6)
+    assert stats_of(turned).image == ImageStats(16, 12, 6)
 
 
 def test_a_label_of_endless_values_is_no_label(tmp_path: Path) -> None:
     pair = put(tmp_path, label=np.arange(80 * 80, dtype=np.uint16).reshape(80, 80))
-    found = facts_of(pair).label
+    found = stats_of(pair).label
     assert isinstance(found, ReadFailure)
     assert missing(found.message, 6400, "0 … 6399") == []
 
@@ -128,12 +129,12 @@ def test_what_cannot_be_read_is_a_fact(tmp_path: Path) -> None:
     pair = put(tmp_path)
     Path(str(pair.image)).write_bytes(b"no image")
     Path(str(pair.label)).unlink()
-    facts = facts_of(pair)
-    assert isinstance(facts.image, ReadFailure)
-    assert "PNG" in facts.image.message
-    assert str(pair.image) not in facts.image.message, "it is told elsewhere"
-    assert isinstance(facts.label, ReadFailure)
-    assert facts.label_digest == ""
+    stats = stats_of(pair)
+    assert isinstance(stats.image, ReadFailure)
+    assert "PNG" in stats.image.message
+    assert str(pair.image) not in stats.image.message, "it is told elsewhere"
+    assert isinstance(stats.label, ReadFailure)
+    assert stats.label_digest == ""
 
 
 # --- what is kept ------------------------------------------------------------------------------------------------
@@ -149,13 +150,13 @@ def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
 def test_known_content_is_not_measured_again_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = put(tmp_path)
-    first = facts_of(pair, thorough=True)
+    first = stats_of(pair, thorough=True)
     moved = Pair(
         "b", Path(str(pair.image)).rename(tmp_path / "b.png"), Path(str(pair.label)).rename(tmp_path / "b_.png")
     )
     forbid(monkeypatch, "measure_image", "measure_label")
-    assert facts_of(moved, thorough=True) == first
-    assert facts_of(moved, thorough=False) == first, "what was looked at closely serves a quick look"
+    assert stats_of(moved, thorough=True) == first
+    assert stats_of(moved, thorough=False) == first, "what was looked at closely serves a quick look"
 
 
 def test_what_could_not_be_read_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,79 +169,114 @@ def test_what_could_not_be_read_is_tried_again(tmp_path: Path, monkeypatch: pyte
 
     with monkeypatch.context() as patch:
         patch.setattr("semask.data.checks.scan.measure_image", fail)
-        assert facts_of(pair).image == ReadFailure("a compression that is not known here")
-    assert facts_of(pair).image == ImageStats(12, 16, 1)
+        assert stats_of(pair).image == ReadFailure("a compression that is not known here")
+    assert stats_of(pair).image == ImageStats(12, 16, 1)
 
 
 def test_a_quick_look_does_not_serve_a_thorough_one_nor_other_bands(tmp_path: Path) -> None:
     pair = put(tmp_path)
-    facts_of(pair)
-    found = facts_of(pair, thorough=True).image
+    stats_of(pair)
+    found = stats_of(pair, thorough=True).image
     assert isinstance(found, ImageStats)
-    assert found.picture is not None
-    wide = facts_of(pair, thorough=True, data=DataRecipe(value_range=(0.0, 510.0))).image
+    assert found.pixels is not None
+    wide = stats_of(pair, thorough=True, data=DataRecipe(value_range=(0.0, 510.0))).image
     assert isinstance(wide, ImageStats)
-    assert wide.picture is not None
-    np.testing.assert_allclose(np.array(wide.picture.mean) * 2, found.picture.mean, rtol=1e-6)
+    assert wide.pixels is not None
+    np.testing.assert_allclose(np.array(wide.pixels.mean) * 2, found.pixels.mean, rtol=1e-6)
 
 
 def test_a_settled_file_is_not_even_opened_by_a_quick_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = put(tmp_path)
     age(pair)
-    first = facts_of(pair)
+    first = stats_of(pair)
 
-    def fail(*arguments: object) -> None:
-        raise AssertionError("opened")
+    own_open = Path.open
+
+    def fail(path: Path, *arguments: object, **options: object) -> object:
+        if path.suffix == ".png":
+            raise AssertionError("opened")
+        return own_open(path, *arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", fail)
-        assert facts_of(pair) == first
+        assert stats_of(pair) == first
         with pytest.raises(AssertionError, match="opened"):
-            facts_of(pair, thorough=True)
+            stats_of(pair, thorough=True)
 
 
 def test_changed_files_are_read_again(tmp_path: Path) -> None:
     pair = put(tmp_path)
     age(pair)
-    facts_of(pair)
+    stats_of(pair)
     Image.fromarray(np.full((12, 16), 9, np.uint8)).save(str(pair.label))
-    assert facts_of(pair).label == LabelStats(12, 16, 1, False, ((9, 192),))
+    assert stats_of(pair).label == LabelStats(12, 16, 1, False, ((9, 192),))
 
 
 def test_a_file_that_has_just_changed_has_no_stamp(tmp_path: Path) -> None:
     pair = put(tmp_path)
     Image.fromarray(np.full((12, 16), 3, np.uint8)).save(str(pair.label), format="BMP")
     before = Path(str(pair.label)).stat()
-    assert facts_of(pair).label == LabelStats(12, 16, 1, False, ((3, 192),))
+    assert stats_of(pair).label == LabelStats(12, 16, 1, False, ((3, 192),))
     Image.fromarray(np.full((12, 16), 4, np.uint8)).save(str(pair.label), format="BMP")
     assert Path(str(pair.label)).stat().st_size == before.st_size, "size and time will not show the change"
     os.utime(str(pair.label), ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert facts_of(pair).label == LabelStats(12, 16, 1, False, ((4, 192),))
+    assert stats_of(pair).label == LabelStats(12, 16, 1, False, ((4, 192),))
 
 
-@pytest.mark.parametrize("content", [b"", b"no database at all" * 100, b"SQLite format 3\0" + b"\0" * 50])
-def test_a_broken_store_is_made_anew(tmp_path: Path, content: bytes) -> None:
-    cache_folder().mkdir()
-    (cache_folder() / FILE).write_bytes(content)
-    pair = put(tmp_path)
-    first = facts_of(pair)
-    assert first == facts_of(pair)
-    with sqlite3.connect(cache_folder() / FILE) as database:
-        assert database.execute("SELECT count(*) FROM facts").fetchone() == (2,)
-    database.close()
+def records() -> list[list[str]]:
+    """Return key, day and record of every line."""
+    return [
+        line.split("\t") for line in (cache_folder() / FILE).read_bytes().decode(errors="replace").split("\n") if line
+    ]
 
 
 @pytest.mark.parametrize(
-    "record", ["", "{}", "[]", '["ImageStats"]', '["LabelStats", 1, 2, 3, true, [[1]]]', "[1, 2]", '["x", 1]']
+    "content", [b"", b"no records at all" * 100, b"key\tday\t{}\n", b"\xff\0\n\t\t\n", b"cut\t20000\t[1"]
+)
+def test_a_broken_cache_is_repaired(tmp_path: Path, content: bytes) -> None:
+    cache_folder().mkdir()
+    (cache_folder() / FILE).write_bytes(content)
+    pair = put(tmp_path)
+    first = stats_of(pair)
+    assert first == stats_of(pair)
+    kinds = [key.split()[0] for key, _, _ in (line for line in records() if len(line) == 3) if " " in key]
+    assert sorted(kinds) == ["label", "probe"]
+
+
+@pytest.mark.parametrize(
+    "record", ["", "{}", "[]", '["ImageStats"]', '["LabelStats", 1, 2, 3, true, [[1]]]', "[1, 2]", '["x", 1]', "[1, "]
 )
 def test_broken_records_are_as_good_as_none(tmp_path: Path, record: str) -> None:
     pair = put(tmp_path)
-    first = facts_of(pair)
-    database = sqlite3.connect(cache_folder() / FILE)
-    with database:
-        database.execute("UPDATE facts SET record = ?", (record,))
-    database.close()
-    assert facts_of(pair) == first
+    first = stats_of(pair)
+    broken = "".join(f"{key}\t{day}\t{record}\n" for key, day, _ in records())
+    (cache_folder() / FILE).write_text(broken)
+    assert stats_of(pair) == first
+
+
+def test_writers_in_many_processes_lose_nothing(tmp_path: Path) -> None:
+    """Each opens the cache, and closes it when all others have opened it, too."""
+    with ProcessPoolExecutor(4, get_context("spawn")) as pool:
+        list(pool.map(write_many, range(4)))
+    with StatsCache() as cache:
+        for writer in range(4):
+            for number in range(600):
+                assert cache.get("label", f"{writer}-{number}") == LabelStats(number, writer, 1, False, ((0, number),))
+
+
+def write_many(writer: int) -> None:
+    with StatsCache() as cache:
+        for number in range(600):
+            cache.put("label", f"{writer}-{number}", LabelStats(number, writer, 1, False, ((0, number),)))
+
+
+def test_the_last_record_of_a_key_wins_and_superseded_ones_go(tmp_path: Path) -> None:
+    for height in range(5):
+        with StatsCache() as cache:
+            cache.put("label", "a", LabelStats(height, 1, 1, False, ()))
+    with StatsCache() as cache:
+        assert cache.get("label", "a") == LabelStats(4, 1, 1, False, ())
+    assert len(records()) == 1
 
 
 def test_without_a_place_to_keep_them_facts_are_found_all_the_same(
@@ -248,20 +284,16 @@ def test_without_a_place_to_keep_them_facts_are_found_all_the_same(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("SEMASK_CACHE", str(tmp_path / "file" / "cache"))
-    assert facts_of(put(tmp_path)).image == ImageStats(12, 16, 1)
+    assert stats_of(put(tmp_path)).image == ImageStats(12, 16, 1)
 
 
 def test_old_records_go(tmp_path: Path) -> None:
-    facts_of(put(tmp_path))
-    database = sqlite3.connect(cache_folder() / FILE)
-    with database:
-        database.execute("UPDATE facts SET day = day - 200")
-    database.close()
+    stats_of(put(tmp_path))
+    aged = "".join(f"{key}\t{int(day) - 200}\t{record}\n" for key, day, record in records())
+    (cache_folder() / FILE).write_text(aged)
     with StatsCache():
         pass
-    database = sqlite3.connect(cache_folder() / FILE)
-    assert database.execute("SELECT count(*) FROM facts").fetchone() == (0,)
-    database.close()
+    assert records() == []
 
 
 def test_the_cache_folder_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
