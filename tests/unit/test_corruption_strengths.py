@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from semask.data.corruptions import blur, digital, weather
-from semask.data.corruptions.noise import gaussian_noise, impulse_noise, shot_noise
+from semask.data import corruptions
+from semask.data.corruptions import gaussian_noise, impulse_noise, shot_noise
 
 PIXELS = np.random.default_rng(0).random((40, 48, 3))
 STRENGTHS = range(1, 6)
@@ -57,7 +57,7 @@ def test_defocus(strength: int, radius: int, softness: float) -> None:
     steps = np.arange(-1, 2) if radius <= 8 else np.arange(-2, 3)
     bell = np.exp(-(steps**2) / (2 * softness**2))
     soft = ndimage.correlate(disk / disk.sum(), np.outer(bell, bell) / bell.sum() ** 2)
-    assert np.allclose(blur.defocus_blur(point, strength, np.random.default_rng(0))[..., 0], soft)
+    assert np.allclose(corruptions.defocus_blur(point, strength, np.random.default_rng(0))[..., 0], soft)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_defocus(strength: int, radius: int, softness: float) -> None:
 )
 def test_glass(strength: int, sigma: float, reach: int, times: int) -> None:
     random = Watched()
-    out = blur.glass_blur(PIXELS, strength, random)  # type: ignore[arg-type]
+    out = corruptions.glass_blur(PIXELS, strength, random)  # type: ignore[arg-type]
     assert random.asked == [(-reach, reach)] * times * (2 * reach + 1) ** 2
     twice = ndimage.gaussian_filter(PIXELS, (sigma, sigma, 0), mode="nearest")
     assert np.allclose(out, ndimage.gaussian_filter(twice, (sigma, sigma, 0), mode="nearest"))
@@ -78,7 +78,7 @@ def test_glass(strength: int, sigma: float, reach: int, times: int) -> None:
 def test_motion(strength: int, radius: int, sigma: float) -> None:
     random, point = Watched(), np.zeros((9, 70, 3))
     point[4, 10] = 1
-    out = blur.motion_blur(point, strength, random)  # type: ignore[arg-type]
+    out = corruptions.motion_blur(point, strength, random)  # type: ignore[arg-type]
     bell = np.exp(-(np.arange(2 * radius + 1) ** 2) / (2 * sigma**2))
     assert random.asked == [(-45, 45)]
     assert np.allclose(out[4, 10 : 11 + 2 * radius, 0], bell / bell.sum())
@@ -89,8 +89,8 @@ def test_motion(strength: int, radius: int, sigma: float) -> None:
 )
 def test_zoom(strength: int, most: float, step: int) -> None:
     factors = np.arange(1, most, step / 100)
-    mean = np.mean([PIXELS, *(blur.zoom(PIXELS, factor) for factor in factors)], axis=0)
-    assert np.allclose(blur.zoom_blur(PIXELS, strength, np.random.default_rng(0)), mean)
+    mean = np.mean([PIXELS, *(corruptions.zoom(PIXELS, factor) for factor in factors)], axis=0)
+    assert np.allclose(corruptions.zoom_blur(PIXELS, strength, np.random.default_rng(0)), mean)
 
 
 SNOW = (
@@ -114,10 +114,10 @@ def test_snow(strength: int, numbers: tuple[float, ...], monkeypatch: pytest.Mon
         seen.extend((round(float(flakes[flakes > 0].min()), 2), radius, sigma))
         return np.zeros_like(flakes)
 
-    monkeypatch.setattr(weather, "zoom", zoom)
-    monkeypatch.setattr(weather, "smear", smear)
+    monkeypatch.setattr(corruptions, "zoom", zoom)
+    monkeypatch.setattr(corruptions, "smear", smear)
     random = Watched()
-    out = weather.snow(PIXELS, strength, random)  # type: ignore[arg-type]
+    out = corruptions.snow(PIXELS, strength, random)  # type: ignore[arg-type]
     grey = np.array(Image.fromarray((PIXELS * 255).round().astype(np.uint8)).convert("L")) / 255
     kept = numbers[6]
     white = kept * PIXELS + (1 - kept) * np.maximum(PIXELS, 1.5 * grey[..., None] + 0.5)
@@ -131,13 +131,13 @@ def test_frost_and_fog(strength: int, monkeypatch: pytest.MonkeyPatch) -> None:
     kept, iced = ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))[strength - 1]
     density, decay = ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4))[strength - 1]
     random = np.random.default_rng(0)
-    monkeypatch.setattr(weather, "draw_frost", lambda size, _: np.full(size, 0.5))
-    frosty = weather.frost(PIXELS, strength, random)
-    assert np.allclose(frosty, (kept * PIXELS + iced * 0.5 * weather.ICE).clip(0, 1))
+    monkeypatch.setattr(corruptions, "draw_frost", lambda size, _: np.full(size, 0.5))
+    frosty = corruptions.frost(PIXELS, strength, random)
+    assert np.allclose(frosty, (kept * PIXELS + iced * 0.5 * corruptions.ICE).clip(0, 1))
     decays = []
-    monkeypatch.setattr(weather, "draw_clouds", lambda size, decay, _: decays.append(decay) or np.full(size, 0.5))
+    monkeypatch.setattr(corruptions, "draw_clouds", lambda size, decay, _: decays.append(decay) or np.full(size, 0.5))
     most = PIXELS.max()
-    foggy = weather.fog(PIXELS, strength, random)
+    foggy = corruptions.fog(PIXELS, strength, random)
     assert np.allclose(foggy, ((PIXELS + density * 0.5) * most / (most + density)).clip(0, 1))
     assert decays == [decay]
 
@@ -148,10 +148,10 @@ def test_elastic(strength: int, monkeypatch: pytest.MonkeyPatch) -> None:
         strength - 1
     ]
     sigmas: list[float] = []
-    monkeypatch.setattr(digital, "_smoothed", lambda values, sigma: sigmas.append(sigma) or np.ones_like(values))
+    monkeypatch.setattr(corruptions, "_blur_widely", lambda values, sigma: sigmas.append(sigma) or np.ones_like(values))
     random = Watched()
-    places = digital.elastic_grid((200, 300), strength, random)  # type: ignore[arg-type]
-    assert np.allclose(places - np.mgrid[:200, :300], push * 200)
+    grid = corruptions.elastic_grid((200, 300), strength, random)  # type: ignore[arg-type]
+    assert np.allclose(grid - np.mgrid[:200, :300], push * 200)
     assert sigmas == pytest.approx([smooth * 200] * 2)
     assert random.asked[0] == pytest.approx((-shear * 200, shear * 200))
 
@@ -161,10 +161,12 @@ def test_elastic(strength: int, monkeypatch: pytest.MonkeyPatch) -> None:
     zip(STRENGTHS, (0.6, 0.5, 0.4, 0.3, 0.25), (25, 18, 15, 10, 7), strict=True),
 )
 def test_pixelate_and_jpeg(strength: int, factor: float, quality: int) -> None:
-    picture, random = Image.fromarray((PIXELS * 255).round().astype(np.uint8)), np.random.default_rng(0)
-    small = picture.resize((int(48 * factor), int(40 * factor)), Image.Resampling.BOX)
+    image, random = Image.fromarray((PIXELS * 255).round().astype(np.uint8)), np.random.default_rng(0)
+    small = image.resize((int(48 * factor), int(40 * factor)), Image.Resampling.BOX)
     again = np.asarray(small.resize((48, 40), Image.Resampling.BOX)) / 255
-    assert np.array_equal(digital.pixelate(PIXELS, strength, random), again)
+    assert np.array_equal(corruptions.pixelate(PIXELS, strength, random), again)
     with io.BytesIO() as file:
-        picture.save(file, "JPEG", quality=quality)
-        assert np.array_equal(digital.jpeg_compression(PIXELS, strength, random), np.asarray(Image.open(file)) / 255)
+        image.save(file, "JPEG", quality=quality)
+        assert np.array_equal(
+            corruptions.jpeg_compression(PIXELS, strength, random), np.asarray(Image.open(file)) / 255
+        )

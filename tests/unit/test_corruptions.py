@@ -13,11 +13,33 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from semask.data.corruptions import CORRUPTIONS, ELASTIC, KINDS, STILL, STRENGTHS, corrupt
-from semask.data.corruptions.blur import defocus_blur, glass_blur, smear, zoom, zoom_blur
-from semask.data.corruptions.digital import contrast, elastic_grid, jpeg_compression, pixelate, warp
-from semask.data.corruptions.noise import gaussian_noise, impulse_noise, shot_noise
-from semask.data.corruptions.weather import brightness, draw_clouds, draw_frost, fog, frost, snow
+from semask.data.corruptions import (
+    CORRUPTIONS,
+    ELASTIC,
+    KINDS,
+    STILL,
+    STRENGTHS,
+    brightness,
+    contrast,
+    corrupt,
+    defocus_blur,
+    draw_clouds,
+    draw_frost,
+    elastic_grid,
+    fog,
+    frost,
+    gaussian_noise,
+    glass_blur,
+    impulse_noise,
+    jpeg_compression,
+    pixelate,
+    shot_noise,
+    smear,
+    snow,
+    warp,
+    zoom,
+    zoom_blur,
+)
 from tests.facts import facts
 
 
@@ -168,7 +190,7 @@ def test_blur_keeps_what_is_of_one_colour(blur: object) -> None:
 
 
 def test_glass_swaps_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("semask.data.corruptions.blur._smoothed", lambda pixels, sigma: pixels.copy())
+    monkeypatch.setattr("semask.data.corruptions._blur", lambda pixels, sigma: pixels.copy())
     numbers = np.arange(40 * 50 * 3).reshape(40, 50, 3) / 6000
     out = glass_blur(numbers, 5, np.random.default_rng(0))
     assert (np.sort(out[..., 0].ravel()) == np.sort(numbers[..., 0].ravel())).all(), "a permutation"
@@ -286,5 +308,5 @@ def test_elastic_moves_the_label_with_the_picture(strength: int) -> None:
 def test_moving_nowhere_changes_nothing() -> None:
     image, label = scene()
     here = np.mgrid[:48, :64].astype(float)
-    assert np.allclose(warp(pixels_of(image), places=here), pixels_of(image))
-    assert (warp(label.numpy(), places=here) == label.numpy()).all()
+    assert np.allclose(warp(pixels_of(image), grid=here), pixels_of(image))
+    assert (warp(label.numpy(), grid=here) == label.numpy()).all()

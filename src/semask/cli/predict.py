@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
@@ -105,18 +104,21 @@ def predict(checkpoint: Path, images: Path, options: PredictOptions, *, test: Te
     skipped, warned = [], False
     for file, name in track(list(zip(files, names, strict=True)), description="Segmenting", console=log):
         try:
-            with _memory_hint():
-                image = read_raster(file, painter.data)
-                # A warning on windows once, for the first image that it is true of.
-                if painter.windows is not None and not warned:
-                    size = image.shape[-2], image.shape[-1]
-                    if warning := window_warning(painter.data, painter.windows, *size):
-                        log.print(f"{file}: {warning}", style="yellow")
-                        warned = True
-                painter.paint(image, name)
-        except ValueError as error:
-            message = str(error) if str(file) in str(error) else f"{file}: {error}"
-            log.print(f"skipped: {message}", style="yellow")
+            image = read_raster(file, painter.data)
+            # A warning on windows once, for the first image that it is true of.
+            size, windows = (image.shape[-2], image.shape[-1]), None if warned else painter.windows
+            if windows and (warning := window_warning(painter.data, windows, *size)):
+                log.print(f"{file}: {warning}", style="yellow")
+                warned = True
+            painter.paint(image, name)
+        except (ValueError, MemoryError, RuntimeError) as error:
+            message = str(error)
+            if not isinstance(error, ValueError):
+                # torch has a class of its own for a GPU's memory alone.
+                if not isinstance(error, MemoryError) and "allocate" not in message:
+                    raise
+                message = "the memory is too small for this image at once; use --test.mode sliding, window by window"
+            log.print(f"skipped: {message if str(file) in message else f'{file}: {message}'}", style="yellow")
             skipped.append(file)
     summary = Summary(len(files) - len(skipped), tuple(skipped))
     if not summary.segmented:
@@ -176,20 +178,6 @@ class Painter:
         if self.options.overlay:
             mixed = overlay(as_rgb(image), labels, self.classes, alpha=self.options.alpha)
             write_image(out / OVERLAYS / f"{name}.jpg", mixed)
-
-
-@contextmanager
-def _memory_hint() -> Iterator[None]:
-    """Turn a lack of memory into a ValueError that names the flag that helps."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        # torch has a class of its own for a GPU's memory alone.
-        if not isinstance(error, MemoryError) and "allocate" not in str(error):
-            raise
-        raise ValueError(
-            "the memory is too small for this image at once; use --test.mode sliding, which takes it window by window"
-        ) from error
 
 
 def find_files(images: Path, *, leave_out: Path) -> list[Path]:

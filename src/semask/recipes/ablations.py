@@ -1,7 +1,7 @@
-"""The ablation tables of both papers: what is changed from row to row, starting from one recipe.
+"""The ablation tables of both papers: rows of changed options, starting from one recipe.
 
-Every row is the same model with other options, so that a table can be made of any recipe that fits, on any data.
-Figures beside the rows are the papers', on ADE20K; SeMask's authors published no code for them.
+Every row is the same model with other options, so that a table works on any recipe that fits and any data. Figures
+beside the rows are the papers', on ADE20K; SeMask's authors published no code for them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from semask.recipes.decoders import DecoderOptions, SegmenterLinearOptions, SegmenterMaskOptions
-from semask.recipes.encoders import SemanticLayers, StageProbe, Windows
+from semask.recipes.decoders import SegmenterLinearOptions, SegmenterMaskOptions
+from semask.recipes.encoders import SemanticLayers, StageProbe
 from semask.recipes.recipe import Recipe
 from semask.recipes.segmenter import PATCH_SIZES
 from semask.recipes.swin import SWIN
@@ -41,7 +41,7 @@ PUBLISHED_FOR = ("ade20k/semask-swin-t-fpn", "ade20k/seg-s-16")
 
 
 class Row(NamedTuple):
-    """One line of a table: what it is called, its recipe, and the mIoU [%] that the paper has for it on ADE20K."""
+    """One line of a table: label, recipe, and the paper's mIoU [%] on ADE20K."""
 
     label: str
     recipe: Recipe
@@ -49,7 +49,7 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows to be trained alike; differences are taken to the row number `reference`."""
+    """Rows that are trained alike; differences are taken to the row number `reference`."""
 
     title: str
     rows: tuple[Row, ...]
@@ -57,7 +57,7 @@ class Table(NamedTuple):
 
 
 class Study(NamedTuple):
-    """How a table is made of a recipe, and which recipes it starts from."""
+    """A function from a recipe to a table, and the recipes that it starts from."""
 
     make: Callable[[Recipe], Table]
     bases: dict[str, str]
@@ -66,7 +66,7 @@ class Study(NamedTuple):
 def table3(base: Recipe) -> Table:
     """SeMask Table 3: semantic attention against plain single-head self-attention in its place."""
     rows = (
-        Row("Swin FPN", _plain(base), 41.48),
+        Row("Swin FPN", _encoder(base, semantic=None), 41.48),
         Row("Trans Swin FPN: self-attention", _semantic(base, attention="self"), 41.42),
         Row("SeMask FPN: semantic attention", _semantic(base, attention="semantic"), 42.06),
     )
@@ -89,12 +89,12 @@ def table4(base: Recipe) -> Table:
 
 
 def table5(base: Recipe) -> Table:
-    """SeMask Table 5: supervision of what the backbone has, of its queries, and of semantic maps, or none."""
+    """SeMask Table 5: supervision of the backbone's features, of its queries, of semantic maps, or none."""
     rows = (
-        Row("Swin FPN", _plain(base), 41.48),
+        Row("Swin FPN", _encoder(base, semantic=None), 41.48),
         Row("Swin FPN, auxiliary loss on features", _encoder(base, semantic=StageProbe()), 41.52),
         Row("Query Swin FPN, auxiliary loss on queries", _encoder(base, semantic=StageProbe(reads="queries")), 40.81),
-        Row("SeMask FPN without auxiliary loss", _prior_weight(base, 0.0), 41.72),
+        Row("SeMask FPN without auxiliary loss", base.override({"loss.prior_weight": 0.0}), 41.72),
         Row("SeMask FPN", base, 42.06),
     )
     return Table("The auxiliary loss (SeMask Table 5)", rows)
@@ -103,19 +103,20 @@ def table5(base: Recipe) -> Table:
 def alpha(base: Recipe) -> Table:
     """SeMask's appendix: the weight α of the loss of the semantic prior; the paper chooses 0.4."""
     weights = (0.4, 0.0, 0.1, 0.2, 0.6, 0.8, 1.0)
-    rows = tuple(Row(f"α = {weight:g}", _prior_weight(base, weight)) for weight in weights)
-    return Table("Weight α of the prior's loss (SeMask, appendix)", rows)
+    rows = (Row(f"α = {weight:g}", base.override({"loss.prior_weight": weight})) for weight in weights)
+    return Table("Weight α of the prior's loss (SeMask, appendix)", tuple(rows))
 
 
 def units(base: Recipe) -> Table:
     """The number N_S of semantic attention units per stage, which is 1 in every published model."""
     counts = ((1, 1, 1, 1), (2, 2, 2, 2), (1, 1, 2, 2), (2, 2, 1, 1))
-    rows = tuple(Row(f"N_S = {list(count)}", _semantic(base, units=count)) for count in counts)
-    return Table("Units per stage, N_S", rows)
+    return Table(
+        "Units per stage, N_S", tuple(Row(f"N_S = {list(count)}", _semantic(base, units=count)) for count in counts)
+    )
 
 
 def residual(base: Recipe) -> Table:
-    """What the masked features are added to: the normalised input, as in the authors' code, or the raw one."""
+    """The summand of the masked features: the normalised input, as in the authors' code, or the raw one."""
     rows = (
         Row("added to LN(x)", _semantic(base, residual="norm")),
         Row("added to x", _semantic(base, residual="input")),
@@ -125,22 +126,22 @@ def residual(base: Recipe) -> Table:
 
 def initialisation(base: Recipe) -> Table:
     """λ and the projection both at zero, as in three of the authors' ports, or λ alone."""
-    rows = (
-        Row("alive", _semantic(base, dead_init=False)),
-        Row("dead", _semantic(base, dead_init=True)),
-    )
+    rows = (Row("alive", _semantic(base, dead_init=False)), Row("dead", _semantic(base, dead_init=True)))
     return Table("The start of the semantic layer", rows)
 
 
 def extent(base: Recipe) -> Table:
-    """How far semantic attention reaches: the authors' choice by stage, windows, shifted windows, the whole map."""
-    window = next((size for size in _layers(base).windows if size is not None), 7)
-    windowed = _extent(base, (window,) * 4)
+    """The reach of semantic attention: the authors' choice by stage, windows, shifted windows, the whole map."""
+    layers = base.model.encoder.semantic
+    assert isinstance(layers, SemanticLayers)  # make_table refuses others
+    window = next((size for size in layers.windows if size is not None), 7)
+    windowed = _semantic(base, windows=(window,) * 4, shift=False)
+    partly = _semantic(base, windows=(window, window, None, None), shift=False)
     rows = (
         Row(f"windows of {window}", windowed),
         Row(f"windows of {window}, every second shifted", _semantic(windowed, shift=True)),
-        Row(f"windows of {window}, the whole map in stages 3 and 4", _extent(base, (window, window, None, None))),
-        Row("the whole map", _extent(base, (None,) * 4)),
+        Row(f"windows of {window}, the whole map in stages 3 and 4", partly),
+        Row("the whole map", _semantic(base, windows=(None,) * 4, shift=False)),
     )
     return Table("The extent of semantic attention", rows)
 
@@ -148,7 +149,7 @@ def extent(base: Recipe) -> Table:
 def regularisation(base: Recipe) -> Table:
     """Segmenter Table 2: dropout and stochastic depth; the paper's text has two of its figures."""
     published = {(0.0, 0.0): 45.01, (0.0, 0.1): 45.37}
-    rows = tuple(
+    rows = (
         Row(
             f"dropout {dropout:g}, stochastic depth {depth:g}",
             _encoder(base, dropout=dropout, drop_path=depth),
@@ -157,57 +158,48 @@ def regularisation(base: Recipe) -> Table:
         for dropout in (0.0, 0.1)
         for depth in (0.0, 0.1, 0.2)
     )
-    return Table("Regularisation (Segmenter Table 2)", rows)
+    return Table("Regularisation (Segmenter Table 2)", tuple(rows))
 
 
 def patch_size(base: Recipe) -> Table:
     """Segmenter Table 3, its parts on patches: the same ViT with coarser and finer ones.
 
-    Pretrained ViTs are taken with weights of that patch size where there are any; without weights the size alone
-    changes.
+    Pretrained ViTs come with weights of that patch size where there are any; without weights the size alone changes.
     """
-    encoder = base.model.encoder
+    encoder, title = base.model.encoder, "Patch size (Segmenter Table 3)"
     if encoder.weights is None:
-        sizes = (8, 16, 32)
-        rows = tuple(Row(f"patches of {size}", _encoder(base, patch_size=size)) for size in sizes)
-    else:
-        named = next((names for names in PATCH_SIZES if encoder.name in names.values()), None)
-        if named is None:
-            raise ValueError(
-                f"there are no weights of other patch sizes for {encoder.name!r}; start from ade20k/seg-s-16 or "
-                "ade20k/seg-b-16, or train from random weights with --model.encoder.weights None"
-            )
-        rows = tuple(Row(f"patches of {size}", _encoder(base, name=name)) for size, name in named.items())
-    return Table("Patch size (Segmenter Table 3)", rows)
+        return Table(title, tuple(Row(f"patches of {size}", _encoder(base, patch_size=size)) for size in (8, 16, 32)))
+    named = next((names for names in PATCH_SIZES if encoder.name in names.values()), None)
+    if named is None:
+        raise ValueError(
+            f"there are no weights of other patch sizes for {encoder.name!r}; start from ade20k/seg-s-16 or "
+            "ade20k/seg-b-16, or train from random weights with --model.encoder.weights None"
+        )
+    return Table(title, tuple(Row(f"patches of {size}", _encoder(base, name=name)) for size, name in named.items()))
 
 
 def decoder(base: Recipe) -> Table:
     """Segmenter's decoders: linear, and Mask Transformers of one, two and three layers."""
-    spec = base.model.decoder
-    shared = {name: getattr(spec, name) for name in ("single_scale", "channels")}
-    linear = _decoder(base, SegmenterLinearOptions(**shared))
-    masks = [_decoder(base, SegmenterMaskOptions(**shared, layers=layers)) for layers in (1, 2, 3)]
-    rows = (Row("linear", linear), *(Row(f"mask, {n} layers", mask) for n, mask in enumerate(masks, start=1)))
-    return Table("Decoder (Segmenter §4.3)", rows)
+    shared = {name: getattr(base.model.decoder, name) for name in ("single_scale", "channels")}
+    masks = {f"mask, {layers} layers": SegmenterMaskOptions(**shared, layers=layers) for layers in (1, 2, 3)}
+    choices = {"linear": SegmenterLinearOptions(**shared), **masks}
+    rows = (Row(label, base.override({"model.decoder": options})) for label, options in choices.items())
+    return Table("Decoder (Segmenter §4.3)", tuple(rows))
 
 
 def data_share(base: Recipe) -> Table:
     """Segmenter Table 5: shares of the training set, each within the larger ones.
 
-    The figures, for 4k, 8k and 20k pictures, are second hand: a write-up of the paper, not compared with its tables.
+    The figures, for 4k, 8k and 20k images, are second hand: a write-up of the paper, not compared with its tables.
     """
     if base.data.kind == "scenes":
-        raise ValueError(
-            "scenes never repeat, so there are no shares of them; give --data camvid or ade20k, for example"
-        )
+        raise ValueError("scenes never repeat, so there are no shares of them; use --data camvid or ade20k")
     published = {1.0: 45.37, 0.4: 41.87, 0.2: 38.31}
-    rows = tuple(
-        Row(
-            f"{share:.0%} of the pictures", replace(base, data=replace(base.data, fraction=share)), published.get(share)
-        )
+    rows = (
+        Row(f"{share:.0%} of the images", base.override({"data.fraction": share}), published.get(share))
         for share in (1.0, 0.8, 0.6, 0.4, 0.2, 0.1)
     )
-    return Table("Size of the training set (Segmenter Table 5)", rows)
+    return Table("Size of the training set (Segmenter Table 5)", tuple(rows))
 
 
 def scratch(base: Recipe) -> Table:
@@ -233,26 +225,18 @@ def scratch(base: Recipe) -> Table:
     return Table("From scratch (Segmenter Table 9)", (*pretrained, *rows))
 
 
+_OF_SEMASK = (table3, table4, table5, alpha, units, residual, initialisation, extent)
+_OF_SEGMENTER = (regularisation, patch_size, decoder, data_share, scratch)
 STUDIES: dict[str, Study] = {
-    "table3": Study(table3, SEMANTIC_BASES),
-    "table4": Study(table4, SEMANTIC_BASES),
-    "table5": Study(table5, SEMANTIC_BASES),
-    "alpha": Study(alpha, SEMANTIC_BASES),
-    "units": Study(units, SEMANTIC_BASES),
-    "residual": Study(residual, SEMANTIC_BASES),
-    "initialisation": Study(initialisation, SEMANTIC_BASES),
-    "extent": Study(extent, SEMANTIC_BASES),
-    "regularisation": Study(regularisation, SEGMENTER_BASES),
-    "patch-size": Study(patch_size, SEGMENTER_BASES),
-    "decoder": Study(decoder, SEGMENTER_BASES),
-    "data-share": Study(data_share, SEGMENTER_BASES),
-    "scratch": Study(scratch, SEGMENTER_BASES),
+    make.__name__.replace("_", "-"): Study(make, bases)
+    for makers, bases in ((_OF_SEMASK, SEMANTIC_BASES), (_OF_SEGMENTER, SEGMENTER_BASES))
+    for make in makers
 }
 """Tables by name."""
 
 
 def study(name: str) -> Study:
-    """Return the study of that name; a ValueError names them all."""
+    """Study of that name; a ValueError lists them all."""
     if name in STUDIES:
         return STUDIES[name]
     near = difflib.get_close_matches(name, STUDIES, n=1, cutoff=0.4)
@@ -263,11 +247,15 @@ def study(name: str) -> Study:
 def check_seeds(seeds: Sequence[int]) -> None:
     """Raise a ValueError unless seeds are different numbers from 0 on, at least one."""
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise ValueError(f"seeds are different numbers from 0 on, got {list(seeds)}; say --seeds 0 1 2, for example")
+        raise ValueError(f"seeds are different numbers from 0 on, got {list(seeds)}; use --seeds 0 1 2, for example")
 
 
 def make_table(name: str, base: Recipe) -> Table:
-    """Return a study's table over a recipe; a ValueError says where the recipe does not fit."""
+    """A study's table over a recipe.
+
+    Raises:
+        ValueError: The study is unknown, or the recipe does not fit.
+    """
     chosen = study(name)
     if chosen.bases is SEMANTIC_BASES and not isinstance(base.model.encoder.semantic, SemanticLayers):
         raise ValueError(f"{name} varies semantic layers, and {base.name} has none; start from a semask recipe")
@@ -282,32 +270,9 @@ def make_table(name: str, base: Recipe) -> Table:
     return table._replace(rows=tuple(row._replace(published=None) for row in table.rows))
 
 
-def _plain(recipe: Recipe) -> Recipe:
-    return _encoder(recipe, semantic=None)
-
-
-def _layers(recipe: Recipe) -> SemanticLayers:
-    layers = recipe.model.encoder.semantic
-    assert isinstance(layers, SemanticLayers)  # make_table refuses others
-    return layers
-
-
 def _semantic(recipe: Recipe, **changes: Any) -> Recipe:
-    return _encoder(recipe, semantic=replace(_layers(recipe), **changes))
-
-
-def _extent(recipe: Recipe, windows: Windows) -> Recipe:
-    return _semantic(recipe, windows=windows, shift=False)
+    return recipe.override({f"model.encoder.semantic.{name}": value for name, value in changes.items()})
 
 
 def _encoder(recipe: Recipe, **changes: Any) -> Recipe:
-    encoder = replace(recipe.model.encoder, **changes)
-    return replace(recipe, model=replace(recipe.model, encoder=encoder))
-
-
-def _decoder(recipe: Recipe, decoder: DecoderOptions) -> Recipe:
-    return replace(recipe, model=replace(recipe.model, decoder=decoder))
-
-
-def _prior_weight(recipe: Recipe, weight: float) -> Recipe:
-    return replace(recipe, loss=replace(recipe.loss, prior_weight=weight))
+    return recipe.override({f"model.encoder.{name}": value for name, value in changes.items()})

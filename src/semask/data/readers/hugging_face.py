@@ -112,7 +112,7 @@ def _find_column(features: Any, given: str | None, usual: tuple[str, ...], flag:
         if type(feature).__name__ == "Image" or (type(feature).__name__ == "Value" and feature.dtype in BYTES_OR_PATHS)
     ]
     name = given if given is not None else next((name for name in usual if name in able), None)
-    if name not in able:
+    if name is None or name not in able:
         wanted = repr(given) if given is not None else f"called {', '.join(usual)}"
         raise ValueError(
             f"{folder}: no column of images {wanted}; such columns are {', '.join(able) or 'none'} "
