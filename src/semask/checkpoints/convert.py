@@ -220,8 +220,8 @@ def _weights_file(path: Path) -> Path:
         return found[0]
     if shards := [name for name in (f"{name}.index.json" for name in _FILES) if (path / name).is_file()]:
         raise ValueError(
-            f"{str(path)!r} holds its weights in shards ({shards[0]}), and one file is read. Join them: load the folder "
-            "with transformers' from_pretrained, then call save_pretrained(folder, max_shard_size='100GB')."
+            f"{str(path)!r} holds its weights in shards ({shards[0]}), and one file is read. Join them: load the "
+            "folder with transformers' from_pretrained, then call save_pretrained(folder, max_shard_size='100GB')."
         )
     raise ValueError(f"{str(path)!r} is a folder without {' or '.join(_FILES)}; give the file itself")
 

@@ -54,24 +54,31 @@ def load_encoder(
     """Fill an encoder's backbone, in place, from timm's hub ("timm") or from a local file.
 
     Semantic layers, output norms and the levels of a simple pyramid are not part of the backbone and start fresh;
-    tables of positions take the encoder's size, and what reads the image takes its channels. A ValueError is raised,
-    and nothing loaded, when fewer than 95 % of the tensors match by name and shape.
+    tables of positions take the encoder's size, and the first layer takes the image's channels.
+
+    Raises:
+        ValueError: The weights cannot be read, or fewer than 95 % of the tensors match by name and shape; nothing is
+            loaded then.
     """
     if isinstance(encoder, SimplePyramidEncoder):
         return load_encoder(encoder.plain, name, weights)
     source = _hub_tensors(name) if weights == FROM_HUB else _file_tensors(name, weights)
     backbone = encoder.chain if isinstance(encoder, HierarchicalEncoder) else encoder.backbone
-    if isinstance(encoder, ViTEncoder):
-        found = _fit_positions(source, encoder)
-    else:
-        found = _fit_tables(_for_chain(source, backbone), backbone)
-    found = _fit_channels(found, backbone)
-    fresh = ATTENTION if isinstance(encoder, HRNetEncoder) else None
-    wanted = {key: tensor for key, tensor in backbone.state_dict().items() if fresh is None or fresh not in key}
+    found = _for_chain(source, backbone) if isinstance(backbone, nn.ModuleDict) else dict(source)
+    _fit_positions(found, encoder)
+    wanted = backbone.state_dict()
+    # convolutions that read RGB read the channels of the backbone's images
+    for key, tensor in wanted.items():
+        given = found.get(key)
+        if given is None or given.ndim != 4 or tensor.ndim != 4 or given.shape[1] != 3 or tensor.shape[1] == 3:
+            continue
+        if (given.shape[0], *given.shape[2:]) == (tensor.shape[0], *tensor.shape[2:]):
+            found[key] = inflate(given, tensor.shape[1])
+    if isinstance(encoder, HRNetEncoder):
+        wanted = {key: tensor for key, tensor in wanted.items() if ATTENTION not in key}
     usable = {key: found[key] for key, tensor in wanted.items() if key in found and found[key].shape == tensor.shape}
     missing = tuple(key for key in wanted if key not in usable)
-    label = name if weights == FROM_HUB else weights
-    report = MatchReport(label, len(usable), len(wanted), missing)
+    report = MatchReport(name if weights == FROM_HUB else weights, len(usable), len(wanted), missing)
     if report.share < MIN_SHARE:
         raise ValueError(
             f"{report}; at least {MIN_SHARE:.0%} are needed. Missing or of another shape: {', '.join(missing[:6])} …; "
@@ -114,19 +121,17 @@ def _level(ours: Sequence[float], theirs: Sequence[float]) -> bool:
 
 
 def _hub_tensors(name: str) -> dict[str, Tensor]:
+    hint = "give a local file with --model.encoder.weights PATH, or use --from-scratch to train without them"
     if is_mit(name):
         raise ValueError(
-            f"timm has no weights of {name!r}: give a local file with --model.encoder.weights PATH (the SegFormer "
-            "authors', transformers' or mmsegmentation's), or say --from-scratch to train without them."
+            f"timm has no weights of {name!r}: {hint}; SegFormer's authors', transformers' or mmsegmentation's"
         )
     try:
-        model = timm.create_model(name, pretrained=True, num_classes=0)
+        return dict(timm.create_model(name, pretrained=True, num_classes=0).state_dict())
     except Exception as error:
         raise ValueError(
-            f"the pretrained weights of {name!r} could not be fetched ({type(error).__name__}: {error}). "
-            "Give a local file with --model.encoder.weights PATH, or say --from-scratch to train without them."
+            f"the pretrained weights of {name!r} could not be fetched ({type(error).__name__}: {error}); {hint}"
         ) from error
-    return dict(model.state_dict())
 
 
 def _file_tensors(name: str, path: str) -> dict[str, Tensor]:
@@ -134,7 +139,11 @@ def _file_tensors(name: str, path: str) -> dict[str, Tensor]:
     if is_mit(name):
         return {ours: piece for key, value in tensors.items() for ours, piece in chain_tensors(key, value)}
     if is_swin(name):
-        return _merge_at_start(tensors)
+        if "layers.0.downsample.reduction.weight" not in tensors:
+            return tensors
+        # The official layout merges patches at the end of a stage, timm's at the start of the next.
+        merge = re.compile(r"^layers\.(\d+)\.downsample\.")
+        return {merge.sub(lambda m: f"layers.{int(m[1]) + 1}.downsample.", k): value for k, value in tensors.items()}
     adapt = getattr(sys.modules[family_of(name)], "checkpoint_filter_fn", None)
     if adapt is None:
         return tensors
@@ -144,10 +153,8 @@ def _file_tensors(name: str, path: str) -> dict[str, Tensor]:
     return adapted
 
 
-def _for_chain(source: dict[str, Tensor], chain: nn.Module) -> dict[str, Tensor]:
-    """Rename timm's keys to a chain's, whose children are called `layers_0` where timm says `layers.0`."""
-    if not isinstance(chain, nn.ModuleDict):
-        return source
+def _for_chain(source: dict[str, Tensor], chain: nn.ModuleDict) -> dict[str, Tensor]:
+    """Rename timm's keys to a chain's, whose children are called `layers_0` where timm has `layers.0`."""
     renamed: dict[str, Tensor] = {}
     for child in chain:
         nested = [f"{child[:place]}.{child[place + 1 :]}" for place, letter in enumerate(child) if letter == "_"]
@@ -157,57 +164,29 @@ def _for_chain(source: dict[str, Tensor], chain: nn.Module) -> dict[str, Tensor]
     return renamed
 
 
-def _merge_at_start(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Bring Swin's official layout, which merges patches at the end of a stage, to timm's, at the start of the next."""
-    if "layers.0.downsample.reduction.weight" not in tensors:
-        return tensors
+def _fit_positions(found: dict[str, Tensor], encoder: HierarchicalEncoder | HRNetEncoder | ViTEncoder) -> None:
+    """Resize tables of positions of another window or image size, in place.
 
-    def moved(match: re.Match[str]) -> str:
-        return f"layers.{int(match[1]) + 1}.downsample."
-
-    return {re.sub(r"^layers\.(\d+)\.downsample\.", moved, key): value for key, value in tensors.items()}
-
-
-def _fit_tables(found: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
-    """Resize tables of positions of another window or image size: relative ones bicubic per head, Hiera's as ViT's.
-
-    Source: SeMask's authors' code, loading of ImageNet Swin weights.
+    Source: SeMask's authors' code, loading of ImageNet Swin weights: relative ones bicubic per head.
     """
-    fitted = dict(found)
-    for name, module in backbone.named_modules():
-        key, table = f"{name}.{_BIAS_TABLE}", getattr(module, _BIAS_TABLE, None)
-        if table is not None and key in found and found[key].shape != table.shape:
-            fitted[key] = resize_bias_table(found[key], to_2tuple(module.window_size))
     table = found.get("pos_embed")
-    if isinstance(backbone, StagedHiera) and table is not None and table.shape != backbone.pos_embed.shape:
-        fitted["pos_embed"] = resample_abs_pos_embed(table, list(backbone.grid), num_prefix_tokens=0)
-    return fitted
-
-
-def _fit_positions(found: dict[str, Tensor], encoder: ViTEncoder) -> dict[str, Tensor]:
-    """Resize a position table of another image size, by the encoder's own rule."""
-    vit, table = encoder.backbone, found.get("pos_embed")
-    if table is None or table.ndim != 3 or vit.pos_embed is None or table.shape[1] == vit.pos_embed.shape[1]:
-        return found
-    grid = vit.patch_embed.grid_size
-    extra = 0 if vit.no_embed_class else vit.num_prefix_tokens
-    if encoder.position_resize is None:
-        resized = resample_abs_pos_embed(table, list(grid), num_prefix_tokens=extra)
-    else:
-        resized = resize_positions(table, grid, num_extra=extra, mode=encoder.position_resize)
-    return {**found, "pos_embed": resized}
-
-
-def _fit_channels(found: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
-    """Make convolutions that read RGB read the channels of the backbone's images."""
-    fitted = dict(found)
-    for key, tensor in backbone.state_dict().items():
-        given = found.get(key)
-        if given is None or given.ndim != 4 or tensor.ndim != 4 or given.shape[1] != 3 or tensor.shape[1] == 3:
-            continue
-        if (given.shape[0], *given.shape[2:]) == (tensor.shape[0], *tensor.shape[2:]):
-            fitted[key] = inflate(given, tensor.shape[1])
-    return fitted
+    if isinstance(encoder, ViTEncoder):
+        vit = encoder.backbone
+        if table is None or table.ndim != 3 or vit.pos_embed is None or table.shape[1] == vit.pos_embed.shape[1]:
+            return
+        grid, extra = vit.patch_embed.grid_size, 0 if vit.no_embed_class else vit.num_prefix_tokens
+        if encoder.position_resize is None:
+            found["pos_embed"] = resample_abs_pos_embed(table, list(grid), num_prefix_tokens=extra)
+        else:
+            found["pos_embed"] = resize_positions(table, grid, num_extra=extra, mode=encoder.position_resize)
+        return
+    chain = encoder.chain if isinstance(encoder, HierarchicalEncoder) else encoder.backbone
+    for name, module in chain.named_modules():
+        key, own = f"{name}.{_BIAS_TABLE}", getattr(module, _BIAS_TABLE, None)
+        if own is not None and key in found and found[key].shape != own.shape:
+            found[key] = resize_bias_table(found[key], to_2tuple(module.window_size))
+    if isinstance(chain, StagedHiera) and table is not None and table.shape != chain.pos_embed.shape:
+        found["pos_embed"] = resample_abs_pos_embed(table, list(chain.grid), num_prefix_tokens=0)
 
 
 def inflate(weight: Float[Tensor, "o 3 h w"], channels: int) -> Float[Tensor, "o c h w"]:

@@ -1,9 +1,9 @@
-"""Pairing pictures with labels, in whatever they are stored.
+"""Pairs of images and labels, in any storage.
 
 In a folder, or a zip file, the patterns of the recipe (`images/{split}`, `labels/{split}`) name the folders. Three
 layouts are understood: a folder per split (sub-folders below it are searched); one folder for all with `train.txt` and
 `val.txt` (a stem a line) at the root; and one folder for all without such files, of which a tenth, chosen by the names,
-is for validation. Where a folder per split and a split file are both there, the file selects from the folder.
+is for validation. Where a folder per split and a split file both exist, the file selects from the folder.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import zipfile
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from semask.data.published.catalogue import DATASETS
-from semask.data.published.cityscapes import HINT, LABEL_IDS, TRAIN_IDS
+from semask.data.published.catalogue import DATASETS, LABEL_IDS, LABEL_IDS_FIX, TRAIN_IDS
 from semask.data.readers.hugging_face import dataset_rows, expected_dataset
 from semask.data.readers.image import SUFFIXES
 from semask.data.readers.shards import expected_shards, shard_samples
@@ -32,9 +30,12 @@ VALIDATION_SHARE = 0.1
 SHOWN = 5
 """File names in a message."""
 
+Files = dict[str, Source]
+"""Files by their stem, or by their path below a folder."""
+
 
 class Pair(NamedTuple):
-    """A picture and its label; `stem` is the path below the image folder without suffix, or the key of a sample."""
+    """An image and its label; `stem` is the path below the image folder without suffix, or the key of a sample."""
 
     stem: str
     image: Source
@@ -42,11 +43,11 @@ class Pair(NamedTuple):
 
 
 class Unpaired(ValueError):
-    """Some images have no label; `pairs` are those that have one."""
+    """Some images have no label; `pairs` holds the others."""
 
     def __init__(self, message: str, pairs: dict[str, tuple[Source, Source]]) -> None:
         super().__init__(message)
-        self.pairs = _pairs(pairs)
+        self.pairs = _sorted_pairs(pairs)
 
 
 def find_pairs(data: DataRecipe, split: str) -> list[Pair]:
@@ -54,18 +55,22 @@ def find_pairs(data: DataRecipe, split: str) -> list[Pair]:
 
     Raises:
         ValueError: the root or a folder is missing, the split is empty, an image has no label (`Unpaired`), two images
-            share a stem, or a split file names what is not there.
+            share a stem, or a split file names a missing image.
     """
-    find = {"shards": shard_samples, "hugging_face": dataset_rows}.get(data.kind, _in_folders)
-    return _pairs(find(data, find_root(data), split))
+    find = {"shards": shard_samples, "hugging_face": dataset_rows}.get(data.kind, _pairs_in_folders)
+    return _sorted_pairs(find(data, find_root(data), split))
 
 
-def _pairs(found: dict[str, tuple[Source, Source]]) -> list[Pair]:
+def _sorted_pairs(found: dict[str, tuple[Source, Source]]) -> list[Pair]:
     return [Pair(stem, image, label) for stem, (image, label) in sorted(found.items())]
 
 
 def find_root(data: DataRecipe) -> Path:
-    """Return the folder or zip file of the dataset; a ValueError draws what is expected there when it is missing."""
+    """Return the folder or zip file of the dataset.
+
+    Raises:
+        ValueError: it is missing; the message shows the expected layout.
+    """
     if data.root is None:
         raise ValueError(f"this recipe reads files: give their folder or zip file with --data.root{_expected(data)}")
     root = Path(data.root).expanduser()
@@ -74,28 +79,33 @@ def find_root(data: DataRecipe) -> Path:
     return root
 
 
-def _in_folders(data: DataRecipe, root: Path, split: str) -> dict[str, tuple[Source, Source]]:
+def _pairs_in_folders(data: DataRecipe, root: Path, split: str) -> dict[str, tuple[Source, Source]]:
     tree = Tree(root)
-    image_folder, placed = _folder(tree, data.images, data, split)
-    label_folder, _ = _folder(tree, data.labels, data, split)
-    images = _images(tree.files(image_folder), data.image_suffix)
-    stems = _stems(images, tree, data, split=split, placed=placed)
+    image_folder, own_folder = _find_folder(tree, data.images, data, split)
+    label_folder, _ = _find_folder(tree, data.labels, data, split)
+    images: Files = {}
+    for path, file in tree.files(image_folder).items():
+        ending = data.image_suffix or PurePosixPath(path).suffix
+        if file.name.endswith(ending) and (data.image_suffix or ending.lower() in SUFFIXES):
+            stem = path.removesuffix(ending)
+            if stem in images:
+                raise ValueError(f"two images share one stem: {images[stem]} and {file}; rename or remove one")
+            images[stem] = file
+    stems = _stems_of_split(images, tree, data, split=split, own_folder=own_folder)
     if not stems:
         raise ValueError(f"the {split!r} split is empty: no image in {root / image_folder}{_expected(data)}")
-    files = tree.files(label_folder)
-    labels = {
-        path.removesuffix(data.label_suffix): file for path, file in files.items() if path.endswith(data.label_suffix)
-    }
+    files, suffix = tree.files(label_folder), data.label_suffix
+    labels = {path.removesuffix(suffix): file for path, file in files.items() if path.endswith(suffix)}
     if unused := sorted(labels.keys() - images.keys()):
         folder = root / label_folder
         logger.warning("%d labels in %s have no image and are not used: %s", len(unused), folder, _some(unused))
     paired = {stem: (images[stem], labels[stem]) for stem in stems if stem in labels}
     if missing := [stem for stem in stems if stem not in labels]:
-        raise Unpaired(_without_label(missing, images, root / label_folder, files, data.label_suffix), paired)
+        raise Unpaired(_missing_labels(missing, images, root / label_folder, files, suffix), paired)
     return paired
 
 
-def _folder(tree: Tree, pattern: str, data: DataRecipe, split: str) -> tuple[str, bool]:
+def _find_folder(tree: Tree, pattern: str, data: DataRecipe, split: str) -> tuple[str, bool]:
     """Return the folder of a split below the root, and whether it holds that split alone."""
     by_split = pattern if "{split}" in pattern else f"{pattern}/{{split}}"
     shared = pattern.replace("{split}", "").rstrip("/")
@@ -103,102 +113,76 @@ def _folder(tree: Tree, pattern: str, data: DataRecipe, split: str) -> tuple[str
     present = [name for name in splits if tree.has_folder(by_split.replace("{split}", name))]
     if split in present:
         return by_split.replace("{split}", split), True
-    if present or not tree.has_folder(shared):
-        missing = by_split.replace("{split}", split) if present or "{split}" in pattern else shared
-        raise ValueError(f"no folder {tree.root / missing}{_nearby(tree.root, missing)}{_expected(data)}")
-    return shared, False
+    if not present and tree.has_folder(shared):
+        return shared, False
+    missing = by_split.replace("{split}", split) if present or "{split}" in pattern else shared
+    # roots are often one step off: look above and below
+    nearby = ""
+    if tree.root.is_dir():
+        below = (path for path in sorted(tree.root.iterdir()) if path.is_dir() or zipfile.is_zipfile(path))
+        places = (tree.root.resolve().parent, *below)
+        nearby = next((f"; did you mean --data.root {path}?" for path in places if Tree(path).has_folder(missing)), "")
+    raise ValueError(f"no folder {tree.root / missing}{nearby}{_expected(data)}")
 
 
-def _nearby(root: Path, missing: str) -> str:
-    """Name the folder above or below the root that has what is missing: roots are often one step off."""
-    if not root.is_dir():
-        return ""
-    below = (path for path in sorted(root.iterdir()) if path.is_dir() or zipfile.is_zipfile(path))
-    right = next((path for path in (root.resolve().parent, *below) if Tree(path).has_folder(missing)), None)
-    return "" if right is None else f"; did you mean --data.root {right}?"
-
-
-def _images(files: dict[str, Source], suffix: str) -> dict[str, Source]:
-    found: dict[str, Source] = {}
-    for path, file in files.items():
-        ending = suffix or PurePosixPath(path).suffix
-        if not file.name.endswith(ending) or not (suffix or ending.lower() in SUFFIXES):
-            continue
-        stem = path.removesuffix(ending)
-        if stem in found:
-            raise ValueError(f"two images share one stem: {found[stem]} and {file}; rename or remove one")
-        found[stem] = file
-    return found
-
-
-def _stems(images: dict[str, Source], tree: Tree, data: DataRecipe, *, split: str, placed: bool) -> list[str]:
+def _stems_of_split(images: Files, tree: Tree, data: DataRecipe, *, split: str, own_folder: bool) -> list[str]:
     listing = tree.read_text(f"{split}.txt")
     if listing is not None:
-        return _listed(listing, tree.root / f"{split}.txt", images)
-    if placed:
+        return _listed_stems(listing, tree.root / f"{split}.txt", images)
+    if own_folder:
         return sorted(images)
-    files = [tree.root / f"{name}.txt" for name in (data.train_split, data.val_split)]
-    if any(tree.read_text(f"{name}.txt") is not None for name in (data.train_split, data.val_split)):
+    files = [f"{name}.txt" for name in (data.train_split, data.val_split)]
+    if any(tree.read_text(file) is not None for file in files):
         raise ValueError(
             f"no {tree.root / split}.txt, although the other split has its file; write the split's stems there, one a "
             "line"
         )
-    validation = _held_out(images)
-    _tell_held_out(tree.root, len(validation), len(images), " and ".join(path.name for path in files))
-    return sorted(validation if split == data.val_split else images.keys() - validation)
+    # hold out a tenth, at least one, the same on every machine and in every order
+    ranked = sorted(images, key=lambda stem: hashlib.sha256(stem.encode("utf-8", "surrogatepass")).digest())
+    held_out = set(ranked[: max(1, round(len(ranked) * VALIDATION_SHARE))])
+    _warn_held_out(tree.root, len(held_out), len(images), " and ".join(files))
+    return sorted(held_out if split == data.val_split else images.keys() - held_out)
 
 
 @cache
-def _tell_held_out(root: Path, validation: int, pictures: int, files: str) -> None:
+def _warn_held_out(root: Path, validation: int, images: int, files: str) -> None:
     """Warn once per root: a training asks for its pairs several times."""
     logger.warning(
-        "no folder or file tells the splits of %s: %d of %d pictures, chosen by their names, are for validation; "
+        "no folder or file defines the splits of %s: %d of %d images, chosen by their names, are for validation; "
         "write %s to choose them yourself",
-        *(root, validation, pictures, files),
+        *(root, validation, images, files),
     )
 
 
-def _held_out(stems: Iterable[str]) -> set[str]:
-    """Return a tenth of the stems, at least one, the same on every machine and in every order."""
-    ranked = sorted(stems, key=lambda stem: hashlib.sha256(stem.encode("utf-8", "surrogatepass")).digest())
-    return set(ranked[: max(1, round(len(ranked) * VALIDATION_SHARE))])
-
-
-def _listed(text: str, listing: Path, images: dict[str, Source]) -> list[str]:
+def _listed_stems(text: str, listing: Path, images: Files) -> list[str]:
     """Return the stems of a split file; a line may be a stem, a path below the image folder, or end in the suffix."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     by_name: dict[str, list[str]] = {}
     for stem, image in images.items():
         for name in {stem, image.name, PurePosixPath(stem).name, stem + PurePosixPath(image.name).suffix}:
             by_name.setdefault(name, []).append(stem)
-    unknown = [line for line in lines if line not in by_name]
-    if unknown:
-        raise ValueError(
-            f"{listing} lists {len(unknown)} images that are not there: {_some(unknown)}; correct the list"
-        )
-    stems = [line if line in images else by_name[line][0] for line in lines]
-    several = [line for line in lines if line not in images and len(by_name[line]) > 1]
-    if several:
+    if unknown := [line for line in lines if line not in by_name]:
+        raise ValueError(f"{listing} lists {len(unknown)} images that do not exist: {_some(unknown)}; correct the list")
+    if several := [line for line in lines if line not in images and len(by_name[line]) > 1]:
         raise ValueError(f"{listing}: {_some(several)} could be several images; write the path below the image folder")
-    if not stems:
+    if not lines:
         raise ValueError(f"{listing} is empty: list the split's images, one stem a line")
-    return sorted(set(stems))
+    return sorted({line if line in images else by_name[line][0] for line in lines})
 
 
-def _without_label(
-    missing: list[str], images: dict[str, Source], folder: Path, files: dict[str, Source], suffix: str
-) -> str:
+def _missing_labels(missing: list[str], images: Files, folder: Path, files: Files, suffix: str) -> str:
+    """Return the message on images without a label."""
     lossy = [f"{stem}{ending}" for stem in missing for ending in (".jpg", ".jpeg", ".JPG", ".JPEG")]
-    lossy = [PurePosixPath(path).name for path in lossy if path in files]
-    if lossy:
+    if lossy := [PurePosixPath(path).name for path in lossy if path in files]:
         return (
             f"{len(lossy)} labels are JPEG: {_some(lossy)} in {folder}; "
             "JPEG compression changes ids near edges: make them again as 8-bit greyscale PNG"
         )
     names = _some([images[stem].name for stem in missing])
-    official = missing[0] + suffix.replace(TRAIN_IDS, LABEL_IDS)
-    mend = HINT if suffix.endswith(TRAIN_IDS) and official in files else "add the labels or remove the images"
-    return f"{len(missing)} images without a label: {names}; expected e.g. {folder / (missing[0] + suffix)}; {mend}"
+    fix = "add the labels or remove the images"
+    if suffix.endswith(TRAIN_IDS) and missing[0] + suffix.replace(TRAIN_IDS, LABEL_IDS) in files:
+        fix = LABEL_IDS_FIX
+    return f"{len(missing)} images without a label: {names}; expected e.g. {folder / (missing[0] + suffix)}; {fix}"
 
 
 def _some(names: list[str]) -> str:
@@ -207,23 +191,19 @@ def _some(names: list[str]) -> str:
 
 
 def _expected(data: DataRecipe) -> str:
-    """Return what the root should hold: the tree that the recipe's patterns describe, or another storage."""
+    """Return the expected content of the root: the tree of the recipe's patterns, or another storage."""
     root = data.root or "the folder"
     if data.kind != "files":
         return expected_shards(root) if data.kind == "shards" else expected_dataset(root)
-    image, label = f"*{data.image_suffix or '.jpg'}", f"*{data.label_suffix}"
     lines = ["", f"expected below {root}:"]
-    for pattern, file in ((data.images, image), (data.labels, label)):
-        if "{split}" in pattern:
-            lines += [f"  {pattern.format(split=s)}/{file}" for s in (data.train_split, data.val_split)]
-        else:
-            lines.append(f"  {pattern}/{file}")
+    for pattern, file in ((data.images, f"*{data.image_suffix or '.jpg'}"), (data.labels, f"*{data.label_suffix}")):
+        folders = [pattern.format(split=split) for split in (data.train_split, data.val_split)]
+        lines += [f"  {folder}/{file}" for folder in dict.fromkeys(folders)]
     lines.append(f"  {data.train_split}.txt, {data.val_split}.txt (optional: the stems of each split)")
     for name, official in DATASETS.items():
         if official.data.classes == data.classes:
-            lines.append(
-                f"`semask prepare {name} --from DOWNLOAD … --root DIR` makes it of {' and '.join(official.downloads)}"
-            )
+            downloads = " and ".join(official.downloads)
+            lines.append(f"`semask prepare {name} --from DOWNLOAD … --root DIR` makes it of {downloads}")
     if str(data.root).endswith(".tar"):
         lines.append("tar shards are read by --data.kind shards; their folder is the root")
     return "\n".join(lines)

@@ -104,7 +104,7 @@ def _rename(key: str, *, deformable: bool) -> str | None:
         return key if part is None else f"decoder.pixel_decoder.{part}"
     if key.startswith(f"{_HEAD}predictor."):
         part = replace_beginning(key.removeprefix(f"{_HEAD}predictor."), _PREDICTOR_PARTS)
-        return key if part is None else f"decoder.predictor.{_attention(part)}"
+        return key if part is None else f"decoder.predictor.{part.replace('.out_proj.', '.project.')}"
     return swin.rename(key) or key
 
 
@@ -118,7 +118,3 @@ def _rename_pixel_decoder(key: str, *, deformable: bool) -> str | None:
         return None
     # Under deformable attention there is one level, the finest.
     return f"finest.{level}" if deformable else f"levels.{int(match[2]) - 1}.{level}"
-
-
-def _attention(name: str) -> str:
-    return name.replace(".out_proj.", ".project.")

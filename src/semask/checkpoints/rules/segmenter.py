@@ -98,7 +98,8 @@ def rename(key: str) -> str | None:
         return None
     name = replace_beginning(key, (*_RENAMES, *_MMSEGMENTATION_RENAMES))
     if name is not None and ".blocks." in name:
-        return _rename_part(name)
+        for theirs, ours in _BLOCK_PARTS.items():
+            name = name.replace(theirs, ours)
     return key if name is None else name
 
 
@@ -115,12 +116,6 @@ def with_mmsegmentation_numerics(recipe: Recipe) -> Recipe:
         test=dataclasses.replace(recipe.test, enlarge=False),
         published=Published(),
     )
-
-
-def _rename_part(name: str) -> str:
-    for theirs, ours in _BLOCK_PARTS.items():
-        name = name.replace(theirs, ours)
-    return name
 
 
 def _shaped(ours: str, value: Tensor, *, transpose: bool) -> Tensor:

@@ -1,40 +1,67 @@
-"""What a published dataset is: how its downloads are laid out, how many pictures it has, how its labels are read."""
+"""Official downloads of published datasets, and the tree that recipes read, made from them.
+
+Files get names of our own, are written beside their place and moved there when whole. Existing ones stay, so that a
+second call goes on where the first one ended. Every label is checked, and images are counted, before and after.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
 import re
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Integer, UInt8
+from PIL import Image
 
 from semask.data.classes import UNKNOWN, Classes
+from semask.data.published.download import open_download
+from semask.data.readers.image import read_label
 from semask.data.readers.source import Source
+from semask.files import atomic_write
 from semask.recipes.recipe import DataRecipe
+
+logger = logging.getLogger(__name__)
+
+SCRATCH = ".downloads"
+"""Folder below the root for files that are needed only while preparing."""
+SHOWN = 10
+AT_ONCE = 1024
+"""Jobs that wait for threads."""
+GIB = 2**30
 
 Files = Mapping[str, Source]
 """The files of all downloads by their paths."""
 
 
-class Found(NamedTuple):
-    """The pictures and labels of one split by their stems, as downloads hold them."""
+class SplitFiles(NamedTuple):
+    """The images and labels of one split in the downloads, by their stems."""
 
     images: dict[str, Source]
     labels: dict[str, Source]
 
+    @property
+    def complete(self) -> list[str]:
+        """The stems of complete pairs, in order."""
+        return sorted(self.images.keys() & self.labels.keys())
 
-Gather = Callable[[Files], dict[str, Found]]
+
+Gather = Callable[[Files], dict[str, SplitFiles]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Official:
     """A published dataset.
 
-    data: the tree that is made, and its class table. counts: the pictures of every split. gather: finds pictures and
-    labels in the downloads. read: the values of a label file of the tree, out of a label of the download; None copies
-    label files as they are. unlabelled: splits whose labels are not public.
+    data: the tree to be made, and its class table. counts: the images of every split. gather: finds images and labels
+    in the downloads. read: returns the values of a label file of the tree for a label of the download; None copies
+    label files unchanged. unlabelled: splits without public labels.
     """
 
     title: str
@@ -46,40 +73,59 @@ class Official:
     unlabelled: frozenset[str] = frozenset()
 
 
-def by_folder(images: str, labels: str) -> Gather:
-    """Return what finds files by patterns of their paths' ends; each has the groups `split` and `stem`."""
+class Prepared(NamedTuple):
+    """The result of `prepare`: images by split, new files, and files that existed before."""
 
-    def gather(files: Files) -> dict[str, Found]:
-        found: dict[str, Found] = {}
+    images: dict[str, int]
+    made: int
+    kept: int
+
+
+class Job(NamedTuple):
+    """A file to be made; `labels` is the class table of label files, None for images."""
+
+    target: Path
+    source: Source
+    labels: Classes | None
+
+
+# --- finding the files of a dataset in its downloads ---------------------------------------------------------------
+
+
+def by_folder(images: str, labels: str) -> Gather:
+    """Return a gatherer by patterns of the ends of paths; each pattern has the groups `split` and `stem`."""
+
+    def gather(files: Files) -> dict[str, SplitFiles]:
+        found: dict[str, SplitFiles] = {}
         for number, pattern in enumerate((images, labels)):
-            for match, source in matches(files, pattern):
-                put(found.setdefault(match["split"], Found({}, {}))[number], match["stem"], source)
+            for match, source in _matches(files, pattern):
+                _add(found.setdefault(match["split"], SplitFiles({}, {}))[number], match["stem"], source)
         return found
 
     return gather
 
 
 def by_list(images: str, labels: str, lists: Mapping[str, str]) -> Gather:
-    """Return what finds files by patterns with the group `stem`, and splits by lists of stems: split → path's end."""
+    """Return a gatherer by patterns with the group `stem`, and by lists of stems: split → end of the list's path."""
 
-    def gather(files: Files) -> dict[str, Found]:
-        all_images, all_labels = stems(files, images), stems(files, labels)
+    def gather(files: Files) -> dict[str, SplitFiles]:
+        all_images, all_labels = by_stem(files, images), by_stem(files, labels)
         listed = {split: read_list(files, path) for split, path in lists.items()}
-        return {split: chosen(names, all_images, all_labels) for split, names in listed.items() if names}
+        return {split: select(names, all_images, all_labels) for split, names in listed.items() if names}
 
     return gather
 
 
-def stems(files: Files, pattern: str) -> dict[str, Source]:
+def by_stem(files: Files, pattern: str) -> dict[str, Source]:
     """Return the files whose paths end as the pattern says, by its group `stem`."""
     found: dict[str, Source] = {}
-    for match, source in matches(files, pattern):
-        put(found, match["stem"], source)
+    for match, source in _matches(files, pattern):
+        _add(found, match["stem"], source)
     return found
 
 
 def read_list(files: Files, path: str) -> list[str]:
-    """Return the stems that a list names, one a line; without its file, none."""
+    """Return the stems of a list, one a line; none without its file."""
     found = [source for name, source in files.items() if name == path or name.endswith(f"/{path}")]
     if not found:
         return []
@@ -88,28 +134,13 @@ def read_list(files: Files, path: str) -> list[str]:
     return [line.split()[0] for line in lines if line.strip()]
 
 
-def chosen(names: list[str], images: Mapping[str, Source], labels: Mapping[str, Source]) -> Found:
-    """Return the pictures and labels of those names, as far as they are there."""
-    return Found({n: images[n] for n in names if n in images}, {n: labels[n] for n in names if n in labels})
+def select(names: list[str], images: Mapping[str, Source], labels: Mapping[str, Source]) -> SplitFiles:
+    """Return the existing images and labels of those names."""
+    return SplitFiles({n: images[n] for n in names if n in images}, {n: labels[n] for n in names if n in labels})
 
 
-def matches(files: Files, pattern: str) -> list[tuple[re.Match[str], Source]]:
-    """Return the files whose paths end as the pattern says, from a folder's name on."""
-    ending = re.compile(rf"(?:^|/){pattern}$")
-    return [(match, source) for path, source in files.items() if (match := ending.search(path))]
-
-
-def put(found: dict[str, Source], stem: str, source: Source) -> None:
-    """Add a file; a ValueError tells two of one stem."""
-    if stem in found:
-        raise ValueError(f"{stem!r} is in the downloads twice: {found[stem]} and {source}; give each download once")
-    found[stem] = source
-
-
-def renumbered(
-    ids: Integer[np.ndarray, "H W"], classes: Classes, *, rest: int, largest: int
-) -> UInt8[np.ndarray, "H W"]:
-    """Return official ids as values of the class table's label files; `rest` stands for what is no class.
+def renumber(ids: Integer[np.ndarray, "H W"], classes: Classes, *, rest: int, largest: int) -> UInt8[np.ndarray, "H W"]:
+    """Return official ids as values of the class table's label files; ids of no class become `rest`.
 
     Raises:
         ValueError: an id is less than 0 or larger than `largest`, the dataset's own.
@@ -118,10 +149,161 @@ def renumbered(
         raise ValueError(f"ids from {ids.min()} to {ids.max()}, but the dataset has 0 to {largest}; fetch it again")
     table = np.full(largest + 1, rest, np.uint8)
     table[list(classes.official_ids)] = classes.values
-    renamed: np.ndarray = table[ids]
-    return renamed
+    values: np.ndarray = table[ids]
+    return values
 
 
-def unknown_values(values: Integer[np.ndarray, "H W"], classes: Classes) -> list[int]:
-    """Return the values that the class table does not list."""
+def _matches(files: Files, pattern: str) -> list[tuple[re.Match[str], Source]]:
+    ending = re.compile(rf"(?:^|/){pattern}$")
+    return [(match, source) for path, source in files.items() if (match := ending.search(path))]
+
+
+def _add(found: dict[str, Source], stem: str, source: Source) -> None:
+    if stem in found:
+        raise ValueError(f"{stem!r} is in the downloads twice: {found[stem]} and {source}; give each download once")
+    found[stem] = source
+
+
+# --- making the tree -----------------------------------------------------------------------------------------------
+
+
+def prepare(
+    official: Official,
+    downloads: Sequence[Path],
+    root: Path,
+    *,
+    partial: bool = False,
+    workers: int | None = None,
+    progress: bool = False,
+) -> Prepared:
+    """Make the tree of a published dataset below `root`; `partial` accepts missing pairs.
+
+    Raises:
+        ValueError: a download is missing, damaged or unsafe; images or labels are missing, or a label holds values
+            that the dataset does not have; there is too little space.
+    """
+    scratch = root / SCRATCH
+    files: dict[str, Source] = {}
+    for number, path in enumerate(downloads):
+        files |= {f"{number}/{name}": source for name, source in open_download(path, scratch=scratch).items()}
+    found = official.gather(files)
+    _check_counts(official, found, downloads, partial=partial)
+    jobs = [job for split, pairs in found.items() for job in _jobs(official, split, pairs, root)]
+    # sizes are compared as far as they are known without reading
+    root.mkdir(parents=True, exist_ok=True)
+    size, free = sum(_size(job.source) for job in jobs if not job.target.exists()), shutil.disk_usage(root).free
+    if size > free:
+        raise ValueError(f"{size / GIB:.1f} GiB are to be written to {root}, where {free / GIB:.1f} GiB are free")
+    made = _run(official, jobs, workers, progress=progress)
+    # lists of the splits, where folders do not define them
+    if "{split}" not in official.data.images:
+        for split, pairs in found.items():
+            if pairs.complete:
+                with atomic_write(root / f"{split}.txt") as part:
+                    part.write_text("\n".join(pairs.complete) + "\n", encoding="utf-8")
+    shutil.rmtree(scratch, ignore_errors=True)
+    return Prepared(_count_images(official, found, root), made, len(jobs) - made)
+
+
+def _check_counts(
+    official: Official, found: dict[str, SplitFiles], downloads: Sequence[Path], *, partial: bool
+) -> None:
+    """Compare with the official counts; a difference is an error or, with `partial`, a warning."""
+    # the splits of these downloads that the recipes' tree must have
+    used = {official.data.train_split, official.data.val_split} & official.counts.keys()
+    issues: list[str] = []
+    for split, count in official.counts.items():
+        pairs = found.get(split, SplitFiles({}, {}))
+        if split in found or split in used:
+            labels = pairs.images if split in official.unlabelled else pairs.labels
+            complete = len(pairs.images.keys() & labels.keys())
+            if not complete == len(pairs.images) == len(labels) == count:
+                issues.append(f"{split}: {len(pairs.images)} images and {len(labels)} labels of {count}")
+    if not any(found[split].complete for split in used & found.keys()) or (issues and not partial):
+        listed = "".join(f"\n  {issue}" for issue in issues)
+        raise ValueError(
+            f"{official.title} is not complete in {', '.join(map(str, downloads))}:{listed}\n"
+            f"give {' and '.join(official.downloads)}, or folders they were unpacked to; --partial takes complete pairs"
+        )
+    for issue in issues:
+        logger.warning("%s; only complete pairs are made", issue)
+
+
+def _jobs(official: Official, split: str, pairs: SplitFiles, root: Path) -> Iterator[Job]:
+    data, table = official.data, Classes.load(str(official.data.classes))
+    image_folder, label_folder = (root / pattern.replace("{split}", split) for pattern in (data.images, data.labels))
+    for stem, image in sorted(pairs.images.items()):
+        if split in official.unlabelled or stem in pairs.labels:
+            suffix = data.image_suffix or PurePosixPath(image.name).suffix
+            yield Job(image_folder / f"{stem}{suffix}", image, None)
+        if stem in pairs.labels:
+            yield Job(label_folder / f"{stem}{data.label_suffix}", pairs.labels[stem], table)
+
+
+def _size(source: Source) -> int:
+    return source.stat().st_size if isinstance(source, Path) else int(getattr(source, "size", 0))
+
+
+def _run(official: Official, jobs: Sequence[Job], workers: int | None, *, progress: bool) -> int:
+    """Run the jobs in threads and return the number of new files.
+
+    Raises:
+        ValueError: labels are bad; the message lists them.
+    """
+    issues: list[str] = []
+
+    def attempt(job: Job) -> bool:
+        try:
+            return _make(job, official.read)
+        except ValueError as error:
+            issues.append(str(error))
+            return False
+
+    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+        # not all at once: a pool keeps a kilobyte for every job that waits, and COCO has 240,000
+        begins = range(0, len(jobs), AT_ONCE)
+        results = (result for begin in begins for result in pool.map(attempt, jobs[begin : begin + AT_ONCE]))
+        if progress:
+            from rich.console import Console
+            from rich.progress import track
+
+            made = sum(track(results, "preparing", total=len(jobs), console=Console(stderr=True), transient=True))
+        else:
+            made = sum(results)
+    if issues:
+        listed = "".join(f"\n  {issue}" for issue in sorted(issues)[:SHOWN])
+        more = f"\n  … and {len(issues) - SHOWN} more" if len(issues) > SHOWN else ""
+        raise ValueError(f"{len(issues)} files could not be made, all others were:{listed}{more}")
+    return made
+
+
+def _make(job: Job, read: Callable[[Source], Integer[np.ndarray, "H W"]] | None) -> bool:
+    """Make one file, unless it exists and is whole; return whether it was made."""
+    if job.target.is_file() and _is_whole(job):
+        return False
+    if job.labels is not None:
+        values = read_label(job.source).numpy() if read is None else read(job.source)
+        if unknown := _unknown_values(values, job.labels):
+            raise ValueError(f"{job.source}: holds {unknown[:5]}, which are no values of the dataset; fetch it again")
+        if read is not None:
+            with atomic_write(job.target) as part:
+                Image.fromarray(values.astype(np.uint8)).save(part, "PNG")
+            return True
+    with job.source.open("rb") as file, atomic_write(job.target) as part, part.open("wb") as out:
+        shutil.copyfileobj(file, out)
+    return True
+
+
+def _is_whole(job: Job) -> bool:
+    """Whether an existing file is an image of the source's size, or a label of the dataset's values."""
+    if job.labels is None:
+        size = _size(job.source)
+        return not size or job.target.stat().st_size == size
+    try:
+        return not _unknown_values(read_label(job.target).numpy(), job.labels)
+    except ValueError:
+        return False
+
+
+def _unknown_values(values: Integer[np.ndarray, "H W"], classes: Classes) -> list[int]:
     return sorted(set(values[classes.encode(values) == UNKNOWN].tolist()))
