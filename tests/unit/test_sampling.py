@@ -86,7 +86,7 @@ def test_an_epoch_shows_each_picture_as_often_as_its_factor() -> None:
     lengths = [int(order._times(epoch).sum()) for epoch in range(400)]
     total = np.zeros(4)
     for epoch, (end, length) in enumerate(zip(accumulate(lengths), lengths, strict=True)):
-        shown = Counter(order.picture(draw) for draw in range(end - length, end))
+        shown = Counter(order.index(draw) for draw in range(end - length, end))
         assert all(math.floor(f) <= shown[i] <= math.ceil(f) for i, f in enumerate(factors)), epoch
         total += [shown[i] for i in range(4)]
     assert np.abs(total / 400 - factors).max() < 0.08, "the fraction is an epoch's chance"
@@ -97,16 +97,16 @@ def test_an_epoch_shows_each_picture_as_often_as_its_factor() -> None:
 def test_a_draw_does_not_depend_on_those_before() -> None:
     factors = np.random.default_rng(0).uniform(1, 3, 20)
     forwards, backwards = (ImageOrder(20, seed=1, factors=factors) for _ in range(2))
-    drawn = [forwards.picture(draw) for draw in range(300)]
-    assert [backwards.picture(draw) for draw in reversed(range(300))] == drawn[::-1]
-    assert drawn != [ImageOrder(20, seed=2, factors=factors).picture(draw) for draw in range(300)]
+    drawn = [forwards.index(draw) for draw in range(300)]
+    assert [backwards.index(draw) for draw in reversed(range(300))] == drawn[::-1]
+    assert drawn != [ImageOrder(20, seed=2, factors=factors).index(draw) for draw in range(300)]
 
 
 def test_factors_of_one_are_epochs_of_every_picture_once() -> None:
     plain, ones = ImageOrder(7, seed=0), ImageOrder(7, seed=0, factors=np.ones(7))
     for order in (plain, ones):
-        assert all(sorted(order.picture(e * 7 + i) for i in range(7)) == list(range(7)) for e in range(5))
-    assert [plain.picture(draw) for draw in range(7, 14)] == shuffled(0, 1, 7).tolist()
+        assert all(sorted(order.index(e * 7 + i) for i in range(7)) == list(range(7)) for e in range(5))
+    assert [plain.index(draw) for draw in range(7, 14)] == shuffled(0, 1, 7).tolist()
 
 
 def test_pictures_of_rare_classes_come_more_often(folder: DataRecipe) -> None:

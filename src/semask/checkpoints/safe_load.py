@@ -235,7 +235,7 @@ def _refusal(path: Path, error: pickle.UnpicklingError, *, trust: bool) -> str:
     if not trust and "numpy" in str(error):
         return (
             f"{path.name} holds numpy arrays, as detectron2's model zoo and converted ImageNet weights do, and is not "
-            "opened unasked. If you trust where it comes from, say --trust (in Python trust=True); even then nothing "
+            "opened unasked. If you trust where it comes from, use --trust (in Python trust=True); even then nothing "
             "but arrays and plain containers is made of it."
         )
     return (

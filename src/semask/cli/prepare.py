@@ -74,7 +74,7 @@ def prepare(settings: Settings) -> Prepared:
         workers=settings.workers,
         progress=True,
     )
-    counts = ", ".join(f"{count} of {official.counts[split]} in {split}" for split, count in done.pictures.items())
+    counts = ", ".join(f"{count} of {official.counts[split]} in {split}" for split, count in done.images.items())
     screen = console()
     screen.print(f"{official.title} in {settings.root}: {counts}; {done.made} files made, {done.kept} kept")
     screen.print(f"train on it by the recipes of `semask models` with --data.root {settings.root}")

@@ -136,7 +136,7 @@ class TrainingFiles(Dataset[Sample]):
         return len(self.pairs)
 
     def __getitem__(self, draw: int) -> Sample:
-        pair = self.pairs[self.order.picture(_counted(draw))]
+        pair = self.pairs[self.order.index(_counted(draw))]
         random = stream(AUGMENT, self.seed, draw)
         seen = self._view(pair, random)
         if self.pasting is not None:

@@ -1,4 +1,4 @@
-"""Everything that is counted about label maps, image by image; nothing of an image is kept but its counts."""
+"""Counts of label maps, image by image; nothing else of an image is kept."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from semask.evaluation.metrics.sizes import AREAS, SizeConfusions
 
 
 class Measures(NamedTuple):
-    """What is counted beside the confusion matrix.
+    """Measures beside the confusion matrix.
 
-    areas: limits between sizes of objects [px]; none leaves sizes out. bins: of the reliability diagram; 0 leaves
+    areas: limits between sizes of objects [px]; () leaves sizes out. bins: bins of the reliability diagram; 0 leaves
     calibration out.
     """
 
@@ -31,7 +31,7 @@ class Measures(NamedTuple):
     bins: int = BINS
 
 
-class Tally:
+class MetricAccumulator:
     """Counts of images, all of them whole numbers, so that neither order nor the number of processes changes them."""
 
     def __init__(self, num_classes: int, measures: Measures | None = None) -> None:
@@ -41,11 +41,11 @@ class Tally:
         self.sizes = SizeConfusions(num_classes, areas=measures.areas) if measures.areas else None
         self.calibration = Calibration(measures.bins) if measures.bins else None
         self.images: dict[str, np.ndarray] = {}
-        """Of every image by its name: right, predicted and labelled pixels per class."""
+        """Correct, predicted and labelled pixels per class, by the image's name."""
 
     @property
     def needs_confidence(self) -> bool:
-        """Whether probabilities are asked for, and not labels alone."""
+        """Whether `update` needs probabilities beside labels."""
         return self.calibration is not None
 
     def update(
@@ -55,23 +55,25 @@ class Tally:
         truth: Integer[Tensor, "H W"],
         confidence: Float[Tensor, "H W"] | None = None,
     ) -> None:
-        """Count an image, whose name no other has.
+        """Count an image.
 
-        A ValueError tells a name or a label value that cannot be, a FloatingPointError probabilities that are no
-        numbers: labels of such scores are all of one class, and mean nothing.
+        Raises:
+            ValueError: an image of this name was counted before, or a label is no class.
+            FloatingPointError: probabilities are NaN or infinite; the labels of such scores are meaningless.
         """
         if name in self.images:
-            raise ValueError(f"two images are named {name!r}; every image counts once, under a name of its own")
+            raise ValueError(f"two images are named {name!r}; give every image a name of its own")
         if confidence is not None and (wrong := int((~confidence.isfinite()).sum())):
             raise FloatingPointError(
-                f"the scores of {name!r} are no numbers in {wrong} of {confidence.numel()} pixels: has the training of "
-                "this checkpoint diverged, or does the image hold values that are no numbers?"
+                f"the scores of {name!r} are NaN or infinite in {wrong} of {confidence.numel()} pixels; check whether "
+                "the training of this checkpoint diverged, and the image for such values"
             )
         here = Confusion(self.confusion.num_classes)
         here.update(prediction, truth)
         self.confusion.merge(here)
         matrix = here.matrix.numpy()
         self.images[name] = np.stack([matrix.diagonal(), matrix.sum(0), matrix.sum(1)]).astype(np.int32)
+        # the other measures work on bytes
         ours, theirs = (maps.cpu().to(torch.uint8).numpy() for maps in (prediction, truth))
         if self.boundary is not None:
             self.boundary += count_boundaries(ours, theirs, self.confusion.num_classes)
@@ -80,19 +82,23 @@ class Tally:
         if self.calibration is not None and confidence is not None:
             self.calibration.update(ours, confidence.float().cpu().numpy(), theirs)
 
-    def reduce(self) -> Tally:
-        """Return the sum over all processes, on each of them: of each image, whichever process counted it."""
+    def reduce(self) -> MetricAccumulator:
+        """Return the sum over all processes, on each of them."""
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return self
-        parts: list[Tally] = [self] * torch.distributed.get_world_size()
+        parts: list[MetricAccumulator] = [self] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(parts, self)
-        total = Tally(self.confusion.num_classes, self.measures)
+        total = MetricAccumulator(self.confusion.num_classes, self.measures)
         for part in parts:
             total.merge(part)
         return total
 
-    def merge(self, other: Tally) -> None:
-        """Add the counts of other images."""
+    def merge(self, other: MetricAccumulator) -> None:
+        """Add the counts of other images.
+
+        Raises:
+            ValueError: both have counted an image of one name.
+        """
         if twice := self.images.keys() & other.images.keys():
             raise ValueError(f"image {min(twice)!r} was counted twice")
         self.confusion.merge(other.confusion)
@@ -108,35 +114,28 @@ class Tally:
         """Return the scores of all pixels counted so far."""
         return self.confusion.scores()
 
+    def names(self) -> list[str]:
+        """Return the images' names in order."""
+        return sorted(self.images)
+
     def image_counts(self) -> ImageCounts:
         """Return the counts of every image, in order of their names."""
         stacked = np.stack([self.images[name] for name in self.names()]).astype(np.int64)
         return ImageCounts(*stacked.transpose(1, 0, 2))
 
-    def names(self) -> list[str]:
-        """Return the images' names in order."""
-        return sorted(self.images)
-
     def to_dict(self, names: Sequence[str]) -> dict[str, object]:
-        """Return "scores" and, as far as they were counted, "sizes" and "calibration"; `names` are the classes'."""
+        """Return "scores" and, as far as they were measured, "sizes" and "calibration"; `names` are the classes'."""
         scores = self.scores().to_dict(names)
+        record: dict[str, object] = {"scores": scores}
         if self.boundary is not None:
-            boundary = self.boundary.scores()
-            columns = {"boundary_iou": boundary.iou, "boundary_f": boundary.f_score}
-            for key, values in columns.items():
+            # mean and column of each boundary score
+            for key, values in zip(("boundary_iou", "boundary_f"), self.boundary.scores(), strict=True):
                 defined = values[np.isfinite(values)]
                 scores[key] = float(defined.mean()) if len(defined) else None
                 for row, value in zip(scores["classes"], values.tolist(), strict=True):  # type: ignore[call-overload]
                     row[key] = null(value)
-        record: dict[str, object] = {"scores": scores}
         if self.sizes is not None:
             record["sizes"] = self.sizes.to_dict(names)
         if self.calibration is not None:
             record["calibration"] = self.calibration.to_dict()
         return record
-
-
-def image_scores(counts: ImageCounts) -> np.ndarray:
-    """Return every image's own mean IoU, nan for an image without labels."""
-    scores: np.ndarray = np.where(counts.labelled.sum(1) > 0, counts.miou(), np.nan)
-    return scores

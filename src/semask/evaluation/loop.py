@@ -1,4 +1,4 @@
-"""A predictor over a data set, shared out among processes."""
+"""Evaluation of a predictor on a data set, divided among processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.distributed
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from semask.evaluation.counts import Measures, Tally
+from semask.evaluation.counts import Measures, MetricAccumulator
 from semask.evaluation.metrics import Confusion
 from semask.inference import Model, Predictor, Scorer, predictor_of
 from semask.structures import Sample
@@ -35,10 +35,7 @@ def process_share(count: int) -> range:
 
 
 def count_pixels(confusion: Confusion, predictor: Predictor, samples: Sequence[Sample]) -> None:
-    """Segment samples at their labels' own size and count their pixels, on the device of the counts.
-
-    Neighbouring samples of one size go through the predictor together.
-    """
+    """Segment samples at their labels' size and count their pixels, on the device of the counts."""
     for group, images in _batches(samples, confusion.matrix.device):
         truth = torch.stack([sample.label for sample in group])
         confusion.update(predictor.labels(images), truth.to(images.device))
@@ -54,35 +51,43 @@ def evaluate_model(
     workers: int = 0,
     measures: Measures | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Tally:
-    """Segment all samples at their labels' own size and return the counts, summed over all processes.
+) -> MetricAccumulator:
+    """Segment all samples at their labels' size and return the counts, summed over all processes.
 
-    Neighbouring samples of one size are segmented together, up to `batch_size`; `workers` processes read them, 0 reads
-    in this one. `measures` None counts all there are. `progress` is told how many samples were done since it was last
-    called. Neither scores nor pictures are kept: memory does not grow with the data set but by each image's counts.
+    Neighbouring samples of one size are segmented together, up to `batch_size`. `workers` processes read them; 0 reads
+    in this one. `measures` None counts all there are. `progress` is called with the number of samples done since its
+    last call. Neither scores nor label maps are kept: memory grows by each image's counts alone.
+
+    >>> import semask, torch
+    >>> model = semask.build("scenes/semask-micro-fpn")
+    >>> samples = [semask.Sample(torch.rand(3, 40, 50), torch.zeros(40, 50, dtype=torch.uint8), "all sky")]
+    >>> counts = semask.evaluate_model(model, samples, num_classes=model.num_classes)
+    >>> 0 <= counts.scores().miou <= 1
+    True
+
+    Raises:
+        ValueError: `batch_size` or `workers` is out of range, or two samples have one name.
+        FloatingPointError: scores are NaN or infinite.
     """
     if batch_size < 1 or workers < 0:
         raise ValueError(f"batch_size must be at least 1 and workers at least 0, got {batch_size} and {workers}")
-    predictor, tally = predictor_of(source), Tally(num_classes, measures)
+    predictor, accumulator = predictor_of(source), MetricAccumulator(num_classes, measures)
     share: Subset[Sample] = Subset(samples, process_share(len(samples)))  # type: ignore[arg-type]
     loader: Iterable[list[Sample]] = DataLoader(share, batch_size=batch_size, num_workers=workers, collate_fn=list)
     with torch.inference_mode():
         for batch in loader:
             for group, images in _batches(batch, torch.device(device)):
-                _count(tally, predictor, group, images)
+                # label maps, with the probability of each label for calibration alone
+                confidences: Sequence[Tensor | None] = [None] * len(group)
+                if accumulator.needs_confidence:
+                    labels, confidences = (maps.cpu() for maps in predictor.labelled(images))  # type: ignore[assignment]
+                else:
+                    labels = predictor.labels(images).cpu()
+                for sample, prediction, confidence in zip(group, labels, confidences, strict=True):
+                    accumulator.update(sample.name, prediction, sample.label, confidence)
             if progress is not None:
                 progress(len(batch))
-    return tally.reduce()
-
-
-def _count(tally: Tally, predictor: Predictor, samples: Sequence[Sample], images: Tensor) -> None:
-    if tally.needs_confidence:
-        labels, confidence = (maps.cpu() for maps in predictor.labelled(images))
-        sure: Sequence[Tensor | None] = list(confidence)
-    else:
-        labels, sure = predictor.labels(images).cpu(), [None] * len(samples)
-    for sample, prediction, how_sure in zip(samples, labels, sure, strict=True):
-        tally.update(sample.name, prediction, sample.label, how_sure)
+    return accumulator.reduce()
 
 
 def _batches(samples: Sequence[Sample], device: torch.device) -> Iterator[tuple[list[Sample], Tensor]]:

@@ -107,7 +107,7 @@ def mask_recipe(
 ) -> Recipe:
     """Return the whole recipe: 16 images a step, the whole model's gradient clipped; only MaskFormer is all float32.
 
-    Pictures are resized and distorted as detectron2 does.
+    Images are resized and distorted as detectron2 does.
     """
     data = replace(data, antialias=True, hue=(-18, 18))
     train = TrainRecipe(steps=steps, batch_size=16, clip_norm=0.01, eval_every=5000)

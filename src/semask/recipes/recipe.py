@@ -1,7 +1,7 @@
 """A recipe: everything that decides a result, as one frozen value.
 
-The command line's flags derive from these fields, and `recipe.json` beside the weights is their record.
-What decides only where and how fast a run goes (devices, workers, folders) is not here.
+The command line's flags derive from these fields, and `recipe.json` beside the weights is their record. Devices,
+workers and folders, which decide only where and how fast a run goes, are in `training/options.py`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class LossRecipe:
     """Divide the sum of pixel losses by all pixels (mmsegmentation, the paper's FPN) or by the labelled ones
     (detectron2: the prior of mask classifiers)."""
     auxiliary_weight: float = 0.4
-    """Of each prediction of an earlier map, where a per-pixel decoder makes some."""
+    """Weight of each prediction of an earlier map, where a per-pixel decoder makes some."""
     ohem_pixels: int | None = None
     """Keep this many of the hardest pixels per image in the main loss; None keeps all."""
     class_weights: tuple[float, ...] | None = None
@@ -73,13 +73,13 @@ class LossRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class DataRecipe:
-    """Where pictures come from and what is done to them before the model sees them."""
+    """Source of the images, and their way from the file to the model."""
 
     kind: Literal["scenes", "files", "shards", "hugging_face"] = "files"
     """Drawn scenes; files in a folder or zip file; WebDataset's tar shards, named by `images`; a dataset that
     `datasets` saved to disk."""
     fraction: float = 1.0
-    """Share of the training pictures, (0, 1]; of one seed, the smaller share lies within the larger."""
+    """Share of the training images, (0, 1]; of one seed, the smaller share lies within the larger."""
     root: str | None = None
     """Folder or zip file of the dataset; scenes need none."""
     classes: str | None = None
@@ -89,25 +89,25 @@ class DataRecipe:
     images: str = "images/{split}"
     labels: str = "labels/{split}"
     image_suffix: str = ""
-    """What follows the stem in image names; empty takes any image extension."""
+    """End of image names behind the stem; empty takes any image extension."""
     label_suffix: str = ".png"
     image_column: str | None = None
-    """hugging_face only: the column of pictures; None finds it by its name."""
+    """hugging_face only: the column of images; None finds it by its name."""
     label_column: str | None = None
-    """hugging_face only: the column of label pictures; None finds it by its name."""
+    """hugging_face only: the column of label images; None finds it by its name."""
     channels: int = 3
-    """Channels of a picture. Other than 3 are read as they are stored (TIFF, PNG), such as the bands of satellites, and
+    """Channels of an image. Other than 3 are read as they are stored (TIFF, PNG), such as the bands of satellites, and
     model.mean and model.std must have a value for each."""
     value_range: tuple[float, float] | None = None
-    """Stored values that become 0 and 1; what lies beyond is cut off. None takes those of the file's type: 0 and 255,
-    or 65535. Types without a largest value, such as floats, need it."""
+    """Stored values that become 0 and 1; values beyond are clipped. None takes those of the file's type: 0 and 255, or
+    65535. Types without a largest value, such as floats, need it."""
     train_split: str = "train"
     val_split: str = "val"
     base_scale: tuple[int, int] | None = None
     """(long, short) box [px] an image is fitted into, ratio kept, before scale jitter; None keeps its size.
     With short_edges: in the test alone."""
     base_ratio: float = 1.0
-    """Where base_scale is None: the factor on the image's own size."""
+    """Factor on the image's own size where base_scale is None."""
     scale_choices: tuple[float, ...] | None = None
     """Scale jitter as a discrete draw; give this or scale_range, not both."""
     scale_range: tuple[float, float] | None = None
@@ -117,7 +117,7 @@ class DataRecipe:
     long_edge: int = 4096
     """With short_edges: the long side stays within this [px], even if the short one must be shorter."""
     antialias: bool = False
-    """Average over all pixels that fall into one where pictures are made smaller (Pillow, and so detectron2), rather
+    """Average over all pixels that fall into one where images are made smaller (Pillow, and so detectron2), rather
     than over the nearest four."""
     jpeg_draft: bool = False
     """Training: decode a JPEG at a half, a quarter or an eighth of its size where the drawn size is no larger, which is
@@ -125,28 +125,28 @@ class DataRecipe:
     crop: tuple[int, int] = (512, 512)
     """(height, width) of the training crop [px]."""
     padding: float | None = None
-    """Value, in [0, 1], of what surrounds a picture smaller than the crop; None is the mean, 0 once normalised."""
+    """Value, in [0, 1], of pixels around an image smaller than the crop; None is the mean, 0 once normalised."""
     cat_max_ratio: float = 0.75
     """Redraw a crop, up to ten times, while one class covers this share of its labelled pixels; 1 accepts any."""
     flip: float = 0.5
     photometric: bool = True
-    """Distort brightness, contrast, saturation and hue; of pictures that are not of three 8-bit channels, the first
+    """Distort brightness, contrast, saturation and hue; of images that are not of three 8-bit channels, the first
     two."""
     hue: tuple[int, int] = (-18, 17)
     """Least and greatest turn of the hue, both drawn [steps of two degrees]; detectron2 draws 18 as well."""
     rare_crops: float = 0.0
-    """Share of crops that are laid around a pixel of a class of the picture, a rare one most likely (DAFormer)."""
+    """Share of crops that are laid around a pixel of a class of the image, a rare one most likely (DAFormer)."""
     rare_temperature: float = 0.01
     """With rare_crops: classes are drawn by exp((1 - share of the labelled pixels) / this); large makes all alike."""
     repeat_threshold: float | None = None
-    """Show pictures of classes that fewer than this share of the pictures hold more often, √(this / share) times an
+    """Show images of classes that fewer than this share of the images hold more often, √(this / share) times an
     epoch (LVIS); None shows each once."""
     copy_paste: float = 0.0
-    """Share of draws that get a region of another training picture, in its own random size and place, pasted over."""
+    """Share of draws that get a region of another training image, in its own random size and place, pasted over."""
     copy_paste_classes: tuple[str, ...] | None = None
     """With copy_paste: names of the classes whose regions are pasted; None pastes any."""
     copy_paste_whole: bool = False
-    """With copy_paste: paste all that the other picture shows of a class, not one connected region."""
+    """With copy_paste: paste all that the other image shows of a class, not one connected region."""
     scene_size: tuple[int, int] = (128, 128)
     """Scenes only: (height, width) [px]."""
     scene_count: int = 200
@@ -155,7 +155,7 @@ class DataRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimRecipe:
-    """AdamW or SGD with linear warm-up and a falling schedule, stepped once per iteration."""
+    """AdamW or SGD with linear warm-up and a falling schedule, stepped once per optimiser step."""
 
     algorithm: Literal["adamw", "sgd"] = "adamw"
     lr: float = 1e-4
@@ -171,7 +171,7 @@ class OptimRecipe:
     power: float = 1.0
     """poly only: exponent of the poly schedule, (lr - min_lr)·(1 - t/steps)^power + min_lr."""
     min_lr: float = 0.0
-    """What the learning rate falls to at the end, the encoder's too."""
+    """Learning rate at the end, the encoder's too."""
     warmup_steps: int = 1500
     warmup_ratio: float = 1e-6
     """Factor on the learning rate at the first step of the warm-up."""
@@ -185,7 +185,7 @@ class OptimRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRecipe:
-    """How long and how."""
+    """Length and manner of the training."""
 
     steps: int = 80_000
     batch_size: int = 16
@@ -196,7 +196,7 @@ class TrainRecipe:
     freeze_encoder: bool = False
     """Train the decoder alone; the encoder keeps its weights and is in evaluation mode throughout."""
     cached_views: int | None = None
-    """With a frozen encoder: encode this many augmented views of every picture once and train on what was stored, in
+    """With a frozen encoder: encode this many augmented views of every image once and train on what was stored, in
     the folder for temporary files (TMPDIR). None encodes every draw anew."""
     ema: float | None = None
     """Decay of the exponential moving average of the weights; None trains without one."""
@@ -204,7 +204,7 @@ class TrainRecipe:
     """Stages of the encoder, 1 … 4 and finest first, whose activations are made again in the backward pass instead of
     being kept: less memory for up to a third more time, and the same results. A plain ViT has stage 1 alone."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """'auto' is bfloat16 on an accelerator that has it, else float32."""
+    """'auto' is bfloat16 on a GPU that has it, else float32."""
     eval_every: int = 8000
     eval_stride: tuple[int, int] | None = None
     """Stride of sliding windows in evaluations during training; None is that of the test."""
@@ -213,7 +213,7 @@ class TrainRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class TestRecipe:
-    """How scores are made at evaluation."""
+    """Predictor of an evaluation: windows, scales, flips."""
 
     mode: Literal["whole", "sliding"] = "whole"
     window: tuple[int, int] = (512, 512)
@@ -228,21 +228,21 @@ class TestRecipe:
     """Enlarge images whose short side is less than the window's, until it fills the window (Segmenter's protocol)."""
     memory_budget: float | None = None
     """[GiB] Scores of whole images, gathered from windows or brought to an image's own size, that need more are made in
-    the processor's memory; None never moves them. What the model itself holds is not counted."""
+    the CPU's memory; None never moves them. What the model itself holds is not counted."""
     batch_size: int = 1
     """Images, and windows, that go through the model at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """What a paper printed for a recipe."""
+    """Figures that a paper has for a recipe."""
 
     parameters: float | None = None
     """[millions]"""
     flops: float | None = None
     """[10^9 multiply-adds] in the paper's convention, one image of the crop's size."""
     all_flops: float | None = None
-    """The same with the products of attention, which SegFormer's paper counts."""
+    """The same with the products of attention, as SegFormer's paper counts them."""
     miou: float | None = None
     """Single-scale mIoU [%]."""
     miou_ms: float | None = None

@@ -81,7 +81,7 @@ def check_rows(table: Table) -> list[int]:
     if len(named) > 1 and files:
         raise ValueError(
             f"the rows of this table have backbones of their own ({', '.join(sorted(named))}), which one file of "
-            "weights cannot fill; leave --model.encoder.weights out, or say --from-scratch"
+            "weights cannot fill; leave --model.encoder.weights out, or use --from-scratch"
         )
     counts: list[int] = []
     for row in table.rows:

@@ -170,7 +170,7 @@ class _Draws(_Checked):
         self.order = ImageOrder(len(self), seed=seed)
 
     def __getitem__(self, draw: int) -> Sample:
-        sample = super().__getitem__(self.order.picture(draw))
+        sample = super().__getitem__(self.order.index(draw))
         if self.transform is None:
             return sample
         image, label = self.transform(sample.image, sample.label, stream(AUGMENT, self.seed, draw))

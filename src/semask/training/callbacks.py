@@ -99,7 +99,7 @@ def set_random_state(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(numbers), gauss))
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
-    # A checkpoint read onto an accelerator brings its tensors there; generators want theirs on the processor.
+    # A checkpoint read onto a GPU brings its tensors there; generators want theirs on the CPU.
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())

@@ -1,4 +1,4 @@
-"""Batches for training and evaluation: which rank sees which pictures, and where a resumed run goes on."""
+"""Batches for training and evaluation: which rank sees which images, and where a resumed run goes on."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class SegmentationData(LightningDataModule):
         return self._loader(views, size=sampler.size, together=collate_encoded, sampler=sampler, workers=0)
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """Return this rank's share of the validation pictures, as lists, since their sizes may differ."""
+        """Return this rank's share of the validation images, as lists, since their sizes may differ."""
         rank, world_size = self._place()
         share = ValidationShare(self.val, rank=rank, world_size=world_size)
         return self._loader(share, size=self.recipe.test.batch_size, together=list)

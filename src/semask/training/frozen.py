@@ -25,11 +25,11 @@ from semask.recipes.encoders import PyramidViTOptions
 from semask.structures import Batch, EncodedBatch, Sample
 
 ENCODED_AT_ONCE = 4
-"""Pictures per forward pass of the encoder."""
+"""Images per forward pass of the encoder."""
 
 
 class EncodedSample(NamedTuple):
-    """One view: the maps of its Features, its label as padded, and its picture's name."""
+    """One view: the maps of its Features, its label as padded, and its image's name."""
 
     maps: tuple[Tensor, ...]
     label: Tensor
@@ -69,13 +69,13 @@ def check_frozen(recipe: Recipe, world_size: int) -> None:
         )
     if recipe.data.kind == "scenes" or world_size > 1:
         raise ValueError(
-            "features are kept for pictures from files and in one process; say --train.cached-views None, or "
+            "features are kept for images from files and in one process; use --train.cached-views None, or "
             "--devices 1"
         )
 
 
 class CachedViews(Dataset[EncodedSample]):
-    """Augmented views of all training pictures as a frozen encoder sees them, in a new order every pass over them.
+    """Augmented views of all training images as a frozen encoder sees them, in a new order every pass over them.
 
     The views are the first `count` draws. Maps are kept in half precision and labels in 8 bits, in a folder of the
     system's temporary space (TMPDIR) that goes when this object does. A ValueError tells when they do not fit.
@@ -148,7 +148,7 @@ def _halved(level: Tensor, names: tuple[str, ...]) -> np.ndarray:
     if not torch.isfinite(half).all():
         raise ValueError(
             f"the encoder's features of {', '.join(names)} are not finite in half precision, in which they are kept; "
-            "say --train.cached-views None, or use an encoder that ends with a norm"
+            "use --train.cached-views None, or use an encoder that ends with a norm"
         )
     return half.cpu().numpy()
 

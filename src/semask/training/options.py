@@ -23,9 +23,9 @@ class RunOptions:
     """Do not read all labels before training."""
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     devices: int | None = None
-    """Devices per node; None takes all accelerators, or one processor."""
+    """Devices per node; None takes all GPUs, or one CPU."""
     nodes: int = 1
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     workers: int = 2
-    """Processes per device that load pictures; 0 loads in the training process."""
+    """Processes per device that load images; 0 loads in the training process."""
     logger: Literal["csv+tensorboard", "csv", "tensorboard"] = "csv+tensorboard"

@@ -39,7 +39,7 @@ def fit_classes(recipe: Recipe) -> tuple[Recipe, Classes]:
         return recipe.override({"model.num_classes": found}), classes
     if found != wanted:
         raise ValueError(
-            f"{recipe.name} is for {wanted} class(es), its class table has {found}; say --model.num-classes {found} or "
+            f"{recipe.name} is for {wanted} class(es), its class table has {found}; use --model.num-classes {found} or "
             "give another table with --data.classes"
         )
     return recipe, classes
@@ -66,7 +66,7 @@ def load_pretrained(model: SegmentationModel, recipe: Recipe, *, console: Consol
         raise ValueError(f"--from-scratch would leave the weights {spec.weights!r} aside; say one of the two, not both")
     if spec.weights is None or from_scratch:
         if recipe.train.freeze_encoder:
-            logger.warning("the encoder is frozen with random weights; its features say little about any picture")
+            logger.warning("the encoder is frozen with random weights; its features say little about any image")
         return
     check_normalisation(spec.name, recipe.model.mean, recipe.model.std)
     console.print(str(load_encoder(model.encoder, spec.name, spec.weights)), highlight=False)

@@ -57,7 +57,7 @@ class ProgressReport(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the step; the loss is read at logging steps only, because reading waits for the accelerator."""
+        """Count the step; the loss is read at logging steps only, because reading waits for the GPU."""
         if not trainer.is_global_zero:
             return
         step, steps = trainer.global_step, trainer.max_steps

@@ -1,6 +1,6 @@
-"""Pascal Context, 59 classes and the background; the pictures are those of VOC 2010.
+"""Pascal Context, 59 classes and the background, on the images of VOC 2010.
 
-The published labels have 459 classes, as .mat files (`trainval.tar.gz`), or are masks in a JSON file
+The published labels have 459 classes, as .mat files (`trainval.tar.gz`) or as masks in a JSON file
 (`trainval_merged.json`); 59 of their ids are scored, and all others are background.
 
 Source: Mottaghi et al., The Role of Context for Object Detection and Semantic Segmentation in the Wild, CVPR 2014.
@@ -19,31 +19,30 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from semask.data.classes import Classes
-from semask.data.published.official import Files, Found, Official, chosen, read_list, renumbered, stems
+from semask.data.published.official import Files, Official, SplitFiles, by_stem, read_list, renumber, select
 from semask.data.readers.coco_mask import decode_mask
 from semask.data.readers.image import MAX_PIXELS, read_label
 from semask.data.readers.mat_file import read_mat
 from semask.data.readers.source import Source, Unreadable
 from semask.recipes.pascal_context import DATA
 
-LARGEST_ID = 459
 JSON = "trainval_merged.json"
-IMAGES = r"JPEGImages/(?P<stem>[^/]+)\.jpg"
-LABELS = r"trainval/(?P<stem>[^/]+)\.mat"
 LISTS = {DATA.train_split: "ImageSets/Main/train.txt", DATA.val_split: "ImageSets/Main/val.txt"}
-"""All pictures of VOC 2010 are labelled, and its own splits hold."""
+"""VOC 2010's own splits; all of its images are labelled."""
 
 
 @dataclass(frozen=True, eq=False)
 class Masks:
-    """The masks of one picture in the JSON file: a source whose content is the label map as PNG of class numbers."""
+    """The masks of one image in the JSON file: a source whose content is the label map as PNG of class numbers.
+
+    masks: official id and mask, in the file's order; later ones cover earlier ones.
+    """
 
     file: str
     name: str
     height: int
     width: int
     masks: tuple[tuple[int, Any], ...]
-    """Official id and mask, in the file's order; later ones cover earlier ones."""
 
     def __str__(self) -> str:
         return f"{self.file}, masks of {self.name}"
@@ -52,8 +51,8 @@ class Masks:
         """Paint the label map."""
         ids = np.zeros((self.height, self.width), np.int32)
         try:
-            for identity, mask in self.masks:
-                ids[decode_mask(mask, height=self.height, width=self.width)] = identity
+            for number, mask in self.masks:
+                ids[decode_mask(mask, height=self.height, width=self.width)] = number
             labels = _scored(ids)
         except (ValueError, TypeError, OverflowError) as error:
             raise Unreadable(f"{self}: {error}; fetch the file again") from error
@@ -63,16 +62,20 @@ class Masks:
         return file
 
 
-def gather_context(files: Files) -> dict[str, Found]:
-    """Find the labels in whichever form they are there."""
-    images = stems(files, IMAGES)
+def gather_context(files: Files) -> dict[str, SplitFiles]:
+    """Find the labels in whichever form is there."""
+    images = by_stem(files, r"JPEGImages/(?P<stem>[^/]+)\.jpg")
     merged = [source for path, source in files.items() if PurePosixPath(path).name == JSON]
-    labels = read_masks(merged[0]) if merged else stems(files, LABELS)
-    return {split: chosen(names, images, labels) for split, path in LISTS.items() if (names := read_list(files, path))}
+    labels = read_masks(merged[0]) if merged else by_stem(files, r"trainval/(?P<stem>[^/]+)\.mat")
+    return {split: select(names, images, labels) for split, path in LISTS.items() if (names := read_list(files, path))}
 
 
 def read_masks(source: Source) -> dict[str, Source]:
-    """Return the masks in the JSON file by the stems of their pictures; a ValueError tells what is not as expected."""
+    """Return the masks in the JSON file by the stems of their images.
+
+    Raises:
+        ValueError: the file has another form, or an image is too large.
+    """
     try:
         with source.open("rb") as file:
             record = json.load(file)
@@ -80,7 +83,7 @@ def read_masks(source: Source) -> dict[str, Source]:
         for entry in record["annos_segmentation"]:
             mask = entry["segmentation"] if "segmentation" in entry else entry["mask"]
             masks.setdefault(entry["image_id"], []).append((int(entry["category_id"]), mask))
-        pictures = [
+        images = [
             Masks(
                 str(source), str(image["file_name"]), int(image["height"]), int(image["width"]),
                 tuple(masks.get(image["image_id"], ())),
@@ -92,9 +95,9 @@ def read_masks(source: Source) -> dict[str, Source]:
             f"{source}: not the expected JSON with images and annos_segmentation ({type(error).__name__}: {error}); "
             "give trainval.tar.gz with its .mat files instead"
         ) from error
-    if large := [picture for picture in pictures if not 0 < picture.height * picture.width <= MAX_PIXELS]:
+    if large := [image for image in images if not 0 < image.height * image.width <= MAX_PIXELS]:
         raise ValueError(f"{large[0]}: {large[0].height}×{large[0].width} pixels; fetch the file again")
-    return {PurePosixPath(picture.name).stem: picture for picture in pictures}
+    return {PurePosixPath(image.name).stem: image for image in images}
 
 
 def read_context(source: Source) -> UInt8[np.ndarray, "H W"]:
@@ -106,7 +109,7 @@ def read_context(source: Source) -> UInt8[np.ndarray, "H W"]:
 
 
 def _scored(ids: np.ndarray) -> UInt8[np.ndarray, "H W"]:
-    return renumbered(ids, Classes.load("pascal-context"), rest=0, largest=LARGEST_ID)
+    return renumber(ids, Classes.load("pascal-context"), rest=0, largest=459)
 
 
 PASCAL_CONTEXT = Official(

@@ -1,4 +1,4 @@
-"""Files that the servers of benchmarks take: one PNG per picture, at its size, of the dataset's own numbers."""
+"""Submissions to the servers of benchmarks: one PNG per image, at its size, of the dataset's own numbers."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from semask.files import atomic_write
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """What a server wants.
+    """The format of a server.
 
-    table: the class table. folder: where files are in the archive to be sent. ending: of picture names, left out of
-    those of files. pictures: how many the test has. palette: the classes' colours are in the file.
+    table: the class table. images: their number in the test. folder: the place of files in the archive to be sent.
+    ending: a part of image names that names of files leave out. palette: the file holds the classes' colours.
     """
 
     table: str
-    pictures: int
+    images: int
     folder: str = ""
     ending: str = ""
     palette: bool = False
 
 
 FORMATS: dict[str, Format] = {
-    "ade20k": Format(table="ade20k", pictures=3352),
-    "cityscapes": Format(table="cityscapes", pictures=1525, ending="_leftImg8bit"),
-    # comp6: other data than VOC's may be trained on, as pretrained weights are.
-    "voc": Format(table="voc", pictures=1456, folder="results/VOC2012/Segmentation/comp6_test_cls", palette=True),
+    "ade20k": Format(table="ade20k", images=3352),
+    "cityscapes": Format(table="cityscapes", images=1525, ending="_leftImg8bit"),
+    # comp6 allows training on other data than VOC's, such as pretrained weights
+    "voc": Format(table="voc", images=1456, folder="results/VOC2012/Segmentation/comp6_test_cls", palette=True),
 }
-"""Servers by the names of their datasets."""
+"""Formats by the names of their datasets."""
 
 
 class Submission:
@@ -60,7 +60,7 @@ class Submission:
         self._numbers = np.array(self.table.official_ids, np.uint8)
 
     def write(self, stem: str, labels: Integer[Tensor, "H W"], *, size: tuple[int, int]) -> Path:
-        """Write the class numbers of a picture, whose name without suffix is `stem` and whose size (height, width).
+        """Write the class numbers of an image of size (height, width); `stem` is its name without suffix.
 
         Raises:
             ValueError: the sizes differ, a pixel has no class, or a file of that name was written before.
@@ -68,7 +68,7 @@ class Submission:
         file = PurePosixPath(stem).name.removesuffix(self.format.ending)
         if tuple(labels.shape) != tuple(size):
             raise ValueError(
-                f"{stem}: labels of {tuple(labels.shape)} for a picture of {tuple(size)}; they must be one size"
+                f"{stem}: labels of {tuple(labels.shape)} for an image of {tuple(size)}; they must be one size"
             )
         if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.table):
             raise ValueError(
@@ -76,20 +76,22 @@ class Submission:
                 f"{len(self.table)} classes, 0 … {len(self.table) - 1}"
             )
         if file in self.written:
-            raise ValueError(f"two pictures are called {file!r}; the server tells them by their names, so rename one")
+            raise ValueError(
+                f"two images are called {file!r}; the server identifies them by their names, so rename one"
+            )
         self.written.add(file)
         path = self.folder / f"{file}.png"
-        picture = Image.fromarray(self._numbers[labels.cpu().to(torch.int64).numpy()])
+        image = Image.fromarray(self._numbers[labels.cpu().to(torch.int64).numpy()])
         if self.format.palette:
-            picture.putpalette([part for colour in self.table.colours for part in colour])
+            image.putpalette([part for colour in self.table.colours for part in colour])
         with atomic_write(path) as part:
-            picture.save(part, "PNG")
+            image.save(part, "PNG")
         return path
 
     def summary(self) -> str:
-        """Say how many files there are, and whether they are those of the whole test."""
-        count, wanted = len(self.written), self.format.pictures
-        lacking = (
-            "" if count == wanted else f"; the test of {self.name} has {wanted}, and its server takes no part of it"
+        """Return the number of files as text, and whether they are the whole test."""
+        count, wanted = len(self.written), self.format.images
+        text = f"{count} files to submit in {self.folder}"
+        return (
+            text if count == wanted else f"{text}; the test of {self.name} has {wanted}; its server takes all"
         )
-        return f"{count} files to submit in {self.folder}{lacking}"
