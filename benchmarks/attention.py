@@ -26,10 +26,10 @@ from reference import reference_forms
 from semask.benchmark.memory import in_fresh_process, peak_memory
 from semask.benchmark.rounds import Clock, Quantiles, Work, alternate, cpu_time, wall
 from semask.models.build import build
-from semask.models.encoders.checkpointing import checkpoint_stages
 from semask.models.encoders.swin import DenseSwinBlock
 from semask.models.layers.semantic import SemanticAttention, SemanticLayer
 from semask.ops.deformable import deformable_attention, grid_of
+from semask.ops.memory import checkpoint_stages
 
 MAPS = {"512×512": (128, 128), "500×667": (125, 167)}
 VARIANTS = {"Swin-T": (96, 3, 7), "Swin-L": (192, 6, 12)}

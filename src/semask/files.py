@@ -8,18 +8,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, which replaces `path` when the block ends without an error.
 
-    Folders are made. After an error the earlier file stays and the temporary one is removed.
+    Folders are made. After an error the earlier file stays and the temporary one is removed. Of several writers at once
+    the last one wins, and every version is whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.tmp")
+    # A name of its own for every writer, and a short one: that of `path` may be as long as names can be.
+    part = path.with_name(f".{os.getpid()}-{uuid4().hex[:12]}.tmp")
     try:
         yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)

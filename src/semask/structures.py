@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from semask.ops.autocast import without_autocast
+from semask.ops.device import without_autocast
 from semask.ops.lazy_scores import LazyScores, combine_masks_lazily, resize_lazily
 from semask.ops.resize import resize
 

@@ -169,5 +169,5 @@ def test_class_counts_out_of_range(num_classes: int) -> None:
 
 
 def test_a_channel_is_not_divided_by_nothing() -> None:
-    with pytest.raises(ValueError, match=facts("model.std", "0.2 0 0.2")):
+    with pytest.raises(ValueError, match=facts("model.std", 0, "--model.std")):
         build(Recipe(name="test/x", model=ModelRecipe(std=(0.2, 0.0, 0.2))))

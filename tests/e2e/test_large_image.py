@@ -37,8 +37,8 @@ with torch.inference_mode():
         model(One()[0].image[None])
     else:
         test = TestRecipe(mode=mode, window=(512, 512), stride=(341, 341))
-        tally = evaluate_model(build_predictor(model, test, DataRecipe()), One(), num_classes=150)
-        assert int(tally.scores().pixels.sum()) == 4096**2
+        accumulator = evaluate_model(build_predictor(model, test, DataRecipe()), One(), num_classes=150)
+        assert int(accumulator.scores().pixels.sum()) == 4096**2
 status = open("/proc/self/status").read()
 print(int(status.split("VmHWM:")[1].split()[0]) * 1024)
 """

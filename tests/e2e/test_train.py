@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,12 @@ from semask.evaluation.metrics import Confusion
 from semask.models.build import build
 from semask.recipes import Recipe, TrainRecipe
 from semask.recipes.folder import PLACEHOLDER_CLASSES
+from semask.recipes.kinds import with_decoder
+from semask.structures import IGNORE, Sample
 from semask.training import run
 from semask.training.history import read_history
 from semask.training.options import RunOptions
+from semask.training.prepare import locked
 from tests.facts import facts
 
 
@@ -144,3 +148,39 @@ def test_a_run_ended_from_outside_says_so(tmp_path: Path, number: signal.Signals
         ended.send_signal(number)
         ended.communicate(timeout=120)
     assert ended.returncode == status
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
+    recipe = tiny_recipe(TrainRecipe(steps=1, batch_size=2))
+    with locked(tmp_path / "run"), pytest.raises(ValueError, match=facts(str(tmp_path / "run"), "--out")):
+        run.train(recipe, RunOptions(out=tmp_path / "run", workers=0))
+    assert not (tmp_path / "run").exists()
+    run.train(recipe, RunOptions(out=tmp_path / "run", workers=0))  # the first one has ended
+
+
+def test_checkpoints_do_not_pass_through_the_folder_for_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_recipe: Callable[..., Recipe]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    recipe = tiny_recipe(TrainRecipe(steps=1, batch_size=2))
+    run.train(recipe, RunOptions(out=tmp_path / "run", workers=0))
+    assert (tmp_path / "run" / "last.ckpt").exists()
+
+
+def test_a_batch_norm_of_one_value_is_refused_before_training(tmp_path: Path) -> None:
+    recipe = with_decoder(semask.get_recipe("scenes/micro-fpn"), "upernet")
+    recipe = replace(recipe, train=replace(recipe.train, steps=1, batch_size=2, accumulate=2))
+    with pytest.raises(ValueError, match=facts("--train.batch-size", "--train.accumulate", "--data.crop")):
+        run.train(recipe, RunOptions(out=tmp_path / "run", workers=0))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_validation_split_without_labels_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_recipe: Callable[..., Recipe]
+) -> None:
+    def unlabelled(recipe: object) -> list[Sample]:
+        return [sample._replace(label=torch.full_like(sample.label, IGNORE)) for sample in validation_set(recipe)]
+
+    monkeypatch.setattr(run, "validation_set", unlabelled)
+    with pytest.raises(ValueError, match=facts("--data.val-split")):
+        run.train(tiny_recipe(TrainRecipe(steps=1, batch_size=2)), RunOptions(out=tmp_path, workers=0))

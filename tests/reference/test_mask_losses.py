@@ -10,8 +10,7 @@ from torch import Tensor
 
 from semask.checkpoints.convert import load_published
 from semask.checkpoints.rules.detectron2 import translate
-from semask.losses.comparison import DenseMaskLoss, PointMaskLoss
-from semask.losses.masks import MaskClassificationLoss
+from semask.losses.masks import DenseMaskLoss, MaskClassificationLoss, PointMaskLoss
 from semask.losses.matching import find_targets, match
 from semask.recipes import get_recipe
 from tests.reference.synthetic_weights import FIXTURES, checkpoint, synthetic_image

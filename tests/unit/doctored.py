@@ -18,7 +18,7 @@ NAMES = ("ground", "wall", "sky", "rare")
 
 
 def scene(seed: int, size: tuple[int, int] = SIZE) -> tuple[np.ndarray, np.ndarray]:
-    """Return a smooth picture and a label of three bands of classes."""
+    """Return a smooth image and a label of three bands of classes."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (5, 6, 3), dtype=np.uint8)
     image = np.array(Image.fromarray(coarse).resize(size[::-1], Image.Resampling.BICUBIC))
@@ -55,8 +55,8 @@ def look(root: Path, **options: object) -> Diagnosis:
     return diagnose(DataRecipe(root=str(root)), **options)
 
 
-def told(problems: tuple[Issue, ...], kind: str) -> list[str]:
-    return [str(problem) for problem in problems if problem.kind == kind]
+def messages_of(issues: tuple[Issue, ...], kind: str) -> list[str]:
+    return [str(issue) for issue in issues if issue.kind == kind]
 
 
 def out_of_range(root: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from semask.data.classes import Classes
 from semask.structures import IGNORE
-from semask.visualization.pages.gallery import GalleryPicture
+from semask.visualization.pages.images import GalleryImage
 
 
 def fake_record(classes: Classes, seed: int = 0) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -70,10 +70,10 @@ def fake_record(classes: Classes, seed: int = 0) -> tuple[dict[str, Any], dict[s
     return record, {"confusion": confusion, "image_names": names, "image_miou": image_miou}
 
 
-def fake_gallery(classes: Classes, seed: int = 0) -> list[GalleryPicture]:
-    """Return three pictures of coloured blocks, with wrong ones among the predicted."""
+def fake_gallery(classes: Classes, seed: int = 0) -> list[GalleryImage]:
+    """Return three images of coloured blocks, with wrong ones among the predicted."""
     random = np.random.default_rng(seed)
-    pictures = []
+    images = []
     for title, name, miou in (
         ("best", "street/0001", 0.93),
         ("median", "street/0100", 0.58),
@@ -86,8 +86,8 @@ def fake_gallery(classes: Classes, seed: int = 0) -> list[GalleryPicture]:
         colours = np.array([*classes.colours])[np.where(truth == IGNORE, 0, truth)] / 255
         image = np.clip(0.6 * colours + 0.2 + random.normal(0, 0.05, colours.shape), 0, 1).transpose(2, 0, 1)
         tensors = (torch.from_numpy(image).float(), torch.from_numpy(truth), torch.from_numpy(prediction))
-        pictures.append(GalleryPicture(title, name, miou, *tensors))
-    return pictures
+        images.append(GalleryImage(title, name, miou, *tensors))
+    return images
 
 
 def fake_comparison(names: tuple[str, ...], seed: int = 0) -> dict[str, Any]:

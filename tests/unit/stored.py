@@ -24,7 +24,7 @@ def encoded(pixels: np.ndarray, kind: str = "PNG") -> bytes:
     return file.getvalue()
 
 
-def picture(number: int) -> np.ndarray:
+def random_image(number: int) -> np.ndarray:
     return np.random.default_rng(number).integers(0, 256, (6 + number, 9, 3), dtype=np.uint8)
 
 
@@ -35,7 +35,7 @@ def truth(number: int) -> np.ndarray:
 SPLITS = {"train": (0, 1, 2), "val": (3, 4)}
 FILES = {
     "classes.json": CLASSES.encode(),
-    **{f"images/{s}/p{n}.png": encoded(picture(n)) for s, ns in SPLITS.items() for n in ns},
+    **{f"images/{s}/p{n}.png": encoded(random_image(n)) for s, ns in SPLITS.items() for n in ns},
     **{f"labels/{s}/p{n}.png": encoded(truth(n)) for s, ns in SPLITS.items() for n in ns},
 }
 
@@ -64,7 +64,7 @@ def unpacked(root: Path) -> DataRecipe:
 
 
 def assert_same_samples(data: DataRecipe, files: DataRecipe) -> None:
-    """Training draws, with all their chance, and validation pictures are equal to the last bit."""
+    """Training draws, with all their chance, and validation images are equal to the last bit."""
     small = {"crop": (8, 8), "scale_range": (0.5, 2.0)}
     ours, theirs = (training_set(replace(d, **small), seed=3) for d in (data, files))
     for draw in range(7):
@@ -77,4 +77,4 @@ def assert_same_samples(data: DataRecipe, files: DataRecipe) -> None:
 
 
 def sample(number: int) -> dict[str, bytes]:
-    return {"png": encoded(picture(number)), "seg.png": encoded(truth(number))}
+    return {"png": encoded(random_image(number)), "seg.png": encoded(truth(number))}

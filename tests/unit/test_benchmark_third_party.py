@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from semask import recipes
 from semask.benchmark.candidate import Candidate
 from semask.benchmark.options import Options
-from semask.benchmark.third_party import THIRD_PARTY, PerPixel, third_party
+from semask.benchmark.third_party import THIRD_PARTY, PerPixel, bare_encoder, third_party
 from semask.benchmark.works import label_maps, work_of
 from semask.models.build import build_on_meta
-from semask.models.encoders.bare import bare_encoder
 from semask.models.encoders.kinds import encoder_options
 from semask.models.flops import cost_of, parameters
 from semask.recipes import Recipe, get_recipe

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from semask.models.layers.blocks import ConvGroupNorm, ConvNormAct
-from semask.ops import layout
-from semask.ops.layout import to_nchw
+from semask.ops import memory
+from semask.ops.memory import to_nchw
 from semask.ops.reference import reference_mode
 
 DENSE, POINTWISE = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
@@ -22,7 +22,7 @@ def channels_last(size: int) -> torch.Tensor:
 
 
 def test_large_maps_under_dense_kernels_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "LARGE", 2 * 8 * 16 * 16)
+    monkeypatch.setattr(memory, "LARGE", 2 * 8 * 16 * 16)
     x = channels_last(16)
     assert to_nchw(x, DENSE).is_contiguous()
     assert torch.equal(to_nchw(x, DENSE), x)
@@ -46,7 +46,7 @@ def test_results_stay_what_they_are(monkeypatch: pytest.MonkeyPatch, block: nn.M
     x = torch.randn(2, 9, 11, 32, requires_grad=True)
     found = []
     for large in (1, 2**40):
-        monkeypatch.setattr(layout, "LARGE", large)
+        monkeypatch.setattr(memory, "LARGE", large)
         out = block(x.permute(0, 3, 1, 2))
         assert out.is_contiguous() == (large == 1)
         found.append((out, *torch.autograd.grad(out.square().sum(), (x, *block.parameters()))))

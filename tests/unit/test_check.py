@@ -1,4 +1,4 @@
-"""Every kind of bad input is put into a good folder, and must be told by file with what to do."""
+"""Every kind of bad input is put into a good folder, and must be reported by file with what to do."""
 
 import json
 import logging
@@ -61,8 +61,8 @@ def test_good_data_passes_and_is_counted(data: DataRecipe) -> None:
 def test_one_and_many_threads_find_the_same(data: DataRecipe) -> None:
     pairs, classes = find_pairs(data, "train"), Classes.from_dict({"classes": ["a", "b"]})
     one, many = (inspect_pairs(pairs, data, classes, workers=workers) for workers in (1, 8))
-    assert [str(problem) for problem in one.errors] == [str(problem) for problem in many.errors]
-    assert [problem.kind for problem in one.errors] == ["zero", "values", "values", "values"]
+    assert [str(issue) for issue in one.errors] == [str(issue) for issue in many.errors]
+    assert [issue.kind for issue in one.errors] == ["zero", "values", "values", "values"]
 
 
 def test_the_progress_bar_changes_nothing(data: DataRecipe) -> None:
@@ -72,35 +72,35 @@ def test_the_progress_bar_changes_nothing(data: DataRecipe) -> None:
 # --- the list ----------------------------------------------------------------------------------------------------
 
 
-def test_pictures_of_unsupported_depth(data: DataRecipe) -> None:
+def test_images_of_unsupported_depth(data: DataRecipe) -> None:
     root = Path(data.root or "")
     (root / "images/train/p1.png").unlink()
     Image.fromarray(np.zeros((12, 16), np.float32)).save(root / "images/train/p1.tif")
-    told = refused(data)
-    assert missing(told, "images/train/p1.tif", "float32", "--data.value-range", 1, 4) == []
+    message = refused(data)
+    assert missing(message, "images/train/p1.tif", "float32", "--data.value-range", 1, 4) == []
 
 
 def test_label_values_outside_the_map(data: DataRecipe) -> None:
     ids = np.zeros((12, 16), np.uint8)
     ids[0, :5], ids[1, :2] = 7, 90
     put_label(Path(data.root or "") / "labels/train/p1.png", ids)
-    told = refused(data)
-    assert missing(told, "labels/train/p1.png", 7, 5, 90, 2, '"labels"') == []
-    assert "p0" not in told
+    message = refused(data)
+    assert missing(message, "labels/train/p1.png", 7, 5, 90, 2, '"labels"') == []
+    assert "p0" not in message
 
 
 def test_many_values_outside_the_map_are_summed_up(data: DataRecipe) -> None:
     put_label(Path(data.root or "") / "labels/train/p1.png", np.arange(100, 292, dtype=np.uint16).reshape(12, 16))
-    told = refused(data)
-    assert missing(told, 100, 101, 102, 103, 104, 105, 191) == [105], "191 are the 192 less the 255"
+    message = refused(data)
+    assert missing(message, 100, 101, 102, 103, 104, 105, 191) == [105], "191 are the 192 less the 255"
 
 
 def test_palette_label_outside_the_map(data: DataRecipe) -> None:
     image = Image.fromarray(np.full((12, 16), 9, np.uint8))
     image.putpalette(list(range(30)))
     image.save(Path(data.root or "") / "labels/train/p1.png")
-    told = refused(data)
-    assert missing(told, "labels/train/p1.png", 9, 192) == []
+    message = refused(data)
+    assert missing(message, "labels/train/p1.png", 9, 192) == []
 
 
 def test_palette_label_of_valid_ids_is_fine(data: DataRecipe) -> None:
@@ -129,8 +129,8 @@ def test_image_without_label(data: DataRecipe) -> None:
 
 def test_differing_sizes(data: DataRecipe) -> None:
     put_image(Path(data.root or "") / "images/train/p1.png", (10, 16))
-    told = refused(data)
-    assert missing(told, "labels/train/p1.png", "12×16", "10×16") == []
+    message = refused(data)
+    assert missing(message, "labels/train/p1.png", "12×16", "10×16") == []
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
@@ -148,8 +148,8 @@ def test_unreadable_files(data: DataRecipe) -> None:
     (root / "images/train/p0.png").write_bytes(b"no image")
     label = root / "labels/train/p1.png"
     label.write_bytes(label.read_bytes()[:50])
-    told = refused(data)
-    assert missing(told, 2, "images/train/p0.png", "PNG, JPEG, WEBP, TIFF, BMP", "labels/train/p1.png") == []
+    message = refused(data)
+    assert missing(message, 2, "images/train/p0.png", "PNG, JPEG, WEBP, TIFF, BMP", "labels/train/p1.png") == []
 
 
 def test_empty_split(data: DataRecipe) -> None:
@@ -169,14 +169,14 @@ def binary(data: DataRecipe, *, names: tuple[str, ...], **labels: object) -> Non
 
 def test_masks_of_0_and_255_with_two_classes(data: DataRecipe) -> None:
     binary(data, names=(*NAMES, "v0"))
-    told = refused(data)
-    assert missing(told, 1, "labels/train/p0.png", 3, '"labels": {"0": 0, "255": 1}') == []
+    message = refused(data)
+    assert missing(message, 1, "labels/train/p0.png", 3, '"labels": {"0": 0, "255": 1}') == []
 
 
 def test_masks_of_0_and_255_whose_map_lacks_255(data: DataRecipe) -> None:
     binary(data, names=("p1",), **{"0": 0, "1": 1})
-    told = refused(data)
-    assert missing(told, "labels/train/p1.png", 255, 96, '"labels": {"0": 0, "255": 1}') == []
+    message = refused(data)
+    assert missing(message, "labels/train/p1.png", 255, 96, '"labels": {"0": 0, "255": 1}') == []
 
 
 def test_255_beside_real_foreground_is_only_ignored(data: DataRecipe) -> None:
@@ -231,7 +231,7 @@ def test_real_data_is_good(camvid: Path, ade20k_mini: Path) -> None:
     assert check_pairs(ade, progress=False).pairs == 20
 
 
-def test_a_picture_in_both_splits(tmp_path: Path) -> None:
+def test_a_image_in_both_splits(tmp_path: Path) -> None:
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()
     for name in NAMES:

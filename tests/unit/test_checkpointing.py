@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from semask.models.build import build
-from semask.models.encoders.checkpointing import checkpoint_stages
 from semask.models.encoders.kinds import encoder_options
 from semask.models.model import SegmentationModel
+from semask.ops.memory import checkpoint_stages
 from semask.recipes import ModelRecipe, Recipe, get_recipe
 from semask.recipes.decoders import decoder_options
 from semask.training.options import RunOptions

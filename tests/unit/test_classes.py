@@ -115,9 +115,9 @@ def test_ade20k_names_are_those_of_the_dataset(ade20k_mini: Path) -> None:
 
 
 def test_camvid_matches_its_readme(camvid: Path) -> None:
-    classes, told = Classes.load("camvid"), (camvid / "README.md").read_text()
-    assert ", ".join(f"{i} {name}" for i, name in enumerate(classes.names)) in told
-    assert " ".join("[" + ",".join(map(str, colour)) + "]" for colour in classes.colours) in told
+    classes, message = Classes.load("camvid"), (camvid / "README.md").read_text()
+    assert ", ".join(f"{i} {name}" for i, name in enumerate(classes.names)) in message
+    assert " ".join("[" + ",".join(map(str, colour)) + "]" for colour in classes.colours) in message
     assert classes.label_map[11] == IGNORE
 
 
@@ -160,7 +160,7 @@ def test_palette_is_the_same_every_time_and_far_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "told"),
+    ("record", "wanted"),
     [
         ([], ('"classes"',)),
         ({}, ('"classes"',)),
@@ -189,15 +189,15 @@ def test_palette_is_the_same_every_time_and_far_apart() -> None:
         (table(labels={"70000": 0}), ("labels", 70000, "0 … 65535")),
     ],
 )
-def test_bad_tables_say_what_is_wrong(record: object, told: tuple[object, ...], tmp_path: Path) -> None:
+def test_bad_tables_say_what_is_wrong(record: object, wanted: tuple[object, ...], tmp_path: Path) -> None:
     path = tmp_path / "classes.json"
     path.write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=facts(path, *told)):
+    with pytest.raises(ValueError, match=facts(path, *wanted)):
         Classes.load(path)
 
 
 @pytest.mark.parametrize("text", ["{", "\x00", '{"classes": ["a"], "labels": {"0": 0, "0": "ignore"}}', "[" * 100_000])
-def test_broken_json_is_told_with_its_file(text: str, tmp_path: Path) -> None:
+def test_broken_json_is_reported_with_its_file(text: str, tmp_path: Path) -> None:
     path = tmp_path / "classes.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=facts(path)):
@@ -216,7 +216,7 @@ def test_colours_are_counted() -> None:
         Classes(("a", "b"), ((0, 0, 0),), {0: 0})
 
 
-def test_the_label_map_is_told_in_a_line() -> None:
+def test_the_label_map_is_reported_in_a_line() -> None:
     assert missing(Classes.load("ade20k").describe(), "1 … 150 wall … flag", "0, 255") == []
     table = Classes.from_dict(
         {"classes": ["sky", "road", "car"], "labels": {"7": "road", "8": "car", "3": "sky", "4": "sky"}}

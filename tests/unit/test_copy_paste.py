@@ -67,7 +67,7 @@ def test_only_named_classes_are_pasted() -> None:
 
 
 @pytest.mark.parametrize(("onto_size", "source_size"), [((12, 10), (12, 10)), ((12, 10), (7, 15)), ((5, 6), (9, 4))])
-def test_picture_and_label_change_at_the_same_pixels(onto_size: tuple[int, int], source_size: tuple[int, int]) -> None:
+def test_image_and_label_change_at_the_same_pixels(onto_size: tuple[int, int], source_size: tuple[int, int]) -> None:
     onto, source = view(2, *onto_size), view(3, *source_size)
     before = onto[0].clone(), onto[1].clone()
     pasting = CopyPaste(replace(DATA, copy_paste_whole=True), CLASSES)

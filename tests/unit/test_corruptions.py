@@ -1,4 +1,4 @@
-"""The corruptions of ImageNet-C, each against what its definition says of it, on pictures of any size."""
+"""The corruptions of ImageNet-C, each against what its definition says of it, on images of any size."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from tests.facts import facts
 
 
 def scene(height: int = 48, width: int = 64, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a picture with edges, slopes and texture, and its label."""
+    """Return a image with edges, slopes and texture, and its label."""
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[:height, :width]
     label = ((rows // 12 + columns // 16) % 3).astype(np.uint8)
@@ -72,7 +72,7 @@ def test_there_are_fifteen_in_four_kinds() -> None:
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_a_corruption_is_a_picture_of_eight_bits_and_its_own_chance(name: str) -> None:
+def test_a_corruption_is_a_image_of_eight_bits_and_its_own_chance(name: str) -> None:
     image, label = scene()
     before = image.clone(), torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     for strength in STRENGTHS:
@@ -122,7 +122,7 @@ def test_strengths_rise(name: str) -> None:
 
 @given(st.sampled_from(CORRUPTIONS), st.sampled_from(STRENGTHS), st.integers(1, 23), st.integers(1, 23))
 @settings(max_examples=120, deadline=None)
-def test_pictures_may_be_of_any_size(name: str, strength: int, height: int, width: int) -> None:
+def test_images_may_be_of_any_size(name: str, strength: int, height: int, width: int) -> None:
     image, label = scene(height, width)
     out, ids = corrupt(image, label, name=name, strength=strength, key="k")
     assert out.shape == image.shape
@@ -293,11 +293,11 @@ def test_jpeg_is_that_of_pillow(strength: int, quality: int) -> None:
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_elastic_moves_the_label_with_the_picture(strength: int) -> None:
+def test_elastic_moves_the_label_with_the_image(strength: int) -> None:
     label = scene(90, 120)[1]
     painted = (label[None].float() / 2).expand(3, -1, -1).contiguous()
     out, ids = corrupt(painted, label, name=ELASTIC, strength=strength, key="x")
-    # Between two classes colours mix; elsewhere the colour tells the class.
+    # Between two classes colours mix; elsewhere the colour reports the class.
     clear = ((out[0] * 2 - (out[0] * 2).round()).abs() < 0.01).numpy()
     assert clear.mean() > 0.7
     assert ((out[0] * 2).round().numpy() == ids.numpy())[clear].mean() > 0.999

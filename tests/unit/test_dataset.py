@@ -24,7 +24,7 @@ SCENES = DataRecipe(kind="scenes", scene_size=(48, 40), crop=(32, 32), cat_max_r
 
 @pytest.fixture
 def folder(tmp_path: Path) -> DataRecipe:
-    """Seven pictures of different sizes, whose label files hold 10 and 20 for classes 0 and 1, and 30 to ignore."""
+    """Seven images of different sizes, whose label files hold 10 and 20 for classes 0 and 1, and 30 to ignore."""
     random = np.random.default_rng(0)
     for split, count in (("train", 7), ("val", 2)):
         for index in range(count):
@@ -67,7 +67,7 @@ def test_workers_do_not_change_the_draws(folder: DataRecipe) -> None:
     assert all(torch.equal(a, b) for a, b in zip(batches(0), batches(2), strict=True))
 
 
-def test_every_epoch_shows_every_picture_once_in_a_new_order(folder: DataRecipe) -> None:
+def test_every_epoch_shows_every_image_once_in_a_new_order(folder: DataRecipe) -> None:
     dataset = training_set(folder, seed=0)
     assert isinstance(dataset, TrainingFiles)
     epochs = [[dataset[draw].name for draw in range(start, start + 7)] for start in (0, 7, 14)]
@@ -75,7 +75,7 @@ def test_every_epoch_shows_every_picture_once_in_a_new_order(folder: DataRecipe)
     assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
-def test_a_picture_is_augmented_anew_every_epoch(folder: DataRecipe) -> None:
+def test_a_image_is_augmented_anew_every_epoch(folder: DataRecipe) -> None:
     dataset = training_set(folder, seed=0)
     again = [sample.image for sample in map(dataset.__getitem__, range(21)) if sample.name == "p0"]
     assert len(again) == 3
@@ -183,7 +183,7 @@ def test_classes_come_from_the_recipe_the_root_or_the_scenes(folder: DataRecipe)
     assert classes_of(replace(folder, classes="camvid")) == Classes.load("camvid")
 
 
-def test_a_missing_table_is_told(tmp_path: Path) -> None:
+def test_a_missing_table_is_reported(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError,
         match=facts("ade20k, camvid", "--data.classes", tmp_path / "classes.json"),

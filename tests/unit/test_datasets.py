@@ -33,19 +33,19 @@ def test_ade20k(tmp_path: Path) -> None:
     assert prepare(official, [download], tmp_path / "ade") == Prepared({"training": 1, "validation": 1}, 4, 0)
     expected = np.where(truth == 0, IGNORE, truth - 1)
     assert classes_in(official, tmp_path / "ade", "training") == expected.tolist()
-    assert (tmp_path / "ade/images/training/ADE_0.jpg").read_bytes() == photo(), "pictures are copied bit for bit"
+    assert (tmp_path / "ade/images/training/ADE_0.jpg").read_bytes() == photo(), "images are copied bit for bit"
     assert not (tmp_path / "ade/.downloads").exists()
 
 
 def cityscapes_files(ids: np.ndarray) -> tuple[dict[str, bytes], dict[str, bytes]]:
     stems = {"train": "ulm/ulm_000000_000019", "val": "bonn/bonn_0_1", "test": "rome/rome_0_1"}
-    pictures = {f"leftImg8bit/{split}/{stem}_leftImg8bit.png": photo(0, "PNG") for split, stem in stems.items()}
+    images = {f"leftImg8bit/{split}/{stem}_leftImg8bit.png": photo(0, "PNG") for split, stem in stems.items()}
     labels = {
         f"gtFine/{split}/{stem}_gtFine_{kind}.png": encoded(ids.astype(np.uint8))
         for split, stem in stems.items()
         for kind in ("labelIds", "instanceIds", "color")
     }
-    return pictures | {"README": b"x"}, labels | {"README": b"x"}
+    return images | {"README": b"x"}, labels | {"README": b"x"}
 
 
 def test_cityscapes(tmp_path: Path) -> None:
@@ -54,8 +54,8 @@ def test_cityscapes(tmp_path: Path) -> None:
 
     train_ids = {entry.id: entry.train_id if 0 <= entry.train_id < 19 else IGNORE for entry in Cityscapes.classes}
     ids = np.arange(42).reshape(SIZE) % 34
-    pictures, labels = cityscapes_files(ids)
-    downloads = [make_zip(tmp_path / "leftImg8bit.zip", pictures), make_zip(tmp_path / "gtFine.zip", labels)]
+    images, labels = cityscapes_files(ids)
+    downloads = [make_zip(tmp_path / "leftImg8bit.zip", images), make_zip(tmp_path / "gtFine.zip", labels)]
     official = counted("cityscapes", train=1, val=1, test=1)
     done = prepare(official, downloads, tmp_path / "city")
     assert done == Prepared({"train": 1, "val": 1, "test": 1}, 5, 0)
@@ -81,16 +81,16 @@ def test_cityscapes(tmp_path: Path) -> None:
 
 def test_cityscapes_as_it_comes(tmp_path: Path) -> None:
     """Without preparing: the error says which flags read label ids, and these flags do."""
-    pictures, labels = cityscapes_files(np.arange(42).reshape(SIZE) % 34)
-    for name, content in (pictures | labels).items():
+    images, labels = cityscapes_files(np.arange(42).reshape(SIZE) % 34)
+    for name, content in (images | labels).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
     data = replace(recipes.get_recipe("cityscapes/seg-l-16").data, root=str(tmp_path))
     with pytest.raises(
         ValueError, match=facts("semask prepare cityscapes", "--data.label-suffix", "--data.classes")
-    ) as told:
+    ) as message:
         find_pairs(data, "train")
-    words = str(told.value).split()
+    words = str(message.value).split()
     suffix, table = words[words.index("--data.label-suffix") + 1], words[words.index("--data.classes") + 1]
     ready = replace(data, label_suffix=suffix, classes=table)
     values = read_label(find_pairs(ready, "train")[0].label).numpy()
@@ -99,10 +99,10 @@ def test_cityscapes_as_it_comes(tmp_path: Path) -> None:
 
 def voc_files() -> dict[str, bytes]:
     def label(number: int) -> bytes:
-        picture = Image.fromarray(values([0, 1, 20, 255], number).astype(np.uint8))
-        picture.putpalette(list(range(256)) * 3)
+        image = Image.fromarray(values([0, 1, 20, 255], number).astype(np.uint8))
+        image.putpalette(list(range(256)) * 3)
         file = io.BytesIO()
-        picture.save(file, "PNG")
+        image.save(file, "PNG")
         return file.getvalue()
 
     kit = "VOCdevkit/VOC2012"
@@ -119,12 +119,12 @@ def test_voc(tmp_path: Path) -> None:
     assert prepare(official, [download], tmp_path / "voc").images == dict.fromkeys(official.counts, 1)
     split = "ImageSets/Segmentation/train"
     assert classes_in(official, tmp_path / "voc", split) == values([0, 1, 20, 255], 1).tolist()
-    assert [path.stem for path in (tmp_path / "voc/JPEGImages").iterdir()] != [], "other pictures stay in the archive"
+    assert [path.stem for path in (tmp_path / "voc/JPEGImages").iterdir()] != [], "other images stay in the archive"
     assert len(list((tmp_path / "voc/JPEGImages").iterdir())) == 2
 
 
 def test_voc_with_sbd(tmp_path: Path) -> None:
-    """SBD's labels are taken where VOC has none; its labels of validation pictures are not trained on."""
+    """SBD's labels are taken where VOC has none; its labels of validation images are not trained on."""
     truth = values([0, 5], 9).astype(np.uint8)
     struct = {"Segmentation": truth, "Boundaries": np.zeros((20, 1)), "CategoriesPresent": np.array([5])}
     names = ("2007_000001", "2007_000002", "2008_000003", "2008_000004")
@@ -173,7 +173,7 @@ def test_pascal_context_from_mat_files(tmp_path: Path) -> None:
 
 
 def context_json(folder: Path, *, height: int = SIZE[0], mask: object = None) -> Path:
-    """Two pictures: the first with a polygon and, over it, run lengths; the second with an id that is not scored."""
+    """Two images: the first with a polygon and, over it, run lengths; the second with an id that is not scored."""
     column = {"counts": [36, 6], "size": list(SIZE)}
     record = {
         "images": [
@@ -229,13 +229,13 @@ COCO_IDS = [i for i in range(1, 183) if i not in (12, 26, 29, 30, 45, 66, 68, 69
 
 def test_coco_stuff_10k(tmp_path: Path) -> None:
     ids = values([0, *COCO_IDS], 4)
-    pictures = {f"images/COCO_train2014_{n}.jpg": photo(n) for n in (1, 2, 3)}
+    images = {f"images/COCO_train2014_{n}.jpg": photo(n) for n in (1, 2, 3)}
     labels = {f"annotations/COCO_train2014_{n}.mat": mat(S=ids.astype(np.uint16), names="x") for n in (1, 2, 3)}
     lists = {
         "imageLists/train.txt": b"COCO_train2014_1\nCOCO_train2014_3\n",
         "imageLists/test.txt": b"COCO_train2014_2",
     }
-    download = make_zip(tmp_path / "cocostuff-10k-v1.1.zip", pictures | labels | lists)
+    download = make_zip(tmp_path / "cocostuff-10k-v1.1.zip", images | labels | lists)
     official = counted("coco-stuff10k", train2014=2, test2014=1)
     assert prepare(official, [download], tmp_path / "coco").images == {"train2014": 2, "test2014": 1}
     expected = [[IGNORE if i == 0 else COCO_IDS.index(i) for i in row] for row in ids.tolist()]

@@ -45,7 +45,7 @@ def test_other_splits_and_roots_that_are_links_do_not_matter(tmp_path: Path) -> 
     assert digest_split(replace(data, root=str(tmp_path / "link")), "val") == before
 
 
-def test_scenes_are_told_by_their_number_and_size() -> None:
+def test_scenes_are_reported_by_their_number_and_size() -> None:
     scenes = DataRecipe(kind="scenes", scene_count=3)
     assert digest_split(scenes, "val") == digest_split(replace(scenes), "val")
     assert digest_split(replace(scenes, scene_count=4), "val") != digest_split(scenes, "val")

@@ -1,4 +1,4 @@
-"""A good data set is fit; one with every fault we know is not, and each fault is told by file with its cure."""
+"""A good data set is fit; one with every fault we know is not, and each fault is reported by file with its cure."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from PIL import Image
 from semask.data.checks.doctor import diagnose
 from semask.recipes.recipe import DataRecipe
 from tests.facts import facts, missing
-from tests.unit.doctored import NAMES, SIZE, leaked, look, out_of_range, put, put_good, scene, told
+from tests.unit.doctored import NAMES, SIZE, leaked, look, messages_of, out_of_range, put, put_good, scene
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def root(tmp_path: Path) -> Path:
 def test_a_good_data_set_is_fit_and_counted(root: Path) -> None:
     found = look(root)
     assert found.errors == ()
-    assert [problem.kind for problem in found.warnings] == ["classes"]
+    assert [issue.kind for issue in found.warnings] == ["classes"]
     assert missing(str(found.warnings[0]), "rare", 5, "0.001%") == []
     labels = [np.array(Image.open(path)) for path in sorted((root / "labels/train").iterdir())]
     pixels = [sum(int((label == index).sum()) for label in labels) for index in range(4)]
@@ -112,8 +112,8 @@ def test_what_makes_training_fail_is_an_error(
 ) -> None:
     damage(root)
     found = look(root)
-    assert any(missing(each, *wanted) == [] for each in told(found.errors, kind)), found.errors
-    assert {problem.kind for problem in found.errors} <= {kind, "values"}
+    assert any(missing(each, *wanted) == [] for each in messages_of(found.errors, kind)), found.errors
+    assert {issue.kind for issue in found.errors} <= {kind, "values"}
 
 
 def test_what_can_be_read_is_looked_at_all_the_same(root: Path) -> None:
@@ -121,13 +121,13 @@ def test_what_can_be_read_is_looked_at_all_the_same(root: Path) -> None:
     (root / "labels/train/train4.png").unlink()
     (root / "labels/val/val1.png").rename(root / "labels/val/val9.png")
     found = look(root)
-    assert [problem.kind for problem in found.errors] == ["split", "split", "values"]
+    assert [issue.kind for issue in found.errors] == ["split", "split", "values"]
     assert [len(split.pairs) for split in found.splits] == [5, 1]
 
 
 def test_another_class_count_than_the_model_has(root: Path) -> None:
-    [problem] = look(root, num_classes=19).errors
-    assert missing(str(problem), 4, 19, "--model.num-classes 4") == []
+    [issue] = look(root, num_classes=19).errors
+    assert missing(str(issue), 4, 19, "--model.num-classes 4") == []
     assert look(root, num_classes=4).errors == ()
 
 
@@ -135,8 +135,8 @@ def test_a_single_class_cannot_be_trained(root: Path) -> None:
     for path in (root / "labels").rglob("*.png"):
         Image.fromarray(np.zeros_like(np.array(Image.open(path)))).save(path)
     (root / "classes.json").write_text('{"classes": ["thing"]}')
-    [problem] = look(root).errors
-    assert missing(str(problem), 1, 2) == []
+    [issue] = look(root).errors
+    assert missing(str(issue), 1, 2) == []
 
 
 def test_statistics_of_faint_bands_are_not_rounded_to_nothing(root: Path) -> None:
@@ -151,7 +151,7 @@ def test_statistics_of_faint_bands_are_not_rounded_to_nothing(root: Path) -> Non
     assert 0 < float(flags[-1]) < 1e-3
 
 
-def test_like_pictures_are_warned_of(root: Path) -> None:
+def test_like_images_are_warned_of(root: Path) -> None:
     Image.open(root / "images/train/train2.jpg").resize((48, 36)).save(root / "images/val/smaller.jpg", quality=90)
     Image.fromarray(scene(2, (36, 48))[1]).save(root / "labels/val/smaller.png")
     shutil.copy(root / "images/train/train3.jpg", root / "images/train/copy.jpg")
@@ -172,11 +172,11 @@ def test_like_pictures_are_warned_of(root: Path) -> None:
         None,
         False,
     )
-    assert missing(told(found.warnings, "leak")[0], "smaller.jpg", "'val'", "train2.jpg") == []
-    assert missing(told(found.warnings, "duplicate")[0], "copy.jpg", "train3.jpg") == []
+    assert missing(messages_of(found.warnings, "leak")[0], "smaller.jpg", "'val'", "train2.jpg") == []
+    assert missing(messages_of(found.warnings, "duplicate")[0], "copy.jpg", "train3.jpg") == []
 
 
-def test_odd_pictures_are_warned_of(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_odd_images_are_warned_of(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(root, "train/black", np.zeros((*SIZE, 3), np.uint8), scene(7)[1])
     put(root, "train/tiny", scene(8)[0][:10], scene(8)[1][:10])
     exif = Image.Exif()
@@ -185,11 +185,11 @@ def test_odd_pictures_are_warned_of(root: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("semask.data.checks.doctor.LARGE_AREA", SIZE[0] * SIZE[1] - 1)
     found = look(root)
     assert found.errors == ()
-    assert any("black.jpg" in each for each in told(found.warnings, "flat"))
-    extents = told(found.warnings, "extent")
+    assert any("black.jpg" in each for each in messages_of(found.warnings, "flat"))
+    extents = messages_of(found.warnings, "extent")
     assert any(missing(each, "tiny.jpg", "10×56", 32) == [] for each in extents)
     assert any(missing(each, "train2.jpg", "40×56") == [] for each in extents)
-    assert missing(told(found.warnings, "orientation")[0], "train1.jpg", "EXIF", 2) == []
+    assert missing(messages_of(found.warnings, "orientation")[0], "train1.jpg", "EXIF", 2) == []
 
 
 def test_classes_that_training_does_not_see_are_named(root: Path) -> None:
@@ -198,7 +198,7 @@ def test_classes_that_training_does_not_see_are_named(root: Path) -> None:
     label = scene(100)[1]
     label[0, 0] = 3
     Image.fromarray(label).save(root / "labels/val/val0.png")
-    messages = told(look(root).warnings, "classes")
+    messages = messages_of(look(root).warnings, "classes")
     assert missing(messages[0], "rare") == []
     assert missing(messages[1], 2, "unicorn, dragon") == []
 
@@ -218,7 +218,7 @@ def test_no_pair_at_all_is_wrong_input(tmp_path: Path) -> None:
         look(tmp_path)
 
 
-def test_pictures_of_fewer_bits_than_their_files(tmp_path: Path) -> None:
+def test_images_of_fewer_bits_than_their_files(tmp_path: Path) -> None:
     """Twelve bits in files of sixteen: augmentation would turn them black."""
     random = np.random.default_rng(0)
     for split, count in (("train", 3), ("val", 1)):
@@ -227,14 +227,14 @@ def test_pictures_of_fewer_bits_than_their_files(tmp_path: Path) -> None:
             Image.fromarray(random.integers(0, 4000, (40, 56)).astype(np.uint16)).save(paths[0])
     (tmp_path / "classes.json").write_text(json.dumps({"classes": [*NAMES]}))
     data = DataRecipe(root=str(tmp_path), channels=1)
-    [message] = told(diagnose(data).warnings, "bands")
+    [message] = messages_of(diagnose(data).warnings, "bands")
     assert missing(message, "6.10%", 3999, 65535, "--data.value-range 0 4095") == []
-    assert told(diagnose(replace(data, value_range=(0.0, 4095.0))).warnings, "bands") == []
+    assert messages_of(diagnose(replace(data, value_range=(0.0, 4095.0))).warnings, "bands") == []
 
 
 def test_a_fourth_channel_taken_for_transparency(root: Path) -> None:
     image, label = scene(42)
     for name, alpha in (("opaque", np.full(label.shape, 255, np.uint8)), ("infrared", label)):
         put(root, f"train/{name}", np.dstack([image, alpha]), label, suffix=".png")
-    [message] = told(look(root).warnings, "bands")
+    [message] = messages_of(look(root).warnings, "bands")
     assert missing(message, "infrared.png", 1, 10, "--data.channels 4") == []

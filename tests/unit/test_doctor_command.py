@@ -14,7 +14,7 @@ from semask.cli import main as cli
 from semask.data.checks.doctor import diagnose
 from semask.recipes.recipe import DataRecipe
 from tests.facts import missing
-from tests.unit.doctored import NAMES, SIZE, leaked, out_of_range, put, put_good, scene, told
+from tests.unit.doctored import NAMES, SIZE, leaked, messages_of, out_of_range, put, put_good, scene
 
 
 @pytest.fixture
@@ -141,8 +141,8 @@ def test_the_mistake_with_ade20k_is_seen(ade20k_mini: Path, tmp_path: Path) -> N
             train_split="training", val_split="validation",
         )
     )  # fmt: skip
-    [problem] = told(found.errors, "zero")
-    assert missing(problem, 150, 0, 20, 1) == []
+    [issue] = messages_of(found.errors, "zero")
+    assert missing(issue, 150, 0, 20, 1) == []
 
 
 def test_nothing_of_the_validation_is_to_be_pasted(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

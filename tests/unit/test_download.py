@@ -41,7 +41,7 @@ def test_links_and_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
-def test_packed_tar_files_are_opened_and_cut_ones_told(tmp_path: Path, mode: str) -> None:
+def test_packed_tar_files_are_opened_and_cut_ones_reported(tmp_path: Path, mode: str) -> None:
     content = np.random.default_rng(0).integers(0, 16, 9000, dtype=np.uint8).tobytes()
     download = make_tar(tmp_path / "a.tar.any", {"a/b.png": content}, mode)
     with open_download(download, scratch=tmp_path / "s")["a/b.png"].open("rb") as file:

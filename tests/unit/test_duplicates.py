@@ -1,4 +1,4 @@
-"""Like pictures against comparing all with all."""
+"""Like images against comparing all with all."""
 
 from itertools import combinations
 from pathlib import Path
@@ -47,7 +47,7 @@ def split(name: str, signatures: list[int]) -> Split:
     return Split(name, tuple(pairs), tuple(facts), count_classes([], SCENE_CLASSES))
 
 
-def test_no_end_of_like_pictures_hides_a_leak(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_end_of_like_images_hides_a_leak(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("semask.data.checks.doctor.MAX_DUPLICATES", 10)
     found = find_duplicates((split("train", [5] * 8), split("val", [7, 2**64 - 1])), distance=3)
     assert len(found) == 10

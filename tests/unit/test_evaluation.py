@@ -46,10 +46,10 @@ def alone(count: int) -> Tensor:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_neither_batches_nor_workers_change_a_count(batch_size: int, workers: int) -> None:
     steps: list[int] = []
-    tally = evaluate_model(
+    accumulator = evaluate_model(
         predict, Pictures(13), num_classes=4, batch_size=batch_size, workers=workers, progress=steps.append
     )
-    assert torch.equal(tally.confusion.matrix, alone(13))
+    assert torch.equal(accumulator.confusion.matrix, alone(13))
     assert sum(steps) == 13
 
 

@@ -1,8 +1,7 @@
 import torch
 from torchvision.ops import FeaturePyramidNetwork
 
-from semask.models.decoders.semantic_fpn import SemanticFPN
-from semask.models.layers.feature_pyramid import FeaturePyramid
+from semask.models.decoders.semantic_fpn import FeaturePyramid, SemanticFPN
 from semask.structures import Features
 
 WIDTHS = (4, 6, 8)

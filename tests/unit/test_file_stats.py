@@ -50,7 +50,7 @@ def age(pair: Pair) -> None:
 
 @pytest.mark.parametrize("bands", [1, 3, 5])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_moments_of_pictures(bands: int, dtype: type) -> None:
+def test_moments_of_images(bands: int, dtype: type) -> None:
     stored = random.integers(0, 256, (bands, 9, 7)).astype(dtype) / (1 if dtype is np.uint8 else 255)
     stats = measure_pixels(torch.from_numpy(stored.astype(dtype)))
     unit = stored.astype(np.float64) / (255 if dtype is np.uint8 else 1)
@@ -86,7 +86,7 @@ def test_signatures_against_a_loop() -> None:
     assert signature(torch.from_numpy(grey)) == expected
 
 
-def test_a_flat_picture_has_no_signature() -> None:
+def test_a_flat_image_has_no_signature() -> None:
     assert signature(torch.full((20, 30), 0.5)) is None
     assert signature(torch.full((2, 3), 0.5)) is None
 
@@ -132,7 +132,7 @@ def test_what_cannot_be_read_is_a_fact(tmp_path: Path) -> None:
     stats = stats_of(pair)
     assert isinstance(stats.image, ReadFailure)
     assert "PNG" in stats.image.message
-    assert str(pair.image) not in stats.image.message, "it is told elsewhere"
+    assert str(pair.image) not in stats.image.message, "it is reported elsewhere"
     assert isinstance(stats.label, ReadFailure)
     assert stats.label_digest == ""
 

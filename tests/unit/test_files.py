@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,25 @@ def test_what_is_in_the_way_of_results_is_told(tmp_path: Path) -> None:
         for folder in (tmp_path / name, tmp_path / name / "deep"):
             with pytest.raises(ValueError, match=rf"^--out: .*/{name}'"):
                 check_writable(folder)
+
+
+def test_of_several_writers_one_wins_and_its_file_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
+    texts = [letter * 2**20 for letter in "abcdefgh"]
+
+    def write(text: str) -> None:
+        for _ in range(3):
+            with atomic_write(path) as part:
+                part.write_text(text)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, texts))
+    assert path.read_text() in texts
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_names_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 255)
+    with atomic_write(path) as part:
+        part.write_text("whole")
+    assert path.read_text() == "whole"

@@ -107,7 +107,7 @@ def test_without_splits_a_tenth_by_name_is_held_out(tmp_path: Path, caplog: pyte
     data = replace(data, images="images", labels="labels")
     with caplog.at_level(logging.WARNING):
         train, val = stems(data), stems(data, "val")
-    assert len(caplog.messages) == 1, "told once, though asked for twice"
+    assert len(caplog.messages) == 1, "reported once, though asked for twice"
     assert missing(caplog.text, tmp_path, 3, 30, "train.txt", "val.txt") == []
     assert sorted(train + val) == sorted(names)
     assert val == sorted(sorted(names, key=lambda n: hashlib.sha256(n.encode()).hexdigest())[:3])
@@ -125,7 +125,7 @@ def test_names_that_are_no_text_are_held_out_and_have_a_digest(tmp_path: Path) -
 # --- what can be wrong -------------------------------------------------------------------------------------------
 
 
-def test_no_root_is_told() -> None:
+def test_no_root_is_reported() -> None:
     with pytest.raises(ValueError, match=facts("--data.root", "images/train/*.jpg")):
         find_pairs(DataRecipe(), "train")
 
@@ -151,9 +151,9 @@ def test_images_without_labels_are_named_and_counted(tmp_path: Path) -> None:
     data = tree(tmp_path, *(f"images/train/p{i}.jpg" for i in range(9)), "labels/train/p8.png")
     with pytest.raises(ValueError, match=facts(8)) as caught:
         find_pairs(data, "train")
-    told = str(caught.value)
-    assert missing(told, "p0.jpg, p1.jpg, p2.jpg, p3.jpg, p4.jpg", 3, tmp_path / "labels/train/p0.png") == []
-    assert "p5.jpg" not in told
+    message = str(caught.value)
+    assert missing(message, "p0.jpg, p1.jpg, p2.jpg, p3.jpg, p4.jpg", 3, tmp_path / "labels/train/p0.png") == []
+    assert "p5.jpg" not in message
 
 
 def test_labels_without_images_are_only_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -162,13 +162,13 @@ def test_labels_without_images_are_only_a_warning(tmp_path: Path, caplog: pytest
     assert missing(caplog.text, "WARNING", 1, tmp_path / "labels/train", "z") == []
 
 
-def test_jpeg_labels_are_told_as_such(tmp_path: Path) -> None:
+def test_jpeg_labels_are_reported_as_such(tmp_path: Path) -> None:
     data = tree(tmp_path, "images/train/a.jpg", "labels/train/a.jpg")
     with pytest.raises(ValueError, match=facts(1, "JPEG", "a.jpg", tmp_path / "labels/train", "PNG")):
         find_pairs(data, "train")
 
 
-def test_an_empty_split_is_told(tmp_path: Path) -> None:
+def test_an_empty_split_is_reported(tmp_path: Path) -> None:
     data = tree(tmp_path, "images/train/readme.md", "labels/train/a.png")
     with pytest.raises(ValueError, match=facts("'train'", tmp_path / "images/train")):
         find_pairs(data, "train")
@@ -178,13 +178,13 @@ def test_an_empty_split_is_told(tmp_path: Path) -> None:
         find_pairs(data, "train")
 
 
-def test_one_picture_cannot_be_both_splits(tmp_path: Path) -> None:
+def test_one_image_cannot_be_both_splits(tmp_path: Path) -> None:
     data = replace(tree(tmp_path, "images/a.jpg", "labels/a.png"), images="images", labels="labels")
     with pytest.raises(ValueError, match=facts("'train'", tmp_path / "images")):
         find_pairs(data, "train")
 
 
-def test_two_images_of_one_stem_are_told(tmp_path: Path) -> None:
+def test_two_images_of_one_stem_are_reported(tmp_path: Path) -> None:
     data = tree(tmp_path, "images/train/a.jpg", "images/train/a.png", "labels/train/a.png")
     with pytest.raises(ValueError, match=facts(tmp_path / "images/train/a.jpg", tmp_path / "images/train/a.png")):
         find_pairs(data, "train")

@@ -12,9 +12,15 @@ from timm.models.resnet import BasicBlock
 from torch import nn
 
 from semask.models.build import build_encoder
-from semask.models.encoders.hrnet import ATTENTION, HRNetEncoder, exchange, stage_channels, timm_hrnet
+from semask.models.encoders.hrnet import (
+    ATTENTION,
+    HRNetEncoder,
+    PolarizedSelfAttention,
+    exchange,
+    stage_channels,
+    timm_hrnet,
+)
 from semask.models.encoders.kinds import encoder_options
-from semask.models.layers.polarized import PolarizedSelfAttention
 from semask.models.meta import on_meta_device
 from semask.recipes.encoders import SemanticLayers
 from tests.facts import facts

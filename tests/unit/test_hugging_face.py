@@ -14,7 +14,7 @@ from semask.data.readers.hugging_face import Cell
 from semask.data.readers.image import read_image, read_label
 from semask.recipes.recipe import DataRecipe
 from tests.facts import facts
-from tests.unit.stored import CLASSES, SPLITS, assert_same_samples, encoded, picture, truth, unpacked
+from tests.unit.stored import CLASSES, SPLITS, assert_same_samples, encoded, random_image, truth, unpacked
 
 
 @pytest.mark.parametrize("columns", [("image", "label"), ("photo", "annotation")])
@@ -28,7 +28,7 @@ def test_a_saved_dataset_is_as_good_as_files(tmp_path: Path, columns: tuple[str,
             split: datasets.Dataset.from_dict(
                 {
                     "number": list(ns),
-                    image: [Image.fromarray(picture(n)) for n in ns],
+                    image: [Image.fromarray(random_image(n)) for n in ns],
                     label: [Image.fromarray(truth(n)) for n in ns],
                 },
                 features=features,
@@ -56,12 +56,12 @@ def test_a_saved_dataset_is_as_good_as_files(tmp_path: Path, columns: tuple[str,
 def test_bytes_paths_and_neither_in_a_table(tmp_path: Path) -> None:
     import datasets
 
-    (tmp_path / "p.png").write_bytes(encoded(picture(0)))
+    (tmp_path / "p.png").write_bytes(encoded(random_image(0)))
     table = {"image": [str(tmp_path / "p.png"), "gone.png", None], "mask": [encoded(truth(0)), b"broken", None]}
     kinds = datasets.Features({"image": datasets.Value("string"), "mask": datasets.Value("binary")})
     datasets.Dataset.from_dict(table, features=kinds).save_to_disk(tmp_path / "hf/train")
     first, second, third = find_pairs(DataRecipe(kind="hugging_face", root=str(tmp_path / "hf")), "train")
-    assert read_image(first.image).permute(1, 2, 0).numpy().tolist() == picture(0).tolist()
+    assert read_image(first.image).permute(1, 2, 0).numpy().tolist() == random_image(0).tolist()
     assert read_label(first.label).tolist() == truth(0).tolist()
     with pytest.raises(ValueError, match=facts(1, "'image'", "'gone.png'")):
         read_image(second.image)

@@ -1,4 +1,4 @@
-"""Pictures are written here, by Pillow and by hand, and must come back as what they show."""
+"""Images are written here, by Pillow and by hand, and must come back as what they show."""
 
 import struct
 import zlib
@@ -15,7 +15,7 @@ from tests.facts import facts
 
 @pytest.fixture
 def ramp() -> np.ndarray:
-    """A picture without symmetries, 6×9, RGB."""
+    """A image without symmetries, 6×9, RGB."""
     return np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
 
@@ -41,7 +41,7 @@ def test_jpeg_is_near(tmp_path: Path) -> None:
     assert np.abs(shown(tmp_path / "a.jpg").astype(int) - flat).max() <= 3
 
 
-def test_phone_jpegs_with_further_pictures_are_read_and_refused_as_labels(tmp_path: Path) -> None:
+def test_phone_jpegs_with_further_images_are_read_and_refused_as_labels(tmp_path: Path) -> None:
     first, second = Image.new("RGB", (24, 16), (200, 100, 50)), Image.new("RGB", (24, 16))
     first.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second])
     assert np.abs(shown(tmp_path / "a.jpg").astype(int) - (200, 100, 50)).max() <= 3

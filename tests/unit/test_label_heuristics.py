@@ -1,4 +1,4 @@
-"""What all labels together give away: each mistake is told with its cure, and good labels are left in peace."""
+"""What all labels together give away: each mistake is reported with its cure, and good labels are left in peace."""
 
 from pathlib import Path
 
@@ -39,62 +39,62 @@ def test_good_labels_are_left_in_peace(labels: list[dict[int, int]]) -> None:
 
 
 def test_masks_of_0_and_255_for_one_class() -> None:
-    [problem] = found(Classes.from_dict({"classes": ["thing"]}), {0: 5, 255: 3}, {255: 8}, {0: 8})
-    assert problem.severity == "error"
-    assert missing(str(problem), "0.png", 1, 0, 255) == []
+    [issue] = found(Classes.from_dict({"classes": ["thing"]}), {0: 5, 255: 3}, {255: 8}, {0: 8})
+    assert issue.severity == "error"
+    assert missing(str(issue), "0.png", 1, 0, 255) == []
 
 
 def test_labels_that_count_from_one_are_graver_than_one_lost_value() -> None:
-    [problem] = found(THREE, {1: 5, 2: 5}, {3: 5})
-    assert problem.severity == "error"
-    assert missing(problem.message, 3, 0) == []
-    assert '"labels": {"0": "ignore", "1": 0, … "3": 2}' in problem.message
-    [problem] = found(THREE, {0: 1, 1: 5, 2: 5}, {3: 5})
-    assert missing(problem.message, 0, 1, 2, '"labels": {"3": "ignore"}') == []
+    [issue] = found(THREE, {1: 5, 2: 5}, {3: 5})
+    assert issue.severity == "error"
+    assert missing(issue.message, 3, 0) == []
+    assert '"labels": {"0": "ignore", "1": 0, … "3": 2}' in issue.message
+    [issue] = found(THREE, {0: 1, 1: 5, 2: 5}, {3: 5})
+    assert missing(issue.message, 0, 1, 2, '"labels": {"3": "ignore"}') == []
     assert found(THREE, {1: 5, 3: 5, 9: 1}) == [], "values beyond are another mistake"
-    assert found(SHIFTED, {0: 1, 1: 5, 2: 5, 3: 5}) == [], "told already"
+    assert found(SHIFTED, {0: 1, 1: 5, 2: 5, 3: 5}) == [], "reported already"
 
 
 def test_254_is_255_less_one() -> None:
-    [problem] = found(THREE, {0: 5, 254: 3}, {1: 4})
-    assert problem.severity == "error"
-    assert missing(problem.message, 254, 1, 2, 8, 255) == []
+    [issue] = found(THREE, {0: 5, 254: 3}, {1: 4})
+    assert issue.severity == "error"
+    assert missing(issue.message, 254, 1, 2, 8, 255) == []
     dropped = Classes.from_dict({"classes": ["a", "b", "c"], "labels": {"254": "ignore"}})
-    [problem] = found(dropped, {0: 5, 254: 3})
-    assert problem.severity == "warning"
+    [issue] = found(dropped, {0: 5, 254: 3})
+    assert issue.severity == "warning"
 
 
 def test_labels_reduced_before_the_table_does_it_again() -> None:
-    [problem] = found(SHIFTED, {0: 5, 1: 5, 255: 2}, {2: 4})
-    assert problem.severity == "warning"
-    assert missing(problem.message, 255, 1, 2, 3) == []
+    [issue] = found(SHIFTED, {0: 5, 1: 5, 255: 2}, {2: 4})
+    assert issue.severity == "warning"
+    assert missing(issue.message, 255, 1, 2, 3) == []
     assert found(SHIFTED, {0: 5, 1: 5, 255: 2}, {3: 4}) == []
 
 
 def test_a_little_of_value_0_everywhere() -> None:
-    [problem] = found(THREE, *[{0: 1, 1: 5, 2: 5}] * 12)
-    assert problem.severity == "warning"
-    assert missing(problem.message, 0, 12, "9.1%", "'a'") == []
+    [issue] = found(THREE, *[{0: 1, 1: 5, 2: 5}] * 12)
+    assert issue.severity == "warning"
+    assert missing(issue.message, 0, 12, "9.1%", "'a'") == []
     said = Classes.from_dict({"classes": ["a", "b", "c"], "labels": {"0": 0, "1": 1, "2": 2}})
     assert found(said, *[{0: 1, 1: 5, 2: 5}] * 12) == [], "who writes it down means it"
 
 
 def test_value_0_nowhere() -> None:
-    [problem] = found(THREE, *[{1: 5, 2: 5}] * 12)
-    assert missing(problem.message, 0, "'a'", 1) == []
+    [issue] = found(THREE, *[{1: 5, 2: 5}] * 12)
+    assert missing(issue.message, 0, "'a'", 1) == []
 
 
 def test_a_class_called_void() -> None:
-    [problem] = found(Classes.from_dict({"classes": ["a", "Unlabeled"]}), {0: 1, 1: 1})
-    assert missing(problem.message, 1, "'Unlabeled'") == []
+    [issue] = found(Classes.from_dict({"classes": ["a", "Unlabeled"]}), {0: 1, 1: 1})
+    assert missing(issue.message, 1, "'Unlabeled'") == []
 
 
 def test_more_ignored_than_labelled() -> None:
-    [problem] = found(SHIFTED, {0: 6, 1: 2}, {3: 2, 255: 1})
-    assert missing(problem.message, "63.6%", 0) == []
-    assert problem.severity == "warning"
-    [problem] = found(SHIFTED, {0: 6})
-    assert problem.severity == "error", "nothing is left to learn"
+    [issue] = found(SHIFTED, {0: 6, 1: 2}, {3: 2, 255: 1})
+    assert missing(issue.message, "63.6%", 0) == []
+    assert issue.severity == "warning"
+    [issue] = found(SHIFTED, {0: 6})
+    assert issue.severity == "error", "nothing is left to learn"
 
 
 def test_labels_that_cannot_be_read_are_left_out() -> None:
@@ -103,8 +103,8 @@ def test_labels_that_cannot_be_read_are_left_out() -> None:
 
 
 def test_a_mask_of_0_and_255_among_labels_of_many_classes() -> None:
-    """Each is told by its file: it is no error to the label map, and all that it marks would be ignored."""
-    problems = found(THREE, {0: 5, 1: 5, 2: 5}, {0: 9, 255: 3}, {1: 9, 255: 3}, {0: 1, 255: 8})
-    assert [str(problem.source) for problem in problems] == ["1.png", "3.png"]
-    assert all(problem.kind == "binary" and problem.severity == "warning" for problem in problems)
-    assert missing(problems[0].message, 255, 0, "'a'") == []
+    """Each is reported by its file: it is no error to the label map, and all that it marks would be ignored."""
+    issues = found(THREE, {0: 5, 1: 5, 2: 5}, {0: 9, 255: 3}, {1: 9, 255: 3}, {0: 1, 255: 8})
+    assert [str(issue.source) for issue in issues] == ["1.png", "3.png"]
+    assert all(issue.kind == "binary" and issue.severity == "warning" for issue in issues)
+    assert missing(issues[0].message, 255, 0, "'a'") == []

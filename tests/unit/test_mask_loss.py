@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semask.losses import comparison, masks
-from semask.losses.binary import dice_loss, mean_pixel_loss
+from semask.losses import masks
 from semask.losses.masks import MaskClassificationLoss, MaskTerms
+from semask.losses.matching import dice_loss, mean_pixel_loss
 from semask.losses.pixel import pixel_cross_entropy
 from semask.losses.points import Draws
 from semask.ops.resize import resize
@@ -143,7 +143,7 @@ def test_points_on_every_labelled_pixel_are_whole_masks(monkeypatch: pytest.Monk
         return Draws(part[:, :1], part[:, :, :0], part)
 
     expected = terms_of(MaskLossRecipe(points=None), out, labels)
-    monkeypatch.setattr(comparison, "draw", every_pixel)
+    monkeypatch.setattr(masks, "draw", every_pixel)
     found = terms_of(MaskLossRecipe(points=count, importance_sample_ratio=0), out, labels)
     for mine, other in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, other)
@@ -214,9 +214,9 @@ def test_the_order_of_queries_does_not_matter(seed: int, order: list[int], recip
             others=draws.others[:, :1].expand_as(draws.others),
         )
 
-    original = comparison.draw
+    original = masks.draw
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparison, "draw", alike)
+        patch.setattr(masks, "draw", alike)
         expected = terms_of(recipe, out, labels)
         found = terms_of(recipe, change(out, lambda x: x[:, order], classes=True), labels)
     for mine, other in zip(found, expected, strict=True):

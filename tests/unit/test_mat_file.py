@@ -50,13 +50,13 @@ def test_a_field_of_a_struct(tmp_path: Path, packed: bool) -> None:
     path = written(tmp_path, mat(packed=packed, GTcls=struct_of, S=np.array([[1, 2], [3, 4]], np.uint8)))
     assert read_mat(path, "GTcls", "Segmentation").tolist() == LABELS.tolist()
     assert read_mat(path, "S").tolist() == [[1, 2], [3, 4]]
-    for keys, told in (
+    for keys, wanted in (
         (("GTcls", "Gone"), ("'GTcls'", "'Gone'")),
         (("S", "Segmentation"), ("'S'",)),
         (("GTcls",), ()),
         (("GTcls", "Boundaries"), ()),
     ):
-        with pytest.raises(ValueError, match=facts(path, ".".join(keys), *told)):
+        with pytest.raises(ValueError, match=facts(path, ".".join(keys), *wanted)):
             read_mat(path, *keys)
 
 
@@ -69,7 +69,7 @@ def test_the_other_order_of_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "wanted"),
     [
         (b"broken", ("MATLAB", 5, 7)),
         (mat(T=LABELS), ("'S'",)),
@@ -80,12 +80,12 @@ def test_the_other_order_of_bytes(tmp_path: Path) -> None:
         (mat(S=np.ones((0, 2), np.uint8)), ("S", "uint8", (0, 2))),
     ],
 )
-def test_what_is_no_label_map_is_told(tmp_path: Path, content: bytes, told: tuple[object, ...]) -> None:
-    with pytest.raises(ValueError, match=facts("1.mat", *told)):
+def test_what_is_no_label_map_is_reported(tmp_path: Path, content: bytes, wanted: tuple[object, ...]) -> None:
+    with pytest.raises(ValueError, match=facts("1.mat", *wanted)):
         read_mat(written(tmp_path, content), "S")
 
 
-def test_a_kind_that_does_not_exist_is_told(tmp_path: Path) -> None:
+def test_a_kind_that_does_not_exist_is_reported(tmp_path: Path) -> None:
     """One byte, by which SciPy 1.17 looked beyond its table and ended Python."""
     whole = mat(S=LABELS.astype(np.uint16))
     place = whole.index(struct.pack("<II", 4, 84))

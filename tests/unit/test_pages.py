@@ -19,20 +19,20 @@ from PIL import Image
 
 from semask.data.classes import Classes
 from semask.structures import IGNORE
+from semask.text import percent
 from semask.visualization.pages.comparison import write_comparison_page
-from semask.visualization.pages.confusion import COLOUR, confusion_view
-from semask.visualization.pages.evaluation import write_evaluation_page
-from semask.visualization.pages.page import grouped, percent, short, signed, ticks, write_page
-from semask.visualization.pages.picture import (
+from semask.visualization.pages.evaluation import COLOUR, confusion_view, write_evaluation_page
+from semask.visualization.pages.images import (
     RIGHT,
-    UNDECIDED,
     UNKNOWN_COLOUR,
+    UNLABELLED,
     WRONG,
-    errors,
-    painted,
-    photograph,
-    shrunk_labels,
+    errors_uri,
+    image_uri,
+    overlay_uri,
+    shrink_labels,
 )
+from semask.visualization.pages.page import axis, grouped, short, signed, write_page
 from tests.facts import facts, missing
 
 from .fake_evaluation import fake_comparison, fake_gallery, fake_record
@@ -99,7 +99,7 @@ def test_an_evaluation_is_told_in_full(tmp_path: Path) -> None:
         for key in ("iou", "accuracy", "dice") if row["iou"] is not None else ():
             assert ("–" if row[key] is None else f"{100 * row[key]:.1f}") in page.words
     headings = [attributes.get("id") for attributes in page.of("h2")]
-    assert headings == ["classes", "confusion", "reliability", "sizes", "pictures", "gallery", "protocol"]
+    assert headings == ["classes", "confusion", "reliability", "sizes", "images", "gallery", "protocol"]
     assert [word for word in page.words if word in {"best", "median", "worst"}] == ["best", "median", "worst"]
     assert {limit for word in page.words for limit in (1024, 9216) if missing(word, limit) == []} == {1024, 9216}
     assert "whole" in page.words, "the protocol's test.mode"
@@ -164,7 +164,7 @@ def test_no_text_becomes_code(tmp_path: Path) -> None:
     record["data"]["split"] = CODE
     record["sizes"]["bins"][0]["name"] = CODE
     arrays["image_names"] = np.array([CODE] * 200)
-    gallery = [picture._replace(title=CODE, name='" onload="alert(1)') for picture in fake_gallery(CLASSES)]
+    gallery = [image._replace(title=CODE, name='" onload="alert(1)') for image in fake_gallery(CLASSES)]
     page = evaluation(tmp_path, record, arrays, gallery=gallery)
     assert len(page.of("script")) == 1
     assert page.words.count(CODE) > 10
@@ -267,7 +267,7 @@ def test_mistakes_against_a_loop() -> None:
     for mistake in view.mistakes:
         row = names.index(mistake.truth)
         assert mistake.share == pytest.approx(mistake.pixels / confusion[row].sum())
-    pixels = decoded(view.picture)
+    pixels = decoded(view.image)
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     assert (pixels[..., :3] == COLOUR).all()
     np.testing.assert_allclose(pixels[..., 3] / 255, np.sqrt(shares), atol=0.003)
@@ -279,8 +279,8 @@ def test_a_matrix_of_other_classes_is_refused() -> None:
 
 
 @pytest.mark.parametrize("size", [(700, 1300), (1300, 300), (20, 30), (1, 900)])
-def test_pictures_are_made_small_and_keep_their_shape(size: tuple[int, int]) -> None:
-    shown = decoded(photograph(torch.full((3, *size), 0.5)))
+def test_images_are_made_small_and_keep_their_shape(size: tuple[int, int]) -> None:
+    shown = decoded(image_uri(torch.full((3, *size), 0.5)))
     factor = min(1, 360 / max(size))
     assert shown.shape == (max(1, round(size[0] * factor)), max(1, round(size[1] * factor)), 3)
     assert abs(shown.astype(int) - 128).max() <= 2
@@ -288,7 +288,7 @@ def test_pictures_are_made_small_and_keep_their_shape(size: tuple[int, int]) -> 
 
 def test_labels_are_made_small_by_the_nearest_pixel() -> None:
     labels = torch.arange(90 * 70).reshape(90, 70)
-    few = shrunk_labels(labels, side=30)
+    few = shrink_labels(labels, side=30)
     assert few.shape == (30, 23)
     for row in range(30):
         for column in range(23):
@@ -297,27 +297,29 @@ def test_labels_are_made_small_by_the_nearest_pixel() -> None:
 
 def test_maps_of_errors_and_values_that_are_no_class() -> None:
     truth = torch.tensor([[0, 1, IGNORE, 3]])
-    assert decoded(errors(truth, torch.tensor([[0, 2, 1, 3]])))[0].tolist() == [
+    assert decoded(errors_uri(truth, torch.tensor([[0, 2, 1, 3]])))[0].tolist() == [
         [*RIGHT],
         [*WRONG],
-        [*UNDECIDED],
+        [*UNLABELLED],
         [*RIGHT],
     ]
-    shown = decoded(painted(torch.zeros(3, 1, 4), torch.tensor([[0, -1, IGNORE, 3]]), CLASSES, alpha=1.0))[0]
+    shown = decoded(overlay_uri(torch.zeros(3, 1, 4), torch.tensor([[0, -1, IGNORE, 3]]), CLASSES, alpha=1.0))[0]
     assert shown.tolist() == [[*CLASSES.colours[0]], [*UNKNOWN_COLOUR], [0, 0, 0], [*CLASSES.colours[3]]]
 
 
-@given(st.floats(0, 1e9), st.floats(1e-6, 1e9))
-def test_ticks_are_round_few_and_cover_the_range(low: float, span: float) -> None:
-    marks = ticks(low, low + span)
-    step = marks[1] - marks[0]
-    assert 2 <= len(marks) <= 8
-    assert marks[0] <= low + 1e-6 * step + 1e-6
-    assert marks[-1] >= (low + span) * (1 - 1e-9) - 1e-6 * step
+@given(st.floats(1e-6, 1e9))
+def test_ticks_are_round_few_and_cover_the_range(largest: float) -> None:
+    scale, ticks = axis(largest, 10.0, 110.0)
+    assert 2 <= len(ticks) <= 8
+    marks = [float(text) for _, text in ticks]
+    assert marks == pytest.approx([number * marks[1] for number in range(len(ticks))])
+    assert f"{marks[1]:e}"[:8] in {"1.000000", "2.000000", "5.000000"}
+    assert [place for place, _ in ticks] == pytest.approx(np.linspace(10, 110, len(ticks)), abs=0.006)
+    assert 10 + 100 / len(ticks) < scale(largest) <= 110
 
 
 def test_numbers_as_text() -> None:
-    assert [percent(value) for value in (None, math.nan, 0.1234, 1.0)] == ["–", "–", "12.3", "100.0"]
+    assert [percent(value, 1) for value in (None, math.nan, 0.1234, 1.0)] == ["–", "–", "12.3", "100.0"]
     assert [signed(value) for value in (None, 0.012, -0.012)] == ["–", "+1.2", "−1.2"]
     assert [grouped(value) for value in (None, 1234567)] == ["–", "1\u202f234\u202f567"]
     assert [short(value) for value in (None, 0.012345, 12345.0)] == ["–", "0.0123", "1.23e+04"]

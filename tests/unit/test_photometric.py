@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from semask.data.augment.photometric import distort, distort_bands, shift_hue
+from semask.data.augment.photometric import apply_steps, distort, distort_bands, turn_hue
 from semask.data.augment.transforms import TrainTransform
 from semask.recipes.recipe import DataRecipe
 from tests.facts import facts
@@ -39,7 +39,7 @@ def test_hue_takes_both_bounds(hue: tuple[int, int], last: int) -> None:
     random = np.random.default_rng(0)
     image = torch.from_numpy(random.integers(0, 256, (3, 6, 6), dtype=np.uint8))
     coins = Coins(0, 0, 0, 1, 0)
-    assert torch.equal(distort(image, coins, hue=hue), shift_hue(image, last))  # type: ignore[arg-type]
+    assert torch.equal(distort(image, coins, hue=hue), apply_steps(image, [turn_hue(last)]))  # type: ignore[arg-type]
     assert coins.asked == [(hue[0], last + 1)]
 
 
@@ -55,7 +55,7 @@ def test_bands_change_in_brightness_and_contrast_alone(channels: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["deep", "bands"])
-def test_other_pictures_are_distorted_without_colours(kind: str) -> None:
+def test_other_images_are_distorted_without_colours(kind: str) -> None:
     data = replace(PLAIN, photometric=True, channels=3 if kind == "deep" else 4)
     image = torch.rand(data.channels, 16, 16) * 0.5 + 0.25
     label = torch.zeros(16, 16, dtype=torch.uint8)
@@ -85,7 +85,7 @@ def test_antialiasing_is_pillows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "wanted"),
     [
         ({"hue": (5, -5)}, ("data.hue", "5 -5")),
         ({"rare_crops": 1.5}, ("data.rare_crops", "[0, 1]", 1.5)),
@@ -100,6 +100,6 @@ def test_antialiasing_is_pillows() -> None:
         ({"value_range": (1.0, 0.0)}, ("data.value_range", "1 0")),
     ],
 )
-def test_fields_that_mean_nothing_are_refused(change: dict[str, object], told: tuple[object, ...]) -> None:
-    with pytest.raises(ValueError, match=facts(*told)):
+def test_fields_that_mean_nothing_are_refused(change: dict[str, object], wanted: tuple[object, ...]) -> None:
+    with pytest.raises(ValueError, match=facts(*wanted)):
         TrainTransform(replace(PLAIN, **change))

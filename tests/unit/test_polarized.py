@@ -1,6 +1,6 @@
 import torch
 
-from semask.models.layers.polarized import PolarizedSelfAttention
+from semask.models.encoders.hrnet import PolarizedSelfAttention
 
 
 def test_it_is_the_paper_s_formula_cell_by_cell() -> None:

@@ -1,4 +1,4 @@
-"""Preparing goes on where it ended, counts, and tells what is wrong; nothing is left half-made."""
+"""Preparing goes on where it ended, counts, and reports what is wrong; nothing is left half-made."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.unit.downloads import SIZE, encoded, make_zip, mat, photo
 
 @pytest.fixture
 def small(tmp_path: Path) -> tuple[Official, Path]:
-    """CamVid of three training pictures and one for validation."""
+    """CamVid of three training images and one for validation."""
     files = {f"c/train/{n}.png": photo(n, "PNG") for n in range(3)} | {"c/val/9.png": photo(9, "PNG")}
     files |= {
         n.replace("/train/", "/trainannot/").replace("/val/", "/valannot/"): encoded(np.zeros(SIZE, np.uint8))
@@ -49,7 +49,7 @@ def test_a_second_call_goes_on(small: tuple[Official, Path], tmp_path: Path) -> 
 
 
 def test_what_was_spoilt_since_is_made_again(small: tuple[Official, Path], tmp_path: Path) -> None:
-    """An empty picture, a label of other values and one cut short: the archive has them whole."""
+    """An empty image, a label of other values and one cut short: the archive has them whole."""
     official, download = small
     root = tmp_path / "out"
     prepare(official, [download], root)
@@ -64,7 +64,7 @@ def test_what_was_spoilt_since_is_made_again(small: tuple[Official, Path], tmp_p
 
 def test_a_download_of_something_else_is_no_part(small: tuple[Official, Path], tmp_path: Path) -> None:
     official, _ = small
-    download = make_zip(tmp_path / "pictures.zip", {f"c/train/{n}.png": photo(n, "PNG") for n in range(3)})
+    download = make_zip(tmp_path / "images.zip", {f"c/train/{n}.png": photo(n, "PNG") for n in range(3)})
     with pytest.raises(ValueError, match=facts("CamVid", download, "train", 3, 0, "--partial")):
         prepare(official, [download], tmp_path / "out", partial=True)
     assert not (tmp_path / "out").exists()
@@ -99,7 +99,7 @@ def test_counts_are_compared(small: tuple[Official, Path], tmp_path: Path, caplo
         prepare(official, [download, download], tmp_path / "out")
 
 
-def test_pictures_without_labels_are_left_out_of_a_part(small: tuple[Official, Path], tmp_path: Path) -> None:
+def test_images_without_labels_are_left_out_of_a_part(small: tuple[Official, Path], tmp_path: Path) -> None:
     official, _ = small
     files = {"c/train/1.png": photo(1, "PNG"), "c/train/2.png": photo(2, "PNG")}
     download = make_zip(tmp_path / "part.zip", files | {"c/trainannot/1.png": encoded(np.zeros(SIZE, np.uint8))})
@@ -109,7 +109,7 @@ def test_pictures_without_labels_are_left_out_of_a_part(small: tuple[Official, P
         prepare(official, [only], tmp_path / "none", partial=True)
 
 
-def test_bad_labels_are_told_together(small: tuple[Official, Path], tmp_path: Path) -> None:
+def test_bad_labels_are_reported_together(small: tuple[Official, Path], tmp_path: Path) -> None:
     official, _ = small
     files = {f"c/train/{n}.png": photo(n, "PNG") for n in range(3)}
     labels = {f"c/trainannot/{n}.png": encoded(np.full(SIZE, v, np.uint8)) for n, v in enumerate((12, 3, 200))}
@@ -124,7 +124,7 @@ def test_bad_labels_are_told_together(small: tuple[Official, Path], tmp_path: Pa
     assert len(list((tmp_path / "out/images/train").iterdir())) == 3
 
 
-def test_too_little_space_is_told_before(
+def test_too_little_space_is_reported_before(
     small: tuple[Official, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     official, download = small
@@ -133,16 +133,16 @@ def test_too_little_space_is_told_before(
         prepare(official, [download], tmp_path / "out")
 
 
-def test_what_is_no_mat_file_is_told(tmp_path: Path) -> None:
+def test_what_is_no_mat_file_is_reported(tmp_path: Path) -> None:
     files = {"images/1.jpg": photo(), "imageLists/train.txt": b"1"}
-    for content, told in (
+    for content, wanted in (
         (b"broken", ("1.mat", "S", "MATLAB")),
         (mat(T=np.zeros((2, 2))), ("1.mat", "'S'")),
         (mat(S=np.zeros((2, 2))), ("1.mat", "S", "float64")),
         (mat(S=np.full((2, 2), 183, np.uint8)), (183, 0, 182)),
     ):
         download = make_zip(tmp_path / "coco.zip", files | {"annotations/1.mat": content})
-        with pytest.raises(ValueError, match=facts(1, *told)):
+        with pytest.raises(ValueError, match=facts(1, *wanted)):
             prepare(DATASETS["coco-stuff10k"], [download], tmp_path / "out", partial=True)
 
 
@@ -158,8 +158,8 @@ def test_the_command_offers_what_there_is() -> None:
 
 def test_the_command_tells_what_it_made(ade20k_mini: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command.main(["ade20k", "--from", str(ade20k_mini), "--root", str(tmp_path / "ade"), "--partial"])
-    told = capsys.readouterr().out
-    assert missing(told, 10, 20210, "training", 2000, "validation", 40, 0, f"--data.root {tmp_path / 'ade'}") == []
+    message = capsys.readouterr().out
+    assert missing(message, 10, 20210, "training", 2000, "validation", 40, 0, f"--data.root {tmp_path / 'ade'}") == []
     with pytest.raises(ValueError, match=facts("training", 10, 20210, "ADEChallengeData2016.zip")):
         command.main(["ade20k", "--from", str(ade20k_mini), "--root", str(tmp_path / "all")])
     with pytest.raises(ValueError, match=facts("'/nowhere/a.zip'")):

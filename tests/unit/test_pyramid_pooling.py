@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semask.models.layers.pyramid_pooling import PyramidPooling, averages, pool
+from semask.models.decoders.pspnet import PyramidPooling, averages, pool
 
 SIDES = st.integers(1, 40)
 

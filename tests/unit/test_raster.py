@@ -1,4 +1,4 @@
-"""Pictures of any channels and depth, against the numbers that were written."""
+"""Images of any channels and depth, against the numbers that were written."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def test_bands_of_a_tiff_lose_nothing(
     stored = samples(5, kind)
     write_tiff(tmp_path / "a.tif", stored, layout, compression=compression)
     data = DataRecipe(channels=5)
-    picture = read_raster(tmp_path / "a.tif", data)
-    assert picture.dtype == (torch.uint8 if full == 255 else torch.float32)
-    unit = to_float(picture).numpy().astype(np.float64)
-    assert (np.round(unit * full) == stored).all(), "every stored number can be told from its neighbours"
+    read = read_raster(tmp_path / "a.tif", data)
+    assert read.dtype == (torch.uint8 if full == 255 else torch.float32)
+    unit = to_float(read).numpy().astype(np.float64)
+    assert (np.round(unit * full) == stored).all(), "every stored number can be reported from its neighbours"
     assert np.abs(unit - stored / full).max() < 1e-7
     assert probe_raster(tmp_path / "a.tif", data) == (9, 11)
 
@@ -128,7 +128,7 @@ def test_what_is_no_number_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.png"])
-def test_other_counts_of_channels_are_told(tmp_path: Path, name: str) -> None:
+def test_other_counts_of_channels_are_reported(tmp_path: Path, name: str) -> None:
     stored = np.ascontiguousarray(np.moveaxis(samples(4, np.uint8), 0, -1))
     Image.fromarray(stored, "RGBA").save(tmp_path / name)
     with pytest.raises(ValueError, match=facts(tmp_path / name, 4, "data.channels", 6, "--data.channels 4")):

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from semask.cli import main as cli
-from semask.evaluation import Tally
+from semask.evaluation import MetricAccumulator
 from semask.evaluation.comparison import compare
 from semask.evaluation.metrics.bootstrap import statistics
 from semask.evaluation.record import arrays, measured, read_record, write_record
@@ -27,12 +27,12 @@ def write(
 ) -> Path:
     """Write the record of a model that is right in a share of the pixels."""
     random = np.random.default_rng(5)
-    tally = Tally(3)
+    accumulator = MetricAccumulator(3)
     for number in range(images):
         truth = random.integers(0, 3, (20, 30)).astype(np.uint8)
         right = np.random.default_rng((seed, number)).random((20, 30)) < skill
         guess = np.where(right, truth, random.integers(0, 3, (20, 30))).astype(np.uint8)
-        tally.update(f"{number:03}", torch.from_numpy(guess), torch.from_numpy(truth), torch.full((20, 30), 0.9))
+        accumulator.update(f"{number:03}", torch.from_numpy(guess), torch.from_numpy(truth), torch.full((20, 30), 0.9))
     seen = {"mode": "whole", "scales": [1.0], "flip": False, "base_scale": None}
     record = {
         "recipe": "ade20k/semask-swin-t-fpn",
@@ -40,10 +40,10 @@ def write(
         "data": {"split": "validation", "images": images, "sha256": sha256},
         "images": images,
         "protocol": {"name": "semask-ss", "seen": seen, "data": {}, "test": {}},
-        **measured(tally, CLASSES, resamples=100),
+        **measured(accumulator, CLASSES, resamples=100),
         **values,
     }
-    write_record(path, record, arrays(tally))
+    write_record(path, record, arrays(accumulator))
     return path
 
 

@@ -39,7 +39,9 @@ def test_a_part_is_that_of_the_whole_to_the_bit(data: st.DataObject) -> None:
                 assert torch.equal(found, resize_window(given_image, size, (rows, columns), antialias=antialias))
         if size != (1, 1):
             whole = tv.resize(image, list(size), interpolation=InterpolationMode.BILINEAR, antialias=antialias)
-            assert torch.equal(resize_window(image, size, (rows, columns), antialias=antialias), whole[:, rows, columns])
+            assert torch.equal(
+                resize_window(image, size, (rows, columns), antialias=antialias), whole[:, rows, columns]
+            )
 
 
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 500), st.integers(1, 60))

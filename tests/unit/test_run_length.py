@@ -43,6 +43,6 @@ def test_run_lengths_of_many_pixels_and_no_mask() -> None:
     mask = decode_mask({"counts": coco_text(runs)}, height=300, width=1000)
     assert np.flatnonzero(np.diff(mask.T.ravel())).tolist() == [99_999, 100_002, 100_009, 190_009]
     cases = (("abc", "abc"), ({"size": [1, 1]}, [1, 1]), ([1, 2], [1, 2]), ({"counts": "P1"}, "1×1"))
-    for bad, told in (*cases, ({"counts": [3, -3, 1]}, "1×1")):
-        with pytest.raises(ValueError, match=facts(told)):
+    for bad, wanted in (*cases, ({"counts": [3, -3, 1]}, "1×1")):
+        with pytest.raises(ValueError, match=facts(wanted)):
             decode_mask(bad, height=1, width=1)

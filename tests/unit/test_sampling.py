@@ -1,4 +1,4 @@
-"""Which picture a draw shows: epochs written out as loops, LVIS's factors and DAFormer's rarity by hand."""
+"""Which image a draw shows: epochs written out as loops, LVIS's factors and DAFormer's rarity by hand."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> DataRecipe:
-    """Six pictures of class 0; the last one has a few pixels of class 1 and of what is ignored."""
+    """Six images of class 0; the last one has a few pixels of class 1 and of what is ignored."""
     random = np.random.default_rng(0)
     for split in ("train", "val"):
         for index in range(6):
@@ -66,11 +66,11 @@ def test_a_label_that_cannot_be_read_is_named(folder: DataRecipe) -> None:
 
 @given(st.integers(1, 12), st.integers(1, 6), st.floats(0.01, 1.0), st.integers(0, 2**32))
 @settings(max_examples=100, deadline=None)
-def test_factors_are_those_of_the_paper(pictures: int, classes: int, threshold: float, seed: int) -> None:
-    held = np.random.default_rng(seed).random((pictures, classes)) < 0.3
+def test_factors_are_those_of_the_paper(images: int, classes: int, threshold: float, seed: int) -> None:
+    held = np.random.default_rng(seed).random((images, classes)) < 0.3
     got = repeat_factors(held * np.int64(7), threshold)
     for row, factor in zip(held, got, strict=True):
-        wanted = [math.sqrt(threshold / (sum(other[c] for other in held) / pictures)) for c in range(classes) if row[c]]
+        wanted = [math.sqrt(threshold / (sum(other[c] for other in held) / images)) for c in range(classes) if row[c]]
         assert math.isclose(factor, max([1.0, *wanted]))
 
 
@@ -80,10 +80,10 @@ def test_thresholds_are_shares(folder: DataRecipe, threshold: float) -> None:
         training_set(replace(folder, repeat_threshold=threshold), seed=0)
 
 
-def test_an_epoch_shows_each_picture_as_often_as_its_factor() -> None:
+def test_an_epoch_shows_each_image_as_often_as_its_factor() -> None:
     factors = np.array([1.0, 2.0, 3.25, 1.5])
     order = ImageOrder(4, seed=3, factors=factors)
-    lengths = [int(order._times(epoch).sum()) for epoch in range(400)]
+    lengths = [int(order.repeats(epoch).sum()) for epoch in range(400)]
     total = np.zeros(4)
     for epoch, (end, length) in enumerate(zip(accumulate(lengths), lengths, strict=True)):
         shown = Counter(order.index(draw) for draw in range(end - length, end))
@@ -102,14 +102,14 @@ def test_a_draw_does_not_depend_on_those_before() -> None:
     assert drawn != [ImageOrder(20, seed=2, factors=factors).index(draw) for draw in range(300)]
 
 
-def test_factors_of_one_are_epochs_of_every_picture_once() -> None:
+def test_factors_of_one_are_epochs_of_every_image_once() -> None:
     plain, ones = ImageOrder(7, seed=0), ImageOrder(7, seed=0, factors=np.ones(7))
     for order in (plain, ones):
         assert all(sorted(order.index(e * 7 + i) for i in range(7)) == list(range(7)) for e in range(5))
     assert [plain.index(draw) for draw in range(7, 14)] == shuffled(0, 1, 7).tolist()
 
 
-def test_pictures_of_rare_classes_come_more_often(folder: DataRecipe) -> None:
+def test_images_of_rare_classes_come_more_often(folder: DataRecipe) -> None:
     dataset = training_set(replace(folder, repeat_threshold=1.0), seed=0)
     assert isinstance(dataset, TrainingFiles)
     assert dataset.order.factors is not None
@@ -176,5 +176,5 @@ def test_pasting_changes_no_other_chance(folder: DataRecipe) -> None:
     plain = training_set(whole, seed=0)
     pasted = training_set(replace(whole, copy_paste=1.0, copy_paste_classes=("rare",)), seed=0)
     same = sum(torch.equal(plain[draw].image, pasted[draw].image) for draw in range(60))
-    assert 40 < same < 60, "a sixth of the pictures has something to paste; flips and colours are as without"
+    assert 40 < same < 60, "a sixth of the images has something to paste; flips and colours are as without"
     assert all(torch.equal(pasted[draw].image, pasted[draw].image) for draw in range(10))

@@ -1,4 +1,4 @@
-"""Shards of WebDataset are as good as files, and incomplete ones are told."""
+"""Shards of WebDataset are as good as files, and incomplete ones are reported."""
 
 from __future__ import annotations
 
@@ -13,11 +13,21 @@ from semask.data.readers.image import read_label
 from semask.data.readers.shards import find_shards
 from semask.recipes.recipe import DataRecipe
 from tests.facts import facts
-from tests.unit.stored import CLASSES, SPLITS, assert_same_samples, encoded, make_tar, picture, sample, truth, unpacked
+from tests.unit.stored import (
+    CLASSES,
+    SPLITS,
+    assert_same_samples,
+    encoded,
+    make_tar,
+    random_image,
+    sample,
+    truth,
+    unpacked,
+)
 
 
 def test_shards_of_webdataset_are_as_good_as_files(tmp_path: Path) -> None:
-    """Written by the library itself, over several shards, with fields that are no pictures."""
+    """Written by the library itself, over several shards, with fields that are no images."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import webdataset
@@ -37,7 +47,7 @@ def test_shards_of_webdataset_are_as_good_as_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("label", ["seg.png", "label.png", "mask.png", "png"])
 def test_names_of_labels_in_shards(tmp_path: Path, label: str) -> None:
-    files = {"d/0.jpg": encoded(picture(0), "JPEG"), f"d/0.{label}": encoded(truth(0)), "d/0.cls": b"5", ".x": b""}
+    files = {"d/0.jpg": encoded(random_image(0), "JPEG"), f"d/0.{label}": encoded(truth(0)), "d/0.cls": b"5", ".x": b""}
     make_tar(tmp_path / "train-0.tar", files)
     pair = find_pairs(DataRecipe(kind="shards", root=str(tmp_path), images="{split}-*.tar"), "train")[0]
     assert (pair.stem, pair.image.name, pair.label.name) == ("d/0", "0.jpg", f"0.{label}")
@@ -64,7 +74,7 @@ def test_shards_by_number_and_what_is_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "wanted"),
     [
         ({"0.jpg": b""}, (".jpg", ".seg.png, .label.png, .mask.png")),
         ({"0.seg.png": b""}, (".seg.png", ".png, .jpg, .jpeg, .webp")),
@@ -72,13 +82,13 @@ def test_shards_by_number_and_what_is_missing(tmp_path: Path) -> None:
         ({"0.jpg": b"", "0.seg.png": b"", "0.mask.png": b""}, (".jpg, .seg.png, .mask.png",)),
     ],
 )
-def test_incomplete_samples_are_told(tmp_path: Path, files: dict[str, bytes], told: tuple[str, ...]) -> None:
+def test_incomplete_samples_are_reported(tmp_path: Path, files: dict[str, bytes], wanted: tuple[str, ...]) -> None:
     make_tar(tmp_path / "train-0.tar", files)
-    with pytest.raises(ValueError, match=facts(tmp_path / "train-0.tar", "'0'", *told)):
+    with pytest.raises(ValueError, match=facts(tmp_path / "train-0.tar", "'0'", *wanted)):
         find_pairs(DataRecipe(kind="shards", root=str(tmp_path), images="{split}-*.tar"), "train")
 
 
-def test_one_key_in_two_shards_is_told(tmp_path: Path) -> None:
+def test_one_key_in_two_shards_is_reported(tmp_path: Path) -> None:
     for number in (0, 1):
         make_tar(tmp_path / f"train-{number}.tar", {"a.jpg": b"", "a.seg.png": b""})
     with pytest.raises(ValueError, match=facts("'a'", f"{tmp_path}/train-0.tar/a.jpg", tmp_path / "train-1.tar")):

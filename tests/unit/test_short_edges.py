@@ -32,11 +32,11 @@ def shortest_edge(height: int, width: int, size: int, max_size: int) -> tuple[in
 def on_the_fence(height: int, width: int, size: int, max_size: int) -> bool:
     """Whether an exact side ends in one half, where the last bit of a product decides."""
     factor = min(Fraction(size, min(height, width)), Fraction(max_size, max(height, width)))
-    return any((side * factor - Fraction(1, 2)).normalize_by == 1 for side in (height, width))
+    return any((side * factor - Fraction(1, 2)).denominator == 1 for side in (height, width))
 
 
 def size_of(data: DataRecipe, height: int, width: int, seed: int = 0) -> tuple[int, int]:
-    """Return the size that a picture is brought to before the crop."""
+    """Return the size that a image is brought to before the crop."""
     label = torch.zeros(height, width, dtype=torch.uint8)
     _, out = TrainTransform(data)(torch.zeros(3, height, width, dtype=torch.uint8), label, np.random.default_rng(seed))
     inside = out == 0
@@ -70,7 +70,7 @@ def test_sizes_worked_by_hand(size: tuple[int, int], short: int, longest: int, e
     assert size_of(data, *size) == expected == shortest_edge(*size, short, longest)
 
 
-def test_a_crop_is_cut_from_the_picture_at_that_size() -> None:
+def test_a_crop_is_cut_from_the_image_at_that_size() -> None:
     random = np.random.default_rng(1)
     image = torch.from_numpy(random.integers(0, 256, (3, 30, 50), dtype=np.uint8))
     label = torch.from_numpy(random.integers(0, 9, (30, 50), dtype=np.uint8))
@@ -115,13 +115,13 @@ def test_one_way_to_draw_a_size(other: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("edges", "longest", "told"),
+    ("edges", "longest", "wanted"),
     [
         ((), 100, ("base_ratio", 1)),
         ((32, 0), 100, ("base_ratio", 1)),
         ((32, 64), 63, ("long_edge", 63)),
     ],
 )
-def test_edges_that_cannot_be(edges: tuple[int, ...], longest: int, told: tuple[object, ...]) -> None:
-    with pytest.raises(ValueError, match=facts("short_edges", edges, *told)):
+def test_edges_that_cannot_be(edges: tuple[int, ...], longest: int, wanted: tuple[object, ...]) -> None:
+    with pytest.raises(ValueError, match=facts("short_edges", edges, *wanted)):
         TrainTransform(replace(PLAIN, short_edges=edges, long_edge=longest))

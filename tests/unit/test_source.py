@@ -1,4 +1,4 @@
-"""Sources of every kind go to other processes, and whatever is wrong with a storage is told in its own words."""
+"""Sources of every kind go to other processes, and whatever is wrong with a storage is reported in its own words."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from semask.data.readers.image import read_image, read_label
 from semask.data.readers.source import Source
 from semask.recipes.recipe import DataRecipe
 from tests.facts import facts
-from tests.unit.stored import FILES, SPLITS, encoded, make_tar, make_zip, picture, sample, truth
+from tests.unit.stored import FILES, SPLITS, encoded, make_tar, make_zip, random_image, sample, truth
 
 
 def read_all(pairs: list[tuple[Source, Source]]) -> list[int]:
@@ -34,7 +34,7 @@ def test_sources_go_to_processes_that_read_at_once(tmp_path: Path, kind: str) ->
         make_tar(tmp_path / "train-0.tar", {f"p{n}.{s}": c for n in SPLITS["train"] for s, c in sample(n).items()})
         data = DataRecipe(kind="shards", root=str(tmp_path), images="{split}-*.tar")
     pairs = [(pair.image, pair.label) for pair in find_pairs(data, "train")] * 20
-    expected = [int(picture(n).sum()) + int(truth(n).sum()) for n in (0, 1, 2)] * 20
+    expected = [int(random_image(n).sum()) + int(truth(n).sum()) for n in (0, 1, 2)] * 20
     assert read_all(pickle.loads(pickle.dumps(pairs))) == expected
     with ProcessPoolExecutor(3, get_context("fork")) as pool:
         assert list(pool.map(read_all, [pairs] * 3)) == [expected] * 3
@@ -54,11 +54,11 @@ def test_whatever_is_broken_is_a_value_error(tmp_path: Path, kind: str, seed: in
             read_label(source)
 
 
-def test_a_wrong_root_is_told_in_the_storages_own_words(tmp_path: Path) -> None:
-    for kind, told in (("shards", "train-000000.tar"), ("hugging_face", "DatasetDict.save_to_disk")):
+def test_a_wrong_root_is_reported_in_the_storages_own_words(tmp_path: Path) -> None:
+    for kind, wanted in (("shards", "train-000000.tar"), ("hugging_face", "DatasetDict.save_to_disk")):
         with pytest.raises(ValueError, match=facts("data.root", repr(str(tmp_path / "gone")))) as caught:
             find_pairs(DataRecipe(kind=kind, root=str(tmp_path / "gone")), "train")  # type: ignore[arg-type]
-        assert told in str(caught.value)
+        assert wanted in str(caught.value)
         assert "images/train" not in str(caught.value)
     make_tar(tmp_path / "train-0.tar", {})
     with pytest.raises(ValueError, match=facts(repr(str(tmp_path / "train-0.tar")), "--data.kind shards")):

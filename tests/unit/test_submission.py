@@ -1,4 +1,4 @@
-"""Submissions hold the numbers that servers want, at the pictures' size, under the names they look for."""
+"""Submissions hold the numbers that servers want, at the images' size, under the names they look for."""
 
 from __future__ import annotations
 
@@ -77,16 +77,16 @@ def test_what_a_server_would_refuse_is_refused_here(tmp_path: Path) -> None:
 
 
 def test_predict_writes_a_submission(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Sub-folders are left, pictures keep their sizes, and numbers are those of the predictions."""
+    """Sub-folders are left, images keep their sizes, and numbers are those of the predictions."""
     micro = recipes.get_recipe("scenes/semask-micro-fpn")
     recipe = replace(micro, model=replace(micro.model, num_classes=19), data=replace(micro.data, classes="cityscapes"))
     classes = Classes.load("cityscapes")
     checkpoint = store.save(build(recipe), tmp_path / "checkpoint", classes=classes)
     for number, size in enumerate(((40, 56), (33, 47))):
-        picture = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
+        image = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
         path = tmp_path / f"test/city{number}/c{number}_leftImg8bit.png"
         path.parent.mkdir(parents=True)
-        Image.fromarray(picture).save(path)
+        Image.fromarray(image).save(path)
     options = PredictOptions(out=tmp_path / "out", overlay=False, submission="cityscapes", device="cpu")
     predict(checkpoint, tmp_path / "test", options)
     for number in range(2):

@@ -17,8 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from semask.models.encoders.swin import DenseSwinBlock, ShiftedWindowAttention
 from semask.models.layers.semantic import SemanticAttention, SemanticLayer
-from semask.ops.checkpoint import checkpoint_pointwise
-from semask.ops.chunked import apply_chunked
+from semask.ops.memory import apply_chunked, checkpoint_pointwise
 from semask.ops.reference import reference_mode
 from semask.ops.tiling import PART_TOKENS, Part, Tiling, tile
 from semask.ops.windows import pad_to_windows, shifted_window_mask, split_windows, window_masks

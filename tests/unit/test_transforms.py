@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semask.data.augment.photometric import distort, hsv_to_rgb, rgb_to_hsv, scale_saturation, shift_hue
-from semask.data.augment.transforms import TrainTransform
+from semask.data.augment.photometric import apply_steps, distort, hsv_to_rgb, rgb_to_hsv, saturate, turn_hue
+from semask.data.augment.transforms import TrainTransform, is_varied
 from semask.inference import build_predictor
 from semask.ops.geometry import fit_size
 from semask.ops.lazy_scores import InMemory
@@ -37,7 +37,7 @@ class Replay:
         return self.state.randint(low, high)
 
 
-def picture(height: int, width: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def random_image(height: int, width: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     random = np.random.default_rng(seed)
     image = torch.from_numpy(random.integers(0, 256, (3, height, width), dtype=np.uint8))
     return image, torch.from_numpy(random.integers(0, 7, (height, width), dtype=np.uint8))
@@ -67,30 +67,32 @@ def test_distortion_matches_the_recorded_runs(seed: int) -> None:
 
 def test_hsv_of_the_recorded_pixel() -> None:
     pixel = torch.tensor([200, 100, 10], dtype=torch.uint8).reshape(3, 1, 1)
-    hsv = rgb_to_hsv(pixel)
+    hsv = apply_steps(pixel, [rgb_to_hsv])
     assert hsv.flatten().tolist() == [14, 242, 200]
-    assert hsv_to_rgb(hsv).flatten().tolist() == [200, 99, 10]
+    assert apply_steps(hsv, [hsv_to_rgb]).flatten().tolist() == [200, 99, 10]
 
 
 @given(st.tuples(*[st.integers(0, 255)] * 3))
 @settings(max_examples=300, deadline=None)
 def test_hsv_agrees_with_colorsys(rgb: tuple[int, int, int]) -> None:
-    hue, saturation, value = rgb_to_hsv(torch.tensor(rgb, dtype=torch.uint8).reshape(3, 1, 1)).flatten().tolist()
+    pixel = torch.tensor(rgb, dtype=torch.uint8).reshape(3, 1, 1)
+    hue, saturation, value = apply_steps(pixel, [rgb_to_hsv]).flatten().tolist()
     expected = colorsys.rgb_to_hsv(*(part / 255 for part in rgb))
     assert value == max(rgb)
     assert abs(saturation - expected[1] * 255) <= 0.5001
     turn = abs(hue - expected[0] * 180)
     assert min(turn, 180 - turn) <= 0.5001
-    back = hsv_to_rgb(torch.tensor([hue, saturation, value], dtype=torch.uint8).reshape(3, 1, 1)).flatten().tolist()
-    told = colorsys.hsv_to_rgb(hue / 180, saturation / 255, value / 255)
-    assert all(abs(got - want * 255) <= 0.5001 for got, want in zip(back, told, strict=True))
+    turned = torch.tensor([hue, saturation, value], dtype=torch.uint8).reshape(3, 1, 1)
+    back = apply_steps(turned, [hsv_to_rgb]).flatten().tolist()
+    message = colorsys.hsv_to_rgb(hue / 180, saturation / 255, value / 255)
+    assert all(abs(got - want * 255) <= 0.5001 for got, want in zip(back, message, strict=True))
 
 
 def test_hue_turns_round_and_saturation_zero_is_grey() -> None:
-    image, _ = picture(8, 8)
-    assert torch.equal(shift_hue(image, 180), shift_hue(image, 0))
-    assert torch.equal(shift_hue(image, -18), shift_hue(image, 162))
-    grey = scale_saturation(image, 0.0)
+    image, _ = random_image(8, 8)
+    assert torch.equal(apply_steps(image, [turn_hue(180)]), apply_steps(image, [turn_hue(0)]))
+    assert torch.equal(apply_steps(image, [turn_hue(-18)]), apply_steps(image, [turn_hue(162)]))
+    grey = apply_steps(image, [saturate(0.0)])
     assert torch.equal(grey, image.amax(0, keepdim=True).expand(3, -1, -1))
 
 
@@ -165,7 +167,7 @@ def test_without_base_scale_the_own_size_is_scaled(
     st.sampled_from([None, (120, 40), (50, 50)]),
 )
 @settings(max_examples=60, deadline=None)
-def test_training_and_test_see_a_picture_at_one_size(
+def test_training_and_test_see_a_image_at_one_size(
     height: int, width: int, base_ratio: float, scale: float, base_scale: tuple[int, int] | None
 ) -> None:
     data = replace(PLAIN, base_scale=base_scale, base_ratio=base_ratio, scale_choices=(scale,), crop=(400, 400))
@@ -191,7 +193,7 @@ def test_training_and_test_see_a_picture_at_one_size(
     assert model.size == trained
 
 
-def test_a_picture_may_shrink_to_one_pixel() -> None:
+def test_a_image_may_shrink_to_one_pixel() -> None:
     image = torch.full((3, 2, 2), 7, dtype=torch.uint8)
     out, ids = TrainTransform(replace(PLAIN, scale_choices=(0.5,), crop=(1, 1)))(
         image, torch.full((2, 2), 3, dtype=torch.uint8), np.random.default_rng(0)
@@ -212,7 +214,7 @@ def test_labels_are_picked_as_recorded(old: int, new: int, picked: list[int]) ->
 
 
 def test_images_are_interpolated_without_antialiasing() -> None:
-    image, label = picture(40, 60)
+    image, label = random_image(40, 60)
     data = replace(PLAIN, scale_choices=(0.5,), crop=(20, 30))
     out, _ = TrainTransform(data)(image, label, np.random.default_rng(0))
     # Half size with half-pixel centres: each pixel is the mean of its 2×2 block.
@@ -270,7 +272,7 @@ def test_crops_match_the_recorded_runs(
 ) -> None:
     label = torch.from_numpy(np.random.default_rng(0).integers(0, 7, size, dtype=np.uint8))
     transform = TrainTransform(replace(PLAIN, crop=(512, 512), cat_max_ratio=0.75))
-    rows, columns = transform._crop(label, Replay(seed))
+    rows, columns = transform._draw_crop(label, Replay(seed))
     assert (rows.start, columns.start) == corner
     assert label[rows, columns].shape == result
 
@@ -282,7 +284,7 @@ def test_after_ten_redraws_the_last_crop_is_taken(seed: int, corner: tuple[int, 
     label[500:] = 255
     label[:, 600:] = 255
     transform = TrainTransform(replace(PLAIN, crop=(512, 512), cat_max_ratio=0.75))
-    rows, columns = transform._crop(label, Replay(seed))
+    rows, columns = transform._draw_crop(label, Replay(seed))
     assert (rows.start, columns.start) == corner
 
 
@@ -303,18 +305,19 @@ def test_the_cap_prefers_varied_crops_and_one_switches_it_off() -> None:
 
 def test_unlabelled_pixels_do_not_count_towards_the_cap() -> None:
     label = torch.full((4, 4), 255, dtype=torch.uint8)
-    transform = TrainTransform(replace(PLAIN, cat_max_ratio=0.75))
-    assert not transform._varied(label)
+    assert not is_varied(label, 0.75)
     label[0, :2] = torch.tensor([1, 2], dtype=torch.uint8)
-    assert transform._varied(label)
+    assert is_varied(label, 0.75)
     label[0, 2:] = 1
-    assert not transform._varied(label), "3 of 4 labelled pixels is not below 0.75"
+    assert not is_varied(label, 0.75), "3 of 4 labelled pixels is not below 0.75"
 
 
-def test_crop_positions_cover_the_picture() -> None:
+def test_crop_positions_cover_the_image() -> None:
     transform = TrainTransform(replace(PLAIN, crop=(6, 5)))
     label = torch.zeros(8, 8, dtype=torch.uint8)
-    starts = {(w[0].start, w[1].start) for w in (transform._crop(label, np.random.default_rng(s)) for s in range(300))}
+    starts = {
+        (w[0].start, w[1].start) for w in (transform._draw_crop(label, np.random.default_rng(s)) for s in range(300))
+    }
     assert starts == {(row, column) for row in range(3) for column in range(4)}
 
 
@@ -322,7 +325,7 @@ def test_crop_positions_cover_the_picture() -> None:
 
 
 def test_flip_turns_image_and_label_together() -> None:
-    image, label = picture(64, 64)
+    image, label = random_image(64, 64)
     out, ids = TrainTransform(replace(PLAIN, flip=1.0))(image, label, np.random.default_rng(0))
     assert torch.equal(ids, label.flip(1))
     torch.testing.assert_close(out, image.flip(2).float() / 255)
@@ -334,7 +337,7 @@ def test_flip_turns_image_and_label_together() -> None:
 
 
 def test_padding_is_the_mean_and_ignored() -> None:
-    image, label = picture(40, 50)
+    image, label = random_image(40, 50)
     mean = (0.1, 0.2, 0.3)
     out, ids = TrainTransform(PLAIN, mean=mean)(image, label, np.random.default_rng(0))
     assert out.shape == (3, 64, 64)
@@ -348,8 +351,8 @@ def test_padding_is_the_mean_and_ignored() -> None:
     assert TrainTransform(PLAIN).mean == IMAGENET_MEAN
 
 
-def test_padding_may_be_a_value_of_the_raw_picture() -> None:
-    image, label = picture(40, 80)
+def test_padding_may_be_a_value_of_the_raw_image() -> None:
+    image, label = random_image(40, 80)
     data = replace(PLAIN, photometric=True, padding=128 / 255)
     out, ids = TrainTransform(data, mean=(0.1, 0.2, 0.3))(image, label, np.random.default_rng(0))
     beside, same = TrainTransform(replace(data, padding=None))(image, label, np.random.default_rng(0))
@@ -367,9 +370,9 @@ def test_padding_is_not_of_8_bit(value: float) -> None:
 
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**32))
 @settings(max_examples=60, deadline=None)
-def test_any_picture_becomes_a_crop(height: int, width: int, seed: int) -> None:
+def test_any_image_becomes_a_crop(height: int, width: int, seed: int) -> None:
     data = DataRecipe(crop=(48, 32), scale_range=(0.5, 2.0))
-    image, label = picture(height, width)
+    image, label = random_image(height, width)
     before = torch.get_rng_state()
     legacy = np.random.get_state()[1].copy()  # noqa: NPY002
     out, ids = TrainTransform(data)(image, label, np.random.default_rng(seed))

@@ -8,8 +8,8 @@ import timm
 import torch
 
 from semask.models.build import build_encoder
-from semask.models.encoders.kinds import encoder_options
-from semask.models.encoders.vit import ViTEncoder, is_vit, resize_positions, timm_vit
+from semask.models.encoders.kinds import encoder_options, kind_of
+from semask.models.encoders.vit import ViTEncoder, resize_positions, timm_vit
 from tests.facts import facts
 
 OWN = {
@@ -113,9 +113,9 @@ def test_eps_and_stochastic_depth_are_as_given() -> None:
 
 
 def test_families() -> None:
-    assert all(is_vit(name) for name in OWN)
-    assert not is_vit("swin_tiny_patch4_window7_224")
-    assert not is_vit("vit_relpos_small_patch16_224")
+    assert {kind_of(name).kind for name in OWN} == {"vit"}
+    assert kind_of("swin_tiny_patch4_window7_224").kind == "swin"
+    assert kind_of("vit_relpos_small_patch16_224").kind == "stages"
 
 
 def test_patches_that_are_no_squares() -> None:

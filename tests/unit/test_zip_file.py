@@ -1,4 +1,4 @@
-"""Pictures out of zip files are those that went in, and bad archives are told."""
+"""Images out of zip files are those that went in, and bad archives are reported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from semask.data.readers.image import probe_image, read_image, read_label
 from semask.data.readers.source import Source, Unreadable
 from semask.recipes.recipe import DataRecipe
 from tests.facts import facts
-from tests.unit.stored import FILES, assert_same_samples, encoded, make_zip, picture, truth, unpacked
+from tests.unit.stored import FILES, assert_same_samples, encoded, make_zip, random_image, truth, unpacked
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -35,10 +35,10 @@ def test_a_zip_file_is_as_good_as_its_folder(tmp_path: Path, method: int, top: s
 
 
 def test_zip_files_side_by_side_in_a_folder(tmp_path: Path) -> None:
-    """As Cityscapes comes: pictures in one archive and labels in another, with more beside them."""
-    pictures = {f"leftImg8bit/train/ulm/u{n}_leftImg8bit.png": encoded(picture(n)) for n in (0, 1)}
+    """As Cityscapes comes: images in one archive and labels in another, with more beside them."""
+    images = {f"leftImg8bit/train/ulm/u{n}_leftImg8bit.png": encoded(random_image(n)) for n in (0, 1)}
     labels = {f"gtFine/train/ulm/u{n}_gtFine_labelTrainIds.png": encoded(truth(n)) for n in (0, 1)}
-    make_zip(tmp_path / "leftImg8bit_trainvaltest.zip", pictures | {"README": b"x", "license.txt": b"x"})
+    make_zip(tmp_path / "leftImg8bit_trainvaltest.zip", images | {"README": b"x", "license.txt": b"x"})
     make_zip(tmp_path / "gtFine_trainvaltest.zip", labels | {"README": b"x"})
     data = DataRecipe(
         root=str(tmp_path),
@@ -55,7 +55,7 @@ def test_zip_files_side_by_side_in_a_folder(tmp_path: Path) -> None:
 
 
 def test_split_files_in_a_zip_file_choose(tmp_path: Path) -> None:
-    files = {f"images/p{n}.png": encoded(picture(n)) for n in range(3)}
+    files = {f"images/p{n}.png": encoded(random_image(n)) for n in range(3)}
     files |= {f"labels/p{n}.png": encoded(truth(n)) for n in range(3)}
     lists = {"train.txt": b"p0\np2\n", "val.txt": b"p1\n"}
     data = DataRecipe(root=str(make_zip(tmp_path / "a.zip", files | lists)), images="images", labels="labels")
@@ -94,13 +94,13 @@ def message_of(source: Source) -> str:
     return ""
 
 
-def test_damaged_zip_files_are_told(tmp_path: Path) -> None:
+def test_damaged_zip_files_are_reported(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "a.zip", FILES)
     pairs = find_pairs(DataRecipe(root=str(archive)), "train")
     whole = archive.read_bytes()
     archive.write_bytes(whole[:1000] + bytes(200) + whole[1200:])
-    told = {str(source): message_of(source) for pair in pairs for source in (pair.image, pair.label)}
-    damaged = {name: message for name, message in told.items() if message}
+    message = {str(source): message_of(source) for pair in pairs for source in (pair.image, pair.label)}
+    damaged = {name: message for name, message in message.items() if message}
     assert damaged
     assert all(message.startswith(name) for name, message in damaged.items())
     archive.write_bytes(whole[:500])
@@ -111,7 +111,7 @@ def test_damaged_zip_files_are_told(tmp_path: Path) -> None:
 
 
 def test_large_zip_files_and_ones_behind_a_program(tmp_path: Path) -> None:
-    """Headers of zip64 are longer, a self-extracting archive begins later, and streams tell sizes after the content."""
+    """Headers of zip64 are longer, a self-extracting archive begins later, and streams report sizes after the content."""
     with (tmp_path / "a.zip").open("wb") as file:
         file.write(b"#!/bin/sh\nexit 1\n" * 100)
         with zipfile.ZipFile(file, "w") as archive, archive.open("a/x.bin", "w", force_zip64=True) as member:

@@ -16,9 +16,9 @@ from semask.benchmark.options import Options
 from semask.benchmark.rounds import Work
 from semask.benchmark.third_party import third_party
 from semask.benchmark.works import evaluate, load, with_data, work_of
-from semask.models.encoders.checkpointing import checkpoint_stages
 from semask.models.flops import cost_of
 from semask.models.model import SegmentationModel
+from semask.ops.memory import checkpoint_stages
 from semask.ops.reference import reference_mode
 
 PASSES = {"forward": 1, "predict": 1, "train": 3}

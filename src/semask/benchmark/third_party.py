@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from semask.benchmark.candidate import Candidate
 from semask.models.build import build_on_meta
+from semask.models.encoders.chain import family_of
 from semask.models.encoders.mix_transformer import HEADS, STEPS, size_of
 from semask.ops.geometry import padding_to_multiple
 from semask.ops.resize import resize
 from semask.recipes import Recipe
 from semask.recipes.decoders import PIXEL_DECODERS, MaskFormerOptions, SegFormerMMSegOptions, SegFormerOptions
-from semask.recipes.encoders import MixTransformerOptions, SwinOptions
+from semask.recipes.encoders import EncoderOptions, MixTransformerOptions, SwinOptions
 from semask.structures import IGNORE
 
 Size = tuple[int, int]
@@ -138,10 +139,30 @@ def torchvision(recipe: Recipe, size: Size) -> Candidate:
     return _candidate(f"torchvision {name}", recipe, PerPixel(network, recipe, read=lambda found: found["out"]))
 
 
+def bare_encoder(spec: EncoderOptions, size: Size) -> nn.Module:
+    """Return timm's own feature network of an encoder's options, with random weights.
+
+    Raises:
+        ValueError: The encoder is not timm's.
+    """
+    import timm as library
+
+    if isinstance(spec, MixTransformerOptions):
+        raise ValueError(f"timm has no {spec.name!r}; transformers and smp have Mix Transformers to compare with")
+    family_of(spec.name)  # suggests near names for unknown ones
+    rate, vit = getattr(spec, "drop_path", 0.0), spec.kind in ("vit", "pyramid_vit")
+    options: dict[str, Any] = {"drop_path_rate": rate} if rate else {}
+    options |= {"num_classes": 0} if vit else {"features_only": True}
+    if vit or isinstance(spec, SwinOptions):
+        # the recipe's changes to the named network
+        fields = ("embed_dim", "depths", "num_heads", "window_size", "patch_size")
+        options |= {field: getattr(spec, field) for field in fields if getattr(spec, field, None) is not None}
+        options["img_size"] = size
+    return library.create_model(spec.name.split(".", 1)[0], **options)  # type: ignore[no-any-return]
+
+
 def timm(recipe: Recipe, size: Size) -> Candidate:
     """Return the bare encoder, without semantic layers and decoder: a lower bound of the cost over timm's models."""
-    from semask.models.encoders.bare import bare_encoder
-
     network = PerPixel(bare_encoder(recipe.model.encoder, size), recipe)
 
     def labels(images: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 RECORD = "recipe.json"
 FORMAT = 2
+MOST_BYTES = 2**24
+"""Records have a few kilobytes, and class tables at most some hundred."""
 
 
 def write_record(directory: Path, recipe: Recipe | None, classes: Classes | None = None, parts: str = "") -> None:
@@ -40,8 +42,10 @@ def read_record(path: Path) -> dict[str, Any]:
         ValueError: The file is no JSON, or of another format.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError(f"it has more than {MOST_BYTES} bytes")
+        record = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is no JSON: {error}") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT or "recipe" not in record:
         raise ValueError(f"{str(path)!r} is not of format {FORMAT}; was it written by another semask?")

@@ -69,7 +69,10 @@ def save(
     written = {key: values[key].detach().cpu().contiguous() for key in _own_tensors(model)}
     directory.mkdir(parents=True, exist_ok=True)
     with atomic_write(directory / WEIGHTS) as part:
-        save_file(written, part)
+        try:
+            save_file(written, part)
+        except SafetensorError as error:  # a full disk, for example
+            raise OSError(f"{str(directory / WEIGHTS)!r} cannot be written: {error}") from error
     write_record(directory, model.recipe, classes, parts)
     return directory
 
@@ -93,6 +96,11 @@ def load(
     classes = Classes.from_dict(record["classes"]) if record.get("classes") else None
     if model is None:
         model = build_without_init(recipe_of(record, directory))
+    if classes is not None and len(classes) != model.num_classes:
+        raise ValueError(
+            f"{str(directory / RECORD)!r} names {len(classes)} classes for a model of {model.num_classes}; they must "
+            "come from one run"
+        )
     try:
         tensors = load_file(directory / WEIGHTS)
     except (SafetensorError, OSError) as error:

@@ -51,7 +51,7 @@ def ablate(name: str, rows: Rows, seeds: Sequence[int], options: RunOptions) -> 
 
     Scores are in [0, 1], in the order of the seeds; differences are to the reference row.
     """
-    from semask.evaluation.paired_test import paired_difference, spread
+    from semask.evaluation.comparison import paired_difference, spread
     from semask.training.ablation import check_rows, run_table
 
     recipe, several = rows.rows[rows.reference].recipe, len(seeds) > 1

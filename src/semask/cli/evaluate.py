@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from semask.checkpoints.store import Bundle
     from semask.data.classes import Classes
     from semask.data.dataset import ValidationFiles, ValidationScenes
-    from semask.evaluation import Tally
+    from semask.evaluation import MetricAccumulator
     from semask.evaluation.metrics import Scores
     from semask.inference import Predictor
-    from semask.visualization.pages.gallery import GalleryPicture
+    from semask.visualization.pages.images import GalleryImage
 
 USAGE = "semask evaluate CHECKPOINT"
 logger = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
         # confusion matrices, counts of every image, outlines, calibration
         with Progress(console=console(stderr=True), transient=True) as bar:
             task = bar.add_task("Evaluating", total=len(process_share(len(samples))))
-            tally = evaluate_model(
+            accumulator = evaluate_model(
                 predictor,
                 samples,
                 num_classes=recipe.model.num_classes,
@@ -143,13 +143,13 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
                 progress=lambda count: bar.advance(task, count),
             )
         seconds = time.perf_counter() - started
-        scores = tally.scores()
+        scores = accumulator.scores()
         if rank == 0:
             screen.print(table(scores, classes.names).rich())
             record = {
-                **origin(checkpoint, recipe, len(tally.images), device),
-                "images": len(tally.images),
-                **measured(tally, classes.names, resamples=options.resamples, seed=options.seed),
+                **origin(checkpoint, recipe, len(accumulator.images), device),
+                "images": len(accumulator.images),
+                **measured(accumulator, classes.names, resamples=options.resamples, seed=options.seed),
                 "protocol": {
                     "name": name_of(recipe),
                     "seen": what_is_seen(recipe.data, recipe.test),
@@ -161,8 +161,8 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
             }
             screen.print(summary(record))
             # best, median and worst images for the page
-            images = _gallery(samples, predictor, tally, options.gallery, device)
-            _write(checkpoint, options, record, tally, classes, images, screen=screen)
+            images = _gallery(samples, predictor, accumulator, options.gallery, device)
+            _write(checkpoint, options, record, accumulator, classes, images, screen=screen)
     return scores
 
 
@@ -181,23 +181,25 @@ def _check_options(options: EvaluateOptions) -> None:
 
 
 def _gallery(
-    samples: ValidationFiles | ValidationScenes, predictor: Predictor, tally: Tally, count: int, device: torch.device
-) -> list[GalleryPicture]:
+    samples: ValidationFiles | ValidationScenes,
+    predictor: Predictor,
+    accumulator: MetricAccumulator,
+    count: int,
+    device: torch.device,
+) -> list[GalleryImage]:
     """Segment the images of the page once more: no label map was kept."""
     import torch
 
     from semask.data.readers.raster import as_rgb
-    from semask.evaluation.counts import image_scores
-    from semask.evaluation.gallery import choose
-    from semask.visualization.pages.gallery import GalleryPicture
+    from semask.visualization.pages.images import GalleryImage, choose
 
-    names, shown = tally.names(), []
+    names, miou, shown = sorted(accumulator.images), accumulator.image_counts().miou(), []
     places = {samples.name(index): index for index in range(len(samples))}
-    for chosen in choose(image_scores(tally.image_counts()), count):
-        image, label, name = samples[places[names[chosen.place]]]
+    for index, title in choose(miou, count):
+        image, label, name = samples[places[names[index]]]
         with torch.inference_mode():
             prediction = predictor.labels(image[None].to(device))[0].cpu()
-        shown.append(GalleryPicture(chosen.title, name, chosen.miou, as_rgb(image), label, prediction))
+        shown.append(GalleryImage(title, name, float(miou[index]), as_rgb(image), label, prediction))
     return shown
 
 
@@ -205,9 +207,9 @@ def _write(
     checkpoint: Path,
     options: EvaluateOptions,
     record: dict[str, Any],
-    tally: Tally,
+    accumulator: MetricAccumulator,
     classes: Classes,
-    images: Sequence[GalleryPicture],
+    images: Sequence[GalleryImage],
     *,
     screen: Any,
 ) -> None:
@@ -217,7 +219,7 @@ def _write(
 
     out = options.out or checkpoint / NAME
     replaces = ", in place of an earlier evaluation's (--out FILE keeps both)" if out.exists() else ""
-    counts, scores = arrays(tally), tally.scores()
+    counts, scores = arrays(accumulator), accumulator.scores()
     write_record(out, record, counts)
     screen.print(f"written to {out}{replaces}")
     bars, page = out.with_suffix(".png"), out.with_suffix(".html")

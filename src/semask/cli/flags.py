@@ -14,6 +14,7 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 
 from semask.files import check_writable
 from semask.recipes import Recipe
+from semask.recipes.bounds import check_numbers
 
 T = TypeVar("T")
 HELP = ("-h", "--help", "--help-all")
@@ -51,7 +52,9 @@ def parse_over(
         )
         registry = _showing_only(first, default)
     parsed = parse(settings, arguments, prog=prog, description=description, default=default, registry=registry)
-    return parsed, dataclasses.replace(recipe, **{name: getattr(parsed, name) for name in names})
+    changed = dataclasses.replace(recipe, **{name: getattr(parsed, name) for name in names})
+    check_numbers(changed)
+    return parsed, changed
 
 
 def split_name(arguments: Sequence[str], *, usage: str, hint: str = "") -> tuple[str | None, list[str]]:

@@ -133,7 +133,7 @@ def _measure(bundle: Bundle, device: torch.device, options: RobustnessOptions) -
         task = bar.add_task("Evaluating", total=len(process_share(count)) * runs)
 
         def evaluate(corrupted: Samples) -> float:
-            tally = evaluate_model(
+            accumulator = evaluate_model(
                 predictor,
                 corrupted,
                 num_classes=recipe.model.num_classes,
@@ -143,7 +143,7 @@ def _measure(bundle: Bundle, device: torch.device, options: RobustnessOptions) -
                 measures=Measures(boundary=False, areas=(), bins=0),
                 progress=lambda done: bar.advance(task, done),
             )
-            return tally.scores().miou
+            return accumulator.scores().miou
 
         found = measure_robustness(
             evaluate,

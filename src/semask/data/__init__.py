@@ -1,1 +1,1 @@
-"""Pictures and labels: reading, pairing, checking, drawing, augmenting."""
+"""Images and labels: reading, pairing, checking, drawing, augmenting."""

@@ -1,6 +1,6 @@
-"""Datasets by draw number: a number decides the picture and its augmentation, whatever the workers or processes.
+"""Datasets by draw number: the number decides the image and its augmentation, whatever the workers or processes.
 
-Resuming at step t, or splitting a batch over devices, is a matter of asking for the right numbers.
+To resume at step t, or to split a batch over devices, a loader asks for the right numbers.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ def classes_of(data: DataRecipe) -> Classes:
     """Return the recipe's class table: the scenes' own, the one it names, or ROOT/classes.json.
 
     Raises:
-        ValueError: there is none, or it is not what it should be.
+        ValueError: there is none, or it is invalid.
     """
     if data.kind == "scenes":
         return SCENE_CLASSES
     if data.classes is not None:
         return Classes.load(data.classes)
+    # the file of the dataset itself
     root = find_root(data)
     table, text = root / "classes.json", Tree(root).read_text("classes.json")
     if text is None:
@@ -64,36 +65,30 @@ def training_set(
 ) -> TrainingFiles | TrainingScenes:
     """Return the endless training set, indexed by draw numbers ≥ 0; `mean` fills the padding.
 
-    A ValueError tells a share of the pictures that is none, or that is asked of scenes, which never repeat.
+    Raises:
+        ValueError: `data.fraction` is no share, or scenes shall be a share, pasted or repeated.
     """
     if not 0 < data.fraction <= 1:
-        raise ValueError(f"data.fraction is a share of the training pictures and lies in (0, 1], got {data.fraction:g}")
+        raise ValueError(f"data.fraction is a share of the training images and lies in (0, 1], got {data.fraction:g}")
     if data.kind == "scenes":
-        _refuse_for_scenes(data)
+        if data.fraction != 1:
+            raise ValueError(f"scenes never repeat, so there is no {data.fraction:g} of them; use --data.fraction 1")
+        if data.rare_crops or data.repeat_threshold is not None or data.copy_paste:
+            raise ValueError(
+                "scenes are drawn anew, so none is rare or pasted; use --data.rare-crops 0 --data.repeat-threshold "
+                "None --data.copy-paste 0"
+            )
         return TrainingScenes(data.scene_size, TrainTransform(data, mean=mean), seed=seed)
+    # a smaller training set, fixed by the seed
     pairs = share_of(find_pairs(data, data.train_split), data.fraction, seed=seed)
     classes = classes_of(data)
-    counted = bool(data.rare_crops) or data.repeat_threshold is not None
-    pixels = class_pixels(pairs, data, classes) if counted else None
-    transform = TrainTransform(
-        data,
-        mean=mean,
-        rarity=rarity(pixels, data.rare_temperature) if data.rare_crops and pixels is not None else None,
-    )
-    threshold = data.repeat_threshold
-    factors = repeat_factors(pixels, threshold) if threshold is not None and pixels is not None else None
-    return TrainingFiles(pairs, classes, transform, seed=seed, factors=factors)
-
-
-def _refuse_for_scenes(data: DataRecipe) -> None:
-    """Refuse what needs a set of pictures that is always the same."""
-    if data.fraction != 1:
-        raise ValueError(f"scenes never repeat, so there is no {data.fraction:g} of them; say --data.fraction 1")
-    if data.rare_crops or data.repeat_threshold is not None or data.copy_paste:
-        raise ValueError(
-            "scenes are drawn anew, so none is rare or pasted; say --data.rare-crops 0 --data.repeat-threshold None "
-            "--data.copy-paste 0"
-        )
+    weights = factors = None
+    # only sampling by class needs the contents of all labels
+    if data.rare_crops or data.repeat_threshold is not None:
+        pixels = class_pixels(pairs, data, classes)
+        weights = rarity(pixels, data.rare_temperature) if data.rare_crops else None
+        factors = None if data.repeat_threshold is None else repeat_factors(pixels, data.repeat_threshold)
+    return TrainingFiles(pairs, classes, TrainTransform(data, mean=mean, rarity=weights), seed=seed, factors=factors)
 
 
 def share_of(pairs: Sequence[Pair], fraction: float, *, seed: int) -> list[Pair]:
@@ -102,12 +97,12 @@ def share_of(pairs: Sequence[Pair], fraction: float, *, seed: int) -> list[Pair]
     Source: Segmenter (arXiv:2105.05633) §4, the study of the training set's size.
     """
     order = stream(SHARE, seed, 0).permutation(len(pairs))
-    count = math.ceil(fraction * len(pairs) - 1e-9)  # 0.55 of 100 is 55, and a little more to a computer
+    count = math.ceil(fraction * len(pairs) - 1e-9)  # 0.55 of 100 is 55, and a little more in floating point
     return [pairs[index] for index in sorted(order[: max(count, 1)])]
 
 
 def validation_set(data: DataRecipe) -> ValidationFiles | ValidationScenes:
-    """Return the validation pictures at their own size, unaugmented."""
+    """Return the validation images at their own size, unaugmented."""
     if data.kind == "scenes":
         return ValidationScenes(data.scene_count, data.scene_size)
     check_channels(data)
@@ -115,7 +110,7 @@ def validation_set(data: DataRecipe) -> ValidationFiles | ValidationScenes:
 
 
 class TrainingFiles(Dataset[Sample]):
-    """Pairs of files in a new order every epoch; the draw decides the picture, its augmentation and what is pasted."""
+    """Pairs of files in a new order every epoch; the draw decides the image, its augmentation and its pasting."""
 
     def __init__(
         self,
@@ -126,40 +121,34 @@ class TrainingFiles(Dataset[Sample]):
         seed: int,
         factors: Float64[np.ndarray, " n"] | None = None,
     ) -> None:
-        """`factors` are those of `repeat_factors`; None shows every picture once an epoch."""
+        """`factors` are those of `repeat_factors`; None shows every image once an epoch."""
         self.pairs, self.classes, self.transform, self.seed = tuple(pairs), classes, transform, seed
         self.order = ImageOrder(len(self.pairs), seed=seed, factors=factors)
         self.pasting = CopyPaste(transform.data, classes) if transform.data.copy_paste else None
 
     def __len__(self) -> int:
-        """Return the number of pictures; draw numbers go beyond it."""
+        """Return the number of images; draw numbers go beyond it."""
         return len(self.pairs)
 
     def __getitem__(self, draw: int) -> Sample:
-        pair = self.pairs[self.order.index(_counted(draw))]
-        random = stream(AUGMENT, self.seed, draw)
-        seen = self._view(pair, random)
+        pair, random = self.pairs[self.order.index(_checked(draw))], stream(AUGMENT, self.seed, draw)
+        view = self._view(pair, random)
         if self.pasting is not None:
-            seen = self._pasted(self.pasting, seen, draw)
-        return Sample(*self.transform.finish(*seen, random), pair.stem)
+            # a stream of its own: with and without pasting, images are cropped and distorted alike
+            paste = stream(PASTE, self.seed, draw)
+            if paste.random() < self.pasting.share:
+                other = self.pairs[int(paste.integers(len(self.pairs)))]
+                view = self.pasting.paste(view, self._view(other, paste), paste)
+        return Sample(*self.transform.finish(*view, random), pair.stem)
 
     def _view(self, pair: Pair, random: np.random.Generator) -> tuple[ImageTensor, UInt8[Tensor, "h w"]]:
         data = self.transform.data
         if not data.jpeg_draft:
             return self.transform.view(*read_pair(pair, self.classes, data), random)
+        # the drawn size comes first, since it decides at which size the JPEG is decoded
         draw_size = partial(self.transform.draw_size, random=random)
         image, label, size = read_reduced_pair(pair, self.classes, data, draw_size)
         return self.transform.view(image, label, random, size=size)
-
-    def _pasted(
-        self, pasting: CopyPaste, seen: tuple[ImageTensor, Tensor], draw: int
-    ) -> tuple[ImageTensor, UInt8[Tensor, "h w"]]:
-        # A stream of its own: with and without pasting, pictures are cropped and distorted alike.
-        random = stream(PASTE, self.seed, draw)
-        if random.random() >= pasting.share:
-            return seen
-        other = self.pairs[int(random.integers(len(self.pairs)))]
-        return pasting.paste(seen, self._view(other, random), random)
 
 
 class TrainingScenes(Dataset[Sample]):
@@ -169,7 +158,7 @@ class TrainingScenes(Dataset[Sample]):
         self.size, self.transform, self.seed = size, transform, seed
 
     def __getitem__(self, draw: int) -> Sample:
-        number = int(stream(SCENE, self.seed, _counted(draw)).integers(2**62)) * 2 + 1
+        number = int(stream(SCENE, self.seed, _checked(draw)).integers(2**62)) * 2 + 1
         image, label = _scene(number, self.size)
         return Sample(*self.transform(image, label, stream(AUGMENT, self.seed, draw)), f"scene {number}")
 
@@ -208,7 +197,7 @@ class ValidationScenes(Dataset[Sample]):
         if not 0 <= index < self.count:
             raise IndexError(index)
         image, label = _scene(2 * index, self.size)
-        return Sample(image.float() / 255.0, label, self.name(index))
+        return Sample(to_float(image), label, self.name(index))
 
     def name(self, index: int) -> str:
         """Return the name of a sample without drawing it."""
@@ -223,51 +212,48 @@ def collate(samples: list[Sample]) -> Batch:
     """
     sizes = {tuple(sample.label.shape): sample.name for sample in samples}
     if len(sizes) > 1:
-        told = ", ".join(f"{name} {height}×{width}" for (height, width), name in list(sizes.items())[:3])
-        raise ValueError(f"pictures of different sizes cannot share a batch ({told}); use a batch size of 1")
-    return Batch(
-        torch.stack([sample.image for sample in samples]),
-        torch.stack([sample.label for sample in samples]),
-        tuple(sample.name for sample in samples),
-    )
+        listed = ", ".join(f"{name} {height}×{width}" for (height, width), name in list(sizes.items())[:3])
+        raise ValueError(f"images of different sizes cannot share a batch ({listed}); use a batch size of 1")
+    images, labels = (torch.stack(list(part)) for part in zip(*(sample[:2] for sample in samples), strict=True))
+    return Batch(images, labels, tuple(sample.name for sample in samples))
 
 
 def read_pair(pair: Pair, classes: Classes, data: DataRecipe) -> tuple[ImageTensor, UInt8[Tensor, "H W"]]:
-    """Read a picture, as the recipe wants it, and its label as class numbers.
+    """Read an image by the recipe, and its label as class numbers.
 
     Raises:
         ValueError: a file cannot be read, the sizes differ, or a label value is not in the label map.
     """
     image, source = read_raster(pair.image, data), read_label(pair.label)
-    _check_sizes(pair, image, source)
-    return image, _encoded(pair, classes, source)
+    return image, _encode(pair, classes, image, source)
 
 
 def read_reduced_pair(
     pair: Pair, classes: Classes, data: DataRecipe, draw_size: Callable[[int, int], tuple[int, int]]
 ) -> tuple[ImageTensor, UInt8[Tensor, "H W"], tuple[int, int]]:
-    """Read a pair for the size that is drawn from the label's: the picture may be half as large, or less.
+    """Read a pair for the size that is drawn from the label's: the image may have 1, ½, ¼ or ⅛ of its own.
 
-    Raises a ValueError as `read_pair` does.
+    Raises:
+        ValueError: as for `read_pair`.
     """
     source = read_label(pair.label)
     size = draw_size(*source.shape)
     image = read_raster(pair.image, data, at_least=size)
-    _check_sizes(pair, image, source, factors=(1, 2, 4, 8))
-    return image, _encoded(pair, classes, source), size
+    return image, _encode(pair, classes, image, source, factors=(1, 2, 4, 8)), size
 
 
-def _check_sizes(pair: Pair, image: ImageTensor, label: Tensor, *, factors: tuple[int, ...] = (1,)) -> None:
-    if all(image.shape[1:] != tuple(-(-side // factor) for side in label.shape) for factor in factors):
+def _encode(
+    pair: Pair, classes: Classes, image: ImageTensor, source: Tensor, *, factors: tuple[int, ...] = (1,)
+) -> UInt8[Tensor, "H W"]:
+    """Return a label as class numbers, after a check of the image's size and of all values."""
+    if all(image.shape[1:] != tuple(-(-side // factor) for side in source.shape) for factor in factors):
         raise ValueError(
-            f"{pair.label}: label of {label.shape[0]}×{label.shape[1]} for an image of "
+            f"{pair.label}: label of {source.shape[0]}×{source.shape[1]} for an image of "
             f"{image.shape[1]}×{image.shape[2]} pixels; make them one size"
         )
-
-
-def _encoded(pair: Pair, classes: Classes, source: Tensor) -> UInt8[Tensor, "H W"]:
     label = classes.encode(source.numpy())
     if (unknown := label == UNKNOWN).any():
+        # the first unknown value stands for all
         value = int(source.numpy()[unknown][0])
         raise ValueError(f'{pair.label}: value {value} is in no class; add it to "labels" of the class table')
     return torch.from_numpy(label.astype(np.uint8))
@@ -278,7 +264,7 @@ def _scene(number: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(label)
 
 
-def _counted(draw: int) -> int:
+def _checked(draw: int) -> int:
     if draw < 0:
         raise IndexError(f"draw {draw}: draws are counted from 0")
     return draw

@@ -83,6 +83,7 @@ def _pairs_in_folders(data: DataRecipe, root: Path, split: str) -> dict[str, tup
     tree = Tree(root)
     image_folder, own_folder = _find_folder(tree, data.images, data, split)
     label_folder, _ = _find_folder(tree, data.labels, data, split)
+    # images by stem
     images: Files = {}
     for path, file in tree.files(image_folder).items():
         ending = data.image_suffix or PurePosixPath(path).suffix
@@ -94,6 +95,7 @@ def _pairs_in_folders(data: DataRecipe, root: Path, split: str) -> dict[str, tup
     stems = _stems_of_split(images, tree, data, split=split, own_folder=own_folder)
     if not stems:
         raise ValueError(f"the {split!r} split is empty: no image in {root / image_folder}{_expected(data)}")
+    # labels of the same stems
     files, suffix = tree.files(label_folder), data.label_suffix
     labels = {path.removesuffix(suffix): file for path, file in files.items() if path.endswith(suffix)}
     if unused := sorted(labels.keys() - images.keys()):
@@ -126,6 +128,7 @@ def _find_folder(tree: Tree, pattern: str, data: DataRecipe, split: str) -> tupl
 
 
 def _stems_of_split(images: Files, tree: Tree, data: DataRecipe, *, split: str, own_folder: bool) -> list[str]:
+    # a split file comes before folders
     listing = tree.read_text(f"{split}.txt")
     if listing is not None:
         return _listed_stems(listing, tree.root / f"{split}.txt", images)
@@ -157,6 +160,7 @@ def _warn_held_out(root: Path, validation: int, images: int, files: str) -> None
 def _listed_stems(text: str, listing: Path, images: Files) -> list[str]:
     """Return the stems of a split file; a line may be a stem, a path below the image folder, or end in the suffix."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    # all names of an image by which a line may mean it
     by_name: dict[str, list[str]] = {}
     for stem, image in images.items():
         for name in {stem, image.name, PurePosixPath(stem).name, stem + PurePosixPath(image.name).suffix}:
@@ -178,6 +182,7 @@ def _missing_labels(missing: list[str], images: Files, folder: Path, files: File
             f"{len(lossy)} labels are JPEG: {_some(lossy)} in {folder}; "
             "JPEG compression changes ids near edges: make them again as 8-bit greyscale PNG"
         )
+    # no label of any form, or Cityscapes as it was downloaded
     names = _some([images[stem].name for stem in missing])
     fix = "add the labels or remove the images"
     if suffix.endswith(TRAIN_IDS) and missing[0] + suffix.replace(TRAIN_IDS, LABEL_IDS) in files:

@@ -53,14 +53,16 @@ class ImageOrder:
         # epochs differ in length: find the one that holds the draw
         while not self._ends or self._ends[-1] <= draw:
             before = self._ends[-1] if self._ends else 0
-            self._ends.append(before + int(self._repeats(self.factors, len(self._ends)).sum()))
+            self._ends.append(before + int(self.repeats(len(self._ends)).sum()))
         epoch = bisect_right(self._ends, draw)
         if self._last is None or self._last[0] != epoch:
-            shown = np.repeat(np.arange(self.count), self._repeats(self.factors, epoch))
+            shown = np.repeat(np.arange(self.count), self.repeats(epoch))
             self._last = epoch, stream(ORDER, self.seed, epoch).permutation(shown)
         return int(self._last[1][draw - (self._ends[epoch - 1] if epoch else 0)])
 
-    def _repeats(self, factors: np.ndarray, epoch: int) -> np.ndarray:
+    def repeats(self, epoch: int) -> Int64[np.ndarray, " n"]:
+        """Return how often an epoch shows each image."""
+        factors = np.ones(self.count) if self.factors is None else self.factors
         whole = np.floor(factors).astype(np.int64)
         times: np.ndarray = whole + (stream(REPEAT, self.seed, epoch).random(self.count) < factors - whole)
         return times
@@ -89,6 +91,7 @@ def repeat_factors(pixels: Int64[np.ndarray, "n k"], threshold: float) -> Float6
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"data.repeat_threshold is a share of the images and lies in (0, 1], got {threshold:g}")
+    # the share of images that hold a class
     held = pixels > 0
     share = np.maximum(held.mean(axis=0), 1 / max(1, len(pixels)))
     by_class = np.maximum(1.0, np.sqrt(threshold / share))

@@ -43,11 +43,6 @@ class MetricAccumulator:
         self.images: dict[str, np.ndarray] = {}
         """Correct, predicted and labelled pixels per class, by the image's name."""
 
-    @property
-    def needs_confidence(self) -> bool:
-        """Whether `update` needs probabilities beside labels."""
-        return self.calibration is not None
-
     def update(
         self,
         name: str,
@@ -114,13 +109,9 @@ class MetricAccumulator:
         """Return the scores of all pixels counted so far."""
         return self.confusion.scores()
 
-    def names(self) -> list[str]:
-        """Return the images' names in order."""
-        return sorted(self.images)
-
     def image_counts(self) -> ImageCounts:
         """Return the counts of every image, in order of their names."""
-        stacked = np.stack([self.images[name] for name in self.names()]).astype(np.int64)
+        stacked = np.stack([self.images[name] for name in sorted(self.images)]).astype(np.int64)
         return ImageCounts(*stacked.transpose(1, 0, 2))
 
     def to_dict(self, names: Sequence[str]) -> dict[str, object]:

@@ -77,14 +77,10 @@ def evaluate_model(
     with torch.inference_mode():
         for batch in loader:
             for group, images in _batches(batch, torch.device(device)):
-                # label maps, with the probability of each label for calibration alone
-                confidences: Sequence[Tensor | None] = [None] * len(group)
-                if accumulator.needs_confidence:
-                    labels, confidences = (maps.cpu() for maps in predictor.labelled(images))  # type: ignore[assignment]
-                else:
-                    labels = predictor.labels(images).cpu()
-                for sample, prediction, confidence in zip(group, labels, confidences, strict=True):
-                    accumulator.update(sample.name, prediction, sample.label, confidence)
+                # the probability of each label is computed for calibration alone
+                maps = predictor.labelled(images) if accumulator.calibration else (predictor.labels(images),)
+                for sample, label, *confidence in zip(group, *(each.cpu() for each in maps), strict=True):
+                    accumulator.update(sample.name, label, sample.label, *confidence)
             if progress is not None:
                 progress(len(batch))
     return accumulator.reduce()

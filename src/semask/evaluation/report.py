@@ -16,14 +16,13 @@ def _score(name: str) -> Callable[[Record], str]:
 
 
 def _limit(number: int) -> Callable[[Record], str]:
-    def value(record: Record) -> str:
-        ends = record.values.get("intervals", {}).get("miou")
-        return "" if ends is None else percent(ends[number])
-
-    return value
+    """Return the column of a limit of the mIoU's interval."""
+    return lambda record: percent(ends[number]) if (ends := record.values.get("intervals", {}).get("miou")) else ""
 
 
 def _size(number: int) -> Callable[[Record], str]:
+    """Return the column of a range of sizes; empty for limits other than COCO's."""
+
     def value(record: Record) -> str:
         sizes = record.values.get("sizes", {})
         return percent(sizes["bins"][number]["miou"]) if sizes.get("thresholds") == list(AREAS) else ""

@@ -1,4 +1,4 @@
-"""How much a predictor loses when its pictures are corrupted."""
+"""Robustness: the loss of a predictor's mIoU on corrupted images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from semask.structures import Sample
 
 
 class CorruptedSamples:
-    """Chosen samples, corrupted in one way, the same at every look; `name` None leaves them as they are."""
+    """Chosen samples under one corruption, the same at every access; `name` None leaves them as they are."""
 
     def __init__(
         self, samples: Samples, chosen: Sequence[int], *, name: str | None, strength: int = 1, seed: int = 0
@@ -30,20 +30,19 @@ class CorruptedSamples:
         if self.name is None:
             return sample
         key = f"{self.seed} {sample.name}"
-        return Sample(
-            *corrupt(sample.image, sample.label, name=self.name, strength=self.strength, key=key), sample.name
-        )
+        corrupted = corrupt(sample.image, sample.label, name=self.name, strength=self.strength, key=key)
+        return Sample(*corrupted, sample.name)
 
 
 class Robustness(NamedTuple):
-    """The mIoU of pictures as they are and corrupted: by corruption, one for each of the strengths."""
+    """The mIoU of clean images and, by corruption, of corrupted ones, one for each of the strengths."""
 
     clean: float
     strengths: tuple[int, ...]
     miou: dict[str, tuple[float, ...]]
 
     def degradation(self, miou: float) -> float:
-        """Return the share of the clean mIoU that is lost; nan where that is 0."""
+        """Return the share of the clean mIoU that is lost; nan where the clean one is 0."""
         return 1.0 - miou / self.clean if self.clean else float("nan")
 
     def by_corruption(self) -> dict[str, float]:
@@ -51,7 +50,7 @@ class Robustness(NamedTuple):
         return {name: float(np.mean(values)) for name, values in self.miou.items()}
 
     def by_kind(self) -> dict[str, float]:
-        """Return each kind's mean over its corruptions, of those that were measured."""
+        """Return each kind's mean over its measured corruptions."""
         means = self.by_corruption()
         measured = {kind: [means[name] for name in names if name in means] for kind, names in KINDS.items()}
         return {kind: float(np.mean(values)) for kind, values in measured.items() if values}
@@ -61,20 +60,23 @@ class Robustness(NamedTuple):
         return float(np.mean(list(self.by_corruption().values())))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything for JSON, null where it is undefined."""
-        told = {name: [null(value) for value in values] for name, values in self.miou.items()}
+        """Return scores, means and degradation for JSON, null where they are undefined."""
         means = {**self.by_corruption(), **self.by_kind(), "mean": self.mean()}
         return {
             "clean": null(self.clean),
             "strengths": list(self.strengths),
-            "miou": told,
+            "miou": {name: [null(value) for value in values] for name, values in self.miou.items()},
             "means": {name: null(value) for name, value in means.items()},
             "degradation": {name: null(self.degradation(value)) for name, value in means.items()},
         }
 
 
 def spread_out(total: int, images: int | None) -> range | list[int]:
-    """Return the numbers of all images, or of so many at even distances, first and last among them."""
+    """Return the indices of all images, or of so many at even distances, first and last among them.
+
+    Raises:
+        ValueError: `images` is less than 1.
+    """
     if images is not None and images < 1:
         raise ValueError(f"--images must be at least 1, got {images}; leave it out for all")
     if images is None or images >= total:
@@ -83,12 +85,16 @@ def spread_out(total: int, images: int | None) -> range | list[int]:
 
 
 def check_choice(corruptions: Sequence[str], strengths: Sequence[int]) -> None:
-    """Raise a ValueError for a corruption or a strength that is none or is given twice, and where there are none."""
+    """Check corruptions and strengths.
+
+    Raises:
+        ValueError: one is unknown or given twice, or there are none.
+    """
     for what, given, allowed in (("corruptions", corruptions, CORRUPTIONS), ("strengths", strengths, STRENGTHS)):
         unknown = [str(value) for value in given if value not in allowed]
         if unknown or not given or len({*given}) < len(given):
-            told = f"{', '.join(unknown)} is none of them" if unknown else "give at least one, and each once"
-            raise ValueError(f"{what} are {', '.join(map(str, allowed))}; {told}")
+            fault = f"{', '.join(unknown)} is none of them" if unknown else "give at least one, and each once"
+            raise ValueError(f"{what} are {', '.join(map(str, allowed))}; {fault}")
 
 
 def measure_robustness(
@@ -100,21 +106,19 @@ def measure_robustness(
     images: int | None = None,
     seed: int = 0,
 ) -> Robustness:
-    """Return what `evaluate`, which gives the mIoU of samples, gives for them clean and under every corruption.
+    """Return the mIoU by `evaluate` of samples, clean and under every corruption at every strength.
 
     `images` takes so many, spread evenly over the data set; None takes all. The same ones are used throughout.
 
     Raises:
-        ValueError: told by `check_choice` and `spread_out`.
+        ValueError: as in `check_choice` and `spread_out`.
     """
     check_choice(corruptions, strengths)
     chosen = spread_out(len(samples), images)
     clean = evaluate(CorruptedSamples(samples, chosen, name=None))
-    miou = {
-        name: tuple(
-            evaluate(CorruptedSamples(samples, chosen, name=name, strength=strength, seed=seed))
-            for strength in strengths
-        )
-        for name in corruptions
-    }
-    return Robustness(clean, tuple(strengths), miou)
+
+    def scores(name: str) -> tuple[float, ...]:
+        runs = (CorruptedSamples(samples, chosen, name=name, strength=each, seed=seed) for each in strengths)
+        return tuple(evaluate(corrupted) for corrupted in runs)
+
+    return Robustness(clean, tuple(strengths), {name: scores(name) for name in corruptions})

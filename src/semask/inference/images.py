@@ -41,18 +41,14 @@ def to_batch(image: ImageLike, *, channels: int) -> tuple[Tensor, bool]:
         raise ValueError(
             f"the model reads images of {channels} channels, c×H×W or b×c×H×W (NumPy: H×W×c), got {tuple(image.shape)}"
         )
-    return _unit(batch), single
-
-
-def _unit(batch: Tensor) -> Tensor:
     if batch.dtype == torch.uint8:
-        return to_float(batch)
+        return to_float(batch), single
     if batch.dtype == torch.uint16:
-        return batch.float() / 65535
+        return batch.float() / 65535, single
     if not batch.is_floating_point():
         raise ValueError(f"images are 8-bit, 16-bit (unsigned) or floats in [0, 1], got {batch.dtype}")
     batch = batch.float()
     low, high = (float(value) for value in batch.aminmax())
     if not (low >= 0 and high <= 1):  # also NaN
         raise ValueError(f"float images have values in [0, 1], got {low:g} … {high:g}; divide 8-bit values by 255")
-    return batch
+    return batch, single

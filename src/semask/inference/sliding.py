@@ -66,6 +66,15 @@ def sliding(
     are whole scores.
 
     Source: Segmenter's authors' code and SeMask-FPN's slide mode (mmsegmentation) place the same windows.
+
+    >>> import semask, torch
+    >>> model = semask.build("scenes/semask-micro-fpn")
+    >>> predictor = semask.sliding(model, window=(64, 64), stride=(48, 48), blend="hann")
+    >>> tuple(predictor.labels(torch.rand(1, 3, 80, 100)).shape)
+    (1, 80, 100)
+
+    Raises:
+        ValueError: window, stride, batch size or blend is out of range.
     """
     if min(window) < 1 or min(stride) < 1:
         raise ValueError(f"window and stride must be at least 1 pixel, got window {window} and stride {stride}")
@@ -114,17 +123,14 @@ class Windows(LazyScores):
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Return (b, k, H, W)."""
         batch, _, height, width = self._images.shape
         return batch, self._classes, height, width
 
     @property
     def device(self) -> torch.device:
-        """Return where scores are summed."""
         return self._device
 
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
-        """Return the scores, classes last in memory."""
         batch, classes, _, width = self.shape
         sums = torch.zeros(batch, last - first, width, classes, device=self.device)
         down, across = (weights.to(sums) for weights in self._weights)
@@ -150,7 +156,6 @@ class Windows(LazyScores):
         return known
 
     def reader(self, first: int, last: int) -> Reader:
-        """Return a function that reads the scores of all windows over each pixel."""
         crossing = [
             (window, scores.reader(top - window.row, bottom - window.row))
             for window, scores, top, bottom in self._crossing(first, last)
@@ -196,7 +201,6 @@ class Windows(LazyScores):
         ]
 
     def _score_next(self) -> None:
-        """Score the next batch of windows."""
         batch = [self._pending.popleft() for _ in range(min(self._options.batch_size, len(self._pending)))]
         tall, wide = self._window
         crops = [self._images[w.image, :, w.row : w.row + tall, w.column : w.column + wide] for w in batch]

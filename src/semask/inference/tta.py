@@ -76,6 +76,15 @@ def tta(
 
     Source: Segmenter's authors' code and SeMask-FPN's multi-scale test: logits → original size → un-flip → softmax →
     mean. MaskFormer's: the same without the softmax.
+
+    >>> import semask, torch
+    >>> model = semask.build("scenes/semask-micro-fpn")
+    >>> predictor = semask.tta(model, ratios=(0.75, 1.0, 1.25), flip=True)
+    >>> tuple(predictor.labels(torch.rand(1, 3, 80, 100)).shape)
+    (1, 80, 100)
+
+    Raises:
+        ValueError: there are no ratios.
     """
     if not ratios:
         raise ValueError("tta needs at least one ratio, for example (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)")
@@ -104,7 +113,6 @@ class Mean(LazyScores):
         self.softmax = softmax
 
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
-        """Return the scores, classes last in memory."""
         return self._mean(source.rows(first, last).permute(0, 2, 3, 1) for source in self.sources).permute(0, 3, 1, 2)
 
     def certain_argmax(self, first: int, last: int) -> Int16[Tensor, "b r W"]:
@@ -115,12 +123,10 @@ class Mean(LazyScores):
         return known
 
     def reader(self, first: int, last: int) -> Reader:
-        """Return a function that averages the scores of each pixel."""
         readers = [source.reader(first, last) for source in self.sources]
         return read_pixelwise(lambda pixels: self._mean(read(pixels) for read in readers))
 
     def select(self, image: int) -> LazyScores:
-        """Return the scores of one image."""
         return Mean(tuple(source.select(image) for source in self.sources), softmax=self.softmax)
 
     def _mean(self, scores: Iterable[Float[Tensor, "*p k"]]) -> Float[Tensor, "*p k"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -11,12 +12,17 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from semask.losses.comparison import DenseMaskLoss, PointMaskLoss
-from semask.losses.matching import Matching, Targets, find_targets, match
+from semask.losses.matching import Matching, Targets, dice_loss, find_targets, match, mean_pixel_loss, pair_costs
 from semask.losses.pixel import pixel_cross_entropy
+from semask.losses.points import LabelledPixels, choose_points, draw, sample_classes, sample_maps
+from semask.ops.resize import resize, size_of
 from semask.recipes import MaskLossRecipe
-from semask.structures import LossTerms, MaskLogits, Segmentation
+from semask.structures import IGNORE, LossTerms, MaskLogits, Segmentation
+
+PairLosses = tuple[Float[Tensor, "l m"], Float[Tensor, "l m"]]
+"""The pixel loss and the dice loss of every pair of every prediction."""
 
 
 class MaskTerms(NamedTuple):
@@ -75,12 +81,10 @@ class MaskClassificationLoss:
         predictions = (out, *out.auxiliary)
         # bipartite matching between queries and the classes of each image
         targets = find_targets(labels, out.class_logits.shape[-1] - 1)
-        count, queries = len(predictions), out.class_logits.shape[1]
-        comparison: PointMaskLoss | DenseMaskLoss = (
-            DenseMaskLoss(targets, self.recipe)
-            if self.recipe.points is None
-            else PointMaskLoss(targets, self.recipe, self.recipe.points, predictions=count, queries=queries)
-        )
+        comparison: PointMaskLoss | DenseMaskLoss = DenseMaskLoss(targets, self.recipe)
+        if self.recipe.points is not None:
+            sizes = {"predictions": len(predictions), "queries": out.class_logits.shape[1]}
+            comparison = PointMaskLoss(targets, self.recipe, self.recipe.points, **sizes)
         costs = [comparison.costs(number, prediction) for number, prediction in enumerate(predictions)]
         matching = match(torch.stack(costs), targets)
         # losses of the matched pairs
@@ -111,3 +115,122 @@ class MaskClassificationLoss:
         losses = F.cross_entropy(logits.movedim(-1, 1), wanted, reduction="none") * weights
         total = weights.sum((1, 2))
         return losses.sum((1, 2)) / torch.where(total > 0, total, 1.0)
+
+
+class PointMaskLoss:
+    """Comparison at points: random ones for the costs, uncertain and random ones for the losses.
+
+    With `ignored="excluded"` points are centres of labelled pixels, so that no ignored pixel contributes to a point.
+
+    Source: Mask2Former (arXiv:2112.01527) §3.3.
+    """
+
+    def __init__(
+        self, targets: Targets, recipe: MaskLossRecipe, points: int, *, predictions: int, queries: int
+    ) -> None:
+        """Draw all random numbers for that many predictions."""
+        self.targets = targets
+        self.recipe = recipe
+        self.points = points
+        self.labelled = LabelledPixels(targets.labels) if recipe.ignored == "excluded" else None
+        self.draws = draw(
+            recipe,
+            points,
+            predictions=predictions,
+            images=len(targets.counts),
+            pairs=sum(targets.pairs(queries)),
+            device=targets.labels.device,
+        )
+
+    def costs(self, number: int, prediction: MaskLogits) -> Float[Tensor, "b q t"]:
+        labels, classes = self.targets.labels, self.targets.classes
+        images = torch.arange(len(labels), device=labels.device)
+        # one set of points for all masks of an image
+        points = self._place(self.draws.matching[number], images)
+        logits = sample_maps(prediction.mask_logits.detach().float(), points)
+        return pair_costs(
+            prediction.class_logits,
+            logits,
+            classes=classes,
+            masks=sample_classes(labels, points, images=images, classes=classes),
+            weights=_ones(logits[:, 0]),
+            recipe=self.recipe,
+        )
+
+    def losses(self, predictions: Sequence[MaskLogits], matching: Matching) -> PairLosses:
+        # matched masks, and the points where each is compared
+        matched = [_matched(prediction, matching, number) for number, prediction in enumerate(predictions)]
+        images, labels = matching.images, self.targets.labels
+        chosen = []
+        with torch.no_grad():
+            for number, masks in enumerate(matched):
+                candidates, others = (part[number] for part in (self.draws.candidates, self.draws.others))
+                placed = (self._place(numbers, images) for numbers in (candidates, others))
+                points = choose_points(masks, *placed, recipe=self.recipe, points=self.points)
+                classes = matching.classes[number, :, None]
+                chosen.append((points, sample_classes(labels, points, images=images, classes=classes)[:, 0]))
+        points, targets = (torch.cat(part) for part in zip(*chosen, strict=True))
+        # all predictions at once
+        logits = sample_maps(torch.cat(matched)[:, None], points)[:, 0]
+        weights = _ones(logits)
+        pixel = mean_pixel_loss(logits, targets, weights, self.recipe.mask_loss)
+        shape = matching.queries.shape
+        return pixel.reshape(shape), dice_loss(logits, targets, weights).reshape(shape)
+
+    def _place(self, numbers: Float[Tensor, "m p d"], images: Integer[Tensor, " m"]) -> Float[Tensor, "m p 2"]:
+        return numbers if self.labelled is None else self.labelled.place(numbers, images)
+
+
+class DenseMaskLoss:
+    """Comparison of all pixels: costs at the prediction's size, labels resized to nearest; losses at the labels' size.
+
+    Source: MaskFormer (arXiv:2107.06278) §3.2.
+    """
+
+    def __init__(self, targets: Targets, recipe: MaskLossRecipe) -> None:
+        self.targets = targets
+        self.recipe = recipe
+
+    def costs(self, number: int, prediction: MaskLogits) -> Float[Tensor, "b q t"]:
+        """Return the cost of every pair, whatever the prediction's `number`."""
+        size = prediction.mask_logits.shape[-2:]
+        labels = F.interpolate(self.targets.labels[:, None].float(), size=size, mode="nearest").flatten(1)
+        return pair_costs(
+            prediction.class_logits,
+            prediction.mask_logits.detach().flatten(2),
+            classes=self.targets.classes,
+            masks=(labels[:, None] == self.targets.classes[..., None]).float(),
+            weights=self._weights(labels),
+            recipe=self.recipe,
+        )
+
+    def losses(self, predictions: Sequence[MaskLogits], matching: Matching) -> PairLosses:
+
+        def compare(masks: Float[Tensor, "m h w"], classes: Integer[Tensor, " m"]) -> tuple[Tensor, Tensor]:
+            logits = resize(masks[:, None], size_of(self.targets.labels)).flatten(1)
+            # binary targets of the matched classes
+            own = self.targets.labels.flatten(1)[matching.images]
+            parts = logits, (own == classes[:, None]).float(), self._weights(own)
+            return mean_pixel_loss(*parts, self.recipe.mask_loss), dice_loss(*parts)
+
+        # Masks of full size are computed again in the backward pass: kept, they would be most of a step's memory.
+        again = partial(checkpoint, compare, use_reentrant=False, preserve_rng_state=False)
+        pairs = [
+            again(_matched(prediction, matching, number), matching.classes[number])
+            for number, prediction in enumerate(predictions)
+        ]
+        pixel, dice = (torch.stack(part) for part in zip(*pairs, strict=True))
+        return pixel, dice
+
+    def _weights(self, labels: Tensor) -> Tensor:
+        counted = labels != IGNORE if self.recipe.ignored == "excluded" else torch.ones_like(labels)
+        return counted.float()
+
+
+def _matched(prediction: MaskLogits, matching: Matching, number: int) -> Float[Tensor, "m h w"]:
+    return prediction.mask_logits[matching.images, matching.queries[number]].float()
+
+
+def _ones(like: Tensor) -> Tensor:
+    """Return ones of that shape, in the memory of a single one."""
+    return like.new_ones(()).expand(like.shape)

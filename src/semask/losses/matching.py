@@ -1,21 +1,27 @@
-"""Bipartite matching: the targets of a batch, the cost of every query as every target, and the best assignment."""
+"""Bipartite matching: the targets of a batch, the cost of every query as every target, and the best assignment.
+
+Beside it, the losses of binary masks, whose parts the costs share: per pixel, and by overlap.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from semask.losses.binary import pixel_costs, smooth_dice
-from semask.ops.autocast import without_autocast
+from semask.ops.device import without_autocast
 from semask.recipes import MaskLossRecipe
 from semask.structures import IGNORE
 
 INVALID_COST = 1e9
 """Cost of a pair whose cost is not finite; small enough that the others keep their digits beside it."""
+FOCAL_ALPHA = 0.25
+"""Weight of the inside of a mask in focal loss; the outside has 1 − α."""
+MaskLoss = Literal["bce", "focal"]
 
 
 class Targets(NamedTuple):
@@ -34,7 +40,6 @@ class Targets(NamedTuple):
         return tuple(min(count, queries) for count in self.counts)
 
     def images_of_pairs(self, queries: int) -> Integer[Tensor, " m"]:
-        """Return the image of every pair, in order."""
         images = np.repeat(np.arange(len(self.counts)), self.pairs(queries))
         return torch.from_numpy(images).to(self.labels.device)
 
@@ -118,3 +123,50 @@ def match(costs: Float[Tensor, "l b q t"], targets: Targets) -> Matching:
         pairs[:, prediction] = np.concatenate(assigned, axis=1)
     queries, columns = torch.from_numpy(pairs).to(costs.device)
     return Matching(images, queries, targets.classes[images, columns])
+
+
+def pixel_costs(
+    logits: Float[Tensor, "*batch n"], kind: MaskLoss
+) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch n"]]:
+    """Return the cost of a pixel outside of the target, and the additional cost inside.
+
+    A pixel of which the share t lies inside costs outside + t·more, so that every mask is compared with every target
+    by one product of matrices.
+
+    Source: focal loss with α = 0.25, γ = 2: RetinaNet (arXiv:1708.02002) eq. 5, as in MaskFormer.
+    """
+    if kind == "bce":
+        return F.softplus(logits), -logits
+    # focal loss: cross-entropy times (1 − p)^γ
+    inside_probability = logits.sigmoid()
+    outside = (1 - FOCAL_ALPHA) * inside_probability.square() * F.softplus(logits)
+    inside = FOCAL_ALPHA * (1 - inside_probability).square() * F.softplus(-logits)
+    return outside, inside - outside
+
+
+def mean_pixel_loss(
+    logits: Float[Tensor, "m n"], targets: Float[Tensor, "m n"], weights: Float[Tensor, "m n"], kind: MaskLoss
+) -> Float[Tensor, " m"]:
+    """Return the weighted mean over the pixels of every mask; 0 for a mask whose weights are all 0.
+
+    `targets` lie in [0, 1].
+    """
+    outside, more = pixel_costs(logits, kind)
+    return ((outside + targets * more) * weights).sum(-1) / weights.sum(-1).clamp(min=1)
+
+
+def dice_loss(
+    logits: Float[Tensor, "m n"], targets: Float[Tensor, "m n"], weights: Float[Tensor, "m n"]
+) -> Float[Tensor, " m"]:
+    """Return 1 − (2·overlap + 1) / (both areas + 1) of every mask, pixels counted by their weights.
+
+    Source: MaskFormer's code; without squares, smoothed by 1.
+    """
+    probabilities = logits.sigmoid() * weights
+    overlap = (probabilities * targets).sum(-1)
+    return smooth_dice(overlap, probabilities.sum(-1) + (targets * weights).sum(-1))
+
+
+def smooth_dice(overlap: Float[Tensor, "*batch"], areas: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """Return the dice loss of masks from their overlap and the sum of their areas [pixels]."""
+    return 1 - (2 * overlap + 1) / (areas + 1)

@@ -72,8 +72,7 @@ class LabelledPixels:
         chosen = (numbers[..., 0] * counts).long()
         # rows of its image in the joint table
         rows = chosen + images[:, None] * self.centres.shape[1]
-        placed: Tensor = self.centres.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
-        return placed
+        return self.centres.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape)
 
 
 def sample_maps(maps: Float[Tensor, "m c h w"], points: Float[Tensor, "m p 2"]) -> Float[Tensor, "m c p"]:

@@ -13,10 +13,9 @@ from typing import Any
 from torch import nn
 
 from semask.data.readers.raster import check_channels
-from semask.models.decoders.auxiliary import FCNHead, WithAuxiliaryHeads
 from semask.models.decoders.ccnet import CCNet
 from semask.models.decoders.deeplab import DeepLabV3Plus
-from semask.models.decoders.fcn import FCN
+from semask.models.decoders.fcn import FCN, FCNHead, WithAuxiliaryHeads
 from semask.models.decoders.mask2former import Mask2FormerPredictor
 from semask.models.decoders.mask_classifier import MaskClassifier
 from semask.models.decoders.maskformer import MaskFormerPredictor
@@ -29,15 +28,13 @@ from semask.models.decoders.semantic_fpn import SemanticFPN
 from semask.models.decoders.setr import SETR, SETRMLA, SETRHead
 from semask.models.decoders.upernet import UPerNet
 from semask.models.encoders.chain import timm_chain
-from semask.models.encoders.hierarchical import HierarchicalEncoder
-from semask.models.encoders.hrnet import HRNetEncoder, stage_channels, timm_hrnet
+from semask.models.encoders.hierarchical import HierarchicalEncoder, Probe
+from semask.models.encoders.hrnet import HRNetEncoder, PolarizedSelfAttention, stage_channels, timm_hrnet
 from semask.models.encoders.kinds import kind_of
 from semask.models.encoders.mix_transformer import mix_transformer, size_of
 from semask.models.encoders.simple_pyramid import DOUBLINGS, WIDTH, SimplePyramidEncoder
 from semask.models.encoders.swin import return_queries
 from semask.models.encoders.vit import ViTEncoder, timm_vit
-from semask.models.layers.polarized import PolarizedSelfAttention
-from semask.models.layers.probe import Probe
 from semask.models.layers.semantic import SemanticAttention, SemanticLayer
 from semask.models.meta import on_meta_device, skip_init
 from semask.models.model import SegmentationModel
@@ -47,19 +44,7 @@ from semask.models.pixel_decoders.msdeform import MSDeform
 from semask.recipes import Recipe, get_recipe
 from semask.recipes.checks import check_model
 from semask.recipes.decoders import MASK_CLASSIFIERS, DecoderOptions
-from semask.recipes.encoders import (
-    AfterStage,
-    DilatableOptions,
-    EncoderOptions,
-    FixedSizeOptions,
-    HRNetOptions,
-    MixTransformerOptions,
-    PyramidViTOptions,
-    StageProbe,
-    StagesOptions,
-    SwinOptions,
-    ViTOptions,
-)
+from semask.recipes.encoders import AfterStage, EncoderOptions, PyramidViTOptions, StageProbe
 from semask.recipes.recipe import DataRecipe
 from semask.structures import Decoder, Encoder
 
@@ -82,17 +67,14 @@ def build(recipe: str | Recipe, num_classes: int | None = None) -> SegmentationM
     torch.Size([1, 4, 65, 90])
     """
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    if num_classes is not None:
-        recipe = recipe.override({"model.num_classes": num_classes})
+    recipe = recipe if num_classes is None else recipe.override({"model.num_classes": num_classes})
     spec, data = recipe.model, recipe.data
     check_model(spec)
     check_channels(data, spec.mean, spec.std)
     encoder = build_encoder(spec.encoder, spec.num_classes, crop=data.crop, channels=data.channels)
     decoder = build_decoder(spec.decoder, encoder, spec.num_classes)
-    model = SegmentationModel(
-        encoder, decoder, num_classes=spec.num_classes, mean=spec.mean, std=spec.std, recipe=recipe
-    )
-    return model.eval()
+    statistics = {"mean": spec.mean, "std": spec.std}
+    return SegmentationModel(encoder, decoder, num_classes=spec.num_classes, **statistics, recipe=recipe).eval()
 
 
 def build_on_meta(recipe: Recipe) -> SegmentationModel:
@@ -132,63 +114,43 @@ def build_encoder(
     return ENCODERS[options.kind](options, num_classes, crop, channels)
 
 
-def _stages(options: StagesOptions, classes: int, crop: tuple[int, int], channels: int) -> Encoder:
-    """Backbones that timm runs stage by stage."""
-    own: dict[str, Any] = {}
-    size = crop
-    if isinstance(options, SwinOptions):
-        names = ("embed_dim", "depths", "num_heads", "window_size")
-        own = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    elif isinstance(options, DilatableOptions):
-        own = {"output_stride": options.output_stride}
-    elif isinstance(options, FixedSizeOptions):
-        size = options.image_size or crop
-    chain = timm_chain(options.name, size=size, drop_path=options.drop_path, in_channels=channels, **own)
+def _hierarchical(options: Any, classes: int, crop: tuple[int, int], channels: int) -> Encoder:
+    """Backbones of four stages, run one by one."""
+    shared: dict[str, Any] = {"drop_path": options.drop_path, "in_channels": channels}
+    if options.kind == "mix_transformer":
+        own = {"norm_eps": options.norm_eps, "semantic_place": options.semantic_place}
+        chain = mix_transformer(size_of(options.name), **own, **shared)
+    else:
+        size = getattr(options, "image_size", None) or crop
+        # the named model's own values unless the options have others
+        names = ("embed_dim", "depths", "num_heads", "window_size", "output_stride")
+        own = {name: getattr(options, name) for name in names if getattr(options, name, None) is not None}
+        chain = timm_chain(options.name, size=size, **shared, **own)
     if isinstance(options.semantic, StageProbe) and options.semantic.reads == "queries":
         return_queries(chain.modules)
-    norms = [nn.LayerNorm(width) for width in chain.channels] if isinstance(options, SwinOptions) else []
+    norms = [nn.LayerNorm(width) for width in chain.channels] if options.kind == "swin" else []
     return HierarchicalEncoder(chain, semantic=_after_stages(options.semantic, chain.channels, classes), norms=norms)
 
 
-def _mix_transformer(options: MixTransformerOptions, classes: int, _: tuple[int, int], channels: int) -> Encoder:
-    chain = mix_transformer(
-        size_of(options.name),
-        drop_path=options.drop_path,
-        norm_eps=options.norm_eps,
-        semantic_place=options.semantic_place,
-        in_channels=channels,
-    )
-    return HierarchicalEncoder(chain, semantic=_after_stages(options.semantic, chain.channels, classes))
-
-
-def _hrnet(options: HRNetOptions, classes: int, _: tuple[int, int], channels: int) -> Encoder:
+def _hrnet(options: Any, classes: int, _: tuple[int, int], channels: int) -> Encoder:
     attention = PolarizedSelfAttention if options.polarized_attention else None
     backbone = timm_hrnet(options.name, attention=attention, in_channels=channels)
     return HRNetEncoder(backbone, semantic=_after_stages(options.semantic, stage_channels(backbone), classes))
 
 
-def _vit(options: ViTOptions | PyramidViTOptions, classes: int, _: tuple[int, int], channels: int) -> Encoder:
-    backbone = timm_vit(
-        options.name,
-        drop_path=options.drop_path,
-        dropout=options.dropout,
-        image_size=options.image_size,
-        patch_size=options.patch_size,
-        norm_eps=options.norm_eps,
-        in_channels=channels,
-    )
-    layers = options.out_layers if isinstance(options, ViTOptions) else None
-    vit = ViTEncoder(
-        backbone, position_resize=options.position_resize, out_layers=layers, class_token=options.class_token
-    )
-    if isinstance(options, ViTOptions):
+def _vit(options: Any, classes: int, _: tuple[int, int], channels: int) -> Encoder:
+    names = ("drop_path", "dropout", "image_size", "patch_size", "norm_eps")
+    backbone = timm_vit(options.name, in_channels=channels, **{name: getattr(options, name) for name in names})
+    layers = getattr(options, "out_layers", None)
+    how = {"position_resize": options.position_resize, "class_token": options.class_token}
+    vit = ViTEncoder(backbone, out_layers=layers, **how)
+    if options.kind == "vit":
         return vit
     return SimplePyramidEncoder(vit, semantic=_after_stages(options.semantic, (WIDTH,) * len(DOUBLINGS), classes))
 
 
 ENCODERS: dict[str, Callable[[Any, int, tuple[int, int], int], Encoder]] = {
-    **dict.fromkeys(("stages", "swin", "fixed_size", "dilatable"), _stages),
-    "mix_transformer": _mix_transformer,
+    **dict.fromkeys(("stages", "swin", "fixed_size", "dilatable", "mix_transformer"), _hierarchical),
     "hrnet": _hrnet,
     **dict.fromkeys(("vit", "pyramid_vit"), _vit),
 }
@@ -210,14 +172,9 @@ def _after_stages(options: AfterStage, widths: Sequence[int], num_classes: int) 
         learned_gain=options.gain == "learned",
         dead_init=options.dead_init,
     )
+    layer = partial(SemanticLayer, residual=options.residual)
     return [
-        SemanticLayer(
-            width,
-            [attention(width) for _ in shifts],
-            window_size=window,
-            shifts=shifts,
-            residual=options.residual,
-        )
+        layer(width, [attention(width) for _ in shifts], window_size=window, shifts=shifts)
         for width, window, shifts in zip(widths, options.windows, options.shifts(), strict=True)
     ]
 
@@ -232,19 +189,6 @@ def build_decoder(options: DecoderOptions, encoder: Encoder, num_classes: int) -
         ValueError: The decoder needs other maps than the encoder's.
     """
     return DECODERS[options.kind](options, encoder, num_classes)
-
-
-def _semantic_fpn(options: Any, encoder: Encoder, num_classes: int) -> Decoder:
-    return SemanticFPN(**_pixel(options, encoder, num_classes), neck=options.neck)
-
-
-def _segformer(options: Any, encoder: Encoder, num_classes: int) -> Decoder:
-    mmseg = options.kind == "segformer_mmseg"
-    return SegFormer(**_pixel(options, encoder, num_classes), form="mmsegmentation" if mmseg else "authors")
-
-
-def _ocr(options: Any, encoder: Encoder, num_classes: int) -> Decoder:
-    return OCR(**_pixel(options, encoder, num_classes))
 
 
 def _supervised(options: Any, encoder: Encoder, num_classes: int) -> Decoder:
@@ -281,55 +225,30 @@ def _setr(options: Any, encoder: Encoder, num_classes: int) -> Decoder:
     return WithAuxiliaryHeads(decoder, heads, levels=range(len(heads)))
 
 
-def _segmenter_linear(options: Any, encoder: Encoder, num_classes: int) -> Decoder:
-    return SegmenterLinear(_single_scale(options, encoder), num_classes=num_classes)
-
-
-def _segmenter_mask(options: Any, encoder: Encoder, num_classes: int) -> Decoder:
-    return MaskTransformer(
-        _single_scale(options, encoder),
-        num_classes=num_classes,
-        width=options.channels,
-        layers=options.layers,
-        dropout=options.dropout,
-        drop_path=options.drop_path,
-    )
-
-
 def _mask_classifier(options: Any, encoder: Encoder, num_classes: int) -> Decoder:
     """MaskFormer, and Mask2Former also over FaPN's pixel decoders."""
+    shared = {"width": _width(options, encoder), "num_heads": options.heads}
     queries = {
         "num_classes": num_classes,
-        "width": _width(options, encoder),
         "queries": options.queries,
         "layers": options.layers,
-        "num_heads": options.heads,
         "hidden": options.feedforward,
         "dropout": options.dropout,
     }
     if options.kind == "maskformer":
-        predictor: nn.Module = MaskFormerPredictor(encoder.channels[-1], **queries)
+        predictor: nn.Module = MaskFormerPredictor(encoder.channels[-1], **queries, **shared)
     else:
-        predictor = Mask2FormerPredictor(**queries)
-    return MaskClassifier(_pixel_decoder(options, encoder), predictor)
-
-
-def _pixel_decoder(options: Any, encoder: Encoder) -> FPN | MSDeform:
-    """Levels that are merged or aligned, under deformable attention or not."""
-    own, width, channels = options.pixel_decoder, _width(options, encoder), _pyramid(options, encoder)
+        predictor = Mask2FormerPredictor(**queries, **shared)
+    # levels that are merged or aligned, under deformable attention or not
+    own, width, channels = options.pixel_decoder, shared["width"], _pyramid(options, encoder)
     level: Callable[[int, int], nn.Module] = Level
     if own.kind in ("fapn", "msfapn"):
         level = partial(AlignedLevel, feature_selection=own.feature_selection)
     if own.kind in ("fpn", "fapn"):
-        return FPN(channels, [level(fine, width) for fine in channels[:-1]], width=width)
-    return MSDeform(
-        channels,
-        level(channels[0], width),
-        width=width,
-        layers=own.layers,
-        num_heads=options.heads,
-        hidden=own.feedforward,
-    )
+        pixels: nn.Module = FPN(channels, [level(fine, width) for fine in channels[:-1]], width=width)
+    else:
+        pixels = MSDeform(channels, level(channels[0], width), layers=own.layers, hidden=own.feedforward, **shared)
+    return MaskClassifier(pixels, predictor)
 
 
 BASELINES: dict[str, Callable[..., nn.Module]] = {
@@ -342,14 +261,23 @@ BASELINES: dict[str, Callable[..., nn.Module]] = {
 }
 """Decoders of the papers' comparisons that can have an auxiliary head."""
 DECODERS: dict[str, Callable[[Any, Encoder, int], Decoder]] = {
-    "semantic_fpn": _semantic_fpn,
-    "segformer": _segformer,
-    "segformer_mmseg": _segformer,
+    "semantic_fpn": lambda options, *sizes: SemanticFPN(**_pixel(options, *sizes), neck=options.neck),
+    "segformer": lambda options, *sizes: SegFormer(**_pixel(options, *sizes)),
+    "segformer_mmseg": lambda options, *sizes: SegFormer(**_pixel(options, *sizes), form="mmsegmentation"),
+    "ocr": lambda options, *sizes: OCR(**_pixel(options, *sizes)),
     **dict.fromkeys(BASELINES, _supervised),
-    "ocr": _ocr,
     **dict.fromkeys(("setr_naive", "setr_pup", "setr_mla"), _setr),
-    "segmenter_linear": _segmenter_linear,
-    "segmenter_mask": _segmenter_mask,
+    "segmenter_linear": lambda options, encoder, classes: SegmenterLinear(
+        _single_scale(options, encoder), num_classes=classes
+    ),
+    "segmenter_mask": lambda options, encoder, classes: MaskTransformer(
+        _single_scale(options, encoder),
+        num_classes=classes,
+        width=options.channels,
+        layers=options.layers,
+        dropout=options.dropout,
+        drop_path=options.drop_path,
+    ),
     **dict.fromkeys(MASK_CLASSIFIERS, _mask_classifier),
 }
 """Builders by the kind of options: (options, encoder, classes) to the decoder."""

@@ -138,11 +138,11 @@ COSTS: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], int]] = {
 
 def cost_of(module: nn.Module, size: tuple[int, int]) -> Cost:
     """Return the cost for images of a size (height, width) [px]; the module is neither run nor changed."""
-    twin = _meta_twin(module).eval()
+    twin = meta_twin(module).eval()
     return measure(twin, *size)
 
 
-def _meta_twin(module: nn.Module) -> nn.Module:
+def meta_twin(module: nn.Module) -> nn.Module:
     """Return a copy on the meta device, made without a copy of the weights."""
     values = [*module.parameters(), *module.buffers()]
     stands_for = {id(value): value.to("meta") for value in values}

@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer, UInt8
 from torch import Tensor, nn
 
-from semask.models.layers.semantic import sum_semantic_maps
 from semask.ops.argmax import compilable_label_map
 from semask.ops.geometry import padding_to_multiple
 from semask.ops.lazy_scores import Crop, LazyScores
-from semask.ops.resize import pad_images
+from semask.ops.resize import pad_images, resize, size_of
 from semask.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
 from semask.structures import IGNORE, Decoder, Encoder, Features, MaskLogits, PixelLogits, Segmentation
 
@@ -31,6 +30,14 @@ class SegmentationModel(nn.Module):
     padded with zeros at the right and bottom to a multiple of what encoder and decoder need (1 for Swin, which pads
     itself, under a per-pixel decoder; 32 under a mask classifier). Under an encoder of a fixed size they are padded up
     to that, and larger ones are refused: those are read through sliding windows.
+
+    Attributes:
+        size_multiple: The sides of images are padded to multiples of this [px]: 1, a ViT's patch, a pyramid's stride.
+        fixed_size: (height, width) [px] that every image is padded up to; None: images of any size.
+        channels_last: The encoder exchanges maps b h w c; memory formats are left alone.
+        classifies_masks: The decoder predicts masks, each with a class.
+        has_auxiliary: The decoder predicts from earlier layers or maps too.
+        scores_are_logits: The softmax of `scores` is the probability; not so for a mask classifier.
     """
 
     encoder: Any  # Encoder and nn.Module
@@ -48,70 +55,55 @@ class SegmentationModel(nn.Module):
         std: Sequence[float] = IMAGENET_STD,
         recipe: Recipe | None = None,
     ) -> None:
-        """Parts that follow the protocols of `semask.structures`; `recipe` describes them, None where none can."""
+        """`recipe` describes the parts; None: no recipe can."""
         super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
-        self.num_classes = num_classes
-        self.recipe = recipe
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(-1, 1, 1), persistent=False)
-
-    @property
-    def size_multiple(self) -> int:
-        """What the sides of images are padded to [px]: 1, or a ViT's patch, or a pyramid's stride."""
-        coarsest = int(max(getattr(self.encoder, "strides", (1,))))
-        return math.lcm(getattr(self.encoder, "size_multiple", coarsest), getattr(self.decoder, "size_multiple", 1))
-
-    @property
-    def fixed_size(self) -> tuple[int, int] | None:
-        """The (height, width) [px] that every image is padded up to, the only one the encoder takes; None if any is."""
-        return getattr(self.encoder, "fixed_size", None)
-
-    @property
-    def channels_last(self) -> bool:
-        """Whether the encoder exchanges maps b h w c and memory formats are left alone."""
-        return getattr(self.encoder, "channels_last", False)
+        self.encoder, self.decoder = encoder, decoder
+        self.num_classes, self.recipe = num_classes, recipe
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1), persistent=False)
+        # what the protocols of encoder and decoder leave optional
+        coarsest = int(max(getattr(encoder, "strides", (1,))))
+        own = getattr(encoder, "size_multiple", coarsest), getattr(decoder, "size_multiple", 1)
+        self.size_multiple: int = math.lcm(*own)
+        self.fixed_size: tuple[int, int] | None = getattr(encoder, "fixed_size", None)
+        self.channels_last: bool = getattr(encoder, "channels_last", False)
+        self.classifies_masks: bool = getattr(decoder, "classifies_masks", False)
+        self.has_auxiliary: bool = getattr(decoder, "has_auxiliary", False)
+        self.scores_are_logits = not self.classifies_masks
 
     @property
     def semantic_layers(self) -> Sequence[nn.Module]:
         """The encoder's semantic layers, or the probes in their place, one per stage; none of a plain encoder."""
         return getattr(self.encoder, "semantic", ())
 
-    @property
-    def classifies_masks(self) -> bool:
-        """Whether the decoder predicts masks, each with a class."""
-        return getattr(self.decoder, "classifies_masks", False)
-
-    @property
-    def has_auxiliary(self) -> bool:
-        """Whether the decoder predicts from earlier layers or maps too."""
-        return getattr(self.decoder, "has_auxiliary", False)
-
-    @property
-    def scores_are_logits(self) -> bool:
-        """Whether `scores` are logits, whose softmax is the probability; those of a mask classifier are not."""
-        return not self.classifies_masks
-
     def forward(self, images: Float[Tensor, "b c H W"]) -> Segmentation:
         """Return the main prediction and the semantic prior, each at its grid of the padded image."""
         return self.decode(self.encode(images))
 
     def decode(self, features: Features) -> Segmentation:
-        """Return what `forward` returns for encoded images."""
         prior = self._prior(features) if features.priors else None
         return Segmentation(self.decoder(features), prior)
 
     def encode(self, images: Float[Tensor, "b c H W"]) -> Features:
-        """Normalise, pad and encode."""
-        return self.encoder(self.prepare(images))  # type: ignore[no-any-return]
+        return self.encoder(self.prepare(images))
 
     def prepare(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b c PH PW"]:
-        """Normalise and pad: what the encoder reads."""
-        self._check(images)
+        channels = len(self.mean)
+        if images.ndim != 4 or images.shape[1] != channels or not images.is_floating_point():
+            raise ValueError(
+                f"images must be floats (b, {channels}, H, W) in [0, 1]; got {images.dtype} of shape "
+                f"{tuple(images.shape)}. Divide uint8 images by 255 and put the channels first."
+            )
+        height, width = images.shape[-2:]
+        if self.fixed_size is not None and (height > self.fixed_size[0] or width > self.fixed_size[1]):
+            tall, wide = self.fixed_size
+            raise ValueError(
+                f"this encoder takes images of up to {tall}×{wide} px, not {height}×{width}; use sliding windows "
+                f"(--test.mode sliding --test.window {tall} {wide}) and, in training, a smaller --data.crop, or build "
+                "it for larger ones (--model.encoder.image-size HEIGHT WIDTH)"
+            )
         normalised = (images - self.mean).div_(self.std)  # in place: of a large photograph a copy less
-        bottom, right = self._padding(images.shape[-2], images.shape[-1])
-        return pad_images(normalised, bottom, right)
+        return pad_images(normalised, *self._padding(height, width))
 
     def scores(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b k H W"]:
         """Return class scores at the image's size: logits of per-pixel decoders, sums of masks of mask classifiers.
@@ -125,14 +117,18 @@ class SegmentationModel(nn.Module):
         """Return the main prediction alone: neither the prior nor predictions of earlier layers are computed."""
         options = {"auxiliary": False} if self.has_auxiliary else {}
         # Handed on, not kept, and without the priors: they need not be there while the decoder runs.
-        return self.decoder(self.encode(images)._replace(priors=()), **options)  # type: ignore[no-any-return]
+        return self.decoder(self.encode(images)._replace(priors=()), **options)
 
     def lazy_scores(self, images: Float[Tensor, "b c H W"]) -> LazyScores:
-        """Return what `scores` returns, made a band of rows at a time: of large images it needs much less memory."""
+        """Return what `scores` returns, computed row block by row block: large images need much less memory."""
         return self._at_image(self.decode_main(images), images)
 
     def lazy_prior(self, images: Float[Tensor, "b c H W"]) -> LazyScores:
-        """Return the semantic prior at the image's size; a ValueError says so when there are no semantic layers."""
+        """Return the semantic prior at the image's size.
+
+        Raises:
+            ValueError: The encoder has no semantic layers.
+        """
         features = self.encode(images)
         if not features.priors:
             raise ValueError("this model has no semantic layers and so no semantic prior; use a semask recipe")
@@ -197,34 +193,26 @@ class SegmentationModel(nn.Module):
         return padding_to_multiple(height, width, self.size_multiple)
 
     def _prior(self, features: Features) -> PixelLogits:
-        """Add up the semantic maps; under mask classifiers all of their resizing aligns the corners.
+        """Return the sum of the semantic maps of all stages at the grid of the first.
 
-        Source: SeMask-FPN (mmsegmentation) and the authors' ports to detectron2.
+        Map i is doubled i times and then brought to the first map's size, which differs when sides are odd. Under mask
+        classifiers all resizing aligns the corners.
+
+        Source: SeMask §3.3; the two steps as in the authors' code and their ports to detectron2.
         """
-        total = sum_semantic_maps(features.priors, align_corners=self.classifies_masks)
-        return PixelLogits(total, align_corners=self.classifies_masks)
+        align = self.classifies_masks
+        total = features.priors[0]
+        for level, semantic in enumerate(features.priors[1:], start=1):
+            for _ in range(level):
+                semantic = F.interpolate(semantic, scale_factor=2.0, mode="bilinear", align_corners=align)  # noqa: PLW2901
+            total = total + resize(semantic, size_of(total), align_corners=align)
+        return PixelLogits(total, align_corners=align)
 
     def _padded(self, height: int, width: int) -> tuple[int, int]:
         bottom, right = self._padding(height, width)
         return height + bottom, width + right
 
     def _at_image(self, prediction: PixelLogits | MaskLogits, images: Tensor) -> LazyScores:
-        """Bring a prediction to the padded image and cut the padding off."""
+        # to the padded image, whose padding is cut off
         height, width = images.shape[-2:]
         return Crop(prediction.lazy_scores(self._padded(height, width)), (height, width))
-
-    def _check(self, images: Tensor) -> None:
-        channels = self.mean.shape[0]
-        if images.ndim != 4 or images.shape[1] != channels or not images.is_floating_point():
-            raise ValueError(
-                f"images must be floats (b, {channels}, H, W) in [0, 1]; got {images.dtype} of shape "
-                f"{tuple(images.shape)}. Divide uint8 images by 255 and put the channels first."
-            )
-        height, width = images.shape[-2:]
-        if self.fixed_size is not None and (height > self.fixed_size[0] or width > self.fixed_size[1]):
-            tall, wide = self.fixed_size
-            raise ValueError(
-                f"this encoder takes images of up to {tall}×{wide} px, not {height}×{width}; use sliding windows "
-                f"(--test.mode sliding --test.window {tall} {wide}) and, in training, a smaller --data.crop, or build "
-                "it for larger ones (--model.encoder.image-size HEIGHT WIDTH)"
-            )

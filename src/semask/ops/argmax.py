@@ -46,7 +46,20 @@ def label_map(lazy: LazyScores) -> UInt8[Tensor, "b H W"]:
     step = max(1, PIXELS // max(1, batch * width)) if lazy.device.type == "cpu" else height
     for first in range(0, height, step):
         last = min(first + step, height)
-        _decide(lazy, first, last, found[:, first:last], wrong)
+        if lazy.device.type == "cpu":  # on a GPU, the positions of undecided pixels would have to be waited for
+            labels = lazy.certain_argmax(first, last)
+            undecided = (labels == UNDECIDED).nonzero(as_tuple=True)
+            count = len(undecided[0])
+            if count <= SPARSE * labels.numel():
+                if count:
+                    labels[undecided] = _read(lazy, first, last, undecided, wrong)
+                found[:, first:last] = labels
+                continue
+        # too many are undecided: all scores
+        for top, bottom, scores in iter_row_blocks(lazy, first, last):
+            best = best_class(scores)
+            found[:, top:bottom] = best
+            wrong += scores.gather(1, best[:, None]).isnan().sum()
     _check_nan(wrong, found)
     return found
 
@@ -66,26 +79,7 @@ def check_classes(count: int) -> None:
         raise ValueError(f"label maps hold up to 256 classes, these scores have {count}; take their argmax yourself")
 
 
-def _decide(lazy: LazyScores, first: int, last: int, found: UInt8[Tensor, "b r W"], wrong: Tensor) -> None:
-    """Write the labels of rows first … last - 1 to `found`, and add the number of pixels without one to `wrong`."""
-    if found.device.type == "cpu":  # on a GPU, the positions of undecided pixels would have to be waited for
-        labels = lazy.certain_argmax(first, last)
-        image, row, column = (labels == UNDECIDED).nonzero(as_tuple=True)
-        if len(image) <= SPARSE * labels.numel():
-            if len(image):
-                labels[image, row, column] = _read(lazy, first, last, (image, row, column), wrong)
-            found.copy_(labels)
-            return
-    # too many are undecided: all scores
-    for top, bottom, scores in iter_row_blocks(lazy, first, last):
-        best = best_class(scores)
-        found[:, top - first : bottom - first] = best
-        wrong += scores.gather(1, best[:, None]).isnan().sum()
-
-
-def _read(
-    lazy: LazyScores, first: int, last: int, pixels: tuple[Tensor, Tensor, Tensor], wrong: Tensor
-) -> Int16[Tensor, " n"]:
+def _read(lazy: LazyScores, first: int, last: int, pixels: tuple[Tensor, ...], wrong: Tensor) -> Int16[Tensor, " n"]:
     """Return the labels of pixels, their rows counted from `first`."""
     read, step = lazy.reader(first, last), max(1, NUMBERS // lazy.shape[1])
     labels = []

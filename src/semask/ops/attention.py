@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from semask.ops.autocast import without_autocast
+from semask.ops.device import without_autocast
 from semask.ops.reference import runs_eagerly
 
 BLOCK = 512
@@ -62,8 +62,7 @@ def _weigh(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 
 def queries_keys_values(joint: Float[Tensor, "*b n qkv"], heads: int) -> Float[Tensor, "3 *b heads n d"]:
     """Split a joint projection, queries, keys and values side by side, each of all heads."""
-    sides: Tensor = joint.unflatten(-1, (3, heads, -1)).movedim(-3, 0).transpose(-3, -2)
-    return sides
+    return joint.unflatten(-1, (3, heads, -1)).movedim(-3, 0).transpose(-3, -2)
 
 
 def biased_attention(joint: Float[Tensor, "w n qkv"], bias: Float[Tensor, "heads n n"]) -> Float[Tensor, "w n c"]:
@@ -73,8 +72,7 @@ def biased_attention(joint: Float[Tensor, "w n qkv"], bias: Float[Tensor, "heads
     learned, the backward pass keeps these two alone: it computes the weights again. There is no second derivative.
     """
     if torch.is_grad_enabled() and bias.requires_grad:
-        out: Tensor = _BiasedAttention.apply(joint, bias)
-        return out
+        return _BiasedAttention.apply(joint, bias)
     return _attend(joint, bias)
 
 

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
-from semask.ops.layout import classes_last
 from semask.ops.resize import resize
 
 Axis = Literal[-2, -1]
@@ -79,21 +78,17 @@ def interpolate_rows(source: Float[Tensor, "b k r w"], down: Taps, width: int) -
         wide = resize(source.float(), (source.shape[-2], width))
         upper, lower = wide[:, :, index[:, 0]], wide[:, :, index[:, 1]]
         return upper * share[:, :1] + lower * share[:, 1:]
-    # Every pixel is a sum of four of the source's, whose classes lie side by side.
-    index, weights = _corners(down, bilinear_taps(source.shape[-1], width), source.shape[-1])
+    # Every pixel is a sum of four of the source's, whose classes lie side by side: in long rows of corners side by
+    # side, since operations on rows of four would take as long as what they prepare.
+    across = bilinear_taps(source.shape[-1], width)
+    upper = torch.tensor([True, True, False, False]).repeat(width)
+    lines = down.cells * source.shape[-1]
+    index = torch.where(upper, lines[:, :1], lines[:, 1:]) + across.cells.repeat(1, 2).flatten()
+    weights = torch.where(upper, down.weight[:, :1], down.weight[:, 1:]) * across.weight.repeat(1, 2).flatten()
+    index, weights = index.view(-1, 4), weights.view(-1, 4)
     bags = [mix(table.flatten(0, 1), index, weights) for table in classes_last(source)]
     mixed = torch.stack(bags) if len(bags) > 1 else bags[0]
     return mixed.view(len(bags), len(down.cells), width, -1).permute(0, 3, 1, 2)
-
-
-def _corners(down: Taps, across: Taps, width: int) -> tuple[Int[Tensor, "n 4"], Float[Tensor, "n 4"]]:
-    """Return the four pixels that each of a grid's lies between, counted row by row of `width`, and their weights."""
-    # In long rows of corners side by side: operations on rows of four would take as long as what they prepare.
-    upper = torch.tensor([True, True, False, False]).repeat(len(across.cells))
-    lines = down.cells * width
-    index = torch.where(upper, lines[:, :1], lines[:, 1:]) + across.cells.repeat(1, 2).flatten()
-    weights = torch.where(upper, down.weight[:, :1], down.weight[:, 1:]) * across.weight.repeat(1, 2).flatten()
-    return index.view(-1, 4), weights.view(-1, 4)
 
 
 class Span(NamedTuple):
@@ -119,7 +114,12 @@ class Span(NamedTuple):
         if cells.device.type == "cpu":
             # A product of small matrices reads every cell once and is several times faster than two lookups.
             return cells @ self.matrix.T if axis == -1 else self.matrix @ cells
-        return self._enlarge_on_gpu(cells, axis)
+        return self.look_up(cells, axis)
+
+    def look_up(self, cells: Tensor, axis: Axis) -> Tensor:
+        """Enlarge by lookups, since a GPU may round the numbers of matrix products (TF32)."""
+        above, below = (cells.index_select(axis, index) for index in (self.above, self.below))
+        return above.lerp(below, self.share if axis == -1 else self.share[:, None])
 
     def enlarge_backward(self, places: Float[Tensor, "*b H W"], axis: Axis) -> Float[Tensor, "*b h w"]:
         """Return the gradient of the cells from that of the places: the transpose of `enlarge`."""
@@ -127,14 +127,9 @@ class Span(NamedTuple):
             return places
         if places.device.type == "cpu":
             return places @ self.matrix if axis == -1 else self.matrix.T @ places
-        return self._enlarge_backward_on_gpu(places, axis)
+        return self.look_up_backward(places, axis)
 
-    def _enlarge_on_gpu(self, cells: Tensor, axis: Axis) -> Tensor:
-        """By lookups, since a GPU may round the numbers of matrix products (TF32)."""
-        above, below = (cells.index_select(axis, index) for index in (self.above, self.below))
-        return above.lerp(below, self.share if axis == -1 else self.share[:, None])
-
-    def _enlarge_backward_on_gpu(self, places: Tensor, axis: Axis) -> Tensor:
+    def look_up_backward(self, places: Tensor, axis: Axis) -> Tensor:
         shape = list(places.shape)
         shape[axis] = self.bottom - self.top
         # each place returns its shares to both cells
@@ -169,3 +164,17 @@ def pixel_centres(height: int, width: int, *, device: torch.device) -> Float[Ten
     down = (torch.arange(height, device=device) + 0.5) / height
     across = (torch.arange(width, device=device) + 0.5) / width
     return torch.stack((across.repeat(height), down.repeat_interleave(width)), dim=-1)
+
+
+def classes_last(scores: Float[Tensor, "b k r w"]) -> Float[Tensor, "b r w k"]:
+    """Return scores in float32, those of a pixel side by side in memory."""
+    scores = scores.float()
+    last = scores.permute(0, 2, 3, 1)
+    if last.is_contiguous() or scores.device.type != "cpu" or (scores.requires_grad and torch.is_grad_enabled()):
+        return last.contiguous()
+    found = torch.empty_like(last, memory_format=torch.contiguous_format)
+    for image, table in zip(scores, found.flatten(1, 2), strict=True):
+        lines = image.permute(1, 2, 0)
+        # As a matrix, which torch transposes in blocks: several times faster.
+        table.copy_(lines.flatten(0, 1) if lines.is_contiguous() else image.contiguous().flatten(1).t())
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
@@ -48,7 +47,10 @@ class ResizedLabel:
 
     def __init__(self, label: UInt8[Tensor, "H W"], size: tuple[int, int]) -> None:
         self.shape, self._ids = size, label.numpy()
-        self._rows, self._columns = (_nearest(*lengths) for lengths in zip(label.shape, size, strict=True))
+        # the nearest pixel along both axes, by torch's own rounding
+        axes = (torch.arange(length, dtype=torch.float32)[None, None] for length in label.shape)
+        nearest = (F.interpolate(axis, length)[0, 0].long().numpy() for axis, length in zip(axes, size, strict=True))
+        self._rows, self._columns = nearest
 
     def __getitem__(self, window: Window) -> UInt8[Tensor, "h w"]:
         """Return a window."""
@@ -57,13 +59,7 @@ class ResizedLabel:
         return torch.from_numpy(lines.take(self._columns[columns], axis=1))
 
 
-def _nearest(length: int, size: int) -> np.ndarray:
-    """Return, for each of `size` pixels, the nearest of `length` by torch's own rounding."""
-    return F.interpolate(torch.arange(length, dtype=torch.float32)[None, None], size)[0, 0].long().numpy()
-
-
 def _resize(image: Image, size: tuple[int, int], antialias: bool) -> Image:
     # torch's bilinear kernel for 8 bits fails where one pixel is left.
     smooth = InterpolationMode.BILINEAR if size != (1, 1) else InterpolationMode.NEAREST
-    resized: Tensor = tv.resize(image, list(size), interpolation=smooth, antialias=antialias)
-    return resized
+    return tv.resize(image, list(size), interpolation=smooth, antialias=antialias)

@@ -14,8 +14,8 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from semask.ops.autocast import without_autocast
 from semask.ops.bilinear import Span, spans
+from semask.ops.device import without_autocast
 from semask.ops.reference import is_reference
 from semask.ops.resize import resize, size_of
 
@@ -99,7 +99,6 @@ class _ResizedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None, None, None]:
-        """Scale the gradient."""
         (gradient,) = ctx.saved_tensors
         return gradient * slope, None, None, None, None
 
@@ -123,11 +122,9 @@ class _Tile(NamedTuple):
         return self.image, slice(None), rows, columns
 
     def scores(self, logits: Float[Tensor, "b k h w"]) -> Float[Tensor, "k m n"]:
-        """Return the scores of its pixels."""
         return self.rows.enlarge(self.columns.enlarge(logits[self.cells].contiguous(), -1), -2)
 
     def add_gradient(self, slopes: Float[Tensor, "k m n"], gradient: Float[Tensor, "b k h w"]) -> None:
-        """Add the gradient of its pixels to that of the logits."""
         gradient[self.cells] += self.columns.enlarge_backward(self.rows.enlarge_backward(slopes, -2), -1)
 
 

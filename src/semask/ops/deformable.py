@@ -94,8 +94,7 @@ def _by_grid_sample(values: Tensor, grid: Grid, locations: Tensor, weights: Tens
     ]
     shares = weights.transpose(1, 2).flatten(0, 1).flatten(2)[:, None]  # b·heads 1 q l·p
     mixed = (torch.cat(sampled, dim=-1) * shares).sum(-1)
-    out: Tensor = mixed.unflatten(0, (len(values), -1)).flatten(1, 2).transpose(1, 2)
-    return out
+    return mixed.unflatten(0, (len(values), -1)).flatten(1, 2).transpose(1, 2)
 
 
 def _taps(

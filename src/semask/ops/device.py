@@ -1,9 +1,10 @@
-"""The device that a command runs on."""
+"""The device that a command runs on, and autocast there."""
 
 from __future__ import annotations
 
 import os
 import platform
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -31,3 +32,8 @@ def describe(device: torch.device) -> str:
         return str(torch.cuda.get_device_name(device))
     name = platform.processor() or platform.machine()
     return f"{name} CPU, {pluralize(torch.get_num_threads(), 'thread')}"
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which operations keep the types they are given; a device without autocast needs none."""
+    return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()

@@ -13,9 +13,8 @@ import torch
 from jaxtyping import Float, Int, Int16, Integer
 from torch import Tensor
 
-from semask.ops.autocast import without_autocast
-from semask.ops.bilinear import bilinear_taps, interpolate_rows, mix
-from semask.ops.layout import classes_last
+from semask.ops.bilinear import bilinear_taps, classes_last, interpolate_rows, mix
+from semask.ops.device import without_autocast
 from semask.ops.reference import is_reference
 from semask.ops.resize import resize
 
@@ -58,7 +57,6 @@ class LazyScores:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Return (b, k, H, W)."""
         return *self.source.shape[:2], *self.size
 
     @property
@@ -94,17 +92,14 @@ class InMemory(LazyScores):
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Return (b, k, H, W)."""
         batch, classes, height, width = self.scores.shape
         return batch, classes, height, width
 
     @property
     def device(self) -> torch.device:
-        """Return where the scores lie."""
         return self.scores.device
 
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
-        """Return a view."""
         return self.scores[:, :, first:last]
 
     def certain_argmax(self, first: int, last: int) -> Int16[Tensor, "b r W"]:
@@ -114,7 +109,6 @@ class InMemory(LazyScores):
         return best.where(scores.sum(-1).isfinite(), UNDECIDED)
 
     def reader(self, first: int, last: int) -> Reader:
-        """Return a function that reads rows of a table of pixels."""
         scores = classes_last(self.rows(first, last))
         _, height, width, classes = scores.shape
         table = scores.view(-1, classes)
@@ -128,7 +122,6 @@ class InMemory(LazyScores):
         return read
 
     def select(self, image: int) -> LazyScores:
-        """Return a view."""
         return InMemory(self.scores[image : image + 1])
 
 
@@ -136,7 +129,6 @@ class Resized(LazyScores):
     """Scores resized to `size` (height, width), bilinearly, without antialiasing and without aligned corners."""
 
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
-        """Return the scores in float32, classes last in memory."""
         # In float32 whatever autocast chose: resized bfloat16 scores tie, and ties decide labels.
         if self.source.shape[2:] == self.size:
             return self.source.rows(first, last).float()
@@ -162,7 +154,6 @@ class Resized(LazyScores):
         return above.where(above == below, UNDECIDED)
 
     def reader(self, first: int, last: int) -> Reader:
-        """Return a function that reads the taps of every point."""
         height, width = self.source.shape[2:]
         if (height, width) == self.size:
             return self.source.reader(first, last)
@@ -182,11 +173,9 @@ class Crop(LazyScores):
     """The upper left corner of scores, of `size` (height, width): without what padding added."""
 
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
-        """Return a view of the source's rows."""
         return self.source.rows(first, last)[..., : self.size[1]]
 
     def certain_argmax(self, first: int, last: int) -> Int16[Tensor, "b r W"]:
-        """Return a view of the source's classes."""
         return self.source.certain_argmax(first, last)[..., : self.size[1]]
 
 
@@ -194,15 +183,12 @@ class HorizontalFlip(LazyScores):
     """Scores of a flipped image, flipped back."""
 
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
-        """Flip the source's rows."""
         return self.source.rows(first, last).flip(-1)
 
     def certain_argmax(self, first: int, last: int) -> Int16[Tensor, "b r W"]:
-        """Flip the source's classes."""
         return self.source.certain_argmax(first, last).flip(-1)
 
     def reader(self, first: int, last: int) -> Reader:
-        """Return a function that reads at the other side."""
         read, right = self.source.reader(first, last), self.shape[3] - 1
         return lambda points: read(points._replace(column=right - points.column))
 
@@ -219,18 +205,15 @@ class CombineMasks(LazyScores):
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Return (b, k, H, W)."""
         return len(self.classes), self.classes.shape[-1], *self.size
 
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
-        """Return the scores, classes last in memory."""
         masks = self.source.rows(first, last).float().permute(0, 2, 3, 1).sigmoid()
         with without_autocast(masks.device):
             scores = (masks.flatten(1, 2) @ self.classes).view(*masks.shape[:3], -1)
         return scores.permute(0, 3, 1, 2)
 
     def reader(self, first: int, last: int) -> Reader:
-        """Return a function that combines the masks' probabilities at each pixel of a point."""
         read_masks = self.source.reader(first, last)
 
         def read(pixels: SamplePoints) -> Float[Tensor, "n k"]:
@@ -246,7 +229,6 @@ class CombineMasks(LazyScores):
         return read_pixelwise(read)
 
     def select(self, image: int) -> LazyScores:
-        """Return the scores of one image."""
         return CombineMasks(self.classes[image : image + 1], self.source.select(image))
 
 

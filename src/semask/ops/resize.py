@@ -53,8 +53,7 @@ def convolve_resized(
 ) -> Float[Tensor, "b o h w"]:
     """Apply a 1×1 convolution without bias to maps that are resized to `size` and concatenated."""
     if is_reference():
-        out: Tensor = conv(torch.cat([resize(level, size) for level in levels], dim=1))
-        return out
+        return conv(torch.cat([resize(level, size) for level in levels], dim=1))
     # Both steps are linear, so each level is convolved at its own grid and resized afterwards.
     total: Tensor | None = None
     # the columns of the weight that act on this level

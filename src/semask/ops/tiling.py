@@ -6,7 +6,7 @@ Nothing is computed for tokens that only pad a window: a layer turns all of them
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -52,7 +52,6 @@ class Part(NamedTuple):
         return filled.view(self.windows, area, -1)
 
     def unpad_windows(self, windows: Float[Tensor, "w n f"]) -> Float[Tensor, "m f"]:
-        """Undo `pad_windows`."""
         values = windows.flatten(0, 1)
         return values if self.slots is None else values.index_select(0, self.slots)
 
@@ -65,11 +64,9 @@ class Group(NamedTuple):
 
     @property
     def is_padded(self) -> bool:
-        """Whether a window of the group is padded."""
         return any(part.slots is not None for part in self.parts)
 
     def split(self, values: Float[Tensor, "m f"]) -> tuple[Float[Tensor, "_ f"], ...]:
-        """Return the features of every part's tokens."""
         return tuple(values.split([len(part.tokens) for part in self.parts]))
 
 
@@ -123,7 +120,11 @@ def tile(batch: int, height: int, width: int, size: int, *, shift: int, in_parts
                 parts.append(Part(kind, len(flat) // size**2, torch.from_numpy(flat[slots]), own))
         # A large part stays alone: joining the results of several is a copy, which a backward pass keeps.
         groups = []
-        for some in _batched(parts, most):
+        while parts:
+            # one part at least, and more while they hold no more than `most` windows
+            counts = itertools.accumulate(part.windows for part in parts)
+            together = max(1, sum(count <= most for count in counts))
+            some, parts = parts[:together], parts[together:]
             tokens_of = torch.cat([part.tokens for part in some])
             views = tokens_of.split([len(part.tokens) for part in some])
             groups.append(
@@ -134,17 +135,6 @@ def tile(batch: int, height: int, width: int, size: int, *, shift: int, in_parts
         places = torch.empty_like(order)
         places[order] = torch.arange(len(order))
     return Tiling(tuple(groups), places)
-
-
-def _batched(parts: Sequence[Part], most: int) -> Iterator[list[Part]]:
-    """Give parts one after the other, together while they hold no more than `most` windows."""
-    together: list[Part] = []
-    for part in parts:
-        if together and sum(each.windows for each in together) + part.windows > most:
-            yield together
-            together = []
-        together.append(part)
-    yield together
 
 
 def run_in_groups(

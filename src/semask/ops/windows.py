@@ -55,7 +55,10 @@ def attend_in_windows(
     if shift:
         # cyclic shift
         padded = padded.roll((-shift, -shift), dims=(1, 2))
-        kinds = _kinds(padded.shape[1] // size, padded.shape[2] // size, device=x.device)
+        last_row, last_column = (
+            torch.arange(side // size, device=x.device) == side // size - 1 for side in padded.shape[1:3]
+        )
+        kinds = (2 * last_row[:, None] + last_column.long()).flatten()
     windows = split_windows(padded, size)
     # attention inside each window
     features = layer.project(windows if kinds is None else windows.unflatten(0, (batch, kinds.shape[0])))
@@ -83,13 +86,6 @@ def _run_group(tokens: Float[Tensor, "m c"], group: Group, size: int, layer: Win
         attended.append(part.unpad_windows(layer.attend(windows, part.mask_kind)))
     update, *others = layer.output(joined(attended), features)
     return layer.residual(tokens, normalised, update), *others
-
-
-def _kinds(rows: int, columns: int, *, device: torch.device) -> Tensor:
-    """Return the kinds of the windows of a shifted map, row by row."""
-    last_row = torch.arange(rows, device=device) == rows - 1
-    last_column = torch.arange(columns, device=device) == columns - 1
-    return (2 * last_row[:, None] + last_column.long()).flatten()
 
 
 def window_masks(size: int, *, shift: int) -> Bool[Tensor, "kinds n n"]:

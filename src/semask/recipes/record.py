@@ -49,12 +49,30 @@ def _value(hint: Any, value: object, where: str) -> object:
     parts = {_kind(arm): arm for arm in arms if isinstance(arm, type) and dataclasses.is_dataclass(arm)}
     if isinstance(value, dict) and parts:
         kind = value.get(TYPE)
-        if kind not in parts:
-            raise ValueError(f"{where}.{TYPE} is {kind!r}; allowed: {', '.join(map(str, parts))}")
+        if not (kind is None or isinstance(kind, str)) or kind not in parts:
+            raise ValueError(f"{where}.{TYPE} is {kind!r:.80}; allowed: {', '.join(map(str, parts))}")
         return _restore(parts[kind], value, where)
-    if isinstance(value, list) and any(typing.get_origin(arm) is tuple for arm in arms):
-        return tuple(value)
-    return value
+    if not any(_fits(arm, value) for arm in arms):
+        allowed = " or ".join(arm.__name__ if isinstance(arm, type) else str(arm) for arm in arms)
+        raise ValueError(f"{where} is {value!r:.80}; allowed: {allowed}")
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _fits(hint: Any, value: object) -> bool:
+    """Whether a value from JSON has the type of a field."""
+    origin, arms = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return any(value == arm and type(value) is type(arm) for arm in arms)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            return False
+        each = arms[:1] * len(value) if arms[-1] is ... else arms
+        return len(each) == len(value) and all(_fits(arm, item) for arm, item in zip(each, value, strict=True))
+    if arms:  # a union inside a tuple
+        return any(_fits(arm, value) for arm in arms)
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    return isinstance(value, int | float if hint is float else hint)
 
 
 def _kind(cls: type[Any]) -> str | None:

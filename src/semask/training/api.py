@@ -22,7 +22,7 @@ from semask.structures import IGNORE, Loss, Sample
 from semask.training.datamodule import SegmentationData
 from semask.training.module import SegmentationModule
 from semask.training.options import RunOptions
-from semask.training.prepare import warn_of_warm_up
+from semask.training.prepare import folder_of, locked, warn_of_warm_up
 from semask.training.run import Run, TrainResult, quiet
 
 
@@ -87,7 +87,7 @@ def fit(  # noqa: PLR0913 - everything may be one's own
         classes = Classes.from_dict({"classes": list(classes)})
     if classes is not None and len(classes) != model.num_classes:
         raise ValueError(f"classes names {len(classes)} classes, the model has {model.num_classes}")
-    with quiet():
+    with quiet(), locked(folder_of(recipe, options)):
         run = Run(recipe, options, classes, callbacks=callbacks)
         if run.first:
             warn_of_warm_up(recipe)

@@ -33,8 +33,6 @@ class MovingAverage(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"the moving average's decay must lie in [0, 1), got --train.ema {decay}")
         super().__init__(avg_fn=partial(follow, decay=decay))
 
     def weights(self) -> dict[str, Tensor]:

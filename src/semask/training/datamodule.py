@@ -19,11 +19,6 @@ from semask.training.frozen import CachedViews, collate_encoded
 
 def micro_batch(train: TrainRecipe, world_size: int) -> int:
     """Return the images of one forward pass on one device; a ValueError when the batch cannot be shared out evenly."""
-    if train.steps < 1 or train.batch_size < 1 or train.accumulate < 1 or train.eval_every < 1:
-        raise ValueError(
-            "train.steps, train.batch_size, train.accumulate and train.eval_every must be at least 1, got "
-            f"{train.steps}, {train.batch_size}, {train.accumulate} and {train.eval_every}"
-        )
     parts = world_size * train.accumulate
     if train.batch_size % parts:
         raise ValueError(

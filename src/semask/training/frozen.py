@@ -69,8 +69,7 @@ def check_frozen(recipe: Recipe, world_size: int) -> None:
         )
     if recipe.data.kind == "scenes" or world_size > 1:
         raise ValueError(
-            "features are kept for images from files and in one process; use --train.cached-views None, or "
-            "--devices 1"
+            "features are kept for images from files and in one process; use --train.cached-views None, or --devices 1"
         )
 
 

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from filelock import FileLock, Timeout
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from semask.checkpoints.pretrained import FROM_HUB, check_normalisation, load_encoder
 from semask.checkpoints.record import RECORD, read_record, write_record
 from semask.data.classes import Classes
 from semask.data.dataset import classes_of
+from semask.files import check_writable
+from semask.models.flops import meta_twin
 from semask.models.model import SegmentationModel
 from semask.recipes import Recipe, from_dict, to_dict
 from semask.recipes.folder import PLACEHOLDER_CLASSES
@@ -21,6 +28,7 @@ from semask.training.history import FOLDER
 from semask.training.options import RunOptions
 
 logger = logging.getLogger(__name__)
+LOCK = ".lock"
 
 MOVABLE = {"data.root", "model.encoder.weights"}
 """Fields that a resumed run may change: where files lie."""
@@ -43,6 +51,58 @@ def fit_classes(recipe: Recipe) -> tuple[Recipe, Classes]:
             "give another table with --data.classes"
         )
     return recipe, classes
+
+
+def folder_of(recipe: Recipe, options: RunOptions) -> Path:
+    """Folder of a run."""
+    return options.out or Path("runs") / recipe.name.replace("/", "-")
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold a run's folder, so that no other run writes there.
+
+    Raises:
+        ValueError: The folder cannot be written to, or another run holds it.
+    """
+    check_writable(out)
+    if getattr(rank_zero_only, "rank", 0):  # the first process holds it for all
+        yield
+        return
+    made = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / LOCK
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(
+            f"another run is writing to {str(out)!r}; wait for it, or choose another folder with --out"
+        ) from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
+        if made and not any(out.iterdir()):
+            out.rmdir()  # refused before anything was written
+
+
+def check_batch_norms(model: SegmentationModel, crop: tuple[int, int]) -> None:
+    """Refuse training with one image per step where a BatchNorm would see one value per channel.
+
+    Such values have no variance: heads that pool the whole map (PSPNet, DeepLabV3+, UPerNet), and tiny crops.
+    """
+    twin = meta_twin(model).train()
+    try:
+        twin(torch.zeros(1, len(model.mean), *crop, device="meta"))
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            "with one image per step a BatchNorm of this model sees one value per channel, which has no variance; use "
+            "--train.batch-size 2 or more, fewer --train.accumulate, or a larger --data.crop"
+        ) from error
 
 
 def warn_of_warm_up(recipe: Recipe) -> None:

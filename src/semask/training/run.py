@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
@@ -22,19 +23,28 @@ from semask.data.classes import Classes
 from semask.data.dataset import training_set, validation_set
 from semask.evaluation.metrics import Confusion
 from semask.evaluation.metrics.confusion import Scores
-from semask.files import check_writable
 from semask.losses.build import build_loss
 from semask.models.build import build
-from semask.models.encoders.checkpointing import checkpoint_stages
 from semask.models.flops import parameters
+from semask.ops.memory import checkpoint_stages
 from semask.recipes import Recipe, TrainRecipe
+from semask.recipes.bounds import check_numbers
 from semask.training.callbacks import Checkpoints, MovingAverage, RandomStates, WarnUnusedSemanticAttention
 from semask.training.datamodule import SegmentationData, micro_batch
 from semask.training.frozen import check_frozen
 from semask.training.history import FOLDER, open_loggers
 from semask.training.module import SegmentationModule
-from semask.training.options import RunOptions
-from semask.training.prepare import find_checkpoint, fit_classes, load_pretrained, open_folder, warn_of_warm_up
+from semask.training.options import RunOptions, check_options
+from semask.training.prepare import (
+    check_batch_norms,
+    find_checkpoint,
+    fit_classes,
+    folder_of,
+    load_pretrained,
+    locked,
+    open_folder,
+    warn_of_warm_up,
+)
 from semask.training.progress import ProgressReport
 
 TERMINATED = 143
@@ -68,9 +78,10 @@ class Run:
         callbacks: Sequence[Callback] = (),
     ) -> None:
         """Check the folder and set up the trainer, before any step is made."""
+        check_numbers(recipe)
+        check_options(options)
         self.recipe, self.options, self.classes = recipe, options, classes
-        self.out = options.out or Path("runs") / recipe.name.replace("/", "-")
-        check_writable(self.out)
+        self.out = folder_of(recipe, options)
         average = MovingAverage(decay=recipe.train.ema) if recipe.train.ema is not None else None
         self.checkpoints = Checkpoints(self.out, classes, average)
         watchers = [ProgressReport(), RandomStates(recipe.train.seed), self.checkpoints, WarnUnusedSemanticAttention()]
@@ -100,8 +111,11 @@ class Run:
                 raise KeyboardInterrupt from leaving
             raise
         matrix = self.checkpoints.matrix
-        if matrix is None:
-            raise ValueError(f"the run in {str(self.out)!r} was never evaluated; lower --train.eval-every")
+        if matrix is None or not matrix.any():
+            raise ValueError(
+                f"the run in {str(self.out)!r} has no score: no pixel of the validation split has a label; check "
+                "--data.val-split and the class table's labels"
+            )
         best = Confusion(len(matrix))
         best.matrix += matrix
         result = TrainResult(
@@ -140,7 +154,7 @@ def train(recipe: Recipe, options: RunOptions | None = None) -> TrainResult:
     """
     options = options or RunOptions()
     recipe, classes = fit_classes(recipe)
-    with quiet():
+    with quiet(), locked(folder_of(recipe, options)):
         run = Run(recipe, options, classes)
         check_frozen(recipe, run.trainer.world_size)
         if run.first and recipe.data.kind != "scenes" and not options.skip_check:
@@ -151,6 +165,8 @@ def train(recipe: Recipe, options: RunOptions | None = None) -> TrainResult:
         model = build(recipe).train()
         if run.resume is None:
             load_pretrained(model, recipe, console=run.console, from_scratch=options.from_scratch)
+        if run.micro_batch == 1 and run.trainer.world_size == 1:
+            check_batch_norms(model, recipe.data.crop)
         module = SegmentationModule(model, build_loss(recipe), recipe)
         draws = training_set(recipe.data, seed=recipe.train.seed, mean=recipe.model.mean)
         data = SegmentationData(draws, validation_set(recipe.data), recipe, workers=options.workers)
@@ -190,7 +206,16 @@ def build_trainer(recipe: TrainRecipe, options: RunOptions, *, callbacks: Sequen
         enable_model_summary=False,
         logger=False,
         callbacks=list(callbacks),
+        plugins=[DirectCheckpointIO()],
     )
+
+
+class DirectCheckpointIO(TorchCheckpointIO):
+    """Checkpoints written to their place; Lightning's own writing passes through the folder for temporary files."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write a checkpoint."""
+        torch.save(checkpoint, path)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Label maps as pictures: palettes, colours, overlays."""
+"""Label maps as images: palettes, colours, overlays."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from semask.ops.resize import to_float
 from semask.structures import IGNORE
 
 IGNORE_COLOUR = (0, 0, 0)
-"""What unlabelled pixels look like."""
+"""Colour of unlabelled pixels."""
 PIXELS = 2**20
-"""Pixels painted at once: a photograph as floats takes twelve bytes a pixel, several times over."""
+"""Pixels painted at once: an image as floats takes twelve bytes a pixel, several times over."""
 
 
 def numbered_classes(num_classes: int) -> Classes:
-    """Return classes called "class 0", "class 1", …, for a model that came without names."""
+    """Return classes called "class 0", "class 1", …, for a model without names."""
     return Classes.from_dict({"classes": [f"class {index}" for index in range(num_classes)]})
 
 
 def colourise(labels: Integer[Tensor, "H W"], classes: Classes) -> UInt8[Tensor, "3 H W"]:
-    """Paint every class in its colour, and what is no class in `IGNORE_COLOUR`."""
+    """Paint every class in its colour, other values in `IGNORE_COLOUR`."""
     table = torch.tensor([*classes.colours, IGNORE_COLOUR], dtype=torch.uint8)
     ids = labels.cpu().long()
     count = len(classes.colours)
@@ -44,12 +44,16 @@ def overlay(
     """Lay the colours over an image in [0, 1], or of bytes; `alpha` 0 shows the image alone, 1 the colours alone.
 
     Pixels without a class show the image.
+
+    Raises:
+        ValueError: `alpha` is out of range, or the sizes differ.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is the share of colour and lies in [0, 1], got {alpha}")
     if image.shape[-2:] != labels.shape:
         raise ValueError(f"image {tuple(image.shape)} and labels {tuple(labels.shape)} differ in size")
     mixed = torch.empty(image.shape, dtype=torch.uint8)
+    # row block by row block
     step = max(1, PIXELS // labels.shape[1])
     for rows in (slice(first, first + step) for first in range(0, len(labels), step)):
         ids = labels[rows].cpu()
@@ -62,21 +66,21 @@ def overlay(
 def write_label(path: str | Path, labels: Integer[Tensor, "H W"], classes: Classes) -> None:
     """Write class ids as an 8-bit PNG that carries the classes' colours as its palette.
 
-    Programs that show pictures show the colours; programs that read numbers read the ids.
+    Viewers show the colours; programs that read numbers read the ids.
     """
     palette = [channel for colour in classes.colours for channel in colour]
     palette += list(IGNORE_COLOUR) * (IGNORE + 1 - len(classes.colours))
-    picture = Image.fromarray(labels.cpu().numpy().astype(np.uint8))
-    picture.putpalette(palette)
-    _save(picture, Path(path))
+    image = Image.fromarray(labels.cpu().numpy().astype(np.uint8))
+    image.putpalette(palette)
+    _save(image, Path(path))
 
 
 def write_image(path: str | Path, image: UInt8[Tensor, "3 H W"]) -> None:
-    """Write an RGB picture; the suffix decides the format."""
+    """Write an RGB image; the suffix decides the format."""
     _save(Image.fromarray(image.cpu().permute(1, 2, 0).numpy()), Path(path))
 
 
-def _save(picture: Image.Image, path: Path) -> None:
+def _save(image: Image.Image, path: Path) -> None:
     options = {"quality": 92, "subsampling": 0} if path.suffix.lower() in {".jpg", ".jpeg"} else {}
     with atomic_write(path) as part:
-        picture.save(part, format=Image.registered_extensions()[path.suffix.lower()], **options)
+        image.save(part, format=Image.registered_extensions()[path.suffix.lower()], **options)

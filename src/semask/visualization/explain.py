@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from jaxtyping import Float, Integer
@@ -21,6 +21,15 @@ Query = tuple[int, int] | int
 
 The others are class, distillation and register tokens in an encoder, in this order, and the classes in a decoder.
 """
+NEEDS: dict[type[nn.Module], str] = {
+    ViTEncoder: "has tokens that do not attend to all others; use a plain ViT, such as ade20k/seg-s-mask-16",
+    MaskTransformer: "has neither attention nor class embeddings; use a model with the decoder segmenter_mask, such as "
+    "ade20k/seg-s-mask-16",
+    MaskClassifier: "has no queries with masks; use a model with the decoder maskformer or mask2former, such as "
+    "ade20k/semask-swin-l-mask2former",
+}
+"""Faults of other parts, with a remedy, by the part that an explanation needs."""
+T = TypeVar("T", bound=nn.Module)
 
 
 class TokenOrder(NamedTuple):
@@ -39,28 +48,32 @@ class TokenOrder(NamedTuple):
         return slice(self.before, self.before + self.grid[0] * self.grid[1])
 
     def token(self, query: Query) -> int:
-        """Return the position of a query."""
-        if isinstance(query, int):
-            others = self.before + self.after
-            if not 0 <= query < others:
-                there = f"0 … {others - 1}" if others else "none here"
-                raise ValueError(f"no other token {query}; there are: {there}. Give (row, column) for a patch.")
-            return query if query < self.before else self.patches.stop + query - self.before
-        if not isinstance(query, tuple) or len(query) != 2:
-            raise ValueError(f"a query is a patch's (row, column) or another token's number, got {query!r}")
-        (row, column), (height, width) = query, self.grid
-        if not (0 <= row < height and 0 <= column < width):
-            raise ValueError(
-                f"the query patch (row {row}, column {column}) lies outside the grid of {height}×{width} patches; rows "
-                f"are 0 … {height - 1}, columns 0 … {width - 1}"
-            )
-        return self.before + row * width + column
+        """Return the position of a query.
+
+        Raises:
+            ValueError: there is no such patch or token.
+        """
+        (height, width), others = self.grid, self.before + self.after
+        match query:
+            case int():
+                if 0 <= query < others:
+                    return query if query < self.before else self.patches.stop + query - self.before
+                numbers = f"0 … {others - 1}" if others else "none here"
+                raise ValueError(f"there is no other token {query}, only {numbers}; patches are (row, column)")
+            case (row, column) if isinstance(query, tuple):
+                if 0 <= row < height and 0 <= column < width:
+                    return self.before + row * width + column
+                raise ValueError(
+                    f"the query patch (row {row}, column {column}) lies outside the grid of {height}×{width} patches, "
+                    f"rows 0 … {height - 1} and columns 0 … {width - 1}"
+                )
+        raise ValueError(f"a query is a patch's (row, column) or another token's number, got {query!r}")
 
 
 class AttentionRows(NamedTuple):
     """The attention of some queries: per image, head and query one row over all tokens, of sum 1.
 
-    `order` is that of the tokens. The patches are those of the padded image.
+    The patches are those of the padded image.
     """
 
     rows: Float[Tensor, "b heads q n"]
@@ -120,29 +133,28 @@ def attention_rows(
     bottom. Of the matrix, b heads n n, only the requested rows are kept.
 
     Source: Segmenter (arXiv:2105.05633) appendix, attention maps.
+
+    Raises:
+        ValueError: the part has no such attention, or there is no such layer or query.
     """
     if part not in get_args(Part):
         raise ValueError(f"no part called {part!r}; there are: {', '.join(get_args(Part))}")
     with _evaluating(model):
         if part == "encoder":
-            encoder = _vit(model)
+            encoder = _checked(model.encoder, ViTEncoder)
             _check_layer(layer, encoder.depth, part)
             prepared = model.prepare(images)
             order = _encoder_order(encoder, prepared)
             tokens = [order.token(query) for query in queries]
             (rows,) = encoder.attention(prepared, lambda attention: attention[:, :, tokens], layers=[layer])
-            return AttentionRows(rows, order)
-        decoder = _mask_transformer(model)
-        _check_layer(layer, len(decoder.blocks), part)
-        embedded, grid = decoder.tokens(model.encode(images))
-        order = TokenOrder(grid, before=0, after=model.num_classes)
-        tokens = [order.token(query) for query in queries]
-        return AttentionRows(decoder.attention(embedded, layer)[:, :, tokens], order)
-
-
-def _check_layer(layer: int, depth: int, part: Part) -> None:
-    if not 0 <= layer < depth:
-        raise ValueError(f"the {part} has no layer {layer}; its layers are 0 … {depth - 1}")
+        else:
+            decoder = _checked(model.decoder, MaskTransformer)
+            _check_layer(layer, len(decoder.blocks), part)
+            embedded, grid = decoder.tokens(model.encode(images))
+            order = TokenOrder(grid, before=0, after=model.num_classes)
+            tokens = [order.token(query) for query in queries]
+            rows = decoder.attention(embedded, layer)[:, :, tokens]
+    return AttentionRows(rows, order)
 
 
 @torch.no_grad()
@@ -156,7 +168,7 @@ def attention_distances(
 
     Source: Segmenter appendix, Fig. 7; the definition is ours, since none was published.
     """
-    encoder = _vit(model)
+    encoder = _checked(model.encoder, ViTEncoder)
     total, count = torch.zeros((), dtype=torch.float64), 0
     with _evaluating(model):
         for images in batches:
@@ -167,8 +179,7 @@ def attention_distances(
             def keep(attention: Tensor, patches: slice = order.patches, distances: Tensor = distances) -> Tensor:
                 return mean_distance(attention[..., patches, patches], distances)
 
-            layers = encoder.attention(prepared, keep, layers=range(encoder.depth))
-            total = total + torch.stack(layers).sum(dim=1)
+            total = total + torch.stack(encoder.attention(prepared, keep, layers=range(encoder.depth))).sum(dim=1)
             count += len(images)
     if not count:
         raise ValueError("attention distances need at least one image, got none")
@@ -187,15 +198,15 @@ def mean_distance(attention: Float[Tensor, "b heads n n"], distances: Float[Tens
 
     Rows need no sum of 1: each is divided by its sum, so that other tokens' attention is left out.
     """
-    # mean distance of every query, then over the queries
     moments = (attention * distances).sum(dim=-1)
+    # mean distance of every query, then over the queries
     per_query = moments / attention.sum(dim=-1, dtype=moments.dtype)
     return per_query.cpu().double().mean(dim=-1)
 
 
 def class_embeddings(model: SegmentationModel) -> Float[Tensor, "k d"]:
     """Return the learned class embeddings of a Mask Transformer, in the order of the classes."""
-    return _mask_transformer(model).class_embeddings.detach()
+    return _checked(model.decoder, MaskTransformer).class_embeddings.detach()
 
 
 def project_classes(embeddings: Float[Tensor, "k d"], *, centred: bool) -> ClassProjection:
@@ -228,16 +239,15 @@ def query_masks(model: SegmentationModel, images: Float[Tensor, "b 3 H W"]) -> Q
 
     Images are RGB in [0, 1] and go through whole. A pixel's class is that of `model.labels`, whose score is a sum over
     all queries: one that paints nothing may still have added to it.
+
+    Raises:
+        ValueError: the decoder is no mask classifier.
     """
-    if not isinstance(model.decoder, MaskClassifier):
-        raise ValueError(
-            f"a {type(model.decoder).__name__} has no queries with masks; use a model with the decoder maskformer or "
-            "mask2former, such as ade20k/semask-swin-l-mask2former"
-        )
+    decoder = _checked(model.decoder, MaskClassifier)
     height, width = images.shape[-2:]
     with _evaluating(model):
         prepared = model.prepare(images)
-        out = model.decoder(model.encoder(prepared), auxiliary=False)
+        out = decoder(model.encoder(prepared), auxiliary=False)
     likely, masks = out.probabilities((prepared.shape[-2], prepared.shape[-1]))
     masks = masks[..., :height, :width]
     painters = []
@@ -254,22 +264,16 @@ def _encoder_order(encoder: ViTEncoder, prepared: Tensor) -> TokenOrder:
     return TokenOrder((height, width), before=encoder.num_extra, after=0)
 
 
-def _vit(model: SegmentationModel) -> ViTEncoder:
-    if not isinstance(model.encoder, ViTEncoder):
-        raise ValueError(
-            f"the attention of a {type(model.encoder).__name__} cannot be shown: not all of its tokens attend to each "
-            "other; use a model over a plain ViT, such as ade20k/seg-s-mask-16"
-        )
-    return model.encoder
+def _check_layer(layer: int, depth: int, part: Part) -> None:
+    if not 0 <= layer < depth:
+        raise ValueError(f"the {part} has no layer {layer}; its layers are 0 … {depth - 1}")
 
 
-def _mask_transformer(model: SegmentationModel) -> MaskTransformer:
-    if not isinstance(model.decoder, MaskTransformer):
-        raise ValueError(
-            f"a {type(model.decoder).__name__} has neither attention nor class embeddings; use a model with the "
-            "decoder segmenter_mask, such as ade20k/seg-s-mask-16"
-        )
-    return model.decoder
+def _checked(module: nn.Module, kind: type[T]) -> T:
+    """Return a part of a model if it is of the kind that an explanation needs."""
+    if not isinstance(module, kind):
+        raise ValueError(f"a {type(module).__name__} {NEEDS[kind]}")
+    return module
 
 
 @contextmanager

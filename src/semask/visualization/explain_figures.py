@@ -22,7 +22,7 @@ PANEL = 2.1
 """Width of one panel [inches]."""
 COLOURS = "magma"
 OPACITY = 0.92
-"""Of the highest attention over the image; the lowest is transparent, with the square root between."""
+"""Opacity of the highest attention over the image; the lowest is transparent, with the square root between."""
 DIMMED = 0.55
 """Brightness of the image under attention."""
 GAPS = (0.8, 1.5, 3.0, 5.0, 8.0, 12.0, 17.0, 23.0)
@@ -44,23 +44,38 @@ def attention_maps(
     `patch_size` is the side of a patch [px]; maps of padded images reach beyond the image. Every head has its own
     scale, from its least to its largest value, which is printed above it in percent of the query's attention. The patch
     `query` (row, column) is framed.
+
+    Raises:
+        ValueError: the maps do not cover the image, or there is no such patch.
     """
-    heads, height, width = maps.shape
-    _check_maps(image, maps, patch_size, query)
+    heads, rows, columns = maps.shape
+    height, width = rows * patch_size, columns * patch_size
+    if image.shape[-2] > height or image.shape[-1] > width:
+        raise ValueError(
+            f"maps of {rows}×{columns} patches of {patch_size} px cover {height}×{width}, the image is "
+            f"{image.shape[-2]}×{image.shape[-1]}; give the image that the attention was computed for"
+        )
+    if query is not None and not (0 <= query[0] < rows and 0 <= query[1] < columns):
+        raise ValueError(f"the query patch {query} lies outside the grid of {rows}×{columns} patches")
     with rc_context(STYLE):
-        figure, places = _panels(heads + 1, (height, width), title=title)
+        figure, places = _panels(heads + 1, (rows, columns), title=title)
         for axes, head in zip(places, range(-1, heads), strict=False):
             _show_image(axes, image, grey=head >= 0)
             if head >= 0:
-                _lay_over(axes, maps[head], patch_size)
+                # attention scaled to [0, 1], as opaque as it is high
+                values = maps[head].detach().cpu().float().numpy()
+                scaled = (values - values.min()) / ((values.max() - values.min()) or 1)
+                look = {"cmap": COLOURS, "vmin": 0, "vmax": 1, "alpha": OPACITY * np.sqrt(scaled)}
+                # Black behind the padding beyond the image, so that colours mean the same there.
+                axes.add_patch(Rectangle((0, 0), width, height, facecolor="black", zorder=-1))
+                axes.imshow(scaled, extent=(0, width, height, 0), interpolation="nearest", **look)
                 axes.set_title(f"head {head}  ≤ {100 * float(maps[head].max()):.2g} %", fontsize=8, pad=3)
-            for colour, line in (("white", 2.2), ("#e5133a", 1.1)):
-                if query is None:
-                    break
+            # red frame of the query with a white edge
+            for colour, line in (("white", 2.2), ("#e5133a", 1.1)) if query is not None else ():
                 corner = (query[1] * patch_size, query[0] * patch_size)
                 axes.add_patch(Rectangle(corner, patch_size, patch_size, fill=False, edgecolor=colour, linewidth=line))
-            axes.set_xlim(0, width * patch_size)
-            axes.set_ylim(height * patch_size, 0)
+            axes.set_xlim(0, width)
+            axes.set_ylim(height, 0)
         save_figure(figure, path)
 
 
@@ -78,21 +93,32 @@ def query_figure(
 
     `index` is the image's among those of `found`; at most `count` queries are drawn, and none that paints nothing.
     The title of each is its likeliest class with its probability, its number and the share of pixels that it paints.
+
+    Raises:
+        ValueError: `found` holds no such image, or it and the image or the classes do not belong together.
     """
-    _check_queries(image, found, classes, index)
+    size, highest = (image.shape[-2], image.shape[-1]), int(found.classes.max())
+    if not 0 <= index < len(found.classes):
+        raise ValueError(f"there is no image {index}; the queries belong to {len(found.classes)}, from 0")
+    if size != (masks := found.masks.shape[-2:]):
+        raise ValueError(
+            f"masks of {masks[0]}×{masks[1]} do not fit an image of {size[0]}×{size[1]}; give the image of the queries"
+        )
+    if highest >= len(classes):
+        raise ValueError(f"a query is of class {highest} and there are {len(classes)} classes, from 0: use its model's")
     shares = found.shares[index]
     strongest = [query for query in shares.argsort(descending=True).tolist()[:count] if shares[query] > 0]
     with rc_context(STYLE):
-        figure, places = _panels(len(strongest) + 1, (image.shape[-2], image.shape[-1]), title=title, heading=0.36)
+        figure, places = _panels(len(strongest) + 1, size, title=title, heading=0.36)
         _show_image(places[0], image, grey=False)
         for axes, query in zip(places[1:], strongest, strict=False):
             kind = int(found.classes[index, query])
             _show_image(axes, image, grey=True)
             # the class's colour, as opaque as the mask is likely
-            layer = np.empty((*image.shape[-2:], 4), dtype=np.float32)
+            layer = np.empty((*size, 4), dtype=np.float32)
             layer[..., :3] = np.asarray(classes.colours[kind]) / 255
             layer[..., 3] = OPACITY * found.masks[index, query].detach().cpu().float().numpy()
-            axes.imshow(layer, extent=(0, image.shape[-1], image.shape[-2], 0), interpolation="antialiased")
+            axes.imshow(layer, extent=(0, size[1], size[0], 0), interpolation="antialiased")
             likely = 100 * float(found.probabilities[index, query])
             caption = f"{classes.names[kind]} {likely:.0f} %\nquery {query} paints {100 * float(shares[query]):.2g} %"
             axes.set_title(caption, fontsize=8, pad=3)
@@ -130,6 +156,9 @@ def class_scatter(path: str | Path, projection: ClassProjection, classes: Classe
     Both axes have one scale, so that distances are those of the embeddings, as far as two axes hold them.
 
     Source: Segmenter (arXiv:2105.05633) Fig. 8.
+
+    Raises:
+        ValueError: the numbers of embeddings and classes differ.
     """
     # dots in the classes' colours
     points = projection.coordinates.cpu().double().numpy()
@@ -179,55 +208,10 @@ def _panels(count: int, shape: tuple[int, int], *, title: str, heading: float = 
     return figure, list(places)
 
 
-def _check_queries(image: Tensor, found: QueryMasks, classes: Classes, index: int) -> None:
-    if not 0 <= index < len(found.classes):
-        raise ValueError(f"there is no image {index}; the queries belong to {len(found.classes)}, from 0")
-    if image.shape[-2:] != found.masks.shape[-2:]:
-        raise ValueError(
-            f"masks of {found.masks.shape[-2]}×{found.masks.shape[-1]} do not lie on an image of "
-            f"{image.shape[-2]}×{image.shape[-1]}; give the image that the queries belong to"
-        )
-    if int(found.classes.max()) >= len(classes):
-        raise ValueError(
-            f"a query is of class {int(found.classes.max())} and there are {len(classes)} classes, from 0: these "
-            "belong to different models"
-        )
-
-
-def _check_maps(image: Tensor, maps: Tensor, patch_size: int, query: tuple[int, int] | None) -> None:
-    height, width = maps.shape[-2:]
-    covered = (height * patch_size, width * patch_size)
-    if any(side > reach for side, reach in zip(image.shape[-2:], covered, strict=True)):
-        raise ValueError(
-            f"maps of {height}×{width} patches of {patch_size} px cover {covered[0]}×{covered[1]}, the image is "
-            f"{image.shape[-2]}×{image.shape[-1]}; give the image that the attention was computed for"
-        )
-    if query is not None and not (0 <= query[0] < height and 0 <= query[1] < width):
-        raise ValueError(f"the query patch {query} lies outside the grid of {height}×{width} patches")
-
-
 def _show_image(axes: Axes, image: Tensor, *, grey: bool) -> None:
     pixels = image.detach().cpu().float().clamp(0, 1).permute(1, 2, 0).numpy()
     shown = DIMMED * pixels.mean(axis=2, keepdims=True).repeat(3, axis=2) if grey else pixels
     axes.imshow(shown, extent=(0, image.shape[-1], image.shape[-2], 0), interpolation="antialiased")
-
-
-def _lay_over(axes: Axes, attention: Tensor, patch_size: int) -> None:
-    height, width = (side * patch_size for side in attention.shape)
-    values = attention.detach().cpu().float().numpy()
-    least, largest = values.min(), values.max()
-    scaled = (values - least) / ((largest - least) or 1)
-    # Black behind the padding beyond the image, so that colours mean the same there.
-    axes.add_patch(Rectangle((0, 0), width, height, facecolor="black", zorder=-1))
-    axes.imshow(
-        scaled,
-        extent=(0, width, height, 0),
-        cmap=COLOURS,
-        vmin=0,
-        vmax=1,
-        alpha=OPACITY * np.sqrt(scaled),
-        interpolation="nearest",
-    )
 
 
 def _name_points(axes: Axes, points: Float[np.ndarray, "k 2"], names: tuple[str, ...]) -> None:
@@ -235,22 +219,20 @@ def _name_points(axes: Axes, points: Float[np.ndarray, "k 2"], names: tuple[str,
 
     Names of crowded dots come first, since they have the fewest positions.
     """
-    figure = axes.figure
-    canvas = FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(axes.figure)
     canvas.draw()  # computes the layout, which the positions depend on
     axes.autoscale(False)
-    renderer = canvas.get_renderer()
+    renderer, point = canvas.get_renderer(), axes.figure.dpi / 72
     frame = np.asarray(axes.get_window_extent(renderer).extents)
     to_data = axes.transData.inverted().transform
     dots = axes.transData.transform(points)
-    point = figure.dpi / 72
-    size = 7.5 if len(names) <= 60 else 6
+    # crowded dots first, by the distances of their nearest
     apart = np.linalg.norm(dots[:, None] - dots[None], axis=-1)
     crowd = np.sort(apart, axis=1)[:, :6].sum(axis=1)
     taken = np.concatenate((dots - 3 * point, dots + 3 * point), axis=1)
+    style = {"fontsize": 7.5 if len(names) <= 60 else 6, "ha": "center", "va": "center", "zorder": 4}
     for index in np.argsort(crowd):
-        x, y = points[index]
-        note = axes.text(x, y, names[index], fontsize=size, ha="center", va="center", zorder=4)
+        note = axes.text(*points[index], names[index], **style)
         extent = note.get_window_extent(renderer)
         box, gap = _free_place(dots[index], (extent.width, extent.height), taken, frame, 4 * point)
         note.set_position(tuple(to_data((box[:2] + box[2:]) / 2)))

@@ -1,4 +1,4 @@
-"""Figures: pictures with their predictions, the course of a training, classes side by side."""
+"""Figures: images with their predictions, the course of a training, classes side by side."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Integer
 from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
@@ -27,33 +26,25 @@ STAGES = ("#a9c4f5", "#6f9cea", "#3a73d9", "#173c86")
 
 STYLE: dict[str, Any] = {
     "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": FAINT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
+    "grid.color": GRID,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), FAINT),
+    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
 }
 
 LOSSES, MIOU, GAIN, RATE = ("train/main", "train/prior"), "val/mIoU", "lambda/", "train/lr"
 History = Mapping[str, Sequence[tuple[int, float]]]
-"""(step, value) pairs by what was logged."""
+"""(step, value) pairs by quantity, as a run's logs name them."""
 
 CELL = 1.6
-"""Width of one picture in a grid [inches]."""
+"""Width of one image in a grid [inches]."""
 
 
 class Row(NamedTuple):
-    """One line of pictures: image 3×H×W in [0, 1], the others class ids; no prior without semantic layers."""
+    """One line of images: image 3×H×W in [0, 1], the others class ids; no prior without semantic layers."""
 
     image: Float[Tensor, "3 H W"]
     truth: Integer[Tensor, "H W"]
@@ -62,18 +53,28 @@ class Row(NamedTuple):
 
 
 def figure_grid(path: str | Path, rows: Sequence[Row], classes: Classes) -> None:
-    """Draw image | truth | prediction | semantic prior, two rows side by side, above a legend of the classes seen.
+    """Draw image | truth | prediction | semantic prior, two rows side by side, above a legend of their classes.
 
-    Pictures may differ in size; the first one's aspect ratio sets the grid's.
+    Images may differ in size; the first one's aspect ratio sets the grid's.
     """
     if not rows:
         raise ValueError("a figure needs at least one row")
     titles = ["image", "truth", "prediction", "semantic prior"][: 3 if rows[0].prior is None else 4]
+    # legend of the classes in the rows, and of unlabelled pixels
+    maps = [labels for row in rows for labels in row[1:] if labels is not None]
+    ids = sorted({int(value) for labels in maps for value in np.unique(labels.cpu().numpy())})
+    known = [index for index in ids if 0 <= index < len(classes)]
+    entries = [(classes.names[index], classes.colours[index]) for index in known]
+    entries += [("unlabelled", IGNORE_COLOUR)] if len(known) < len(ids) else []
+    legend = [
+        Patch(facecolor=[channel / 255 for channel in colour], edgecolor=FAINT, linewidth=0.4, label=name)
+        for name, colour in entries
+    ]
+    # size of the figure [inches]
     blocks = min(2, len(rows))
     lines = -(-len(rows) // blocks)
     height, width = rows[0].image.shape[-2:]
     inches_wide = CELL * (len(titles) * blocks + 0.15 * (blocks - 1))
-    legend = _occurring(rows, classes)
     legend_columns = max(1, int(inches_wide / 1.55))
     below = 0.2 + 0.22 * -(-len(legend) // legend_columns)
     inches_tall = CELL * height / width * lines + 0.3 + below
@@ -95,11 +96,15 @@ def figure_grid(path: str | Path, rows: Sequence[Row], classes: Classes) -> None
             line, block = divmod(index, blocks)
             for column, title in enumerate(titles):
                 axes = figure.add_subplot(cells[line, block * (len(titles) + 1) + column])
-                _show(axes, row, column, classes)
+                axes.set_axis_off()
+                if (values := row[column]) is not None:
+                    shown = values.clamp(0, 1) if column == 0 else colourise(values, classes)
+                    interpolation = "nearest" if column else "antialiased"
+                    axes.imshow(shown.permute(1, 2, 0).cpu().numpy(), interpolation=interpolation)
                 if line == 0:
                     axes.set_title(title, loc="center", pad=5)
         figure.legend(
-            handles=[Patch(facecolor=colour, edgecolor=FAINT, linewidth=0.4, label=name) for name, colour in legend],
+            handles=legend,
             loc="lower center",
             ncols=min(legend_columns, len(legend)),
             handlelength=1.0,
@@ -111,15 +116,14 @@ def figure_grid(path: str | Path, rows: Sequence[Row], classes: Classes) -> None
 
 
 def training_curves(path: str | Path, history: History) -> None:
-    """Draw losses, validation mIoU, λ of every stage and the learning rate over the steps of a run.
+    """Draw losses, validation mIoU, λ of every stage and the learning rate over the steps of a run, as far as logged.
 
-    `history` holds (step, value) pairs by quantity, as a run's logs name them. What was not logged is not drawn.
+    Raises:
+        ValueError: nothing of these was logged.
     """
-    panels = [
-        panel
-        for panel, keys in ((_losses, LOSSES), (_miou, (MIOU,)), (_gains, _gain_keys(history)), (_rate, (RATE,)))
-        if any(history.get(key) for key in keys)
-    ]
+    gains = sorted(key for key in history if key.startswith(GAIN))
+    keys = {"loss": LOSSES, "validation mIoU [%]": (MIOU,), "λ of the semantic layers": gains, "learning rate": (RATE,)}
+    panels = {title: logged for title in keys if (logged := [key for key in keys[title] if history.get(key)])}
     if not panels:
         raise ValueError(f"the history holds no loss, score, λ or learning rate to draw, only {sorted(history)}")
     columns = min(2, len(panels))
@@ -127,9 +131,33 @@ def training_curves(path: str | Path, history: History) -> None:
     with rc_context(STYLE):
         figure = Figure(figsize=(4.6 * columns, 2.7 * lines), dpi=160, layout="constrained")
         places = np.ravel(figure.subplots(lines, columns, squeeze=False))
-        for axes, panel in zip(places, panels, strict=False):
-            panel(axes, history)
+        for axes, (title, logged) in zip(places, panels.items(), strict=False):
+            for index, key in enumerate(logged):
+                steps, values = zip(*history[key], strict=True)
+                if key in LOSSES:
+                    colour = MAIN if key == LOSSES[0] else PRIOR
+                    axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+                    axes.plot(steps, _smooth(values), color=colour, linewidth=1.6, label=key.removeprefix("train/"))
+                elif key == MIOU:
+                    percent = [100 * value for value in values]
+                    axes.plot(steps, percent, color=MAIN, linewidth=1.6, marker="o", markersize=4)
+                    end, offset = (steps[-1], percent[-1]), {"xytext": (0, -14), "textcoords": "offset points"}
+                    axes.annotate(f"{percent[-1]:.1f}", end, **offset, ha="center")
+                elif key == RATE:
+                    axes.plot(steps, values, color=INK, linewidth=1.4)
+                    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+                else:
+                    label = key.removeprefix(GAIN).replace("stage", "stage ").replace("/unit", ", unit ")
+                    axes.plot(steps, values, color=STAGES[index % len(STAGES)], linewidth=1.6, label=label)
+            axes.set_title(title)
             axes.set_xlabel("step")
+            # λ may be negative, the others begin at 0
+            if logged[0] not in gains:
+                axes.set_ylim(0, 100 if logged == [MIOU] else None)
+            if logged == [MIOU]:
+                axes.set_xlim(left=0)
+            elif logged != [RATE]:
+                axes.legend(ncols=2 if logged[0] in gains else 1)
             axes.margins(x=0.02)
         for axes in places[len(panels) :]:
             axes.remove()
@@ -137,7 +165,11 @@ def training_curves(path: str | Path, history: History) -> None:
 
 
 def class_bars(path: str | Path, scores: Scores, names: Sequence[str]) -> None:
-    """Draw the IoU of every class as bars, best first, with the mean as a line; undefined classes are left out."""
+    """Draw the IoU of every class as bars, best first, with the mean as a line; undefined classes are left out.
+
+    Raises:
+        ValueError: no class has a defined IoU.
+    """
     rows = [(iou, name) for name, iou in zip(names, scores.iou.tolist(), strict=True) if not math.isnan(iou)]
     rows.sort(reverse=True)
     if not rows:
@@ -159,72 +191,10 @@ def class_bars(path: str | Path, scores: Scores, names: Sequence[str]) -> None:
         save_figure(figure, path)
 
 
-def _losses(axes: Axes, history: History) -> None:
-    for key, colour in zip(LOSSES, (MAIN, PRIOR), strict=True):
-        if history.get(key):
-            steps, values = zip(*history[key], strict=True)
-            axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-            axes.plot(steps, _smooth(values), color=colour, linewidth=1.6, label=key.removeprefix("train/"))
-    axes.set_title("loss")
-    axes.set_ylim(bottom=0)
-    axes.legend()
-
-
-def _miou(axes: Axes, history: History) -> None:
-    steps, values = zip(*history[MIOU], strict=True)
-    percent = [100 * value for value in values]
-    axes.plot(steps, percent, color=MAIN, linewidth=1.6, marker="o", markersize=4)
-    axes.annotate(
-        f"{percent[-1]:.1f}", (steps[-1], percent[-1]), xytext=(0, -14), textcoords="offset points", ha="center"
-    )
-    axes.set_title("validation mIoU [%]")
-    axes.set_ylim(0, 100)
-    axes.set_xlim(left=0)
-
-
-def _gains(axes: Axes, history: History) -> None:
-    for index, key in enumerate(_gain_keys(history)):
-        label = key.removeprefix(GAIN).replace("stage", "stage ").replace("/unit", ", unit ")
-        axes.plot(*zip(*history[key], strict=True), color=STAGES[index % len(STAGES)], linewidth=1.6, label=label)
-    axes.set_title("λ of the semantic layers")
-    axes.legend(ncols=2)
-
-
-def _rate(axes: Axes, history: History) -> None:
-    axes.plot(*zip(*history[RATE], strict=True), color=INK, linewidth=1.4)
-    axes.set_title("learning rate")
-    axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-
-
-def _gain_keys(history: History) -> list[str]:
-    return sorted(key for key in history if key.startswith(GAIN))
-
-
 def _smooth(values: Sequence[float]) -> list[float]:
     """Return running means over a twentieth of the run, centred, so that curves do not lag."""
     reach = len(values) // 40
     return [float(np.mean(values[max(0, at - reach) : at + reach + 1])) for at in range(len(values))]
-
-
-def _show(axes: Axes, row: Row, column: int, classes: Classes) -> None:
-    axes.set_axis_off()
-    values = row[column]
-    if values is None:
-        return
-    picture = values.clamp(0, 1) if column == 0 else colourise(values, classes)
-    axes.imshow(picture.permute(1, 2, 0).cpu().numpy(), interpolation="nearest" if column else "antialiased")
-
-
-def _occurring(rows: Sequence[Row], classes: Classes) -> list[tuple[str, tuple[float, float, float]]]:
-    """Return names and colours of the classes that the rows show, in their order, and of unlabelled pixels."""
-    maps = [labels for row in rows for labels in row[1:] if labels is not None]
-    ids = sorted({int(value) for labels in maps for value in np.unique(labels.cpu().numpy())})
-    count = len(classes.names)
-    named = [(classes.names[i], classes.colours[i]) for i in ids if 0 <= i < count]
-    if any(not 0 <= i < count for i in ids):
-        named.append(("unlabelled", IGNORE_COLOUR))
-    return [(name, (r / 255, g / 255, b / 255)) for name, (r, g, b) in named]
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""Pasting a region of one training picture over another: more of what is rare, in more surroundings."""
+"""Copy-paste: a region of one training image over another, for more of rare classes in more surroundings."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ View = tuple[ImageTensor, UInt8[Tensor, "h w"]]
 
 
 class CopyPaste:
-    """The recipe's pasting: which classes, and whether all of one or a connected region.
+    """The recipe's pasting: of which classes, and either whole classes or connected regions.
 
     Source: Simple Copy-Paste (arXiv:2012.07177) §3 for objects, ClassMix (arXiv:2007.07936) §3.2 for whole classes.
-    Differs: one region per picture, edges not blended.
+    Differs: one region per image, edges not blended.
     """
 
     def __init__(self, data: DataRecipe, classes: Classes) -> None:
-        """Raise a ValueError for names that are in no class table."""
         self.share, self.whole = data.copy_paste, data.copy_paste_whole
         names = classes.names if data.copy_paste_classes is None else data.copy_paste_classes
         unknown = [name for name in names if name not in classes.names]
@@ -37,9 +36,9 @@ class CopyPaste:
         self.allowed = np.isin(np.arange(IGNORE), [classes.names.index(name) for name in names])
 
     def paste(self, onto: View, source: View, random: np.random.Generator) -> View:
-        """Return `onto` with a region of `source` over it, at the same place; both lie at the upper left corner.
+        """Return `onto` with a region of `source` over it, at the same place; both are aligned at the upper left.
 
-        Where only one of them has 8 bits, the outcome is in [0, 1].
+        Where only one of them has 8 bits, the result is in [0, 1].
         """
         height, width = (min(sides) for sides in zip(onto[1].shape, source[1].shape, strict=True))
         box = slice(height), slice(width)
@@ -48,7 +47,6 @@ class CopyPaste:
             return onto
         below, above = onto[0], source[0]
         if below.dtype != above.dtype:
-            # In a set of files of 8 bits and of more, whose numbers are on different scales.
             below, above = to_float(below), to_float(above)
         image, label = below.clone(), onto[1].clone()
         image[:, *box] = torch.where(chosen, above[:, *box], image[:, *box])
@@ -56,17 +54,19 @@ class CopyPaste:
         return image, label
 
     def region(self, label: UInt8[Tensor, "h w"], random: np.random.Generator) -> Bool[Tensor, "h w"] | None:
-        """Return what of a label is to be pasted, never ignored pixels; None where it shows no class to paste.
+        """Return the part of a label to be pasted, never ignored pixels; None where it shows no class to paste.
 
-        Classes are equally likely; of a class, a region is as likely as it is large.
+        Classes are equally likely; regions of a class are drawn by their area.
         """
         ids = label.numpy()
         present = np.flatnonzero((np.bincount(ids.ravel(), minlength=IGNORE + 1)[:IGNORE] > 0) & self.allowed)
         if not present.size:
             return None
+        # a random class of the label
         mask = ids == present[int(random.integers(len(present)))]
         if not self.whole:
             regions, _ = ndimage.label(mask)
+            # the region of a random pixel
             inside = regions[mask]
             mask = regions == inside[int(random.integers(len(inside)))]
         return torch.from_numpy(mask)

@@ -73,6 +73,7 @@ def check_pairs(data: DataRecipe, *, splits: Sequence[str] | None = None, progre
             f"{shared[0].image}: in the split {data.train_split!r} and in {data.val_split!r}, as are {len(shared)} "
             f"of {len(pairs)} images: scores would be too good; keep each in one split"
         )
+    # look into the files
     report = inspect_pairs(list(pairs.values()), data, classes, progress=progress)
     for warning in report.warnings[:SHOWN]:
         logger.warning("%s", warning)
@@ -106,47 +107,38 @@ def _pair_issues(pair: Pair, stats: PairStats, classes: Classes) -> Iterator[Iss
         yield Issue("unreadable", label.message, pair.label)
         return
     if isinstance(image, ImageStats):
-        yield from _size_issues(pair, image, label)
+        # sizes, and whether both are turned alike
+        turned = image.orientation >= MIRRORED and image.orientation != label.orientation
+        if (image.height, image.width) != (label.height, label.width):
+            fix = "make them one size"
+            if turned and (image.width, image.height) == (label.height, label.width):
+                fix = "the image's EXIF tag turns it, and the label was drawn without it: turn the label too"
+            message = f"label of {label.height}×{label.width} pixels for an image of {image.height}×{image.width}"
+            yield Issue("size", f"{message} ({pair.image.name}); {fix}", pair.label)
+        elif turned:
+            message = (
+                f"its EXIF tag (orientation {image.orientation}) turns or mirrors it, and the label has no such tag; "
+                "check whether they lie on each other, or save the image upright"
+            )
+            yield Issue("orientation", message, pair.image, "warning")
+    # values of the label
     encoded = classes.encode(np.array([value for value, _ in label.values]))
-    if (encoded == UNKNOWN).any():
-        yield _unknown_values(pair.label, label, encoded == UNKNOWN, classes)
+    unknown = [entry for entry, code in zip(label.values, encoded.tolist(), strict=True) if code == UNKNOWN]
+    if unknown:
+        listed = ", ".join(f"{value} ({count} pixels)" for value, count in unknown[:SHOWN_VALUES])
+        more = f" … {len(unknown)} values in all" if len(unknown) > SHOWN_VALUES else ""
+        fix = 'add them to "labels" of the class table as a class or "ignore", or correct the file'
+        if is_binary(label, classes):
+            fix = binary_fix(classes)
+        elif label.palette:
+            fix = (
+                "the file is a palette image and these are indices into its palette; "
+                'map them in "labels" of the class table, or save class numbers as 8-bit greyscale PNG'
+            )
+        yield Issue("values", f"label values outside the map: {listed}{more}; {fix}", pair.label)
     elif (encoded == IGNORE).all():
         message = "every pixel is ignored: nothing can be learnt from it; label or remove it"
         yield Issue("ignored", message, pair.label, "warning")
-
-
-def _size_issues(pair: Pair, image: ImageStats, label: LabelStats) -> Iterator[Issue]:
-    size, label_size = (image.height, image.width), (label.height, label.width)
-    turned = image.orientation >= MIRRORED and image.orientation != label.orientation
-    if size != label_size:
-        fix = "make them one size"
-        if turned and size == label_size[::-1]:
-            fix = "the image's EXIF tag turns it, and the label was drawn without it: turn the label too"
-        message = f"label of {label.height}×{label.width} pixels for an image of {image.height}×{image.width}"
-        yield Issue("size", f"{message} ({pair.image.name}); {fix}", pair.label)
-    elif turned:
-        message = (
-            f"its EXIF tag (orientation {image.orientation}) turns or mirrors it, and the label has no such tag; check "
-            "whether they lie on each other, or save the image upright"
-        )
-        yield Issue("orientation", message, pair.image, "warning")
-
-
-def _unknown_values(source: Source, label: LabelStats, unknown: np.ndarray, classes: Classes) -> Issue:
-    """Report values that the label map does not list, with the fix."""
-    outside = [entry for entry, is_unknown in zip(label.values, unknown.tolist(), strict=True) if is_unknown]
-    listed = ", ".join(f"{value} ({count} pixels)" for value, count in outside[:SHOWN_VALUES])
-    if len(outside) > SHOWN_VALUES:
-        listed += f" … {len(outside)} values in all"
-    fix = 'add them to "labels" of the class table as a class or "ignore", or correct the file'
-    if is_binary(label, classes):
-        fix = binary_fix(classes)
-    elif label.palette:
-        fix = (
-            "the file is a palette image and these are indices into its palette; "
-            'map them in "labels" of the class table, or save class numbers as 8-bit greyscale PNG'
-        )
-    return Issue("values", f"label values outside the map: {listed}; {fix}", source)
 
 
 def digest_split(data: DataRecipe, split: str) -> str:

@@ -27,6 +27,7 @@ def count_classes(labels: Iterable[LabelStats], classes: Classes) -> ClassCounts
     pixels, images, surroundings = (np.zeros(len(classes), np.int64) for _ in range(3))
     ignored = 0
     for label in labels:
+        # from values of the file to classes
         values, counts = np.array(label.values, np.int64).reshape(-1, 2).T
         encoded = classes.encode(values)
         ignored += int(counts[encoded == IGNORE].sum())

@@ -52,6 +52,18 @@ class Split(NamedTuple):
             if isinstance(stats.image, ImageStats):
                 yield pair, stats.image
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form, with [height, width, number of images] of every size."""
+        sizes = [[image.height, image.width] for _, image in self.images()]
+        distinct, counts = np.unique(np.array(sizes, np.int64).reshape(-1, 2), axis=0, return_counts=True)
+        return {
+            "pairs": len(self.pairs),
+            "pixels": self.counts.pixels.tolist(),
+            "images": self.counts.images.tolist(),
+            "ignored": self.counts.ignored,
+            "sizes": [[*size, count] for size, count in zip(distinct.tolist(), counts.tolist(), strict=True)],
+        }
+
 
 class Duplicate(NamedTuple):
     """Two pairs of one image: by its bytes (distance None), or but for so many of 64 bits."""
@@ -126,7 +138,7 @@ class Diagnosis:
         return {
             "root": self.data.root,
             "classes": list(self.classes.names),
-            "splits": {split.name: _split_record(split) for split in self.splits},
+            "splits": {split.name: split.to_dict() for split in self.splits},
             **issues,
             "duplicates": duplicates,
             "mean": None if statistics is None else list(statistics.mean),
@@ -158,14 +170,27 @@ def diagnose(
         raise ValueError(f"distance is a number of differing bits, 0 … {BITS}, got {distance}; give a small one")
     if workers is not None and workers < 1:
         raise ValueError(f"workers are threads, at least 1, got {workers}; None takes one per CPU core")
+    # scan both splits
     classes = classes_of(data)
     splits, issues = _read_splits(data, classes, workers=workers, progress=progress)
     pairs = [pair for split in splits for pair in split.pairs]
+    # issues: of the set as a whole first
     report = assess(pairs, [stats for split in splits for stats in split.stats], classes)
     duplicates = find_duplicates(splits, distance=distance)
     training = _training_split(splits, data)
+    if len(classes) < 2:
+        message = (
+            f"the class table has {len(classes)} class and models distinguish at least 2; to find one kind of thing, "
+            "make it and all the rest two classes"
+        )
+        issues.append(Issue("classes", message))
+    if num_classes is not None and len(classes) != num_classes:
+        message = (
+            f"the class table has {len(classes)} classes and the recipe's model {num_classes}; use "
+            f"--model.num-classes {len(classes)} in training, or give another table with --data.classes"
+        )
+        issues.append(Issue("classes", message))
     issues += [
-        *_class_count_issues(classes, num_classes),
         *report.errors,
         *report.warnings,
         *_duplicate_issues(duplicates),
@@ -221,6 +246,7 @@ def channel_statistics(split: Split) -> Statistics | None:
     decoded = [(image.height * image.width, image.pixels) for _, image in split.images() if image.pixels is not None]
     if not decoded:
         return None
+    # moments of images, weighted by their area, are moments of all pixels
     areas = np.array([area for area, _ in decoded], np.float64)
     mean, square = (
         np.average(np.array(moments), axis=0, weights=areas)
@@ -258,22 +284,8 @@ def find_duplicates(splits: Sequence[Split], *, distance: int) -> tuple[Duplicat
     return tuple(sorted(found, key=lambda each: (not each.leak, -1 if each.distance is None else each.distance)))
 
 
-def _class_count_issues(classes: Classes, expected: int | None) -> Iterator[Issue]:
-    if len(classes) < 2:
-        yield Issue(
-            "classes",
-            f"the class table has {len(classes)} class and models distinguish at least 2; to find one kind of thing, "
-            "make it and all the rest two classes",
-        )
-    if expected is not None and len(classes) != expected:
-        yield Issue(
-            "classes",
-            f"the class table has {len(classes)} classes and the recipe's model {expected}; use --model.num-classes "
-            f"{len(classes)} in training, or give another table with --data.classes",
-        )
-
-
 def _duplicate_issues(duplicates: Sequence[Duplicate]) -> Iterator[Issue]:
+    # duplicates between splits, one by one
     within = [each for each in duplicates if not each.leak]
     for each in duplicates:
         if each.leak:
@@ -286,9 +298,11 @@ def _duplicate_issues(duplicates: Sequence[Duplicate]) -> Iterator[Issue]:
                 severity="error" if each.distance is None else "warning",
             )
     for each in within:
+        # within a split, copies with different labels contradict each other
         if each.distance is None and not each.same_label:
             message = f"the same image as {each.first.image}, with another label; keep the right one"
             yield Issue("duplicate", message, each.second.image, "warning")
+    # the others in one line each: their number is what matters
     copies = sum(each.distance is None for each in within)
     for count, what in ((copies, "copies of a file"), (len(within) - copies, "pairs of nearly equal images")):
         if count:
@@ -299,6 +313,7 @@ def _duplicate_issues(duplicates: Sequence[Duplicate]) -> Iterator[Issue]:
 def _balance_issues(splits: Sequence[Split], training: Split, classes: Classes) -> Iterator[Issue]:
     """Report classes that are rare or absent in training."""
     counts = training.counts
+    # absent in all splits; in others alone; rare
     nowhere = sum((split.counts.pixels for split in splits), np.zeros(len(classes), np.int64)) == 0
     unseen = (counts.pixels == 0) & ~nowhere
     share = counts.pixels / max(1, counts.pixels.sum())
@@ -336,6 +351,7 @@ def _channel_issues(splits: Sequence[Split]) -> Iterator[Issue]:
     decoded: list[tuple[Pair, PixelStats]] = [
         (pair, image.pixels) for split in splits for pair, image in split.images() if image.pixels is not None
     ]
+    # a fourth channel
     transparent = [pair for pair, pixels in decoded if pixels.transparent]
     if transparent:
         message = (
@@ -343,6 +359,7 @@ def _channel_issues(splits: Sequence[Split]) -> Iterator[Issue]:
             "are laid over white. If it is a band of its own, such as infrared, use --data.channels 4"
         )
         yield Issue("bands", message, transparent[0].image, "warning")
+    # images of 12 bits, for example, in files of 16
     highest = max((pixels.highest for _, pixels in decoded), default=1.0)
     if highest < DIM:
         message = (
@@ -351,15 +368,3 @@ def _channel_issues(splits: Sequence[Split]) -> Iterator[Issue]:
             f"1, such as --data.value-range 0 {2 ** max(1, math.ceil(math.log2(65535 * highest + 1))) - 1} for 16 bits"
         )
         yield Issue("bands", message, severity="warning")
-
-
-def _split_record(split: Split) -> dict[str, Any]:
-    sizes = [[image.height, image.width] for _, image in split.images()]
-    distinct, counts = np.unique(np.array(sizes, np.int64).reshape(-1, 2), axis=0, return_counts=True)
-    return {
-        "pairs": len(split.pairs),
-        "pixels": split.counts.pixels.tolist(),
-        "images": split.counts.images.tolist(),
-        "ignored": split.counts.ignored,
-        "sizes": [[*size, count] for size, count in zip(distinct.tolist(), counts.tolist(), strict=True)],
-    }

@@ -112,6 +112,7 @@ def signature(grey: Float[Tensor, "H W"]) -> int | None:
 
     Source: Krawetz 2013.
     """
+    # mean brightness of the cells
     cells = F.adaptive_avg_pool2d(grey[None, None], (SIGNATURE_ROWS, SIGNATURE_ROWS + 1))[0, 0]
     if cells.max() - cells.min() < FLAT:
         return None

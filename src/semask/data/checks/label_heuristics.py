@@ -43,8 +43,21 @@ def label_issues(pairs: Sequence[Pair], stats: Sequence[PairStats], classes: Cla
     yield from _binary_masks(readable, counts, classes)
     yield from list(_counted_from_one(counts, classes)) or _zero_everywhere(counts, classes)
     yield from _reduced(counts, classes)
-    yield from _void_classes(classes)
-    yield from _mostly_ignored(counts, classes)
+    # classes that stand for "no label"
+    for index, name in enumerate(classes.names):
+        if name.strip().casefold() in VOID_NAMES and index in classes.label_map.values():
+            message = (
+                f"class {index} is called {name!r} and is learnt and scored like any other; if it means no label, "
+                'take it out of "classes" and map its value to "ignore"'
+            )
+            yield Issue("zero", message, severity="warning")
+    # more ignored than labelled pixels
+    ignored = {v: n for v, n in counts.pixels.items() if classes.label_map.get(v) == IGNORE}
+    share = sum(ignored.values()) / max(1, counts.pixels.total())
+    if share > 0.5:
+        most = max(ignored, key=lambda value: ignored[value])
+        message = f"{share:.1%} of all pixels are ignored, most of them of value {most}; is that value no class?"
+        yield Issue("ignored", message, severity="error" if share == 1 else "warning")
 
 
 def is_binary(label: LabelStats, classes: Classes) -> bool:
@@ -146,22 +159,3 @@ def _zero_everywhere(counts: ValueCounts, classes: Classes) -> Iterator[Issue]:
         )
     if message:
         yield Issue("zero", message, severity="warning")
-
-
-def _void_classes(classes: Classes) -> Iterator[Issue]:
-    for index, name in enumerate(classes.names):
-        if name.strip().casefold() in VOID_NAMES and index in classes.label_map.values():
-            message = (
-                f"class {index} is called {name!r} and is learnt and scored like any other; if it means no label, "
-                'take it out of "classes" and map its value to "ignore"'
-            )
-            yield Issue("zero", message, severity="warning")
-
-
-def _mostly_ignored(counts: ValueCounts, classes: Classes) -> Iterator[Issue]:
-    ignored = {v: n for v, n in counts.pixels.items() if classes.label_map.get(v) == IGNORE}
-    share = sum(ignored.values()) / max(1, counts.pixels.total())
-    if share > 0.5:
-        most = max(ignored, key=lambda value: ignored[value])
-        message = f"{share:.1%} of all pixels are ignored, most of them of value {most}; is that value no class?"
-        yield Issue("ignored", message, severity="error" if share == 1 else "warning")

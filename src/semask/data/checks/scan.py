@@ -74,6 +74,7 @@ def _measure(
     """Return the digest and statistics of a file, from the cache where it has them under one of the kinds."""
     digest = ""
     try:
+        # known content is not measured again
         digest = cache.digest(source, trust_stamp=trust_stamp)
         known = next((stats for kind in kinds if (stats := cache.get(kind, digest)) is not None), None)
         if known is not None:

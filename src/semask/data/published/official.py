@@ -1,4 +1,4 @@
-"""Descriptions of published datasets: the layout of their downloads, their counts of images, their readers of labels."""
+"""Descriptions of published datasets: layout of the downloads, counts of images, readers of labels."""
 
 from __future__ import annotations
 
@@ -90,6 +90,7 @@ def read_list(files: Files, path: str) -> list[str]:
         return []
     with found[0].open("rb") as file:
         lines = file.read().decode(errors="replace").split("\n")
+    # a line may hold more columns after the stem
     return [line.split()[0] for line in lines if line.strip()]
 
 
@@ -106,6 +107,7 @@ def renumber(ids: Integer[np.ndarray, "H W"], classes: Classes, *, rest: int, la
     """
     if ids.size and (ids.min() < 0 or ids.max() > largest):
         raise ValueError(f"ids from {ids.min()} to {ids.max()}, but the dataset has 0 to {largest}; fetch it again")
+    # one look-up per pixel
     table = np.full(largest + 1, rest, np.uint8)
     table[list(classes.official_ids)] = classes.values
     values: np.ndarray = table[ids]

@@ -79,6 +79,7 @@ def read_masks(source: Source) -> dict[str, Source]:
     try:
         with source.open("rb") as file:
             record = json.load(file)
+        # masks by image
         masks: dict[Any, list[tuple[int, Any]]] = {}
         for entry in record["annos_segmentation"]:
             mask = entry["segmentation"] if "segmentation" in entry else entry["mask"]

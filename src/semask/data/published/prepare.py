@@ -72,6 +72,7 @@ def prepare(
     files: dict[str, Source] = {}
     for number, path in enumerate(downloads):
         files |= {f"{number}/{name}": source for name, source in open_download(path, scratch=scratch).items()}
+    # find all pairs
     found = official.gather(files)
     _check_counts(official, found, downloads, partial=partial)
     jobs = [job for split, pairs in found.items() for job in _jobs(official, split, pairs, root)]
@@ -174,6 +175,7 @@ def _make(job: Job, read: Callable[[Source], Integer[np.ndarray, "H W"]] | None)
         return False
     if job.labels is not None:
         values = read_label(job.source).numpy() if read is None else read(job.source)
+        # a label is checked before it is written
         if unknown := _unknown_values(values, job.labels):
             raise ValueError(f"{job.source}: holds {unknown[:5]}, which are no values of the dataset; fetch it again")
         if read is not None:

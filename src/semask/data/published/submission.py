@@ -51,6 +51,7 @@ class Submission:
         self.table = Classes.load(self.format.table)
         self.folder = folder / self.format.folder
         self.written: set[str] = set()
+        # a model of the same classes in the same order
         known, wanted = ([n.strip().casefold() for n in table.names] for table in (classes, self.table))
         if known != wanted:
             raise ValueError(
@@ -70,6 +71,7 @@ class Submission:
             raise ValueError(
                 f"{stem}: labels of {tuple(labels.shape)} for an image of {tuple(size)}; they must be one size"
             )
+        # servers accept neither void nor ignored pixels
         if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.table):
             raise ValueError(
                 f"{stem}: labels from {int(labels.min())} to {int(labels.max())}; every pixel needs one of the "
@@ -92,6 +94,4 @@ class Submission:
         """Return the number of files as text, and whether they are the whole test."""
         count, wanted = len(self.written), self.format.images
         text = f"{count} files to submit in {self.folder}"
-        return (
-            text if count == wanted else f"{text}; the test of {self.name} has {wanted}; its server takes all"
-        )
+        return text if count == wanted else f"{text}; the test of {self.name} has {wanted}; its server takes all"

@@ -126,29 +126,26 @@ def _zip_tree(path: Path, changed: int, size: int) -> ZipTree:
     except ZIP_ERRORS as error:
         raise ValueError(f"{path}: no readable zip file ({error}); fetch it again") from error
     for info in infos:
-        _refuse_entry(path, info)
+        reason = ""
+        if stat.S_ISLNK(info.external_attr >> 16):
+            reason = "is a link; archives of plain files are read"
+        elif info.header_offset < 0:
+            reason = "lies before the archive's beginning; fetch the archive again"
+        elif info.flag_bits & ENCRYPTED:
+            reason = "is encrypted; unpack the archive"
+        elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            reason = f"is compressed by method {info.compress_type}; unpack the archive, or make it with `zip`"
+        if reason:
+            raise ValueError(f"{path}/{info.filename} {reason}")
     infos.sort(key=lambda info: info.filename)
     members = {info.filename: ZipMember(path, info.filename, info.file_size) for info in infos}
+    # zip files may leave out the entries of folders
     parents = (parent for name in members for parent in PurePosixPath(name).parents)
     folders = frozenset("" if str(parent) == "." else str(parent) for parent in parents)
     # the one folder above everything, but for the additions of macOS
     tops = {name.partition("/")[0] for name in members if not name.startswith(("__MACOSX/", "."))}
     top = tops.pop() if len(tops) == 1 else ""
     return ZipTree(members, folders, top if top in folders else "")
-
-
-def _refuse_entry(path: Path, info: zipfile.ZipInfo) -> None:
-    if stat.S_ISLNK(info.external_attr >> 16):
-        raise ValueError(f"{path}/{info.filename} is a link; archives of plain files are read")
-    if info.header_offset < 0:
-        raise ValueError(f"{path}/{info.filename} lies before the archive's beginning; fetch the archive again")
-    if info.flag_bits & ENCRYPTED:
-        raise ValueError(f"{path}/{info.filename} is encrypted; unpack the archive")
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(
-            f"{path}/{info.filename} is compressed by an unsupported method (number {info.compress_type}); "
-            "unpack the archive, or make it with `zip`"
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +202,7 @@ def _tar_members(path: Path, _changed: int, size: int) -> dict[str, TarMember]:
                     )
                 if info.name in members:
                     raise ValueError(f"{path} holds two files called {info.name!r}; make it again")
+                # tarfile itself reports a cut only when it reads the content
                 if info.offset_data + info.size > size:
                     raise ValueError(f"{path}: cut short at {info.name!r}; fetch it again")
                 members[info.name] = TarMember(path, info.name, info.size, info.offset_data)

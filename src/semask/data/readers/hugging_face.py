@@ -44,6 +44,7 @@ class Cell:
             Unreadable: the cell is empty, too large, or names no file.
         """
         value = _open_column(self.folder, self.column)[self.row][self.column]
+        # images are {"bytes": …, "path": …}; columns of bytes or paths hold them alone
         content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, value)
         if isinstance(content, bytes):
             if len(content) > MAX_BYTES:
@@ -101,11 +102,13 @@ def _open_column(folder: Path, column: str) -> Any:
     """Return one column without decoding its images."""
     from datasets import Image
 
+    # our own reader decodes, with its limits
     table = open_table(folder).select_columns([column])
     return table.cast_column(column, Image(decode=False)) if isinstance(table.features[column], Image) else table
 
 
 def _find_column(features: Any, given: str | None, usual: tuple[str, ...], flag: str, folder: Path) -> str:
+    # columns that can hold images, and among them the given or usual name
     able = [
         name
         for name, feature in features.items()

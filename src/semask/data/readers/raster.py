@@ -139,6 +139,7 @@ def _refuse_layout(series: Any, page: Any) -> None:
         raise UnsupportedFile(
             f"a TIFF of {shape} samples ({series.axes}) is no image of channels; save one image per file"
         )
+    # page and series must agree, or memory has no bound
     height, width = (series.shape[series.axes.index(axis)] for axis in "YX")
     if (height, width) != (page.imagelength, page.imagewidth) or not height * width:
         raise UnsupportedFile("a TIFF whose parts declare different sizes; restore or remove the file")
@@ -191,6 +192,7 @@ def _scale(stored: np.ndarray, value_range: tuple[float, float] | None) -> Image
             f"{kind} samples, whose range is unknown (here {stored.min():g} … {stored.max():g}); give the values that "
             "become 0 and 1 by --data.value-range LOW HIGH"
         )
+    # float32 cannot hold all integers of 32 bits
     low, high = value_range or FULL_SCALE[kind]
     values: np.ndarray = stored.astype(np.float64 if stored.dtype.itemsize > 2 else np.float32)
     if invalid := int((~np.isfinite(values)).sum()):

@@ -18,6 +18,7 @@ def paths_below(folder: Path) -> list[Path]:
     found: list[Path] = []
     for place, folders, names in os.walk(folder, followlinks=True):
         here = Path(place)
+        # os.walk goes on into the folders that stay in the list
         folders[:] = [
             name
             for name in folders
@@ -65,6 +66,7 @@ class Tree(NamedTuple):
     def _within_zip(self, path: str) -> tuple[ZipTree, str] | None:
         """Return the zip file that a path leads into and the path there; None if it leads into none."""
         whole = self.root / path
+        # the nearest ancestor that is a zip file
         for place in (whole, *whole.parents):
             if place.suffix.lower() == ".zip" and place.is_file():
                 archive = open_zip(place)

@@ -1,7 +1,7 @@
-"""A canvas that scenes are painted on: shapes set a class and a material per pixel, light and texture come last.
+"""The canvas of a scene: shapes set a class and a material per pixel, light and texture come last.
 
-Painting only writes three small maps; the colours are worked out once for the finished picture, so that a scene of
-thirty objects costs little more than an empty one. Coordinates are [px], rows downward, pixel centres at .5.
+Painting only writes three small maps; colours are computed once for the finished image, so that a scene of thirty
+objects costs little more than an empty one. Coordinates are [px], rows downward, pixel centres at .5.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Material(NamedTuple):
 
 
 class Canvas:
-    """Maps of class, material and shade, and the shapes that fill them, clipped to the picture."""
+    """Maps of class, material and shade, and the shapes that fill them, clipped to the image."""
 
     def __init__(self, size: tuple[int, int], *, horizon: float) -> None:
         self.height, self.width = size
@@ -38,8 +38,7 @@ class Canvas:
         self.label = np.zeros(size, np.uint8)
         self.material = np.zeros(size, np.int16)
         self.shade = np.ones(size, np.float32)
-        self._materials: list[Material] = []
-        self._numbers: dict[Material, int] = {}
+        self._materials: dict[Material, int] = {}
 
     def rectangle(
         self, rows: tuple[float, float], columns: tuple[float, float], label: int, material: Material
@@ -58,6 +57,7 @@ class Canvas:
     ) -> None:
         """Fill between two rows; `upper` and `lower` are the (left, right) columns at the first and at the last row."""
         box = _box(rows, self.height), _box((min(upper[0], lower[0]), max(upper[1], lower[1])), self.width)
+        # left and right edges, linear between the two rows
         at, across = _centres(box)
         way = (at - rows[0]) / max(rows[1] - rows[0], 1e-6)
         left, right = upper[0] + (lower[0] - upper[0]) * way, upper[1] + (lower[1] - upper[1]) * way
@@ -72,7 +72,7 @@ class Canvas:
         *,
         ragged: Float32[np.ndarray, "H W"] | None = None,
     ) -> None:
-        """Fill an ellipse; `ragged`, a field over the whole picture, moves its edge in and out."""
+        """Fill an ellipse; `ragged`, a field over the whole image, moves its edge in and out."""
         reach = 1.0 if ragged is None else 1.3
         box = self._around(centre, (radii[0] * reach, radii[1] * reach))
         distance = _distance(box, centre, radii)
@@ -83,18 +83,20 @@ class Canvas:
         self.label[box][mask], self.material[box][mask], self.shade[box][mask] = label, self._number(material), 1.0
 
     def shadow(self, centre: tuple[float, float], radii: tuple[float, float], strength: float) -> None:
-        """Darken an ellipse of whatever is painted so far, softly towards its edge."""
+        """Darken an ellipse of the painting so far, softly towards its edge."""
         box = self._around(centre, radii)
         self.shade[box] *= 1.0 - strength * np.clip(1.5 * (1.0 - _distance(box, centre, radii)), 0.0, 1.0)
 
     def render(self, textures: Float32[np.ndarray, "4 H W"]) -> Float32[np.ndarray, "3 H W"]:
         """Return the colours, 0 … 1 and beyond: near to far towards the horizon, textured, shaded."""
+        # colours of the materials, in the foreground and their change towards the horizon
         near = np.array([m.near for m in self._materials], np.float32).T
         away = np.array([m.far for m in self._materials], np.float32).T - near
         texture = np.array([m.texture for m in self._materials])
         rows = np.arange(self.height, dtype=np.float32)[:, None] + 0.5
         extent = np.where(rows < self.horizon, self.horizon, self.height - self.horizon).astype(np.float32)
         nearness = np.abs(rows - np.float32(self.horizon)) / extent
+        # light and texture
         pattern = np.take_along_axis(textures, texture[self.material][None], axis=0)[0]
         brightness = self.shade * (1.0 + pattern * CONTRAST[texture][self.material])
         colours: np.ndarray = near[:, self.material]
@@ -103,10 +105,7 @@ class Canvas:
         return colours
 
     def _number(self, material: Material) -> int:
-        number = self._numbers.setdefault(material, len(self._materials))
-        if number == len(self._materials):
-            self._materials.append(material)
-        return number
+        return self._materials.setdefault(material, len(self._materials))
 
     def _around(self, centre: tuple[float, float], radii: tuple[float, float]) -> tuple[slice, slice]:
         (row, column), (high, wide) = centre, radii
@@ -114,8 +113,9 @@ class Canvas:
 
 
 def noise(random: np.random.Generator, size: tuple[int, int], cells: tuple[int, int]) -> Float32[np.ndarray, "H W"]:
-    """Return smooth noise of unit variance at its nodes: `cells` random values down and across, linear in between."""
+    """Return smooth noise of unit variance at its nodes: `cells` random values down and across, interpolated."""
     values = random.standard_normal((cells[0] + 1, cells[1] + 1), dtype=np.float32)
+    # bilinear interpolation between the nodes
     (above, down), (before, right) = _nodes(size[0], cells[0]), _nodes(size[1], cells[1])
     rows = values[above] + (values[above + 1] - values[above]) * down[:, None]
     smooth: np.ndarray = rows[:, before] + (rows[:, before + 1] - rows[:, before]) * right
@@ -131,7 +131,7 @@ def _nodes(size: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _box(bounds: tuple[float, float], limit: int) -> slice:
-    """Return the pixels whose centres lie within bounds, at least one of those inside the picture."""
+    """Return the pixels whose centres lie within bounds, at least one inside the image."""
     first = min(max(floor(bounds[0] + 0.5), 0), limit)
     if bounds[1] <= 0:
         return slice(0, 0)

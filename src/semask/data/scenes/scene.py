@@ -1,7 +1,7 @@
-"""Scenes: streets by the water, drawn from a number, with exact labels.
+"""Scenes: streets by the water, drawn from a seed, with exact labels.
 
-Colour and texture do not give the class away; the place does. Sky and water share theirs, and so do road, roof and
-pole, tree and grass, window and sky, car, sign and clothes. Sizes follow from a camera above a plane: a thing of h
+Colour and texture do not determine the class; the place does. Sky and water share theirs, and so do road, roof and
+pole, tree and grass, window and sky, car, sign and clothes. Sizes follow from a camera above a plane: an object of h
 metres whose foot lies d pixels below the horizon is h·d / camera height pixels tall.
 """
 
@@ -45,25 +45,25 @@ BARK = (0.34, 0.24, 0.17)
 
 
 class Stage(NamedTuple):
-    """What the things of one picture share: the camera, the road, the light and the materials."""
+    """The surroundings of the objects of one image.
+
+    camera: height above the plane [m]. vanishing: column where the road meets the horizon [px]. road: centre, relative
+    to the camera, and half width [m]. shadow: strength, and drift to the right as a share of the object's width.
+    """
 
     canvas: Canvas
     random: np.random.Generator
     textures: Float32[np.ndarray, "4 H W"]
     camera: float
-    """Height above the plane [m]."""
     vanishing: float
-    """Column where the road meets the horizon [px]."""
     road: tuple[float, float]
-    """Centre, relative to the camera, and half width [m]."""
     shadow: tuple[float, float]
-    """Strength, and drift to the right as a share of the caster's width."""
     air: Material
     stone: Material
     green: Material
 
     def scale(self, foot: float) -> float:
-        """Return pixels per metre for what stands at a row."""
+        """Return pixels per metre of an object whose foot is at a row."""
         return (foot - self.canvas.horizon) / self.camera
 
     def place(self, *, on_road: bool) -> tuple[float, float]:
@@ -79,6 +79,11 @@ class Stage(NamedTuple):
             column = middle + (margin if column > middle else -margin) * self.random.uniform(1.0, 1.6)
         return foot, column
 
+    def wet(self, foot: float, column: float) -> bool:
+        """Whether there is water at a foot."""
+        row, column = min(int(foot), self.canvas.height - 1), min(max(column, 0), self.canvas.width - 1)
+        return bool(self.canvas.label[row, int(column)] == WATER)
+
     def cast(self, foot: float, column: float, width: float) -> None:
         """Darken the ground at a foot."""
         strength, drift = self.shadow
@@ -88,7 +93,7 @@ class Stage(NamedTuple):
 def draw_scene(
     seed: int, size: tuple[int, int] = (128, 128)
 ) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
-    """Draw the picture (RGB) and the labels (numbers of `SCENE_CLASSES`) of a seed; size is (height, width) [px].
+    """Draw the image (RGB) and the labels (numbers of `SCENE_CLASSES`) of a seed; size is (height, width) [px].
 
     Raises:
         ValueError: a side is below 32 pixels, or the seed below 0.
@@ -100,20 +105,20 @@ def draw_scene(
     random = np.random.default_rng(seed)
     stage = _stage(random, size)
     _ground(stage)
+    # object, largest number, whether it stands on the road
     things = [
-        (building, 4, False),
-        (tree, 6, False),
-        (car, 4, True),
-        (person, 5, random.random() < 0.3),
-        (pole, 5, False),
+        *((building, 4, False), (tree, 6, False), (car, 4, True)),
+        *((person, 5, random.random() < 0.3), (pole, 5, False)),
     ]
     placed = [
         (*stage.place(on_road=on_road), draw)
         for draw, most, on_road in things
         for _ in range(random.integers(1 if draw is pole else 0, most + 1))
     ]
+    # far objects first, so that near ones cover them; only cars and poles stand in water
     for foot, column, draw in sorted(placed, key=lambda thing: thing[0]):
-        draw(stage, foot, column)
+        if draw in (car, pole) or not stage.wet(foot, column):
+            draw(stage, foot, column)
     return _photograph(stage), stage.canvas.label
 
 
@@ -147,59 +152,41 @@ def _textures(random: np.random.Generator, size: tuple[int, int]) -> Float32[np.
 
 def _ground(stage: Stage) -> None:
     """Paint sky, far trees, grass, water and the road."""
-    canvas, random = stage.canvas, stage.random
+    canvas, random, (centre, half) = stage.canvas, stage.random, stage.road
     horizon, height, width = canvas.horizon, canvas.height, canvas.width
     canvas.rectangle((0, horizon), (0, width), SKY, stage.air)
     canvas.rectangle((horizon, height), (0, width), GRASS, stage.green)
+    # a line of trees along the horizon
     if random.random() < 0.6:
-        _tree_line(stage)
+        tops = noise(random, (1, width), (1, 9))[0] * 0.03 + random.uniform(-0.02, 0.06)
+        rows = np.arange(round(horizon))[:, None] + 0.5
+        canvas.fill((slice(0, len(rows)), slice(0, width)), rows > horizon - height * tops, TREE, stage.green)
     kind = random.random()
     if kind < 0.4:
-        _lake(stage)
+        # a lake from the horizon to a winding shore
+        depth = random.uniform(0.15, 0.75) * (height - horizon)
+        shore = horizon + depth * (1.0 + 0.25 * noise(random, (1, width), (1, 6))[0])
+        rows = np.arange(round(horizon), height)[:, None] + 0.5
+        canvas.fill((slice(round(horizon), height), slice(0, width)), rows < shore, WATER, stage.air)
     elif kind < 0.75:
-        _canal(stage)
+        # a canal along the road, from the horizon to the lower edge
+        near, wide = random.uniform(5.0, 12.0), random.uniform(5.0, 25.0)
+        bounds = (near, near + wide) if random.random() < 0.5 else (-near - wide, -near)
+        _strip(stage, bounds, WATER, stage.air)
     if random.random() < 0.85:
-        _road(stage)
-
-
-def _tree_line(stage: Stage) -> None:
-    canvas, random = stage.canvas, stage.random
-    tops = noise(random, (1, canvas.width), (1, 9))[0] * 0.03 + random.uniform(-0.02, 0.06)
-    box = slice(0, round(canvas.horizon)), slice(0, canvas.width)
-    rows = np.arange(box[0].stop)[:, None] + 0.5
-    canvas.fill(box, rows > canvas.horizon - canvas.height * tops, TREE, stage.green)
-
-
-def _lake(stage: Stage) -> None:
-    """Water from the horizon to a shore that winds across the picture."""
-    canvas, random = stage.canvas, stage.random
-    depth = random.uniform(0.15, 0.75) * (canvas.height - canvas.horizon)
-    shore = canvas.horizon + depth * (1.0 + 0.25 * noise(random, (1, canvas.width), (1, 6))[0])
-    box = slice(round(canvas.horizon), canvas.height), slice(0, canvas.width)
-    rows = np.arange(box[0].start, canvas.height)[:, None] + 0.5
-    canvas.fill(box, rows < shore, WATER, stage.air)
-
-
-def _canal(stage: Stage) -> None:
-    """Water along the road, from the horizon to the lower edge."""
-    random = stage.random
-    near, width = random.uniform(5.0, 12.0), random.uniform(5.0, 25.0)
-    bounds = (near, near + width) if random.random() < 0.5 else (-near - width, -near)
-    _strip(stage, bounds, WATER, stage.air)
-
-
-def _road(stage: Stage) -> None:
-    centre, half = stage.road
-    _strip(stage, (centre - half, centre + half), ROAD, stage.stone)
-    paint = Material((0.85, 0.85, 0.80), stage.stone.far, GRAIN)
-    canvas = stage.canvas
-    for depth in 6.0 * 1.45 ** np.arange(8):
-        rows = [canvas.horizon + (canvas.height - canvas.horizon) * 5.0 / d for d in (depth * 1.2, depth)]
-        columns = [
-            (stage.vanishing + (centre - 0.1) * stage.scale(row), stage.vanishing + (centre + 0.1) * stage.scale(row))
-            for row in rows
-        ]
-        canvas.trapezoid((rows[0], rows[1]), columns[0], columns[1], ROAD, paint)
+        # the road, and the dashes of its middle
+        _strip(stage, (centre - half, centre + half), ROAD, stage.stone)
+        paint = Material((0.85, 0.85, 0.80), stage.stone.far, GRAIN)
+        for depth in 6.0 * 1.45 ** np.arange(8):
+            far, near = (horizon + (height - horizon) * 5.0 / distance for distance in (depth * 1.2, depth))
+            upper, lower = (
+                (
+                    stage.vanishing + (centre - 0.1) * stage.scale(row),
+                    stage.vanishing + (centre + 0.1) * stage.scale(row),
+                )
+                for row in (far, near)
+            )
+            canvas.trapezoid((far, near), upper, lower, ROAD, paint)
 
 
 def _strip(stage: Stage, bounds: tuple[float, float], label: int, material: Material) -> None:
@@ -211,26 +198,25 @@ def _strip(stage: Stage, bounds: tuple[float, float], label: int, material: Mate
 
 
 def building(stage: Stage, foot: float, column: float) -> None:
-    """A wall with rows of windows under a pitched or flat roof; none stands in the water."""
+    """A wall with rows of windows under a pitched or flat roof."""
     canvas, random, scale = stage.canvas, stage.random, stage.scale(foot)
-    if _wet(stage, foot, column):
-        return
     half, tall = 0.5 * scale * random.uniform(5.0, 12.0), scale * random.uniform(4.0, 10.0)
+    # away from the road
     column += half if column > stage.vanishing else -half
     wall = _solid(PLASTERS[random.integers(len(PLASTERS))], COURSES)
     stage.cast(foot, column, 2 * half)
+    # wall and roof
     top = foot - tall
-    canvas.rectangle((top, foot), (column - half, column + half), WALL, wall)
+    canvas.rectangle((top, foot), _around(column, half), WALL, wall)
     if random.random() < 0.7:
         ridge, eaves = half * random.uniform(0.0, 0.8), half * 1.1
         rise = scale * random.uniform(1.5, 3.5)
-        upper, lower = (column - ridge, column + ridge), (column - eaves, column + eaves)
+        upper, lower = _around(column, ridge), _around(column, eaves)
         canvas.trapezoid((top - rise, top), upper, lower, ROOF, _solid(stage.stone.near, GRAIN))
     else:
-        canvas.rectangle(
-            (top - 0.6 * scale, top), (column - half, column + half), ROOF, _solid(stage.stone.near, GRAIN)
-        )
+        canvas.rectangle((top - 0.6 * scale, top), _around(column, half), ROOF, _solid(stage.stone.near, GRAIN))
     glass = _solid(_mix(stage.air.far, stage.air.near, random.uniform(0.0, 1.0)), STREAKS)
+    # windows, floor by floor
     step = max(3.0 * scale, 5.0)
     for floor in range(int(tall / step)):
         sill = foot - floor * step - 0.3 * step
@@ -242,19 +228,15 @@ def building(stage: Stage, foot: float, column: float) -> None:
 def tree(stage: Stage, foot: float, column: float) -> None:
     """A trunk under a ragged crown, round or pointed; both are `tree`."""
     canvas, random, scale = stage.canvas, stage.random, stage.scale(foot)
-    if _wet(stage, foot, column):
-        return
     tall, wide = scale * random.uniform(3.5, 8.0), scale * random.uniform(1.2, 2.5)
     stage.cast(foot, column, 1.6 * wide)
-    canvas.rectangle((foot - 0.5 * tall, foot), (column - 0.1 * wide, column + 0.1 * wide), TREE, _solid(BARK, GRAIN))
+    canvas.rectangle((foot - 0.5 * tall, foot), _around(column, 0.1 * wide), TREE, _solid(BARK, GRAIN))
     crown = _solid(_scaled(stage.green.near, random.uniform(0.85, 1.1)), FOLIAGE)
     if random.random() < 0.7:
         centre, radii = (foot - 0.65 * tall, column), (0.38 * tall, wide)
         canvas.ellipse(centre, radii, TREE, crown, ragged=stage.textures[FOLIAGE])
     else:
-        canvas.trapezoid(
-            (foot - tall, foot - 0.2 * tall), (column, column), (column - wide, column + wide), TREE, crown
-        )
+        canvas.trapezoid((foot - tall, foot - 0.2 * tall), (column, column), _around(column, wide), TREE, crown)
 
 
 def car(stage: Stage, foot: float, column: float) -> None:
@@ -263,29 +245,28 @@ def car(stage: Stage, foot: float, column: float) -> None:
     half = 0.5 * scale * (1.8 if random.random() < 0.65 else 4.2)
     paint = _solid(PAINTS[random.integers(len(PAINTS))], GRAIN)
     stage.cast(foot, column, 2.2 * half)
+    # wheels, body, cabin, pane
     for side in (-0.65, 0.65):
-        canvas.ellipse(
-            (foot - 0.3 * scale, column + side * half), (0.32 * scale, 0.3 * scale), CAR, _solid(DARK, GRAIN)
-        )
-    canvas.rectangle((foot - 0.95 * scale, foot - 0.25 * scale), (column - half, column + half), CAR, paint)
-    roof, waist = (column - 0.6 * half, column + 0.6 * half), (column - 0.85 * half, column + 0.85 * half)
+        wheel = foot - 0.3 * scale, column + side * half
+        canvas.ellipse(wheel, (0.32 * scale, 0.3 * scale), CAR, _solid(DARK, GRAIN))
+    canvas.rectangle((foot - 0.95 * scale, foot - 0.25 * scale), _around(column, half), CAR, paint)
+    roof, waist = _around(column, 0.6 * half), _around(column, 0.85 * half)
     canvas.trapezoid((foot - 1.5 * scale, foot - 0.95 * scale), roof, waist, CAR, paint)
-    pane = (column - 0.5 * half, column + 0.5 * half), (column - 0.65 * half, column + 0.65 * half)
+    pane = _around(column, 0.5 * half), _around(column, 0.65 * half)
     canvas.trapezoid((foot - 1.4 * scale, foot - 1.0 * scale), *pane, CAR, _solid(stage.air.near, STREAKS))
 
 
 def person(stage: Stage, foot: float, column: float) -> None:
     """A standing person: head, coat and legs."""
     canvas, random = stage.canvas, stage.random
-    if _wet(stage, foot, column):
-        return
     scale = stage.scale(foot) * random.uniform(0.85, 1.1)
     coat, trousers = (_solid(PAINTS[i], GRAIN) for i in random.integers(len(PAINTS), size=2))
     stage.cast(foot, column, 0.6 * scale)
+    # legs, coat, head
     for side in (-0.13, 0.13):
         middle = column + side * scale
-        canvas.rectangle((foot - 0.85 * scale, foot), (middle - 0.1 * scale, middle + 0.1 * scale), PERSON, trousers)
-    shoulders, hips = (column - 0.22 * scale, column + 0.22 * scale), (column - 0.28 * scale, column + 0.28 * scale)
+        canvas.rectangle((foot - 0.85 * scale, foot), _around(middle, 0.1 * scale), PERSON, trousers)
+    shoulders, hips = _around(column, 0.22 * scale), _around(column, 0.28 * scale)
     canvas.trapezoid((foot - 1.5 * scale, foot - 0.75 * scale), shoulders, hips, PERSON, coat)
     canvas.ellipse((foot - 1.63 * scale, column), (0.15 * scale, 0.13 * scale), PERSON, _solid(SKIN, GRAIN))
 
@@ -296,12 +277,13 @@ def pole(stage: Stage, foot: float, column: float) -> None:
     tall, half = scale * random.uniform(3.0, 6.0), max(0.5, 0.07 * scale)
     stage.cast(foot, column, 0.5 * scale)
     metal = _solid(_scaled(stage.stone.near, random.uniform(0.6, 1.2)), GRAIN)
-    canvas.rectangle((foot - tall, foot), (column - half, column + half), POLE, metal)
+    canvas.rectangle((foot - tall, foot), _around(column, half), POLE, metal)
     if random.random() < 0.35:
         reach, left = scale * random.uniform(0.6, 1.5), random.random() < 0.5
         arm = (column - reach, column) if left else (column, column + reach)
         canvas.rectangle((foot - tall, foot - tall + 2 * half), arm, POLE, metal)
         return
+    # a round, square or triangular sign
     radius = max(1.6, scale * random.uniform(0.35, 0.6))
     middle = foot - tall + radius * random.uniform(0.0, 1.5)
     paint = _solid(PAINTS[random.integers(len(PAINTS))], GRAIN)
@@ -309,31 +291,30 @@ def pole(stage: Stage, foot: float, column: float) -> None:
     if shape == 0:
         canvas.ellipse((middle, column), (radius, radius), SIGN, paint)
     elif shape == 1:
-        canvas.rectangle((middle - radius, middle + radius), (column - radius, column + radius), SIGN, paint)
+        canvas.rectangle(_around(middle, radius), _around(column, radius), SIGN, paint)
     else:
-        canvas.trapezoid(
-            (middle - radius, middle + radius), (column,) * 2, (column - radius, column + radius), SIGN, paint
-        )
-
-
-def _wet(stage: Stage, foot: float, column: float) -> bool:
-    canvas = stage.canvas
-    row, column = min(int(foot), canvas.height - 1), min(max(column, 0), canvas.width - 1)
-    return bool(canvas.label[row, int(column)] == WATER)
+        canvas.trapezoid(_around(middle, radius), (column,) * 2, _around(column, radius), SIGN, paint)
 
 
 def _photograph(stage: Stage) -> UInt8[np.ndarray, "H W 3"]:
     """Light the canvas from one side, tint it, soften it a little and add the sensor's noise."""
     canvas, random = stage.canvas, stage.random
-    picture = canvas.render(stage.textures)
+    image = canvas.render(stage.textures)
+    # light and tint
     slope = 1.0 + random.uniform(-0.2, 0.2) * np.linspace(-1, 1, canvas.width, dtype=np.float32)
     tint = random.uniform(0.75, 1.15) * random.uniform(0.92, 1.08, 3)
-    picture *= slope * tint.astype(np.float32)[:, None, None]
-    picture[..., 1:-1] = 0.7 * picture[..., 1:-1] + 0.15 * (picture[..., 2:] + picture[..., :-2])
-    picture[:, 1:-1] = 0.7 * picture[:, 1:-1] + 0.15 * (picture[:, 2:] + picture[:, :-2])
-    picture += np.float32(random.uniform(0.0, 0.03)) * random.standard_normal(picture.shape, dtype=np.float32)
-    picture = np.clip(picture, 0.0, 1.0, out=picture) * 255.0
-    return np.ascontiguousarray(picture.astype(np.uint8).transpose(1, 2, 0))
+    image *= slope * tint.astype(np.float32)[:, None, None]
+    # the lens
+    image[..., 1:-1] = 0.7 * image[..., 1:-1] + 0.15 * (image[..., 2:] + image[..., :-2])
+    image[:, 1:-1] = 0.7 * image[:, 1:-1] + 0.15 * (image[:, 2:] + image[:, :-2])
+    # the sensor
+    image += np.float32(random.uniform(0.0, 0.03)) * random.standard_normal(image.shape, dtype=np.float32)
+    image = np.clip(image, 0.0, 1.0, out=image) * 255.0
+    return np.ascontiguousarray(image.astype(np.uint8).transpose(1, 2, 0))
+
+
+def _around(middle: float, half: float) -> tuple[float, float]:
+    return middle - half, middle + half
 
 
 def _solid(colour: Colour, texture: int) -> Material:

@@ -1,4 +1,4 @@
-"""What label maps are worth: sums over a data set, which neither order, nor batches, nor processes change."""
+"""Metrics of label maps: sums over a data set, which neither order, nor batches, nor processes change."""
 
 from semask.evaluation.metrics.confusion import Confusion, Scores
 

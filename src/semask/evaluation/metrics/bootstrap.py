@@ -1,4 +1,4 @@
-"""How sure a score is: resampling the images that it was measured on."""
+"""Bootstrap intervals of scores, by resampling the images that they were measured on."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Statistics = Mapping[str, Float64[np.ndarray, " ..."]]
 
 
 class ImageCounts(NamedTuple):
-    """Pixels of every image and class: right, predicted and labelled; ignored pixels are in none of them."""
+    """Pixels of every image and class: correct, predicted and labelled; ignored pixels are in none of them."""
 
     intersection: Int64[np.ndarray, "n k"]
     predicted: Int64[np.ndarray, "n k"]
     labelled: Int64[np.ndarray, "n k"]
 
     def miou(self) -> Float64[np.ndarray, " n"]:
-        """Return the mean IoU of every image over the classes that it holds or is predicted to hold."""
+        """Return the mean IoU of every image over its labelled and predicted classes; nan for one without labels."""
         return nan_mean(ratio(self.intersection, self.labelled + self.predicted - self.intersection))
 
 
@@ -37,15 +37,15 @@ class Interval(NamedTuple):
 
 def statistics(counts: ImageCounts, weights: Float64[np.ndarray, "r n"]) -> dict[str, np.ndarray]:
     """Return mIoU, mAcc, aAcc, fwIoU and dice (r) and every class's IoU (r k) of weighed sums over the images."""
-    right, predicted, labelled = (weights @ part.astype(np.float64) for part in counts)
-    iou, accuracy = ratio(right, labelled + predicted - right), ratio(right, labelled)
+    correct, predicted, labelled = (weights @ part.astype(np.float64) for part in counts)
+    iou, accuracy = ratio(correct, labelled + predicted - correct), ratio(correct, labelled)
     total = labelled.sum(1)
     return {
         "miou": nan_mean(iou),
         "macc": nan_mean(accuracy),
-        "aacc": ratio(right.sum(1), total),
+        "aacc": ratio(correct.sum(1), total),
         "fwiou": ratio((np.nan_to_num(iou) * labelled).sum(1), total),
-        "dice": nan_mean(ratio(2 * right, labelled + predicted)),
+        "dice": nan_mean(ratio(2 * correct, labelled + predicted)),
         "iou": iou,
     }
 
@@ -53,9 +53,9 @@ def statistics(counts: ImageCounts, weights: Float64[np.ndarray, "r n"]) -> dict
 def intervals(counts: ImageCounts, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
     """Return the 95 % intervals of all `statistics` by the percentiles of bootstrap resamples of the images.
 
-    They say what other images of the same kind would give, not what another training would. One image has none: nan.
+    They cover other images of the same kind, not another training. One image has none: nan.
     """
-    return _limits(_resampled(len(counts.labelled), resamples, seed), lambda weights: statistics(counts, weights))
+    return _percentiles(lambda weights: statistics(counts, weights), len(counts.labelled), resamples, seed)
 
 
 def differences(
@@ -63,7 +63,8 @@ def differences(
 ) -> dict[str, tuple[np.ndarray, Interval]]:
     """Return ours - theirs of all `statistics` with its 95 % interval, both over the same resamples of the images.
 
-    A ValueError tells counts of different shapes.
+    Raises:
+        ValueError: the counts differ in shape.
     """
     if ours.labelled.shape != theirs.labelled.shape:
         raise ValueError(
@@ -76,31 +77,28 @@ def differences(
         return {name: a[name] - b[name] for name in a}
 
     count = len(ours.labelled)
-    found = _limits(_resampled(count, resamples, seed), difference)
     whole = difference(np.ones((1, count)))
+    found = _percentiles(difference, count, resamples, seed)
     return {name: (np.asarray(whole[name][0]), limits) for name, limits in found.items()}
 
 
 def nan_mean(values: Float64[np.ndarray, "r k"]) -> Float64[np.ndarray, " r"]:
-    """Return the mean of every row over what is defined; nan, in silence, where nothing is."""
+    """Return the mean of every row over its defined values; nan, without a warning, for a row without any."""
     return ratio(np.nansum(values, axis=1), np.isfinite(values).sum(1))
 
 
-def _resampled(images: int, resamples: int, seed: int) -> Float64[np.ndarray, "r n"]:
-    """Return how often each resample holds each image."""
+def _percentiles(
+    statistic: Callable[[np.ndarray], Statistics], images: int, resamples: int, seed: int
+) -> dict[str, Interval]:
+    """Return the central percentiles of statistics, which take the number of times that a resample holds each image."""
     if resamples < 1:
         raise ValueError(f"an interval needs at least 1 resample, 1000 are usual; got {resamples}")
-    random = np.random.default_rng(seed)
-    return random.multinomial(images, np.full(images, 1 / images), size=resamples).astype(np.float64)
-
-
-def _limits(weights: Float64[np.ndarray, "r n"], statistic: Callable[[np.ndarray], Statistics]) -> dict[str, Interval]:
+    weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
     tails = (1 - CONFIDENCE) / 2
     limits = {}
-    for name, values in statistic(weights).items():
-        defined = np.isfinite(values).any(axis=0) & (weights.shape[1] > 1)
+    for name, values in statistic(weights.astype(np.float64)).items():
+        defined = np.isfinite(values).any(axis=0) & (images > 1)
         # Where a class is in no resample there is no percentile, and NumPy would warn.
-        filled = np.where(defined, values, 0.0)
-        low, high = np.nanquantile(filled, [tails, 1 - tails], axis=0)
+        low, high = np.nanquantile(np.where(defined, values, 0.0), [tails, 1 - tails], axis=0)
         limits[name] = Interval(np.where(defined, low, np.nan), np.where(defined, high, np.nan))
     return limits

@@ -1,4 +1,4 @@
-"""How well outlines are met: boundary IoU and the boundary F-score, per class."""
+"""Boundary IoU and boundary F-score, per class."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from semask.evaluation.metrics.confusion import ratio
 from semask.structures import IGNORE
 
 WIDTH = 0.02
-"""Of the bands that boundary IoU compares, as a share of the image's diagonal."""
+"""Width of the bands that boundary IoU compares, as a share of the image's diagonal."""
 TOLERANCE = 0.0075
-"""How far outlines may lie apart in the F-score, as a share of the image's diagonal."""
+"""Distance of outlines that match in the F-score, at most, as a share of the image's diagonal."""
+
+Outline = tuple[Int64[np.ndarray, "_ 2"], UInt8[np.ndarray, " _"]]
+"""Places (row, column) and classes of the pixels of all outlines."""
 
 
 class BoundaryScores(NamedTuple):
-    """Per class, in [0, 1], nan where neither labels nor predictions have an outline."""
+    """Boundary IoU and F-score per class, in [0, 1], nan where neither labels nor predictions have an outline."""
 
     iou: Float64[np.ndarray, " k"]
     f_score: Float64[np.ndarray, " k"]
@@ -53,10 +56,11 @@ class BoundaryCounts(NamedTuple):
         Source: Boundary IoU (arXiv:2103.16562) eq. 3, summed over the data set as semantic segmentation's IoU is;
         F-score: Csurka et al., What is a good evaluation measure for semantic segmentation?, BMVC 2013, also summed.
         """
-        precision, recall = ratio(self.right, self.predicted), ratio(self.found, self.labelled)
+        precision = np.nan_to_num(ratio(self.right, self.predicted))
+        recall = np.nan_to_num(ratio(self.found, self.labelled))
         seen = (self.labelled > 0) | (self.predicted > 0)
-        p, r = np.nan_to_num(precision), np.nan_to_num(recall)
-        f_score = np.where(seen, 2 * p * r / np.maximum(p + r, 1e-300), np.nan)
+        # 1e-300 keeps 0 / 0 out
+        f_score = np.where(seen, 2 * precision * recall / np.maximum(precision + recall, 1e-300), np.nan)
         return BoundaryScores(ratio(self.shared, self.joined), f_score)
 
 
@@ -71,36 +75,31 @@ def count_boundaries(
     """
     prediction = np.where(truth == IGNORE, np.uint8(IGNORE), prediction)
     diagonal = float(np.hypot(*truth.shape))
+    # boundary IoU: intersection and union of the bands
     width = max(1, round(WIDTH * diagonal))
     near_truth, near_prediction = _band(truth, width), _band(prediction, width)
     shared = _histogram(truth[(truth == prediction) & near_truth & near_prediction], num_classes)
     joined = _histogram(truth[near_truth], num_classes) + _histogram(prediction[near_prediction], num_classes) - shared
-    outlines = _outlines(truth), _outlines(prediction)
-    found, labelled = _met(outlines[0], outlines[1], max(1.0, TOLERANCE * diagonal), num_classes)
-    right, predicted = _met(outlines[1], outlines[0], max(1.0, TOLERANCE * diagonal), num_classes)
-    return BoundaryCounts(shared, joined, found, labelled, right, predicted)
+    # F-score: recall and precision of the outlines
+    true, predicted, tolerance = _outline(truth), _outline(prediction), max(1.0, TOLERANCE * diagonal)
+    recall = _matches(true, predicted, tolerance, num_classes)
+    return BoundaryCounts(shared, joined, *recall, *_matches(predicted, true, tolerance, num_classes))
 
 
 def _band(labels: UInt8[np.ndarray, "H W"], width: int) -> Bool[np.ndarray, "H W"]:
-    """Say which pixels have another value within `width` rows and columns; beyond the image every value is another."""
+    """Return the pixels with another value within `width` rows and columns; beyond the image every value is another."""
     padded = np.pad(labels.astype(np.int16), 1, constant_values=-1)
     highest = lowest = padded
     for axis in (0, 1):
-        # Beyond its own ring of -1, all that a filter sees is that ring again.
+        # "nearest" repeats the ring of -1 beyond it
         highest = maximum_filter1d(highest, 2 * width + 1, axis=axis, mode="nearest")
         lowest = minimum_filter1d(lowest, 2 * width + 1, axis=axis, mode="nearest")
     near: np.ndarray = (highest != padded) | (lowest != padded)
     return near[1:-1, 1:-1]
 
 
-class _Outlines(NamedTuple):
-    """Outline pixels, sorted by class: their places (row, column), and where each class begins."""
-
-    places: Int64[np.ndarray, "n 2"]
-    classes: UInt8[np.ndarray, " n"]
-
-
-def _outlines(labels: UInt8[np.ndarray, "H W"]) -> _Outlines:
+def _outline(labels: UInt8[np.ndarray, "H W"]) -> Outline:
+    """Return the pixels beside one of another class."""
     known = labels != IGNORE
     edge = np.zeros(labels.shape, bool)
     down = (labels[1:] != labels[:-1]) & known[1:] & known[:-1]
@@ -109,23 +108,21 @@ def _outlines(labels: UInt8[np.ndarray, "H W"]) -> _Outlines:
     edge[:-1] |= down
     edge[:, 1:] |= across
     edge[:, :-1] |= across
-    places = np.argwhere(edge)
-    return _Outlines(places, labels[edge])
+    return np.argwhere(edge), labels[edge]
 
 
-def _met(
-    ours: _Outlines, theirs: _Outlines, tolerance: float, num_classes: int
+def _matches(
+    ours: Outline, theirs: Outline, tolerance: float, num_classes: int
 ) -> tuple[Int64[np.ndarray, " k"], Int64[np.ndarray, " k"]]:
-    """Return, per class, how many of our pixels have one of theirs within the tolerance, and how many there are."""
-    total = _histogram(ours.classes, num_classes)
+    """Return, per class, the number of our pixels with one of theirs within the tolerance, and of all our pixels."""
+    (places, classes), (their_places, their_classes) = ours, theirs
     met = np.zeros(num_classes, np.int64)
-    for number in np.intersect1d(ours.classes, theirs.classes):
-        tree = cKDTree(theirs.places[theirs.classes == number])
-        distance, _ = tree.query(
-            ours.places[ours.classes == number], distance_upper_bound=np.nextafter(tolerance, np.inf)
-        )
+    for number in np.intersect1d(classes, their_classes):
+        tree = cKDTree(their_places[their_classes == number])
+        # the bound excludes itself
+        distance, _ = tree.query(places[classes == number], distance_upper_bound=np.nextafter(tolerance, np.inf))
         met[number] = np.isfinite(distance).sum()
-    return met, total
+    return met, _histogram(classes, num_classes)
 
 
 def _histogram(values: UInt8[np.ndarray, " n"], num_classes: int) -> Int64[np.ndarray, " k"]:

@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say: confidence against accuracy."""
+"""Calibration: confidence against accuracy."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ class Calibration:
         if bins < 1:
             raise ValueError(f"a reliability diagram needs at least 1 bin, got {bins}")
         self.pixels: Int64[np.ndarray, " bins"] = np.zeros(bins, np.int64)
-        self.correct: Int64[np.ndarray, " bins"] = np.zeros(bins, np.int64)
-        self.confidence: Int64[np.ndarray, " bins"] = np.zeros(bins, np.int64)
-        """Summed over the pixels, in units of 2⁻²⁴: sums of whole numbers do not depend on their order."""
+        self.correct, self.confidence = np.zeros_like(self.pixels), np.zeros_like(self.pixels)
+        """`confidence` is summed in units of 2⁻²⁴: sums of whole numbers do not depend on their order."""
 
     def update(
         self,
@@ -34,13 +33,14 @@ class Calibration:
     ) -> None:
         """Count one image; pixels of truth `IGNORE` take no part."""
         valid = truth != IGNORE
-        sure = confidence[valid].astype(np.float64)
+        probability = confidence[valid].astype(np.float64)
         count = len(self.pixels)
-        index = np.clip(np.ceil(sure * count).astype(np.intp) - 1, 0, count - 1)
+        index = np.clip(np.ceil(probability * count).astype(np.intp) - 1, 0, count - 1)
         self.pixels += np.bincount(index, minlength=count)
         self.correct += np.bincount(index[(prediction == truth)[valid]], minlength=count)
         # Exact in float64 up to 2⁵³ units: half a billion pixels of one image.
-        self.confidence += np.bincount(index, weights=np.round(sure * UNITS), minlength=count).astype(np.int64)
+        units = np.bincount(index, weights=np.round(probability * UNITS), minlength=count)
+        self.confidence += units.astype(np.int64)
 
     def merge(self, other: Calibration) -> None:
         """Add the counts of other images, in as many bins."""
@@ -57,12 +57,11 @@ class Calibration:
 
     def to_dict(self) -> dict[str, object]:
         """Return the error and the bins as JSON values."""
-        edges = np.linspace(0, 1, len(self.pixels) + 1).tolist()
-        columns = (ratio(self.confidence / UNITS, self.pixels), ratio(self.correct, self.pixels), self.pixels)
+        edges = np.linspace(0, 1, len(self.pixels) + 1)
+        confidence, accuracy = ratio(self.confidence / UNITS, self.pixels), ratio(self.correct, self.pixels)
+        columns = (column.tolist() for column in (edges[:-1], edges[1:], confidence, accuracy, self.pixels))
         bins = [
-            {"low": low, "high": high, "confidence": null(sure), "accuracy": null(right), "pixels": pixels}
-            for low, high, sure, right, pixels in zip(
-                edges[:-1], edges[1:], *(column.tolist() for column in columns), strict=True
-            )
+            {"low": low, "high": high, "confidence": null(mean), "accuracy": null(share), "pixels": pixels}
+            for low, high, mean, share, pixels in zip(*columns, strict=True)
         ]
         return {"ece": null(self.error()), "bins": bins}

@@ -16,7 +16,7 @@ from semask.structures import IGNORE
 
 
 class Scores(NamedTuple):
-    """What a confusion matrix says; every score lies in [0, 1] and is nan where it is undefined.
+    """Scores of a confusion matrix, each in [0, 1], and nan where it is undefined.
 
     iou: intersection over union per class; undefined for a class that neither labels nor predictions hold.
     accuracy: share of a class's labelled pixels that are found; undefined for a class without labels.
@@ -41,12 +41,10 @@ class Scores(NamedTuple):
         """Return the scores as JSON values, undefined ones as null; `names` are the classes' names in order."""
         if len(names) != len(self.iou):
             raise ValueError(f"{len(self.iou)} classes were scored, but {len(names)} names were given")
+        means = {name: null(getattr(self, name)) for name in ("miou", "macc", "aacc", "fwiou")}
         columns = (self.iou.tolist(), self.accuracy.tolist(), self.dice.tolist(), self.pixels.tolist())
         return {
-            "miou": null(self.miou),
-            "macc": null(self.macc),
-            "aacc": null(self.aacc),
-            "fwiou": null(self.fwiou),
+            **means,
             "dice": null(self.mdice),
             "pixels": int(self.pixels.sum()),
             "classes": [
@@ -71,9 +69,10 @@ class Confusion:
         self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
 
     def update(self, prediction: Integer[Tensor, " ..."], truth: Integer[Tensor, " ..."]) -> None:
-        """Count the pixels of label maps of any integer type; those whose truth is `IGNORE` take no part.
+        """Count the pixels of label maps of any integer type; pixels of truth `IGNORE` take no part.
 
-        Raises ValueError for a shape mismatch and for a class id outside [0, num_classes).
+        Raises:
+            ValueError: the maps differ in size, or a value is no class.
         """
         if prediction.shape != truth.shape:
             raise ValueError(
@@ -93,8 +92,8 @@ class Confusion:
         total = Confusion(self.num_classes, device=self.matrix.device)
         total.merge(self)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            device = "cuda" if "nccl" in torch.distributed.get_backend() else "cpu"
-            summed = total.matrix.to(device)
+            # NCCL sums on GPUs only
+            summed = total.matrix.to("cuda" if "nccl" in torch.distributed.get_backend() else "cpu")
             torch.distributed.all_reduce(summed)
             total.matrix = summed.to(self.matrix.device)
         return total
@@ -125,50 +124,42 @@ def count_pairs(
 ) -> Integer[Tensor, "k k"]:
     """Return how many pixels of truth i (row) were predicted as j (column); pixels of truth `IGNORE` take no part.
 
-    Raises ValueError for a class id outside [0, num_classes).
+    Raises:
+        ValueError: a value is outside [0, num_classes).
     """
     if not truth.numel():
         return torch.zeros(num_classes, num_classes, dtype=torch.int64, device=prediction.device)
-    truth = _bytes(truth.to(prediction.device), "label")
+    truth = truth.to(prediction.device)
     if prediction.dtype != torch.uint8:
-        prediction = _bytes(torch.where(truth == IGNORE, 0, prediction), "prediction")
+        prediction = torch.where(truth == IGNORE, 0, prediction)
+
+    def refuse(name: str, value: int, pixels: int) -> None:
+        raise ValueError(
+            f"{name} value {value} in {pixels} pixels is no class: classes are 0 to {num_classes - 1}, and {IGNORE} is "
+            "ignored in labels; fix the label map or the class count"
+        )
+
+    # values beyond a byte
+    for name, values in (("label", truth), ("prediction", prediction)):
+        if values.dtype != torch.uint8:
+            for value in (int(values.min()), int(values.max())):
+                if not 0 <= value <= 255:
+                    refuse(name, value, int((values == value).sum()))
     # All pairs of bytes are counted and what is ignored or wrong is sorted out in the small table: several times
     # faster than masks of the pixels.
     codes = torch.add(prediction.to(torch.int32), truth.to(torch.int32), alpha=256).flatten()
-    table = torch.bincount(codes, minlength=256 * 256).view(256, 256)
-    valid = table[:IGNORE]
-    _refuse_outside(valid.sum(1), num_classes, "label")
-    _refuse_outside(valid.sum(0), num_classes, "prediction")
+    valid = torch.bincount(codes, minlength=256 * 256).view(256, 256)[:IGNORE]
+    # bytes beyond the classes
+    for name, counts in (("label", valid.sum(1)), ("prediction", valid.sum(0))):
+        if counts[num_classes:].any():
+            value = num_classes + int(counts[num_classes:].nonzero()[0])
+            refuse(name, value, int(counts[value]))
     return valid[:num_classes, :num_classes]
 
 
 def null(value: float) -> float | None:
-    """Return a number for JSON, which has none that is undefined."""
+    """Return a number for JSON, None for nan."""
     return None if math.isnan(value) else value
-
-
-def _bytes(values: Integer[Tensor, " ..."], what: str) -> Integer[Tensor, " ..."]:
-    """Refuse values that a byte cannot hold."""
-    if values.dtype != torch.uint8:
-        for value in (int(values.min()), int(values.max())):
-            if not 0 <= value <= 255:
-                raise _outside(value, int((values == value).sum()), None, what)
-    return values
-
-
-def _refuse_outside(counts: Integer[Tensor, " values"], num_classes: int, what: str) -> None:
-    beyond = counts[num_classes:]
-    if beyond.any():
-        value = int(beyond.nonzero()[0]) + num_classes
-        raise _outside(value, int(counts[value]), num_classes, what)
-
-
-def _outside(value: int, pixels: int, num_classes: int | None, what: str) -> ValueError:
-    last = IGNORE - 1 if num_classes is None else num_classes - 1
-    return ValueError(
-        f"{what} value {value} in {pixels} pixels is no class id: they are 0 to {last}, and {IGNORE} is ignored in "
-        "labels; mend the label map or the class count"
-    )
 
 
 def ratio(part: Num[np.ndarray, " ..."], whole: Num[np.ndarray, " ..."]) -> Float64[np.ndarray, " ..."]:

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from scipy.ndimage import find_objects
-from scipy.ndimage import label as connected
+from scipy.ndimage import find_objects, label
 
-from semask.evaluation.metrics.confusion import Confusion, Scores
+from semask.evaluation.metrics.confusion import Confusion
 from semask.structures import IGNORE
 
 AREAS = (32**2, 96**2)
@@ -34,14 +33,26 @@ class SizeConfusions:
 
     def __init__(self, num_classes: int, *, areas: Sequence[int] = AREAS) -> None:
         if not areas or any(area < 1 for area in areas) or sorted(set(areas)) != list(areas):
-            raise ValueError(f"sizes are told apart by rising areas of at least 1 px, such as {AREAS}; got {areas}")
+            raise ValueError(f"areas between sizes must rise from at least 1 px, such as {AREAS}; got {areas}")
         self.areas = tuple(areas)
         self.confusions = [Confusion(num_classes) for _ in range(len(areas) + 1)]
         self.objects = [0] * (len(areas) + 1)
 
     def update(self, prediction: UInt8[np.ndarray, "H W"], truth: UInt8[np.ndarray, "H W"]) -> None:
         """Count one image."""
-        ranges = self._ranges(truth)
+        # range of sizes of each pixel's object, IGNORE without one
+        ranges = np.full(truth.shape, IGNORE, np.uint8)
+        for number, box in enumerate(find_objects(truth.astype(np.int32) + 1)):
+            if box is None or number == IGNORE:
+                continue
+            regions, count = label(truth[box] == number, structure=EIGHT)
+            areas = np.bincount(regions.ravel(), minlength=count + 1)
+            sizes = np.searchsorted(self.areas, areas, side="right").astype(np.uint8)
+            for size in sizes[1:]:
+                self.objects[size] += 1
+            inside = regions > 0
+            ranges[box][inside] = sizes[regions[inside]]
+        # pixels of each range
         for number, confusion in enumerate(self.confusions):
             here = ranges == number
             if here.any():
@@ -50,46 +61,23 @@ class SizeConfusions:
     def merge(self, other: SizeConfusions) -> None:
         """Add the counts of other images, of the same classes and areas."""
         if other.areas != self.areas:
-            raise ValueError(f"sizes told apart at {other.areas} px cannot be added to those at {self.areas} px")
+            raise ValueError(f"sizes with limits at {other.areas} px cannot be added to those at {self.areas} px")
         for ours, theirs in zip(self.confusions, other.confusions, strict=True):
             ours.merge(theirs)
         self.objects = [ours + theirs for ours, theirs in zip(self.objects, other.objects, strict=True)]
 
     def to_dict(self, names: Sequence[str]) -> dict[str, object]:
         """Return thresholds, and objects and scores of every range, as JSON values."""
-        titles = ("small", "medium", "large") if len(self.areas) == 2 else _titles(self.areas)
-        bins = [
-            {"name": title, "objects": objects, **_of_labelled(confusion.scores()).to_dict(names)}
-            for title, objects, confusion in zip(titles, self.objects, self.confusions, strict=True)
-        ]
+        between = [f"{low} to {high - 1} px" for low, high in itertools.pairwise(self.areas)]
+        titles = [f"below {self.areas[0]} px", *between, f"from {self.areas[-1]} px"]
+        if len(self.areas) == 2:
+            titles = ["small", "medium", "large"]
+        bins = []
+        for title, objects, confusion in zip(titles, self.objects, self.confusions, strict=True):
+            scores = confusion.scores()
+            # Classes without objects of this size are only ever predicted here by mistake: they leave the means.
+            absent = scores.pixels == 0
+            iou, dice = (values.masked_fill(absent, float("nan")) for values in (scores.iou, scores.dice))
+            scores = scores._replace(iou=iou, dice=dice, miou=iou.nanmean().item(), mdice=dice.nanmean().item())
+            bins.append({"name": title, "objects": objects, **scores.to_dict(names)})
         return {"thresholds": list(self.areas), "bins": bins}
-
-    def _ranges(self, truth: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
-        """Return the number of the range that each pixel's object is of, and `IGNORE` where there is none."""
-        found: UInt8[np.ndarray, "H W"] = np.full(truth.shape, IGNORE, np.uint8)
-        for number, box in enumerate(find_objects(truth.astype(np.int32) + 1)):
-            if box is None or number == IGNORE:
-                continue
-            regions, count = connected(truth[box] == number, structure=EIGHT)
-            areas = np.bincount(regions.ravel(), minlength=count + 1)
-            sizes = np.searchsorted(self.areas, areas, side="right").astype(np.uint8)
-            for size in sizes[1:]:
-                self.objects[size] += 1
-            inside = regions > 0
-            found[box][inside] = sizes[regions[inside]]
-        return found
-
-
-def _of_labelled(scores: Scores) -> Scores:
-    """Return the scores with the means over the classes that have objects of this size.
-
-    Others are only ever predicted here by mistake; their IoU of 0 would say more of how many there are than of sizes.
-    """
-    nowhere = scores.pixels == 0
-    iou, dice = (values.masked_fill(nowhere, float("nan")) for values in (scores.iou, scores.dice))
-    return scores._replace(iou=iou, dice=dice, miou=iou.nanmean().item(), mdice=dice.nanmean().item())
-
-
-def _titles(areas: Sequence[int]) -> list[str]:
-    between = [f"{low} to {high - 1} px" for low, high in itertools.pairwise(areas)]
-    return [f"below {areas[0]} px", *between, f"from {areas[-1]} px"]

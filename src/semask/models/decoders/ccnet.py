@@ -32,7 +32,6 @@ class CCNet(nn.Module):
         self.classify = pixel_classifier(channels, num_classes)
 
     def forward(self, features: Features) -> PixelLogits:
-        """Decode the last map at its grid."""
         last = features.maps[-1]
         x = self.convs[0](last)
         # recurrent criss-cross attention
@@ -60,7 +59,6 @@ class CrissCrossAttention(nn.Module):
         self.gain = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Return the map plus λ times the attended values."""
         query, key, value = self.query(x), self.key(x), self.value(x)
         height = x.shape[-2]
         # affinity with the column, without the cell itself, and with the row

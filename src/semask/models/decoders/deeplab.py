@@ -43,7 +43,6 @@ class DeepLabV3Plus(nn.Module):
         self.classify = pixel_classifier(channels, num_classes)
 
     def forward(self, features: Features) -> PixelLogits:
-        """Decode the first and the last map at the first one's grid."""
         # low-level features
         fine = self.narrow(features.maps[0])
         # ASPP, upsampled
@@ -71,6 +70,5 @@ class ASPP(nn.Module):
         self.out_channels = (1 + len(self.branches)) * channels
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
-        """Return all branches, in `out_channels` channels, at the map's size."""
         mean = self.mean(x.mean((2, 3), keepdim=True)).expand(-1, -1, *size_of(x))
         return torch.cat([mean, *(branch(x) for branch in self.branches)], dim=1)

@@ -49,7 +49,6 @@ class MaskHead(nn.Module):
         return MaskLogits(self.classify(queries), self.masks(queries, pixels))
 
     def masks(self, queries: Float[Tensor, "b q d"], pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b q h w"]:
-        """Return the mask logits alone."""
         return torch.einsum("bqc,bchw->bqhw", self.embed(queries), pixels)
 
 

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from semask.models.decoders.mask_classifier import MaskHead, stack
 from semask.models.layers.blocks import caffe2_xavier
-from semask.models.layers.position import sine_positions
-from semask.models.layers.query import QueryLayer
+from semask.models.layers.query import QueryLayer, sine_positions
 from semask.structures import Features, MaskLogits, PixelFeatures
 
 

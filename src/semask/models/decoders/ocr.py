@@ -43,8 +43,7 @@ class ObjectContext(nn.Module):
         context = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
         context = self.project(context.unflatten(2, size_of(x)))
         # augmented representations
-        out: Tensor = self.fuse(torch.cat([context, x], dim=1))
-        return out
+        return self.fuse(torch.cat([context, x], dim=1))
 
 
 class OCR(nn.Module):
@@ -71,7 +70,6 @@ class OCR(nn.Module):
         self.classify = pixel_classifier(channels, num_classes)
 
     def forward(self, features: Features, *, auxiliary: bool = True) -> PixelLogits:
-        """Decode all maps at the first one's grid."""
         maps = torch.cat([resize(level, size_of(features.maps[0])) for level in features.maps], dim=1)
         # soft object regions
         coarse = self.classify_coarse(self.coarse(maps))

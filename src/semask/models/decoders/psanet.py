@@ -41,7 +41,6 @@ class PSANet(nn.Module):
         self.classify = pixel_classifier(channels, num_classes)
 
     def forward(self, features: Features) -> PixelLogits:
-        """Decode the last map at its grid."""
         last = features.maps[-1]
         # both directions of attention, at half the size
         mixed = torch.cat([self.collect(last), self.distribute(last)], dim=1)
@@ -76,14 +75,12 @@ class PointWiseSpatialAttention(nn.Module):
         self.scores = nn.Conv2d(channels, window_size**2, 1, bias=False)
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o H W"]:
-        """Return the mixed map at half the size, see `halve`."""
         reduced = halve(self.reduce(x))
         # attention maps: the predicted windows laid on the whole map
         scores = unfold_windows(self.scores(self.hidden(reduced)), self.window_size)
         if self.direction == "distribute":
             scores = scores.transpose(1, 2)
-        mixed: Tensor = (reduced.flatten(2) @ scores.softmax(dim=1)).unflatten(2, size_of(reduced))
-        return mixed
+        return (reduced.flatten(2) @ scores.softmax(dim=1)).unflatten(2, size_of(reduced))
 
 
 def unfold_windows(windows: Float[Tensor, "b p h w"], window_size: int) -> Float[Tensor, "b n n"]:

@@ -44,7 +44,6 @@ class SegFormer(nn.Module):
         self.classify = pixel_classifier(channels, num_classes)
 
     def forward(self, features: Features) -> PixelLogits:
-        """Decode all maps at the first one's grid."""
         # project every level to one width
         levels = [branch(level) for branch, level in zip(self.branches, features.maps, strict=True)]
         # upsample, concatenate and fuse

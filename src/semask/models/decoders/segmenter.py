@@ -31,7 +31,6 @@ class SegmenterLinear(nn.Module):
         self.apply(initialise)
 
     def forward(self, features: Features) -> PixelLogits:
-        """Return logits at the grid of the patches."""
         return PixelLogits(self.classify(self.single_scale(features.maps)))
 
 
@@ -74,7 +73,6 @@ class MaskTransformer(nn.Module):
         self.apply(initialise)
 
     def forward(self, features: Features) -> PixelLogits:
-        """Return mask logits b k h w at the grid of the patches."""
         tokens, (height, width) = self.tokens(features)
         for block in self.blocks:
             tokens = block(tokens)
@@ -138,7 +136,6 @@ class SingleScale(nn.Module):
         self.projections = nn.ModuleList(nn.Conv2d(c, self.channels, 1) for c in in_channels) if fused else None
 
     def forward(self, maps: Sequence[Tensor]) -> Float[Tensor, "b c h w"]:
-        """Return the one map, of `channels` channels."""
         if self.target is None:
             return maps[0]
         size = size_of(maps[self.target])

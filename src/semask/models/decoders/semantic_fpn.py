@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from semask.models.layers.blocks import ConvNormAct, pixel_classifier
-from semask.models.layers.feature_pyramid import FeaturePyramid
+from semask.models.layers.blocks import Conv2dNCHW, ConvNormAct, caffe2_xavier, pixel_classifier
 from semask.ops.resize import resize, size_of, sum_equal_sizes
 from semask.structures import Features, PixelLogits
 
@@ -41,7 +42,6 @@ class SemanticFPN(nn.Module):
         self.classify = pixel_classifier(channels, num_classes)
 
     def forward(self, features: Features) -> PixelLogits:
-        """Decode all maps at the first one's grid."""
         maps = features.maps if self.neck is None else self.neck(features.maps)
         total = self.branches[0](maps[0])
         # bring every coarser level up to half the finest grid
@@ -60,3 +60,28 @@ def climb(in_channels: int, channels: int, level: int) -> nn.Sequential:
         units.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
         units.append(ConvNormAct(channels, channels))
     return nn.Sequential(*units)
+
+
+class FeaturePyramid(nn.Module):
+    """Maps projected to one width, the coarser added to the finer one from the top down, and each smoothed.
+
+    There are neither norms nor activations; coarser maps are resized to their nearest cells.
+
+    Source: Feature Pyramid Networks (arXiv:1612.03144) §3, without additional levels.
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: int) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(caffe2_xavier(nn.Conv2d(width, channels, 1)) for width in in_channels)
+        smoothing = (Conv2dNCHW(channels, channels, 3, padding=1) for _ in in_channels)
+        self.outputs = nn.ModuleList(caffe2_xavier(conv) for conv in smoothing)
+
+    def forward(self, maps: Sequence[Float[Tensor, "b _c _h _w"]]) -> tuple[Tensor, ...]:
+        """Return the pyramid, fine to coarse as the maps are."""
+        # lateral connections
+        levels = [lateral(level) for lateral, level in zip(self.laterals, maps, strict=True)]
+        # top-down pathway
+        for finer in reversed(range(len(levels) - 1)):
+            size = size_of(levels[finer])
+            levels[finer] = levels[finer] + F.interpolate(levels[finer + 1], size=size, mode="nearest")
+        return tuple(output(level) for output, level in zip(self.outputs, levels, strict=True))

@@ -30,7 +30,6 @@ class SETR(nn.Module):
         self.head = head
 
     def forward(self, features: Features) -> PixelLogits:
-        """Decode the last map."""
         return PixelLogits(self.head(features.maps[-1]))
 
 
@@ -57,8 +56,7 @@ class SETRHead(nn.Module):
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b k H W"]:
         """Return the logits, factor^steps as fine as the map."""
-        out: Tensor = self.classify(self.steps(self.norm(x)))
-        return out
+        return self.classify(self.steps(self.norm(x)))
 
 
 class SETRMLA(nn.Module):

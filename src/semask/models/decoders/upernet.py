@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from semask.models.decoders.pspnet import PyramidPooling
 from semask.models.layers.blocks import ConvNormAct, pixel_classifier
-from semask.models.layers.pyramid_pooling import PyramidPooling
 from semask.ops.resize import resize, size_of
 from semask.structures import Features, PixelLogits
 
@@ -32,7 +32,6 @@ class UPerNet(nn.Module):
         self.classify = pixel_classifier(channels, num_classes)
 
     def forward(self, features: Features) -> PixelLogits:
-        """Decode all maps at the first one's grid."""
         # lateral connections; the top is pyramid pooling
         levels = [lateral(level) for lateral, level in zip(self.laterals, features.maps[:-1], strict=True)]
         levels.append(self.bottleneck(self.pooling(features.maps[-1])))

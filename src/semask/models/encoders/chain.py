@@ -19,9 +19,8 @@ from semask.models.encoders.swin import make_dense
 from semask.ops.geometry import divide_up
 
 NUM_STAGES = 4
-_SWIN = "timm.models.swin_transformer"
-_SWIN_V2 = "timm.models.swin_transformer_v2"
-_DENSE = (_SWIN, _SWIN_V2)
+SWIN, SWIN_V2 = "timm.models.swin_transformer", "timm.models.swin_transformer_v2"
+_DENSE = (SWIN, SWIN_V2)
 """Families whose blocks are replaced by those for maps of any size."""
 _XCEPTION = "timm.models.xception_aligned"
 # Families with feature networks of their own, which are plain chains with these options of timm's.
@@ -37,15 +36,15 @@ _STAGED: dict[str, Callable[[Any], Staged]] = {
     "timm.models.hieradet_sam2": StagedHieraDet,
 }
 """Families that timm runs as one piece."""
-_DILATED = ("timm.models.resnet", "timm.models.resnest", _XCEPTION)
+DILATABLE = ("timm.models.resnet", "timm.models.resnest", _XCEPTION)
 """Families that can be dilated; their maps are of ⌈side / stride⌉ for images of any size."""
 _COLOUR_ONLY = ("timm.models.csatv2",)
 """Families that normalise images themselves, as RGB."""
 STEP = 32
 """Sides of a fixed size are multiples of this [px], the stride of the coarsest map."""
-_FIXED_SIZE = ("timm.models.maxxvit", "timm.models.gcvit", "timm.models.hiera", "timm.models.swin_transformer_v2_cr")
+FIXED_SIZE = ("timm.models.maxxvit", "timm.models.gcvit", "timm.models.hiera", "timm.models.swin_transformer_v2_cr")
 """Families whose windows, or table of positions, are a fixed share of the image."""
-_ANY_SIZE = ("timm.models.twins", "timm.models.mvitv2", "timm.models.swiftformer", _SWIN, _SWIN_V2)
+_ANY_SIZE = ("timm.models.twins", "timm.models.mvitv2", "timm.models.swiftformer", SWIN, SWIN_V2)
 """Families that timm calls fixed, as classifiers, but whose maps may be of any size."""
 
 
@@ -70,16 +69,15 @@ class Chain(NamedTuple):
 
 def is_swin(name: str) -> bool:
     """Return whether a timm name is a first-generation Swin Transformer."""
-    return family_of(name) == _SWIN
-
-
-def is_dilatable(name: str) -> bool:
-    """Return whether a timm name is a backbone that can dilate its last stages: ResNet, ResNeSt or aligned Xception."""
-    return family_of(name) in _DILATED
+    return family_of(name) == SWIN
 
 
 def family_of(name: str) -> str:
-    """Return the timm module that defines a model; a ValueError names near ones when there is none."""
+    """Return the timm module that defines a model.
+
+    Raises:
+        ValueError: timm has no such model; the message suggests near names.
+    """
     bare = name.split(".", 1)[0]
     if not timm.is_model(bare):
         near = difflib.get_close_matches(bare, timm.list_models(), n=6, cutoff=0.5)
@@ -95,8 +93,10 @@ def timm_chain(
 
     Swin and Swin V2 become those of dense prediction. `size` (height, width) [px] is what families of a fixed size are
     built for, None the named model's own. `options` go to timm's constructor: widths and depths of Swin,
-    `output_stride` of ResNet's kind. A family without four stages to run one by one, and one that does not take the
-    size, raises a ValueError.
+    `output_stride` of ResNet's kind.
+
+    Raises:
+        ValueError: The family has no four stages to run one by one, or does not take the size or the channels.
     """
     family = family_of(name)
     # what the family cannot do
@@ -106,15 +106,23 @@ def timm_chain(
             f"{name!r} normalises its images as RGB and cannot take {in_channels}; use --data.channels 3, or "
             "choose another backbone"
         )
-    options |= size_options(family, size) | {"in_chans": in_channels}
-    only = size_of_images(name, family, size)
+    options["in_chans"] = in_channels
+    fixed = family in FIXED_SIZE
+    only = (size or timm.get_pretrained_cfg(name).input_size[1:]) if fixed else None
+    if size is not None and (fixed or family == SWIN_V2):
+        options["img_size"] = max(size) if family == SWIN_V2 else size  # windows of Swin V2 are squares
     # networks that timm runs as one piece
     if family in _STAGED:
-        return _staged_chain(_STAGED[family], _create(name, drop_path, {"num_classes": 0, **options}), only)
+        network = _create(name, drop_path, {"num_classes": 0, **options})
+        modules = _STAGED[family](network)
+        channels, strides = (
+            tuple(int(stage[key]) for stage in network.feature_info) for key in ("num_chs", "reduction")
+        )
+        return Chain(modules, STAGES, channels, strides, modules.channels_last, strides[-1], fixed_size=only)
     if family == _XCEPTION:
         return _xception_chain(_create(name, drop_path, {"num_classes": 0, **options}))
     # ordered chains
-    if family == _SWIN:
+    if family == SWIN:
         options |= {"strict_img_size": False, "always_partition": True}
     if family in _CHAINS_ON_REQUEST:
         options["feature_cfg"] = {"feature_cls": "list", "flatten_sequential": True}
@@ -129,10 +137,12 @@ def timm_chain(
     # blocks for images of any size
     if family in _DENSE:
         make_dense(network)
-    divide_sizes(network)
+    for module in network.modules():
+        if type(module) is Conv2dSame:
+            module.__class__ = SameConvolution
     # Maps are of ⌈side / stride⌉; anti-aliasing by means drops the last row of an odd side.
     blurred = any(isinstance(getattr(module, "aa", None), nn.AvgPool2d) for module in network.modules())
-    rounds_up = family in _DENSE or (family in _DILATED and not blurred)
+    rounds_up = family in _DENSE or (family in DILATABLE and not blurred)
     strides = tuple(network.feature_info.reduction()[-NUM_STAGES:])
     return Chain(
         modules=nn.ModuleDict(network.items()),
@@ -145,23 +155,8 @@ def timm_chain(
     )
 
 
-def _staged_chain(staged: Callable[[Any], Staged], network: Any, fixed_size: tuple[int, int] | None) -> Chain:
-    modules = staged(network)
-    strides = tuple(int(stage["reduction"]) for stage in network.feature_info)
-    return Chain(
-        modules=modules,
-        outputs=STAGES,
-        channels=tuple(int(stage["num_chs"]) for stage in network.feature_info),
-        strides=strides,
-        channels_last=modules.channels_last,
-        size_multiple=strides[-1],
-        fixed_size=fixed_size,
-    )
-
-
 def _xception_chain(network: XceptionAligned) -> Chain:
     """Return Xception's blocks as a chain; a stage ends before the block that halves the map, or would, undilated."""
-    # stem and blocks by name
     blocks = {f"blocks_{index}": block for index, block in enumerate(network.blocks)}
     ends = [f"blocks_{end - 1}" for end in network.feature_ends[1:-1]] + [f"blocks_{network.feature_ends[-1]}"]
     return Chain(
@@ -187,37 +182,9 @@ def _create(name: str, drop_path: float, options: dict[str, Any]) -> Any:
     return timm.create_model(bare, **options)
 
 
-def is_fixed(family: str) -> bool:
-    """Return whether a family encodes images of one size only, which can be chosen."""
-    return family in _FIXED_SIZE
-
-
-def is_sized(family: str) -> bool:
-    """Return whether a family is built for a size: those of a fixed one, and SwinV2, whose windows are no larger."""
-    return is_fixed(family) or family == _SWIN_V2
-
-
-def size_of_images(name: str, family: str, size: tuple[int, int] | None) -> tuple[int, int] | None:
-    """Return the one size (height, width) [px] of images that a model built for `size` encodes, None for any.
-
-    Without a `size` it is the named model's own.
-    """
-    if not is_fixed(family):
-        return None
-    return size or timm.get_pretrained_cfg(name).input_size[1:]
-
-
-def size_options(family: str, size: tuple[int, int] | None) -> dict[str, Any]:
-    """Return the options of timm's constructor for a size (height, width) [px]; Swin V2's windows must be squares."""
-    if size is None or not is_sized(family):
-        return {}
-    return {"img_size": max(size) if family == _SWIN_V2 else size}
-
-
 def check_size(name: str, family: str, size: tuple[int, int] | None) -> None:
     """Refuse a size that a family of a fixed size cannot take, and families of one size that cannot be chosen."""
-    # windows must divide the coarsest map
-    if size is not None and is_fixed(family) and any(side % STEP or side < STEP for side in size):
+    if size is not None and family in FIXED_SIZE and any(side % STEP or side < STEP for side in size):
         near = " ".join(str(max(STEP, round(side / STEP) * STEP)) for side in size)
         raise ValueError(
             f"{name!r} is built for images of one size, whose sides are multiples of {STEP} px, not {size[0]} and "
@@ -225,7 +192,7 @@ def check_size(name: str, family: str, size: tuple[int, int] | None) -> None:
         )
     # families whose one size cannot be chosen
     known = timm.get_pretrained_cfg(name)
-    if known is not None and known.fixed_input_size and not is_fixed(family) and family not in _ANY_SIZE:
+    if known is not None and known.fixed_input_size and family not in (*FIXED_SIZE, *_ANY_SIZE):
         raise ValueError(
             f"{name!r} (family {family.rsplit('.', 1)[-1]}) is built for images of {known.input_size[1]}×"
             f"{known.input_size[2]} px alone and gives no pyramid for images of other sizes. Use a backbone that does, "
@@ -245,10 +212,3 @@ class SameConvolution(nn.Conv2d):
         )
         padded = F.pad(x, (wide // 2, wide - wide // 2, tall // 2, tall - tall // 2))
         return F.conv2d(padded, self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups)
-
-
-def divide_sizes(network: nn.Module) -> None:
-    """Replace timm's convolutions with TensorFlow's "same" padding, in place."""
-    for module in network.modules():
-        if type(module) is Conv2dSame:
-            module.__class__ = SameConvolution

@@ -1,18 +1,17 @@
-"""Any hierarchical backbone, with a semantic layer after each stage when there are some."""
+"""Any hierarchical backbone, with a semantic layer or a probe after each stage when there are some."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from semask.models.encoders.chain import Chain
-from semask.ops.checkpoint import checkpoint_stage
+from semask.ops.memory import checkpoint_stage
 from semask.structures import Features
-
-Step = Callable[[Tensor], Tensor]
 
 
 class HierarchicalEncoder(nn.Module):
@@ -47,25 +46,22 @@ class HierarchicalEncoder(nn.Module):
         x: Tensor = images
         maps: list[Tensor] = []
         priors: list[Tensor] = []
-        for stage, steps in enumerate(self._stages()):
-            if stage + 1 in self.checkpointed_stages:
-                x, level, prior = checkpoint_stage(self._run, x, steps, modules=(self.chain, self.semantic))
-            else:
-                x, level, prior = self._run(x, steps)
-            maps.append(level)
-            priors.extend(prior)
+        steps: list[tuple[str, Callable[[Tensor], Tensor]]] = []
+        for name, module in self.chain.items():
+            steps.append((name, module))
+            if name in self.stage_of:  # the last step of a stage
+                run: Callable[..., tuple[Tensor, Tensor, list[Tensor]]] = self._run
+                if len(maps) + 1 in self.checkpointed_stages:
+                    run = partial(checkpoint_stage, self._run, modules=(self.chain, self.semantic))
+                x, level, prior = run(x, steps, len(maps))
+                maps.append(level)
+                priors.extend(prior)
+                steps = []
         return Features(tuple(maps), tuple(priors))
 
-    def _stages(self) -> list[list[tuple[str, Step]]]:
-        """Return the modules of every stage, by name; the output of a stage is its last."""
-        stages: list[list[tuple[str, Step]]] = [[]]
-        for name, module in self.chain.items():
-            stages[-1].append((name, module))
-            if name in self.stage_of:
-                stages.append([])
-        return stages[:-1]
-
-    def _run(self, x: Tensor, steps: Sequence[tuple[str, Step]]) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def _run(
+        self, x: Tensor, steps: Sequence[tuple[str, Callable[[Tensor], Tensor]]], stage: int
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Run a stage; return the next stage's input, the stage's map, and its semantic map if there is one."""
         prior: list[Tensor] = []
         for name, module in steps:
@@ -73,24 +69,38 @@ class HierarchicalEncoder(nn.Module):
             if self.semantic and name in self.masked_stage_of:
                 # the semantic layer masks the map, and the masked map flows on
                 layer = self.semantic[self.masked_stage_of[name]]
-                x = self._channels_first(x)
-                x = apply_semantic_layer(layer, x, priors=prior)
-                x = x.permute(0, 2, 3, 1) if self.channels_last else x
-        level = self._channels_first(x)
+                x = apply_semantic_layer(layer, x, priors=prior, channels_last=self.channels_last)
+        level = x.permute(0, 3, 1, 2) if self.channels_last else x
         if self.norms:
-            level = self.norms[self.stage_of[steps[-1][0]]](level.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            level = self.norms[stage](level.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return x, level, prior
-
-    def _channels_first(self, x: Tensor) -> Tensor:
-        return x.permute(0, 3, 1, 2) if self.channels_last else x
 
 
 def apply_semantic_layer(
-    layer: nn.Module, x: Float[Tensor, "b i h w"], *, priors: list[Tensor]
-) -> Float[Tensor, "b c h w"]:
-    """Return the masked map, and append its semantic map, if the layer returns one, to the `priors`."""
-    masked, prior = layer(x.permute(0, 2, 3, 1))
+    layer: nn.Module, x: Float[Tensor, "b ..."], *, priors: list[Tensor], channels_last: bool = False
+) -> Float[Tensor, "b ..."]:
+    """Return the masked map, and append its semantic map b k h w, if the layer returns one, to the `priors`."""
+    masked, prior = layer(x if channels_last else x.permute(0, 2, 3, 1))
     if prior is not None:
         priors.append(prior.permute(0, 3, 1, 2))
-    out: Tensor = masked.permute(0, 3, 1, 2)
-    return out
+    return masked if channels_last else masked.permute(0, 3, 1, 2)
+
+
+class Probe(nn.Module):
+    """A linear classifier of a stage's tokens, supervised like a semantic map; the stage's map stays as it is.
+
+    With `queries` the input has twice `channels`: the map, then the queries of its last block, which are classified.
+
+    Source: SeMask table 5, "Swin-T FPN" with auxiliary loss and "Query Swin-T FPN"; the projection is ours.
+    """
+
+    def __init__(self, channels: int, num_classes: int, *, queries: bool = False) -> None:
+        super().__init__()
+        self.channels, self.queries = channels, queries
+        self.classify = nn.Linear(channels, num_classes)
+        nn.init.trunc_normal_(self.classify.weight, std=0.02)
+        nn.init.zeros_(self.classify.bias)
+
+    def forward(self, x: Float[Tensor, "b h w i"]) -> tuple[Float[Tensor, "b h w c"], Float[Tensor, "b h w k"]]:
+        tokens, read = (x[..., : self.channels], x[..., self.channels :]) if self.queries else (x, x)
+        return tokens, self.classify(read)

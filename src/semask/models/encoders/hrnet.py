@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import timm
+import torch
 from jaxtyping import Float
 from timm.models.hrnet import HighResolutionModule, HighResolutionNet
 from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
-from semask.models.encoders.chain import family_of
 from semask.models.encoders.hierarchical import apply_semantic_layer
 from semask.ops.resize import resize, size_of
 from semask.structures import Features
@@ -18,11 +19,6 @@ from semask.structures import Features
 STRIDES = (4, 8, 16, 32)
 ATTENTION = ".aa."
 """In the names of the modules of `attention`, which no weights of timm's contain."""
-
-
-def is_hrnet(name: str) -> bool:
-    """Return whether a timm name is an HRNet."""
-    return family_of(name) == "timm.models.hrnet"
 
 
 def timm_hrnet(
@@ -60,11 +56,7 @@ class HRNetEncoder(nn.Module):
         for module in backbone.modules():
             if isinstance(module, nn.Upsample):
                 module.mode, module.align_corners = "bilinear", False
-        self.channels = branch_channels(backbone)
-        self.strides = STRIDES
-        self.size_multiple = 1
-        self.fixed_size = None
-        self.channels_last = False
+        self.channels, self.strides, self.size_multiple = branch_channels(backbone), STRIDES, 1
         self.backbone = backbone
         self.semantic = nn.ModuleList(semantic)
 
@@ -88,14 +80,12 @@ class HRNetEncoder(nn.Module):
         return Features(tuple(branches), tuple(priors))
 
     def _mask(self, stage: int, x: Tensor, priors: list[Tensor]) -> Tensor:
-        """Mask a stage's coarsest branch by its semantic layer, if there is one."""
         return apply_semantic_layer(self.semantic[stage], x, priors=priors) if self.semantic else x
 
 
 def stage_channels(backbone: HighResolutionNet) -> tuple[int, ...]:
     """Return the width of each stage's coarsest branch; that of stage 1 is wider than the finest map."""
-    first = backbone.layer1[-1].bn3.num_features
-    return (first, *branch_channels(backbone)[1:])
+    return (backbone.layer1[-1].bn3.num_features, *branch_channels(backbone)[1:])
 
 
 def branch_channels(backbone: HighResolutionNet) -> tuple[int, ...]:
@@ -110,9 +100,35 @@ def exchange(module: HighResolutionModule, branches: list[Tensor]) -> list[Tenso
     out: list[Tensor] = []
     # multi-resolution fusion
     for own, fuse in zip(ran, module.fuse_layers, strict=True):
-        total: Tensor | None = None
-        for step, x in zip(fuse, ran, strict=True):
-            given = resize(step(x), size_of(own))
-            total = given if total is None else total + given
-        out.append(module.fuse_act(total))
+        given = (resize(step(x), size_of(own)) for step, x in zip(fuse, ran, strict=True))
+        out.append(module.fuse_act(functools.reduce(torch.add, given)))
     return out
+
+
+class PolarizedSelfAttention(nn.Module):
+    """A gate per channel and a gate per cell, side by side, whose results are added: the parallel form.
+
+    A channel's gate comes from features summed over the cells by a softmax, a cell's gate from the product of its
+    features with the softmax of the map's mean features. Both work at half the width and end in a sigmoid.
+
+    Source: Polarized Self-Attention (arXiv:2107.00782) §3.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        half = max(1, channels // 2)
+        self.channel_query = nn.Conv2d(channels, 1, 1, bias=False)
+        self.channel_value = nn.Conv2d(channels, half, 1, bias=False)
+        self.channel_gate = nn.Conv2d(half, channels, 1, bias=False)
+        self.cell_query = nn.Conv2d(channels, half, 1, bias=False)
+        self.cell_value = nn.Conv2d(channels, half, 1, bias=False)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        # channel-only branch
+        share = self.channel_query(x).flatten(2).softmax(-1)  # b 1 n
+        summed = self.channel_value(x).flatten(2) @ share.transpose(1, 2)  # b c/2 1
+        channels = torch.sigmoid(self.channel_gate(summed[..., None]))
+        # spatial-only branch
+        mean = self.cell_query(x).mean((2, 3)).softmax(-1)  # b c/2
+        cells = torch.sigmoid(torch.einsum("bc,bchw->bhw", mean, self.cell_value(x)))[:, None]
+        return x * channels + x * cells

@@ -7,28 +7,24 @@ from typing import Any
 
 import timm
 
-from semask.models.encoders.chain import family_of, is_dilatable, is_sized, is_swin
-from semask.models.encoders.hrnet import is_hrnet
+from semask.models.encoders.chain import DILATABLE, FIXED_SIZE, SWIN, SWIN_V2, family_of
 from semask.models.encoders.mix_transformer import is_mit
-from semask.models.encoders.vit import is_vit
+from semask.models.encoders.vit import FAMILIES as VITS
 from semask.recipes import Recipe
 from semask.recipes.decoders import make_options
-from semask.recipes.encoders import (
-    KINDS,
-    DilatableOptions,
-    EncoderOptions,
-    FixedSizeOptions,
-    HRNetOptions,
-    MixTransformerOptions,
-    PyramidViTOptions,
-    StagesOptions,
-    SwinOptions,
-    ViTOptions,
-)
+from semask.recipes.encoders import KINDS, EncoderOptions
 from semask.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD
 
 READ_ONE_STRIDE = ("segmenter", "setr")
 """Kinds of decoders that read maps of one stride, by how their names begin."""
+_KIND_OF_FAMILY = {
+    **dict.fromkeys(VITS, "vit"),
+    "timm.models.hrnet": "hrnet",
+    SWIN: "swin",
+    **dict.fromkeys(DILATABLE, "dilatable"),
+    **dict.fromkeys((*FIXED_SIZE, SWIN_V2), "fixed_size"),
+}
+"""Kinds of options by timm's module; those of all others are `stages`."""
 
 
 def encoder_options(name: str, *, pyramid: bool = False, **options: Any) -> EncoderOptions:
@@ -59,18 +55,13 @@ def with_encoder(recipe: Recipe, name: str) -> Recipe:
 
 
 def kind_of(name: str, *, pyramid: bool = False) -> type[Any]:
-    """Type of options that fits a backbone's name; a ValueError lists near names where there is none."""
-    if is_mit(name):
-        return MixTransformerOptions
-    if is_vit(name):
-        return PyramidViTOptions if pyramid else ViTOptions
-    if is_hrnet(name):
-        return HRNetOptions
-    if is_swin(name):
-        return SwinOptions
-    if is_dilatable(name):
-        return DilatableOptions
-    return FixedSizeOptions if is_sized(family_of(name)) else StagesOptions
+    """Type of options that fits a backbone's name.
+
+    Raises:
+        ValueError: There is no such backbone; the message suggests near names.
+    """
+    kind = "mix_transformer" if is_mit(name) else _KIND_OF_FAMILY.get(family_of(name), "stages")
+    return KINDS["pyramid_vit" if kind == "vit" and pyramid else kind]
 
 
 def image_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -6,6 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch.nn.functional as F
@@ -54,7 +55,11 @@ def is_mit(name: str) -> bool:
 
 
 def size_of(name: str) -> Size:
-    """Return the size of a Mix Transformer; a ValueError names near ones."""
+    """Return the size of a Mix Transformer.
+
+    Raises:
+        ValueError: There is no such name; the message suggests near ones.
+    """
     if name not in SIZES:
         near = difflib.get_close_matches(name, SIZES, n=3, cutoff=0.5)
         hint = f"; near ones: {', '.join(near)}" if near else ""
@@ -76,19 +81,15 @@ def mix_transformer(
     see docs/decisions/0011.
     """
     eps = NORM_EPS if norm_eps is None else norm_eps
-    last = max(sum(size.depths) - 1, 1)
+    count = sum(size.depths)
     # stochastic depth rises linearly over all blocks
-    rates = iter([drop_path * block / last for block in range(sum(size.depths))])
-    # stage1, norm1, …, norm4
+    rates = iter([drop_path * block / max(count - 1, 1) for block in range(count)])
     modules = nn.ModuleDict()
-    for stage in range(NUM_STAGES):
-        modules[f"stage{stage + 1}"] = MixStage(
-            size, stage, in_channels=size.channels[stage - 1] if stage else in_channels, drop_paths=rates, eps=eps
-        )
-        modules[f"norm{stage + 1}"] = nn.LayerNorm(size.channels[stage], eps=eps)
+    stages, norms = (tuple(f"{kind}{number}" for number in range(1, NUM_STAGES + 1)) for kind in ("stage", "norm"))
+    for stage, inputs in enumerate((in_channels, *size.channels[:-1])):
+        modules[stages[stage]] = MixStage(size, stage, in_channels=inputs, drop_paths=rates, eps=eps)
+        modules[norms[stage]] = nn.LayerNorm(size.channels[stage], eps=eps)
     modules.apply(_initialise)
-    norms = tuple(f"norm{stage + 1}" for stage in range(NUM_STAGES))
-    stages = tuple(f"stage{stage + 1}" for stage in range(NUM_STAGES))
     return Chain(
         modules=modules,
         outputs=norms,
@@ -112,23 +113,11 @@ class MixStage(nn.Module):
         channels = size.channels[stage]
         self.reads_images = stage == 0
         self.embed = OverlappingPatches(in_channels, channels, kernel=KERNELS[stage], step=STEPS[stage], eps=eps)
-        self.blocks = nn.Sequential(
-            *(
-                MixBlock(
-                    channels,
-                    num_heads=HEADS[stage],
-                    reduction=REDUCTIONS[stage],
-                    drop_path=next(drop_paths),
-                    eps=eps,
-                )
-                for _ in range(size.depths[stage])
-            )
-        )
+        block = partial(MixBlock, channels, num_heads=HEADS[stage], reduction=REDUCTIONS[stage], eps=eps)
+        self.blocks = nn.Sequential(*(block(drop_path=next(drop_paths)) for _ in range(size.depths[stage])))
 
     def forward(self, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b h w c"]:
-        """Return the stage's map, not yet normalised."""
-        out: Tensor = self.blocks(self.embed(x if self.reads_images else x.permute(0, 3, 1, 2)))
-        return out
+        return self.blocks(self.embed(x if self.reads_images else x.permute(0, 3, 1, 2)))
 
 
 class OverlappingPatches(nn.Module):
@@ -144,8 +133,7 @@ class OverlappingPatches(nn.Module):
 
     def forward(self, x: Float[Tensor, "b i H W"]) -> Float[Tensor, "b h w c"]:
         """Return ⌈H / step⌉ × ⌈W / step⌉ tokens."""
-        out: Tensor = self.norm(self.proj(x).permute(0, 2, 3, 1))
-        return out
+        return self.norm(self.proj(x).permute(0, 2, 3, 1))
 
 
 class MixBlock(nn.Module):
@@ -161,11 +149,9 @@ class MixBlock(nn.Module):
         self.drop_path2 = DropPath(drop_path)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        """Keep the shape."""
         # efficient self-attention, then Mix-FFN
         x = x + self.drop_path1(self.attention(self.norm1(x)))
-        out: Tensor = x + self.drop_path2(self.mlp(self.norm2(x)))
-        return out
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
 
 
 class EfficientAttention(nn.Module):
@@ -185,18 +171,15 @@ class EfficientAttention(nn.Module):
         self.reduce = Reduction(channels, reduction, eps=eps) if reduction > 1 else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        """Keep the shape."""
         # sequence reduction: keys and values from a coarser map
         coarse = self.reduce(x)
-        query, key, value = (self._heads(t) for t in (self.query(x), self.key(coarse), self.value(coarse)))
-        attended = F.scaled_dot_product_attention(query, key, value)
-        out: Tensor = self.project(attended.transpose(1, 2).flatten(2).view(x.shape))
-        return out
-
-    def _heads(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b heads n d"]:
         # b h w c → b heads n d
-        heads: Tensor = x.flatten(1, 2).unflatten(-1, (self.num_heads, -1))
-        return heads.transpose(1, 2)
+        query, key, value = (
+            tokens.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for tokens in (self.query(x), self.key(coarse), self.value(coarse))
+        )
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.project(attended.transpose(1, 2).flatten(2).view(x.shape))
 
 
 class Reduction(nn.Module):
@@ -213,8 +196,7 @@ class Reduction(nn.Module):
         _, height, width, _ = x.shape
         # a map smaller than one square is padded to it
         padded = F.pad(x, (0, 0, 0, max(0, self.ratio - width), 0, max(0, self.ratio - height)))
-        out: Tensor = self.norm(self.conv(padded.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-        return out
+        return self.norm(self.conv(padded.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
 class MixFFN(nn.Module):
@@ -231,15 +213,13 @@ class MixFFN(nn.Module):
         self.contract = nn.Linear(hidden, channels)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        """Keep the shape."""
         # eq. 3: MLP, 3×3 convolution, GELU, MLP
         mixed = self.depthwise(self.expand(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        out: Tensor = self.contract(F.gelu(mixed))
-        return out
+        return self.contract(F.gelu(mixed))
 
 
 def _initialise(module: nn.Module) -> None:
-    """Initialise as the authors do: truncated normal for linear layers, normal for convolutions."""
+    # as the authors do
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
     elif isinstance(module, nn.Conv2d):
@@ -250,21 +230,13 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-_PLACES: tuple[tuple[str, int, str], ...] = (
-    (r"(?:backbone\.)?patch_embed(\d)\.", 1, "stage{}.embed."),
-    (r"(?:backbone\.)?block(\d)\.", 1, "stage{}.blocks."),
-    (r"(?:backbone\.)?norm(\d)\.", 1, "norm{}."),
-    (r"(?:segformer\.)?encoder\.patch_embeddings\.(\d)\.", 0, "stage{}.embed."),
-    (r"(?:segformer\.)?encoder\.block\.(\d)\.", 0, "stage{}.blocks."),
-    (r"(?:segformer\.)?encoder\.layer_norm\.(\d)\.", 0, "norm{}."),
-    (r"(?:segformer\.)?stages\.(\d)\.patch_embeddings\.", 0, "stage{}.embed."),
-    (r"(?:segformer\.)?stages\.(\d)\.blocks\.", 0, "stage{}.blocks."),
-    (r"(?:segformer\.)?stages\.(\d)\.layer_norm\.", 0, "norm{}."),
-    (r"(?:backbone\.)?layers\.(\d)\.0\.", 0, "stage{}.embed."),
-    (r"(?:backbone\.)?layers\.(\d)\.1\.", 0, "stage{}.blocks."),
-    (r"(?:backbone\.)?layers\.(\d)\.2\.", 0, "norm{}."),
+_LAYOUTS: tuple[tuple[int, tuple[str, ...]], ...] = (
+    (1, tuple(rf"(?:backbone\.)?{part}(\d)\." for part in ("patch_embed", "block", "norm"))),
+    (0, tuple(rf"(?:segformer\.)?encoder\.{part}\.(\d)\." for part in ("patch_embeddings", "block", "layer_norm"))),
+    (0, tuple(rf"(?:segformer\.)?stages\.(\d)\.{part}\." for part in ("patch_embeddings", "blocks", "layer_norm"))),
+    (0, tuple(rf"(?:backbone\.)?layers\.(\d)\.{part}\." for part in ("0", "1", "2"))),
 )
-"""The beginning of a published name, the number of its first stage, and our beginning."""
+"""The number of a layout's first stage, and how the names of its patches, blocks and norms begin."""
 _OF_PATCHES = {"projection": "proj", "layer_norm": "norm"}
 _OF_BLOCKS = {
     "norm1": ("layer_norm_1", "layernorm_before"),
@@ -293,9 +265,11 @@ def chain_tensors(key: str, value: Tensor) -> list[tuple[str, Tensor]]:
     Source: SegFormer's authors' code; transformers 5.23, whose files and models in memory have different names;
     mmsegmentation 1.2.2, spelled out by the fixtures in tests/reference.
     """
-    for pattern, first, ours in _PLACES:
-        match = re.match(pattern, key)
-        if match is not None:
+    for first, patterns in _LAYOUTS:
+        for pattern, ours in zip(patterns, ("stage{}.embed.", "stage{}.blocks.", "norm{}."), strict=True):
+            match = re.match(pattern, key)
+            if match is None:
+                continue
             place, rest = ours.format(int(match[1]) - first + 1), key[match.end() :]
             if ".blocks." in place:
                 return _of_block(place, rest, value)

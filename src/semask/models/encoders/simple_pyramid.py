@@ -43,12 +43,9 @@ class SimplePyramidEncoder(nn.Module):
         strides = [patch / 2.0**doublings for doublings in DOUBLINGS]
         self.strides: tuple[int | float, ...] = tuple(int(step) if step.is_integer() else step for step in strides)
         self.size_multiple = 2 * patch
-        self.fixed_size = None
-        self.channels_last = False
 
     @property
     def checkpointed_stages(self) -> frozenset[int]:
-        """The stages whose activations are not kept: the ViT, or none."""
         return self.plain.checkpointed_stages
 
     @checkpointed_stages.setter
@@ -84,7 +81,6 @@ class PyramidLevel(nn.Module):
         self.smooth_norm = MapNorm(WIDTH)
 
     def forward(self, x: Float[Tensor, "b i H W"]) -> Float[Tensor, "b c h w"]:
-        """Return the level's map."""
         # max pooling, or one or two transposed convolutions
         x = self.halve(x)
         for step, double in enumerate(self.resize):
@@ -93,5 +89,4 @@ class PyramidLevel(nn.Module):
             x = double(x)
         # 1×1, then 3×3 convolution
         x = self.reduce_norm(self.reduce(x))
-        out: Tensor = self.smooth_norm(self.smooth(x))
-        return out
+        return self.smooth_norm(self.smooth(x))

@@ -45,7 +45,6 @@ class StagedTwins(Staged):
         self.pos_block = network.pos_block
 
     def run(self, stage: int, x: Float[Tensor, "b i H W"]) -> Float[Tensor, "b c h w"]:
-        """Embed a map into patches and run the blocks of a stage."""
         # patch embedding
         tokens, size = self.patch_embeds[stage](x)
         tokens = self.pos_drops[stage](tokens)
@@ -72,7 +71,6 @@ class StagedMViT(Staged):
         self.stages = network.stages
 
     def run(self, stage: int, x: Float[Tensor, "b i H W"]) -> Float[Tensor, "b c h w"]:
-        """Embed images into patches, for the first stage, and run the blocks of a stage."""
         tokens, size = self.patch_embed(x) if stage == 0 else (x.flatten(2).transpose(1, 2), (x.shape[-2], x.shape[-1]))
         tokens, size = self.stages[stage](tokens, size)
         return _map_of(tokens, (size[0], size[1]))
@@ -101,20 +99,17 @@ class StagedHiera(Staged):
         self.unrolls = nn.ModuleList(Unroll(size, (1, 1), steps) for steps, size in orders)
 
     def run(self, stage: int, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b h w c"]:
-        """Embed images into patches with positions, for the first stage, and run the blocks of a stage."""
         tokens = self.patch_embed(x) + self._positions() if stage == 0 else x.flatten(1, 2)
         # from rows to the order of the windows, and back
         tokens = self.unrolls[stage](tokens)
         for index in self.spans[stage]:
             tokens = self.blocks[index](tokens)
-        out: Tensor = self.reroll(tokens, self.spans[stage][-1])
-        return out
+        return self.reroll(tokens, self.spans[stage][-1])
 
     def _positions(self) -> Float[Tensor, "1 n c"]:
         """Return the full position table, or the sum of a coarse one, resized, and that of one window, repeated."""
         if self.pos_embed_win is None:
-            flat: Tensor = self.pos_embed
-            return flat
+            return self.pos_embed
         # absolute windowed positions
         coarse = F.interpolate(self.pos_embed, size=self.grid, mode="bicubic", antialias=True)
         table: Tensor = coarse + self.pos_embed_win.tile(self.units)
@@ -135,7 +130,6 @@ class StagedHieraDet(Staged):
         self.blocks = network.blocks
 
     def run(self, stage: int, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b h w c"]:
-        """Embed images into patches with positions, for the first stage, and run the blocks of a stage."""
         if stage == 0:
             x = self.patch_embed(x)
             x = x + self._positions(x.shape[1], x.shape[2])
@@ -148,13 +142,11 @@ class StagedHieraDet(Staged):
         coarse = F.interpolate(self.pos_embed, size=(height, width), mode="bicubic")
         side = self.pos_embed_window.shape[-1]
         table = coarse + self.pos_embed_window.tile((height // side, width // side))
-        out: Tensor = table.permute(0, 2, 3, 1)
-        return out
+        return table.permute(0, 2, 3, 1)
 
 
 def _map_of(tokens: Float[Tensor, "b n c"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
-    out: Tensor = tokens.transpose(1, 2).unflatten(-1, size)
-    return out
+    return tokens.transpose(1, 2).unflatten(-1, size)
 
 
 def _spans(ends: Sequence[int]) -> list[range]:

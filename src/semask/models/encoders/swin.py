@@ -20,9 +20,8 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from torch import Tensor, nn
 
 from semask.ops.attention import biased_attention, queries_keys_values
-from semask.ops.checkpoint import checkpoint_pointwise
-from semask.ops.chunked import apply_chunked
 from semask.ops.geometry import padding_to_multiple
+from semask.ops.memory import apply_chunked, checkpoint_pointwise
 from semask.ops.resize import pad_images, size_of
 from semask.ops.windows import Kinds, WindowLayer, attend_in_windows, pad_to_windows, window_masks
 
@@ -40,7 +39,7 @@ class ShiftedWindowAttention(nn.Module):
     near: Tensor
 
     def __init__(self, attention: WindowAttention, *, shift: int) -> None:
-        """Take over the weights of timm's attention; `shift` [tokens] is 0 or half the window."""
+        """`shift` [tokens] is 0 or half the window."""
         super().__init__()
         self.window_size = int(attention.window_size[0])
         self.num_heads = int(attention.num_heads)
@@ -66,15 +65,11 @@ class ShiftedWindowAttention(nn.Module):
                 return biased_attention(joint, of_kind[kinds])
             return self._attend(joint, bias if kinds is None else bias - 100.0 * ~self.near[kinds][:, None])
 
-        layer = WindowLayer(
-            project=lambda tokens: (self.qkv(tokens),), attend=attend, output=lambda attended, _: (self.proj(attended),)
-        )
-        if norm is not None:
-            layer = layer._replace(norm=norm)
+        given: dict[str, Any] = {} if norm is None else {"norm": norm}
         if residual:
-            layer = layer._replace(residual=lambda tokens, _, update: tokens + update)
-        (out,) = attend_in_windows(x, self.window_size, layer, shift=self.shift)
-        return out
+            given["residual"] = lambda tokens, _, update: tokens + update
+        layer = WindowLayer(lambda tokens: (self.qkv(tokens),), attend, lambda out, _: (self.proj(out),), **given)
+        return attend_in_windows(x, self.window_size, layer, shift=self.shift)[0]
 
     def _attend(self, joint: Float[Tensor, "*b n qkv"], bias: Float[Tensor, "*w heads n n"]) -> Float[Tensor, "*b n c"]:
         """Attend in all windows at once; those of one image become heads, so that one mask serves every image."""
@@ -87,8 +82,7 @@ class ShiftedWindowAttention(nn.Module):
 
     def queries(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         """Return the queries of all heads side by side, not scaled."""
-        channels = x.shape[-1]
-        return F.linear(x, self.qkv.weight[:channels], self.qkv.bias[:channels])
+        return F.linear(x, self.qkv.weight[: x.shape[-1]], self.qkv.bias[: x.shape[-1]])
 
 
 class DenseSwinBlock(nn.Module):
@@ -108,7 +102,6 @@ class DenseSwinBlock(nn.Module):
         self.returns_queries = False
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w o"]:
-        """Attention, then MLP, each on normalised tokens and added to the map."""
         if not (self.training or self.returns_queries):
             # Norm and residual run window by window, so that neither is ever in memory for the whole map.
             x = self.attn(x, norm=self.norm1, residual=True)
@@ -138,7 +131,6 @@ class DenseSwinV2Block(nn.Module):
     near: Tensor
 
     def __init__(self, block: SwinTransformerV2Block) -> None:
-        """Take over a block whose windows are squares."""
         super().__init__()
         self.window_size = int(block.window_size[0])
         self.shift = int(block.shift_size[0])
@@ -151,13 +143,6 @@ class DenseSwinV2Block(nn.Module):
         self.register_buffer("near", window_masks(self.window_size, shift=self.shift), persistent=False)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        """Attention, then MLP, each followed by its norm and added to the map."""
-        # residual post-norm
-        x = x + self.drop_path1(self.norm1(self._attend(x)))
-        out: Tensor = x + self.drop_path2(self.norm2(apply_chunked(self.mlp, x)))
-        return out
-
-    def _attend(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         def attend(features: tuple[Tensor, ...], kinds: Kinds) -> Tensor:
             (windows,) = features
             mask = None
@@ -168,8 +153,10 @@ class DenseSwinV2Block(nn.Module):
             return out.view(windows.shape)
 
         layer = WindowLayer(project=lambda tokens: (tokens,), attend=attend)
-        (out,) = attend_in_windows(x, self.window_size, layer, shift=self.shift)
-        return out
+        (attended,) = attend_in_windows(x, self.window_size, layer, shift=self.shift)
+        # residual post-norm
+        x = x + self.drop_path1(self.norm1(attended))
+        return x + self.drop_path2(self.norm2(apply_chunked(self.mlp, x)))
 
 
 class DensePatchEmbedding(nn.Module):
@@ -184,8 +171,7 @@ class DensePatchEmbedding(nn.Module):
     def forward(self, images: Float[Tensor, "b i H W"]) -> Float[Tensor, "b h w c"]:
         """Return ⌈H / patch⌉ × ⌈W / patch⌉ tokens."""
         bottom, right = padding_to_multiple(*size_of(images), self.patch_size)
-        out: Tensor = self.norm(self.proj(pad_images(images, bottom, right)).permute(0, 2, 3, 1))
-        return out
+        return self.norm(self.proj(pad_images(images, bottom, right)).permute(0, 2, 3, 1))
 
 
 class DensePatchMerging(nn.Module):
@@ -198,8 +184,7 @@ class DensePatchMerging(nn.Module):
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j o"]:
         """Return ⌈h / 2⌉ × ⌈w / 2⌉ tokens."""
-        out: Tensor = self.reduction(self.norm(_concatenate_2x2(x)))
-        return out
+        return self.reduction(self.norm(_concatenate_2x2(x)))
 
 
 class DensePatchMergingV2(nn.Module):
@@ -212,8 +197,7 @@ class DensePatchMergingV2(nn.Module):
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j o"]:
         """Return ⌈h / 2⌉ × ⌈w / 2⌉ tokens."""
-        out: Tensor = self.norm(self.reduction(_concatenate_2x2(x)))
-        return out
+        return self.norm(self.reduction(_concatenate_2x2(x)))
 
 
 def _concatenate_2x2(x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j 4*c"]:
@@ -245,12 +229,10 @@ def make_dense(network: nn.Module) -> None:
 def relative_positions(window_size: int) -> Tensor:
     """Return the row of the bias table for every (query, key) pair of a window: n × n, int64."""
     # steps along both axes, counted from 0
-    axis = torch.arange(window_size)
-    rows, columns = (t.flatten() for t in torch.meshgrid(axis, axis, indexing="ij"))
-    span = 2 * window_size - 1
-    row_step = rows[:, None] - rows[None, :] + window_size - 1
-    column_step = columns[:, None] - columns[None, :] + window_size - 1
-    return row_step * span + column_step
+    place = torch.arange(window_size**2)
+    steps = (axis[:, None] - axis[None, :] + window_size - 1 for axis in (place // window_size, place % window_size))
+    rows, columns = steps
+    return rows * (2 * window_size - 1) + columns
 
 
 def return_queries(network: nn.Module) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -16,18 +16,14 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from semask.models.encoders.chain import family_of
-from semask.ops.checkpoint import checkpoint_stage
+from semask.ops.memory import checkpoint_stage
 from semask.structures import Features
 
 Resizing = Literal["bilinear", "bicubic"]
 
 _DEIT = "timm.models.deit"
-_FAMILIES = {"timm.models.vision_transformer", _DEIT, "timm.models.eva"}
-
-
-def is_vit(name: str) -> bool:
-    """Return whether a timm name is a plain ViT: ViT, DeiT, DINOv2, MAE, SigLIP, or of timm's EVA family, as DINOv3."""
-    return family_of(name) in _FAMILIES
+FAMILIES = ("timm.models.vision_transformer", _DEIT, "timm.models.eva")
+"""Plain ViTs: ViT, DeiT, DINOv2, MAE, SigLIP, and timm's EVA family, as DINOv3."""
 
 
 def timm_vit(
@@ -48,22 +44,13 @@ def timm_vit(
     """
     # Without pooling no head is left; DeiT's constructor has no such option, and its head no weights.
     options: dict[str, Any] = {} if family_of(name) == _DEIT else {"global_pool": ""}
-    if image_size is not None:
-        options["img_size"] = image_size
-    if patch_size is not None:
-        options["patch_size"] = patch_size
+    options |= {"num_classes": 0, "dynamic_img_size": True, "drop_path_rate": drop_path, "in_chans": in_channels}
     if dropout:
         options |= dict.fromkeys(("pos_drop_rate", "attn_drop_rate", "proj_drop_rate"), dropout)
-    if norm_eps is not None:
-        options["norm_layer"] = partial(nn.LayerNorm, eps=norm_eps)
-    network: VisionTransformer | Eva = timm.create_model(
-        name.split(".", 1)[0],
-        num_classes=0,
-        dynamic_img_size=True,
-        drop_path_rate=drop_path,
-        in_chans=in_channels,
-        **options,
-    )
+    norm = None if norm_eps is None else partial(nn.LayerNorm, eps=norm_eps)
+    given = {"img_size": image_size, "patch_size": patch_size, "norm_layer": norm}
+    options |= {option: value for option, value in given.items() if value is not None}
+    network: VisionTransformer | Eva = timm.create_model(name.split(".", 1)[0], **options)
     # No check of sizes there: its message, which names the size, makes a compiler specialise on every size.
     network.patch_embed.img_size = None
     patch = network.patch_embed.patch_size
@@ -97,31 +84,41 @@ class ViTEncoder(nn.Module):
     ) -> None:
         """`backbone` comes from `timm_vit`, and loses the layers behind the last of the `out_layers`, counted from 1.
 
-        Resizing is for tables that hold rows for the class token. Without `class_token` it is dropped
-        before the first layer, which needs `position_resize`: timm's own embedding keeps it.
+        `position_resize` is for tables with a row for every token. Without `class_token`, which needs it, that token is
+        dropped before the first layer.
         """
         super().__init__()
+        depth = len(backbone.blocks)
+        rows, columns = backbone.patch_embed.grid_size
+        height, width = backbone.patch_embed.patch_size
         if not class_token and position_resize is None:
             raise ValueError(
                 "the class token can be left out only where position_resize is set; use "
                 "--model.encoder.position-resize bilinear or bicubic, or --model.encoder.class-token true"
             )
-        # maps of several layers
         if out_layers is not None:
-            _cut_behind(backbone, out_layers)
-        if position_resize is not None and not _has_full_table(backbone):
+            first, last = (out_layers[0], out_layers[-1]) if out_layers else (0, 0)
+            if list(out_layers) != sorted({*out_layers}) or not 1 <= first <= last <= depth:
+                raise ValueError(
+                    f"out_layers are rising numbers of layers, 1 … {depth} here, got {tuple(out_layers)}; use "
+                    f"--model.encoder.out-layers {depth // 2} {depth}, for example"
+                )
+            # no output reads the layers behind the last, nor the final norm
+            backbone.blocks = backbone.blocks[:last]
+            backbone.norm = nn.Identity()
+        table = getattr(backbone, "pos_embed", None)
+        full = rows * columns + len(_extra_tokens(backbone)) if isinstance(backbone, VisionTransformer) else None
+        registers = getattr(backbone, "reg_token", None) is not None
+        if position_resize is not None and (table is None or registers or table.shape[1] != full):
             raise ValueError(
                 f"{type(backbone).__name__} here has no position table with a row for every token, so position_resize "
                 f"{position_resize!r} cannot act; set it to None (--model.encoder.position-resize None)"
             )
-        # position table
-        rows, columns = backbone.patch_embed.grid_size
         if position_resize is not None and rows != columns:
             raise ValueError(
                 f"position_resize {position_resize!r} reads the position table as a square, and image_size makes one "
                 f"of {rows}×{columns} patches; give a square image_size (any image may be used with it)"
             )
-        height, width = backbone.patch_embed.patch_size
         if height != width:
             raise ValueError(f"patches must be square, got {height}×{width}")
         self.backbone = backbone
@@ -137,7 +134,6 @@ class ViTEncoder(nn.Module):
 
     @property
     def depth(self) -> int:
-        """The number of layers."""
         return len(self.backbone.blocks)
 
     @property
@@ -147,41 +143,33 @@ class ViTEncoder(nn.Module):
 
     def forward(self, images: Float[Tensor, "b c H W"]) -> Features:
         """Encode normalised images whose sides are multiples of the patch; every map is b d H/P W/P."""
-        if self.out_layers is not None:
-            return Features(tuple(self._layers(images, self.out_layers)))
-        return Features((self._map(self.tokens(images), images),))
+        if self.out_layers is None:
+            return Features((self._map(self.tokens(images), images),))
+        if self.position_resize is not None:
+            return Features(tuple(self._run(images)[1]))
+        indices = [number - 1 for number in self.out_layers]
+        maps = self.backbone.forward_intermediates(images, indices=indices, norm=False, intermediates_only=True)
+        return Features(tuple(maps))
 
-    def _layers(self, images: Tensor, numbers: Sequence[int]) -> list[Tensor]:
-        """Return the maps of these layers."""
-        if self.position_resize is None:
-            indices = [number - 1 for number in numbers]
-            return self.backbone.forward_intermediates(  # type: ignore[no-any-return]
-                images, indices=indices, norm=False, intermediates_only=True
-            )
-        maps: list[Tensor] = []
-        # the layers one by one, from tokens of this class's own
-        tokens = self.embed(images)
+    def _run(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Run the layers one by one, from tokens of this class's own; return the last tokens and the wanted maps."""
+        tokens, maps = self.embed(images), []
         for number, block in enumerate(self.backbone.blocks, start=1):
-            tokens = self._through(block, tokens)
-            if number in numbers:
+            tokens = checkpoint_stage(block, tokens, modules=(block,)) if self.checkpointed_stages else block(tokens)
+            if number in (self.out_layers or ()):
                 maps.append(self._map(tokens, images))
-        return maps
+        return tokens, maps
 
     def _map(self, tokens: Tensor, images: Tensor) -> Tensor:
         # patch tokens to a map
         grid = (images.shape[-2] // self.size_multiple, images.shape[-1] // self.size_multiple)
-        out: Tensor = tokens[:, self.num_extra :].transpose(1, 2).unflatten(-1, grid)
-        return out
+        return tokens[:, self.num_extra :].transpose(1, 2).unflatten(-1, grid)
 
     def tokens(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b n d"]:
         """Return all tokens after the last norm: class and others first, patches row by row."""
         if self.position_resize is None:
-            return self.backbone.forward_features(images)  # type: ignore[no-any-return]
-        tokens = self.embed(images)
-        for block in self.backbone.blocks:
-            tokens = self._through(block, tokens)
-        out: Tensor = self.backbone.norm(tokens)
-        return out
+            return self.backbone.forward_features(images)
+        return self.backbone.norm(self._run(images)[0])
 
     @property
     def checkpointed_stages(self) -> frozenset[int]:
@@ -191,10 +179,6 @@ class ViTEncoder(nn.Module):
     @checkpointed_stages.setter
     def checkpointed_stages(self, stages: frozenset[int]) -> None:
         self.backbone.set_grad_checkpointing(bool(stages))
-
-    def _through(self, block: nn.Module, tokens: Tensor) -> Tensor:
-        out: Tensor = checkpoint_stage(block, tokens, modules=(block,)) if self.checkpointed_stages else block(tokens)
-        return out
 
     def embed(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b n d"]:
         """Return the input of the first block, where this class resizes the table itself."""
@@ -210,7 +194,7 @@ class ViTEncoder(nn.Module):
         if table.shape[1] != tokens.shape[1]:
             table = resize_positions(table, grid, num_extra=len(extra), mode=self.position_resize)
         # without a class token, it is dropped after its position was added
-        out: Tensor = vit.norm_pre(vit.pos_drop(tokens + table))
+        out = vit.norm_pre(vit.pos_drop(tokens + table))
         return out if self.class_token else out[:, len(extra) :]
 
     def attention(
@@ -223,12 +207,20 @@ class ViTEncoder(nn.Module):
         one, count as further heads.
         """
         kept: list[list[Tensor]] = [[] for _ in layers]
+
+        def look(_: nn.Module, inputs: tuple[Tensor, ...], found: list[Tensor]) -> None:
+            found.append(keep(inputs[0]))
+
         with ExitStack() as stack:
             for layer, found in zip(layers, kept, strict=True):
                 for module in self.backbone.blocks[layer].modules():
                     # attention modules, or blocks that are one themselves
                     if hasattr(module, "fused_attn") and hasattr(module, "attn_drop"):
-                        stack.enter_context(_watched(module, keep, found))
+                        # the unfused path alone computes the weights, as the input of their dropout
+                        stack.callback(setattr, module, "fused_attn", module.fused_attn)
+                        module.fused_attn = False
+                        hook = module.attn_drop.register_forward_pre_hook(partial(look, found=found))
+                        stack.callback(hook.remove)
             self.tokens(images)
         return [torch.cat(found, dim=1) for found in kept]
 
@@ -254,41 +246,5 @@ def resize_positions(
     return torch.cat((extra, resized.flatten(2).transpose(1, 2)), dim=1)
 
 
-def _cut_behind(backbone: VisionTransformer | Eva, out_layers: Sequence[int]) -> None:
-    """Drop the layers behind the last of `out_layers`, and the final norm, which no output reads."""
-    depth = len(backbone.blocks)
-    if not out_layers or list(out_layers) != sorted({*out_layers}) or not 1 <= out_layers[0] <= out_layers[-1] <= depth:
-        raise ValueError(
-            f"out_layers are rising numbers of layers, 1 … {depth} here, got {tuple(out_layers)}; use "
-            f"--model.encoder.out-layers {depth // 2} {depth}, for example"
-        )
-    backbone.blocks = backbone.blocks[: out_layers[-1]]
-    backbone.norm = nn.Identity()
-
-
 def _extra_tokens(vit: VisionTransformer) -> list[Tensor]:
     return [token for token in (vit.cls_token, getattr(vit, "dist_token", None)) if token is not None]
-
-
-def _has_full_table(vit: nn.Module) -> bool:
-    table = getattr(vit, "pos_embed", None)
-    if not isinstance(vit, VisionTransformer) or table is None or getattr(vit, "reg_token", None) is not None:
-        return False
-    return bool(table.shape[1] == vit.patch_embed.num_patches + len(_extra_tokens(vit)))
-
-
-@contextmanager
-def _watched(attention: Any, keep: Callable[[Tensor], Tensor], found: list[Tensor]) -> Iterator[None]:
-    """Append `keep(attention)` of a module to `found`; the unfused path alone computes it, as the input of dropout."""
-
-    def look(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found.append(keep(inputs[0]))
-
-    fused = attention.fused_attn
-    hook = attention.attn_drop.register_forward_pre_hook(look)
-    attention.fused_attn = False
-    try:
-        yield
-    finally:
-        hook.remove()
-        attention.fused_attn = fused

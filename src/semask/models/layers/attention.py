@@ -14,7 +14,7 @@ HEAD_WIDTH = 64
 
 
 def check_heads(width: int, num_heads: int) -> None:
-    """Raise a ValueError where attention heads cannot share a width."""
+    """Refuse a width that attention heads cannot share."""
     if width % num_heads:
         raise ValueError(f"{num_heads} heads cannot share a width of {width}; give a width divisible by {num_heads}")
 
@@ -34,25 +34,17 @@ class SelfAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Return the attended tokens."""
-        query, key, value = self._heads(tokens)
-        rate = self.dropout.p if self.training else 0.0
+        query, key, value = queries_keys_values(self.qkv(tokens), self.num_heads)
         # softmax(QKᵀ / √d)V
+        rate = self.dropout.p if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=rate)
-        out: Tensor = self.dropout(self.proj(mixed.transpose(1, 2).flatten(2)))
-        return out
+        return self.dropout(self.proj(mixed.transpose(1, 2).flatten(2)))
 
     def weights(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads n n"]:
         """Return the attention of every token (rows, each of sum 1) to every token."""
-        query, key, _ = self._heads(tokens)
+        query, key, _ = queries_keys_values(self.qkv(tokens), self.num_heads)
         scaled = query * query.shape[-1] ** -0.5
-        out: Tensor = (scaled @ key.transpose(-2, -1)).softmax(-1)
-        return out
-
-    def _heads(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return query, key and value, each b heads n d/heads."""
-        query, key, value = queries_keys_values(self.qkv(tokens), self.num_heads).unbind(0)
-        return query, key, value
+        return (scaled @ key.transpose(-2, -1)).softmax(-1)
 
 
 class Block(nn.Module):
@@ -72,11 +64,9 @@ class Block(nn.Module):
         self.drop_path = StochasticDepth(drop_path, mode="row")
 
     def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Keep the shape."""
         # eq. 2: attention; eq. 3: MLP
         tokens = tokens + self.drop_path(self.attn(self.norm1(tokens)))
-        out: Tensor = tokens + self.drop_path(self.mlp(self.norm2(tokens)))
-        return out
+        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
 
 
 class MLP(nn.Module):
@@ -89,6 +79,4 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Act on every token alone."""
-        out: Tensor = self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(tokens)))))
-        return out
+        return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(tokens)))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from semask.ops.layout import to_nchw
+from semask.ops.memory import to_nchw
 
 NUM_GROUPS = 32
 """Groups of every GroupNorm in MaskFormer and Mask2Former."""
@@ -15,7 +15,6 @@ class Conv2dNCHW(nn.Conv2d):
     """A convolution whose training reads large maps channel by channel; see `to_nchw`."""
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o _h _w"]:
-        """Convolve."""
         return super().forward(to_nchw(x, self))
 
 
@@ -43,9 +42,7 @@ class ConvNormAct(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
-        """Keep the map's size."""
-        out: Tensor = self.act(self.bn(self.conv(x)))
-        return out
+        return self.act(self.bn(self.conv(x)))
 
 
 class SeparableConv(nn.Module):
@@ -60,10 +57,8 @@ class SeparableConv(nn.Module):
         self.pointwise = ConvNormAct(in_channels, out_channels, kernel_size=1)
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
-        """Keep the map's size."""
         # per channel, then across channels
-        out: Tensor = self.pointwise(self.depthwise(x))
-        return out
+        return self.pointwise(self.depthwise(x))
 
 
 def pixel_classifier(channels: int, num_classes: int) -> nn.Conv2d:
@@ -92,9 +87,7 @@ class ConvGroupNorm(nn.Module):
         caffe2_xavier(self.conv)
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o h w"]:
-        """Keep the map's size."""
-        out: Tensor = self.act(self.norm(self.conv(x)))
-        return out
+        return self.act(self.norm(self.conv(x)))
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -129,5 +122,4 @@ class MapNorm(nn.LayerNorm):
         super().__init__(channels, eps=1e-6)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Keep the map's size."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

@@ -1,12 +1,17 @@
-"""Queries that attend to a map and to each other."""
+"""Queries that attend to a map and to each other, and the positions of the map's tokens."""
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from semask.models.layers.attention import check_heads
+
+TEMPERATURE = 10_000.0
 
 
 class CrossAttention(nn.Module):
@@ -36,16 +41,11 @@ class CrossAttention(nn.Module):
         visible: Bool[Tensor, "b q n"] | None = None,
     ) -> Float[Tensor, "b q d"]:
         """Return the attended values; a query attends to the tokens that are `visible` to it, at least one."""
-        heads = (self._heads(self.query(query)), self._heads(self.key(key)), self._heads(self.value(value)))
+        sides = (self.query(query), self.key(key), self.value(value))
+        q, k, v = (side.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for side in sides)
         mask = None if visible is None else visible[:, None]
-        rate = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(*heads, attn_mask=mask, dropout_p=rate)
-        out: Tensor = self.project(mixed.transpose(1, 2).flatten(2))
-        return out
-
-    def _heads(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads n e"]:
-        heads: Tensor = tokens.unflatten(-1, (self.num_heads, -1))
-        return heads.transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
+        return self.project(mixed.transpose(1, 2).flatten(2))
 
 
 class QueryLayer(nn.Module):
@@ -75,20 +75,16 @@ class QueryLayer(nn.Module):
         visible: Bool[Tensor, "b q n"] | None = None,
     ) -> Float[Tensor, "b q d"]:
         """Return the queries after this layer; `positions` are added to queries and keys, not to values."""
-        if self.self_attention_first:
-            queries = self._attend_to_each_other(queries, positions)
-        # cross-attention to the map
-        attended = self.cross_attention(queries + positions, key, value, visible)
-        queries = self.cross_norm(queries + self.dropout(attended))
-        if not self.self_attention_first:
-            queries = self._attend_to_each_other(queries, positions)
-        out: Tensor = self.mlp(queries)
-        return out
-
-    def _attend_to_each_other(self, queries: Tensor, positions: Tensor) -> Tensor:
-        placed = queries + positions
-        out: Tensor = self.self_norm(queries + self.dropout(self.self_attention(placed, placed, queries)))
-        return out
+        for to_itself in (self.self_attention_first, not self.self_attention_first):
+            placed = queries + positions
+            if to_itself:
+                attended = self.self_attention(placed, placed, queries)
+                queries = self.self_norm(queries + self.dropout(attended))
+            else:
+                # cross-attention to the map
+                attended = self.cross_attention(placed, key, value, visible)
+                queries = self.cross_norm(queries + self.dropout(attended))
+        return self.mlp(queries)
 
 
 class PostNormMLP(nn.Module):
@@ -104,7 +100,30 @@ class PostNormMLP(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        """Act on every token alone."""
         hidden = self.dropout(F.relu(self.fc1(tokens), inplace=True))
-        out: Tensor = self.norm(tokens + self.dropout(self.fc2(hidden)))
-        return out
+        return self.norm(tokens + self.dropout(self.fc2(hidden)))
+
+
+def sine_positions(like: Float[Tensor, "b c h w"], channels: int) -> Float[Tensor, "1 n d"]:
+    """Return the positions of a map's tokens, row by row: half of the channels for y, then half for x.
+
+    Along an axis token i of n lies at 2π(i+1)/(n+10⁻⁶); even channels are sines, odd ones cosines, of wavelengths that
+    grow geometrically up to 10000·2π.
+
+    Source: DETR (arXiv:2005.12872), the normalised form, as in MaskFormer and Mask2Former.
+    """
+    if channels % 4:
+        raise ValueError(f"positions need a width divisible by 4 (sine and cosine of y and x), got {channels}")
+    half = channels // 2
+    steps = torch.arange(half // 2, device=like.device, dtype=torch.float32)
+    frequencies = TEMPERATURE ** (-2 * steps / half)
+    # 2π(i+1)/(n+10⁻⁶) along each axis
+    axes = []
+    for size in like.shape[-2:]:
+        index = torch.arange(size, device=like.device, dtype=torch.float32) + 1
+        angles = (index / (size + 1e-6) * (2 * math.pi))[:, None] * frequencies
+        axes.append(torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1))  # n half
+    # y and x of every token, row by row
+    rows, columns = axes
+    grid = (rows[:, None].expand(-1, columns.shape[0], -1), columns[None].expand(rows.shape[0], -1, -1))
+    return torch.cat(grid, dim=-1).flatten(0, 1)[None].to(like.dtype)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, cast
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from semask.ops.attention import sdpa_mixed_widths
-from semask.ops.resize import resize, size_of
 from semask.ops.windows import Kinds, WindowLayer, attend_in_windows, crop, pad_to_windows, window_masks
 
 
@@ -21,8 +19,14 @@ class SemanticAttention(nn.Module):
     The query projection is the semantic map itself: K class scores per token, supervised by the labels. The softmax
     over query · key is neither scaled nor biased, and λ (`gain`) weighs the update of the tokens.
 
-    Source: SeMask (arXiv:2112.12782) §3.1, eq. 1-2.
-    Differs: dropout 0.1 after the projection is in the authors' code only.
+    Args:
+        channels: Width of the tokens.
+        num_classes: K; None: single-head self-attention instead, whose queries are as wide as tokens, and scaled.
+        dropout: Rate after the projection, 0.1 in the authors' code only.
+        learned_gain: Whether λ is learned, from 0; else it is 1.
+        dead_init: Start as the authors' ports to detectron2: λ and the projection never get a gradient.
+
+    Source: SeMask (arXiv:2112.12782) §3.1, eq. 1-2; tables 3 (self-attention) and 4 (λ), without public code.
     """
 
     gain: Tensor
@@ -36,13 +40,6 @@ class SemanticAttention(nn.Module):
         learned_gain: bool = True,
         dead_init: bool = False,
     ) -> None:
-        """Build a unit; `num_classes` None makes it single-head self-attention: queries as wide as tokens, scaled.
-
-        Without `learned_gain` λ is 1. `dead_init` starts as the authors' ports to detectron2 do: λ and the projection
-        never get a gradient.
-
-        Source: SeMask tables 3 (self-attention) and 4 (λ), of which there is no public code.
-        """
         super().__init__()
         width = channels if num_classes is None else num_classes
         self.query = nn.Linear(channels, width)
@@ -65,11 +62,11 @@ class SemanticAttention(nn.Module):
                 nn.init.kaiming_normal_(linear.weight)
             nn.init.zeros_(self.project.weight)
 
-    def forward(self, x: Float[Tensor, "*b n c"]) -> tuple[Float[Tensor, "*b n c"], Float[Tensor, "*b n k"]]:
-        """Return the update of the tokens, λ included, and the semantic map."""
+    def forward(self, x: Float[Tensor, "*b n c"]) -> tuple[Tensor, ...]:
+        """Return the update of the tokens (*b n c), λ included, and the semantic map (*b n k)."""
         features = self.queries_keys_values(x)
-        update, semantic = self.update(sdpa_mixed_widths(*features, scale=self.scale), features)
-        return update, semantic
+        # eq. 1: softmax(QKᵀ)V
+        return self.update(sdpa_mixed_widths(*features, scale=self.scale), features)
 
     def queries_keys_values(self, x: Float[Tensor, "*n c"]) -> tuple[Tensor, ...]:
         """Project tokens to the semantic map Q (*n k), keys K (*n k) and values V (*n c)."""
@@ -83,8 +80,10 @@ class SemanticAttention(nn.Module):
 class SemanticLayer(nn.Module):
     """LayerNorm and units of semantic attention over a stage's map, with the semantic map as a second result.
 
-    With λ = 0 the layer is LayerNorm, not the identity: the residual starts at the normalised tokens.
-    Tokens that pad a window take part in attention unmasked.
+    With λ = 0 the layer is LayerNorm, not the identity: the residual starts at the normalised tokens; `residual`
+    "input" starts at the raw ones, so that a pretrained backbone stays as it is. Attention reaches over windows of
+    `window_size` tokens (None: the whole map), moved by half their side for units whose `shifts` are True. Tokens that
+    pad a window take part in attention unmasked.
 
     Source: SeMask §3.1; the residual, the padding and the extents as in the authors' code.
     """
@@ -100,25 +99,18 @@ class SemanticLayer(nn.Module):
         shifts: Sequence[bool] | None = None,
         residual: Literal["norm", "input"] = "norm",
     ) -> None:
-        """Build a layer; `window_size` [tokens] bounds attention to windows, None attends over the whole map.
-
-        `shifts` selects the units whose windows are moved by half their side, None none of them. `residual` "input"
-        adds to the layer's raw input instead, so that λ = 0 leaves a pretrained backbone as it is.
-        """
         super().__init__()
         if not units:
             raise ValueError("a semantic layer needs at least one unit (--model.encoder.semantic.units), got 0")
         if window_size is not None and window_size < 1:
             raise ValueError(
-                "the windows of semantic attention (--model.encoder.semantic.windows) are numbers of tokens ≥ 1, or "
-                f"None for global attention, got {window_size}"
+                f"windows of semantic attention have 1 token or more, or None for global attention, got {window_size} "
+                "(--model.encoder.semantic.windows)"
             )
-        self.window_size = window_size
-        shifts = [False] * len(units) if shifts is None else shifts
-        self.shifts = tuple(window_size // 2 if shifted and window_size else 0 for shifted in shifts)
+        self.window_size, self.residual = window_size, residual
+        self.shifts = [(window_size or 0) // 2 * shifted for shifted in shifts or [False] * len(units)]
         shift = max(self.shifts)
         self.register_buffer("near", window_masks(window_size, shift=shift) if window_size and shift else None, False)
-        self.residual = residual
         self.norm = nn.LayerNorm(channels)
         self.units = nn.ModuleList(units)
 
@@ -140,13 +132,13 @@ class SemanticLayer(nn.Module):
         return masked, semantic if self.units[-1].semantic else None
 
     def _attend(self, x: Float[Tensor, "b h w c"], number: int, **steps: Callable[..., Tensor]) -> tuple[Tensor, ...]:
-        """Run one unit over the whole map or inside its windows."""
-        unit, shift = cast(SemanticAttention, self.units[number]), self.shifts[number]
+        unit: Any = self.units[number]
+        shift = self.shifts[number]
         if self.window_size is None:
             return tuple(each.unflatten(1, x.shape[1:3]) for each in unit(x.flatten(1, 2)))
 
         def attend(features: tuple[Tensor, ...], kinds: Kinds) -> Tensor:
-            # eq. 1: softmax(QKᵀ)V, between tokens that were neighbours before the shift
+            # eq. 1 between tokens that were neighbours before the shift
             mask = self.near[kinds] if shift and self.near is not None else None
             return sdpa_mixed_widths(*features, mask=mask, scale=unit.scale)
 
@@ -155,21 +147,3 @@ class SemanticLayer(nn.Module):
 
     def _add(self, x: Float[Tensor, "*n c"], normalised: Float[Tensor, "*n c"], update: Tensor) -> Tensor:
         return (x if self.residual == "input" else normalised) + update
-
-
-def sum_semantic_maps(
-    maps: Sequence[Float[Tensor, "b k _h _w"]], *, align_corners: bool = False
-) -> Float[Tensor, "b k h w"]:
-    """Return the semantic prior: the sum of the semantic maps of all stages at the grid of the first.
-
-    Map i is doubled i times and then brought to the first map's size, which differs when sides are odd.
-
-    Source: SeMask §3.3; the two steps as in the authors' code.
-    """
-    # upsample and sum
-    total = maps[0]
-    for level, semantic in enumerate(maps[1:], start=1):
-        for _ in range(level):
-            semantic = F.interpolate(semantic, scale_factor=2.0, mode="bilinear", align_corners=align_corners)  # noqa: PLW2901
-        total = total + resize(semantic, size_of(total), align_corners=align_corners)
-    return total

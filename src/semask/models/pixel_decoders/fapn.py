@@ -33,7 +33,6 @@ class FeatureAlign(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, fine: Float[Tensor, "b c h w"], coarse: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Return the aligned sum of two maps of one size."""
         # offsets and modulation from both maps
         led = self.offsets(self.merge(torch.cat((fine, 2 * coarse), dim=1)))
         offsets, strength = led.split((2 * NUM_GROUPS * TAPS, NUM_GROUPS * TAPS), dim=1)
@@ -56,7 +55,6 @@ class FeatureSelection(nn.Module):
         self.project = caffe2_xavier(nn.Conv2d(channels, width, 1, bias=False))
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b c h w"]:
-        """Keep the map's size."""
         importance = self.attend(x.mean((-2, -1), keepdim=True)).sigmoid()
         return F.relu(self.project(x + x * importance))
 
@@ -78,7 +76,5 @@ class AlignedLevel(nn.Module):
         self.align = FeatureAlign(width, norm=self.output.norm)
 
     def forward(self, fine: Float[Tensor, "b i h w"], coarse: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Return the finer level; `coarse` has been brought to its size."""
         lateral = self.lateral(fine)
-        out: Tensor = self.output(self.align(lateral, lateral + coarse))
-        return out
+        return self.output(self.align(lateral, lateral + coarse))

@@ -24,9 +24,7 @@ class Level(nn.Module):
         self.output = ConvGroupNorm(width, width, kernel_size=3, relu=True)
 
     def forward(self, fine: Float[Tensor, "b i h w"], coarse: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Return the finer level; `coarse` has been brought to its size."""
-        out: Tensor = self.output(self.lateral(fine) + coarse)
-        return out
+        return self.output(self.lateral(fine) + coarse)
 
 
 class FPN(nn.Module):
@@ -45,7 +43,6 @@ class FPN(nn.Module):
         self.mask_features = caffe2_xavier(nn.Conv2d(width, width, 3, padding=1))
 
     def forward(self, features: Features) -> PixelFeatures:
-        """Return the pixels' embeddings at the finest grid, and the three coarser maps."""
         maps = [self.top(features.maps[-1])]
         # top-down pathway
         for level, fine in zip(reversed(self.levels), reversed(features.maps[:-1]), strict=True):

@@ -12,8 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from semask.models.layers.attention import check_heads
 from semask.models.layers.blocks import caffe2_xavier, group_norm
-from semask.models.layers.position import sine_positions
-from semask.models.layers.query import PostNormMLP
+from semask.models.layers.query import PostNormMLP, sine_positions
 from semask.ops.deformable import Grid, deformable_attention, grid_of
 from semask.ops.resize import resize, size_of
 from semask.structures import Features, PixelFeatures
@@ -33,9 +32,7 @@ class DeformableLayer(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "b n d"], positions: Float[Tensor, "_b n d"], grid: Grid
     ) -> Float[Tensor, "b n d"]:
-        """Return the tokens of all levels after this layer."""
-        out: Tensor = self.mlp(self.norm(tokens + self.attention(tokens, positions, grid)))
-        return out
+        return self.mlp(self.norm(tokens + self.attention(tokens, positions, grid)))
 
 
 class MSDeform(nn.Module):
@@ -75,7 +72,6 @@ class MSDeform(nn.Module):
         return PixelFeatures(self.mask_features(self.finest(fine, coarse)), tuple(refined))
 
     def _refine(self, maps: list[Tensor]) -> list[Tensor]:
-        """Run deformable attention over the tokens of all levels."""
         sizes = [size_of(level) for level in maps]
         tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)
         # position in the map plus embedding of the level
@@ -128,7 +124,6 @@ class DeformableAttention(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "b n d"], positions: Float[Tensor, "_b n d"], grid: Grid
     ) -> Float[Tensor, "b n d"]:
-        """Return the attended tokens of the grid."""
         heads, levels, points = self.layout
         queries = tokens + positions
         # sampling offsets and attention weights, linear in the query
@@ -137,8 +132,7 @@ class DeformableAttention(nn.Module):
         locations = grid.references[:, None, None, None] + offsets / grid.extents[:, None]
         values = self.value(tokens).unflatten(-1, (heads, -1))
         mixed = deformable_attention(values, grid, locations, weights.unflatten(-1, (levels, points)))
-        out: Tensor = self.project(mixed)
-        return out
+        return self.project(mixed)
 
 
 def star(num_heads: int, num_levels: int, num_points: int) -> Float[Tensor, "heads l p 2"]:

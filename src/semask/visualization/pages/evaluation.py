@@ -1,19 +1,19 @@
-"""The page of an evaluation: scores with their intervals, classes, confusion, reliability, sizes, pictures."""
+"""The page of an evaluation: scores with their intervals, classes, confusion, reliability, sizes, images."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int64
 
-from semask.data.classes import Classes, Colour
-from semask.visualization.pages.confusion import confusion_view
-from semask.visualization.pages.gallery import GalleryPicture, exhibits
-from semask.visualization.pages.page import write_page
-from semask.visualization.pages.plot import BOTTOM, LEFT, RIGHT, TOP, Plot, axis
-from semask.visualization.pages.record import Interval, Record, flattened, interval, number, optional, rows, section
+from semask.data.classes import Classes
+from semask.visualization.pages.images import GalleryImage, exhibits, matrix_uri
+from semask.visualization.pages.page import Plot, write_page
+from semask.visualization.pages.record import Record, flattened, interval, number, rows, section
 
 SCORES = {
     "miou": "mIoU",
@@ -26,45 +26,38 @@ SCORES = {
 }
 """Titles of the means, all shares."""
 COLUMNS = {"accuracy": "accuracy", "dice": "dice", "boundary_iou": "boundary IoU", "boundary_f": "boundary F"}
-"""Titles of what is told of a class beside its IoU."""
+"""Titles of a class's scores beside its IoU."""
 BINS, WORST = 20, 10
-"""Of the histogram of pictures, and pictures in the list of the worst."""
+"""Bins of the histogram of images, and images in the list of the worst."""
+READABLE, MISTAKES = 40, 20
+"""Most classes whose names fit beside the confusion matrix, and most mistakes in their table."""
+COLOUR = (47, 111, 222)
 
 
-class Tile(NamedTuple):
-    """A score with its interval, if it has one."""
+class Mistake(NamedTuple):
+    """Pixels of one class predicted as another, and their share of all pixels of that class."""
 
-    name: str
-    value: float | None
-    interval: Interval | None
-
-
-class ClassRow(NamedTuple):
-    """A class's IoU with its interval, its share of the pixels, and its other scores in the order of the columns."""
-
-    name: str
-    colour: Colour
-    iou: float | None
-    interval: Interval | None
+    truth: str
+    prediction: str
     share: float
-    others: tuple[float | None, ...]
+    pixels: int
 
 
-class Bar(NamedTuple):
-    """A bar of a histogram in the view."""
+class ConfusionView(NamedTuple):
+    """The matrix as an image, a pixel an entry; names and, for few classes, cells (row, column, text); mistakes."""
 
-    x: float
-    y: float
-    width: float
-    height: float
-    title: str
+    image: str
+    names: tuple[str, ...]
+    readable: bool
+    cells: list[tuple[int, int, str]]
+    mistakes: list[Mistake]
 
 
 def write_evaluation_page(
     path: Path,
     record: Record,
     arrays: Mapping[str, np.ndarray],
-    gallery: Sequence[GalleryPicture],
+    gallery: Sequence[GalleryImage],
     *,
     classes: Classes,
 ) -> None:
@@ -74,59 +67,76 @@ def write_evaluation_page(
     sections, `intervals`, `sizes` and `calibration` may be absent, and every number may be null.
 
     Raises:
-        ValueError: the record lacks a section, a number is none, or its classes are not `classes`.
+        ValueError: the record lacks a section, a value is no number, or its classes are not `classes`.
     """
-    scores = section(record, "scores")
+    scores, protocol = section(record, "scores"), section(record, "protocol")
+    intervals, calibration = (section(record, key, optional=True) for key in ("intervals", "calibration"))
     found = rows(scores, "classes")
     if len(found) != len(classes):
         raise ValueError(f"the record has {len(found)} classes, the class table {len(classes)}; give the record's own")
-    intervals, calibration = optional(record, "intervals"), optional(record, "calibration")
+    # class table: best first, those without a score last
     columns = [key for key in COLUMNS if any(number(row, key) is not None for row in found)]
+    total = sum(number(row, "pixels") or 0 for row in found) or 1.0
+    ends = intervals.get("classes") or []
+    table = [
+        {
+            "name": str(row.get("name", "")),
+            "colour": colour,
+            "iou": number(row, "iou"),
+            "interval": interval(ends[index]) if len(ends) == len(found) else None,
+            "share": (number(row, "pixels") or 0) / total,
+            "others": [number(row, key) for key in columns],
+        }
+        for index, (row, colour) in enumerate(zip(found, classes.colours, strict=True))
+    ]
+    table.sort(key=lambda row: -1.0 if row["iou"] is None else row["iou"], reverse=True)
     environment = {key: record.get(key) for key in ("versions", "hardware", "seed", "seconds", "checkpoint", "data")}
     write_page(
         path,
         "evaluation.html",
         recipe=str(record.get("recipe", "")),
-        split=str(optional(record, "data").get("split", "")),
-        images=number(record, "images"),
-        protocol_name=str(section(record, "protocol").get("name") or "its own protocol"),
+        split=str(section(record, "data", optional=True).get("split", "")),
+        image_count=number(record, "images"),
+        protocol_name=str(protocol.get("name") or "its own protocol"),
         tiles=[
-            Tile(name, number(scores, key), interval(intervals.get(key)))
-            for key, name in SCORES.items()
-            if key in scores
+            (name, number(scores, key), interval(intervals.get(key))) for key, name in SCORES.items() if key in scores
         ],
         miou=number(scores, "miou"),
         columns=[COLUMNS[key] for key in columns],
-        classes=_class_rows(found, intervals.get("classes") or [], columns, classes),
+        classes=table,
         confusion=confusion_view(arrays["confusion"], classes.names) if "confusion" in arrays else None,
         calibration_error=number(calibration, "ece"),
         reliability=_reliability(calibration),
-        sizes=_sizes(optional(record, "sizes")),
-        pictures=_pictures(arrays),
+        sizes=_sizes(section(record, "sizes", optional=True)),
+        images=_images(arrays),
         gallery=exhibits(gallery, classes),
-        protocol=flattened({key: value for key, value in section(record, "protocol").items() if key != "name"}),
-        environment=flattened({key: value for key, value in environment.items() if value is not None}),
+        protocol=list(flattened({key: value for key, value in protocol.items() if key != "name"})),
+        environment=list(flattened({key: value for key, value in environment.items() if value is not None})),
     )
 
 
-def _class_rows(
-    found: Sequence[Record], intervals: Sequence[Any], columns: Sequence[str], classes: Classes
-) -> list[ClassRow]:
-    """Return the classes, best first; those without a score last."""
-    total = sum(number(row, "pixels") or 0 for row in found) or 1.0
-    ranges = [interval(ends) for ends in intervals] if len(intervals) == len(found) else [None] * len(found)
-    made = [
-        ClassRow(
-            str(row.get("name", "")),
-            colour,
-            number(row, "iou"),
-            ends,
-            (number(row, "pixels") or 0) / total,
-            tuple(number(row, key) for key in columns),
-        )
-        for row, colour, ends in zip(found, classes.colours, ranges, strict=True)
+def confusion_view(confusion: Int64[np.ndarray, "k k"], names: Sequence[str]) -> ConfusionView:
+    """Return the view of a matrix of pixels whose rows are the truth.
+
+    Raises:
+        ValueError: the matrix is not square, or of another number of classes.
+    """
+    count = len(names)
+    if confusion.shape != (count, count):
+        raise ValueError(f"a confusion matrix of {confusion.shape} for {count} classes; both must agree")
+    # shares of each class's pixels, 0 for a class without any
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    filled = zip(*np.nonzero(shares >= 0.005), strict=True) if count <= READABLE // 2 else ()
+    cells = [(row, column, f"{100 * shares[row, column]:.0f}") for row, column in filled]
+    # most frequent mistakes
+    wrong = np.where(np.eye(count, dtype=bool), 0, confusion)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MISTAKES].tolist()
+    mistakes = [
+        Mistake(names[row], names[column], float(shares[row, column]), int(wrong[row, column]))
+        for row, column in (divmod(place, count) for place in order)
+        if wrong[row, column]
     ]
-    return sorted(made, key=lambda row: -1.0 if row.iou is None else row.iou, reverse=True)
+    return ConfusionView(matrix_uri(shares, COLOUR), tuple(names), count <= READABLE, cells, mistakes)
 
 
 def _reliability(calibration: Record) -> dict[str, Any] | None:
@@ -135,64 +145,48 @@ def _reliability(calibration: Record) -> dict[str, Any] | None:
     filled = [row for row in bins if number(row, "pixels") and number(row, "accuracy") is not None]
     if not filled:
         return None
-    across, x_ticks = axis([1.0], LEFT, RIGHT)
-    up, y_ticks = axis([1.0], BOTTOM, TOP)
+    plot = Plot("Reliability diagram", "confidence", "accuracy", x_max=1.0, y_max=1.0)
     total = sum(number(row, "pixels") or 0 for row in filled)
     bars, shares, points = [], [], []
     for row in filled:
         low, high, accuracy = (number(row, key) or 0.0 for key in ("low", "high", "accuracy"))
         confidence, share = number(row, "confidence") or (low + high) / 2, (number(row, "pixels") or 0) / total
-        left, width = across(low), across(high) - across(low)
         title = f"confidence {low:.2f} … {high:.2f}: {accuracy:.1%} right, {share:.1%} of the pixels"
-        bars.append(Bar(left + 1, up(accuracy), width - 2, BOTTOM - up(accuracy), title))
-        shares.append(Bar(left + 1, up(share), width - 2, BOTTOM - up(share), title))
-        points.append((across(confidence), up(accuracy)))
-    plot = Plot("Reliability diagram", "confidence", "accuracy", x_ticks, y_ticks, ())
+        bars.append(plot.bar(low, high, accuracy, title))
+        shares.append(plot.bar(low, high, share, title))
+        points.append((plot.across(confidence), plot.up(accuracy)))
     return {"plot": plot, "bars": bars, "shares": shares, "points": points}
 
 
-def _sizes(sizes: Record) -> dict[str, Any] | None:
-    """Return the scores by size of objects, with the sizes' bounds in words, or None without any."""
+def _sizes(sizes: Record) -> list[dict[str, Any]]:
+    """Return the scores by size of objects, with the sizes' bounds in words; nothing without any."""
     if not sizes:
-        return None
+        return []
     thresholds = [f"{value:g}" for value in sizes.get("thresholds", [])]
-    bounds = [
-        f"less than {high}" if low is None else f"{low} and more" if high is None else f"{low} … {high}"
-        for low, high in zip([None, *thresholds], [*thresholds, None], strict=True)
-    ]
     bins = rows(sizes, "bins")
-    if len(bounds) != len(bins):
-        bounds = [""] * len(bins)
-    return {
-        "rows": [
-            {"name": str(row.get("name", "")), "bounds": bound}
-            | {key: number(row, key) for key in ("miou", "macc", "pixels", "objects")}
-            for row, bound in zip(bins, bounds, strict=True)
-        ]
-    }
+    bounds = [f"{low} … {high}" for low, high in itertools.pairwise(thresholds)]
+    bounds = [f"less than {thresholds[0]}", *bounds, f"{thresholds[-1]} and more"] if thresholds else []
+    return [
+        {"name": str(row.get("name", "")), "bounds": bounds[index] if len(bounds) == len(bins) else ""}
+        | {key: number(row, key) for key in ("miou", "macc", "pixels", "objects")}
+        for index, row in enumerate(bins)
+    ]
 
 
-def _pictures(arrays: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
-    """Return the histogram of the pictures' mIoU and the worst of them, or None without any."""
+def _images(arrays: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+    """Return the histogram of the images' mIoU and the worst images, or None without any."""
     if "image_miou" not in arrays or "image_names" not in arrays:
         return None
-    scores, names = np.asarray(arrays["image_miou"], np.float64), [str(name) for name in arrays["image_names"]]
+    scores, names = np.asarray(arrays["image_miou"], np.float64), arrays["image_names"]
     defined = np.isfinite(scores)
     if len(scores) != len(names) or not defined.any():
         return None
-    counts, edges = np.histogram(scores[defined], bins=BINS, range=(0.0, 1.0))
-    across, x_ticks = axis([1.0], LEFT, RIGHT)
-    up, y_ticks = axis([float(counts.max())], BOTTOM, TOP)
+    counts, edges = (each.tolist() for each in np.histogram(scores[defined], bins=BINS, range=(0.0, 1.0)))
+    plot = Plot("Images by their mIoU", "mIoU of an image", "images", x_max=1.0, y_max=max(counts))
     bars = [
-        Bar(
-            across(low) + 1,
-            up(count),
-            across(high) - across(low) - 2,
-            BOTTOM - up(count),
-            f"{low:.2f} … {high:.2f}: {count}",
-        )
-        for low, high, count in zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True)
+        plot.bar(low, high, count, f"{low:.2f} … {high:.2f}: {count}")
+        for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
     ]
-    order = np.argsort(np.where(defined, scores, np.inf), kind="stable")[: min(WORST, int(defined.sum()))]
-    plot = Plot("Pictures by their mIoU", "mIoU of a picture", "pictures", x_ticks, y_ticks, ())
-    return {"plot": plot, "bars": bars, "worst": [(names[index], float(scores[index])) for index in order]}
+    # sorting puts nan last
+    order = np.argsort(scores, kind="stable")[: min(WORST, int(defined.sum()))]
+    return {"plot": plot, "bars": bars, "worst": [(str(names[index]), float(scores[index])) for index in order]}

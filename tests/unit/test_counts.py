@@ -14,7 +14,7 @@ import torch.multiprocessing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semask.evaluation import Measures, Tally, evaluate_model
+from semask.evaluation import Measures, MetricAccumulator, evaluate_model
 from semask.evaluation.record import measured
 from semask.structures import IGNORE, Sample
 from tests.facts import facts
@@ -43,15 +43,15 @@ def pictures(count: int, num_classes: int = 4, *, ignored: float = 0.2) -> list[
     return [picture(i, num_classes, SIZES[i % 4], ignored=ignored) for i in range(count)]
 
 
-def tallied(shown: list[Picture], num_classes: int = 4) -> Tally:
-    tally = Tally(num_classes, MEASURES)
+def accumulate(shown: list[Picture], num_classes: int = 4) -> MetricAccumulator:
+    accumulator = MetricAccumulator(num_classes, MEASURES)
     for name, prediction, truth, confidence in shown:
-        tally.update(name, prediction, truth, confidence)
-    return tally
+        accumulator.update(name, prediction, truth, confidence)
+    return accumulator
 
 
-def told(tally: Tally) -> dict[str, object]:
-    return measured(tally, [f"class {i}" for i in range(tally.confusion.num_classes)], resamples=50)
+def told(accumulator: MetricAccumulator) -> dict[str, object]:
+    return measured(accumulator, [f"class {i}" for i in range(accumulator.confusion.num_classes)], resamples=50)
 
 
 def oracle(shown: list[Picture], num_classes: int) -> dict[str, float]:
@@ -85,7 +85,7 @@ def oracle(shown: list[Picture], num_classes: int) -> dict[str, float]:
 @pytest.mark.parametrize(("num_classes", "ignored"), [(1, 0.2), (2, 0.0), (4, 0.3), (4, 1.0), (200, 0.1)])
 def test_scores_of_a_loop(num_classes: int, ignored: float) -> None:
     shown = pictures(5, num_classes, ignored=ignored)
-    scores = told(tallied(shown, num_classes))["scores"]
+    scores = told(accumulate(shown, num_classes))["scores"]
     for name, value in oracle(shown, num_classes).items():
         found = scores[name]  # type: ignore[index]
         assert (float("nan") if found is None else found) == pytest.approx(value, nan_ok=True), name
@@ -95,7 +95,7 @@ def test_scores_of_a_loop(num_classes: int, ignored: float) -> None:
 @given(st.permutations(range(8)), st.integers(0, 8), st.integers(0, 10**6))
 def test_order_splits_and_ignored_pixels_never_matter(order: list[int], cut: int, seed: int) -> None:
     shown = pictures(8)
-    whole = told(tallied(shown))
+    whole = told(accumulate(shown))
     generator = torch.Generator().manual_seed(seed)
     changed = []
     for index in order:
@@ -104,7 +104,7 @@ def test_order_splits_and_ignored_pixels_never_matter(order: list[int], cut: int
         hidden = truth == IGNORE
         sure = torch.where(hidden, torch.rand(truth.shape, generator=generator), confidence)
         changed.append(Picture(name, torch.where(hidden, noise, prediction), truth, sure))
-    first, second = tallied(changed[:cut]), tallied(changed[cut:])
+    first, second = accumulate(changed[:cut]), accumulate(changed[cut:])
     first.merge(second)
     assert told(first) == whole
 
@@ -143,33 +143,33 @@ def test_processes_tell_the_same_as_one_even_one_without_any_image(tmp_path: Pat
     # forked, as the workers of a loader are: what a new process imports takes longer than all else
     torch.multiprocessing.start_processes(_process, args=(3, str(tmp_path), (7, 2)), nprocs=3, start_method="fork")
     alone = [evaluated(7), evaluated(2)]
-    assert alone[0]["scores"] == told(tallied(pictures(7)))["scores"]
+    assert alone[0]["scores"] == told(accumulate(pictures(7)))["scores"]
     for rank in range(3):
         assert torch.load(tmp_path / f"{rank}.pt") == alone
 
 
 def test_an_image_counts_once() -> None:
     shown = pictures(2)
-    tally = tallied(shown)
+    accumulator = accumulate(shown)
     with pytest.raises(ValueError, match=facts("'1'")):
-        tally.update(*shown[1])
+        accumulator.update(*shown[1])
     with pytest.raises(ValueError, match=facts("'0'")):
-        tally.merge(tallied(shown[:1]))
+        accumulator.merge(accumulate(shown[:1]))
 
 
 def test_scores_that_are_no_numbers_are_told() -> None:
-    tally, shown = Tally(4), pictures(2)[1]
+    accumulator, shown = MetricAccumulator(4), pictures(2)[1]
     sure = shown.confidence.clone()
     sure[2, 3:5] = float("nan")
     with pytest.raises(FloatingPointError, match=facts("'1'", 2, 84)):
-        tally.update(shown.name, shown.prediction, shown.truth, sure)
-    assert not tally.images
+        accumulator.update(shown.name, shown.prediction, shown.truth, sure)
+    assert not accumulator.images
 
 
 def test_what_is_not_asked_for_is_not_counted() -> None:
-    tally = Tally(4, Measures(boundary=False, areas=(), bins=0))
-    assert not tally.needs_confidence
-    tally.update(*pictures(2)[1][:3])
-    record = measured(tally, "abcd", resamples=0)
+    accumulator = MetricAccumulator(4, Measures(boundary=False, areas=(), bins=0))
+    assert accumulator.calibration is None
+    accumulator.update(*pictures(2)[1][:3])
+    record = measured(accumulator, "abcd", resamples=0)
     assert record.keys() == {"scores"}
     assert np.isfinite(record["scores"]["aacc"])
