@@ -15,8 +15,7 @@ from torch import nn
 
 from semask.losses.build import build_loss
 from semask.models.build import BASELINES, DECODERS, build
-from semask.models.decoders.mask_classifier import MaskClassifier
-from semask.models.decoders.maskformer import MaskFormerPredictor
+from semask.models.decoders.maskformer import MaskClassifier, MaskFormerPredictor
 from semask.models.encoders.kinds import encoder_options
 from semask.models.model import SegmentationModel
 from semask.recipes import LossRecipe, MaskLossRecipe, ModelRecipe, Recipe

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
@@ -16,6 +18,7 @@ from semask.training import run
 from semask.training.history import read_history
 from semask.training.options import RunOptions
 from semask.training.run import train
+from semask.training.saving import Checkpoints
 from tests.facts import facts
 
 STEPS, HALF, BATCH = 6, 3, 4
@@ -90,6 +93,53 @@ def test_resume_equals_an_uninterrupted_run(
     assert [step for step, _ in read_history(whole.out)["train/loss"]] == list(range(STEPS))
     assert (whole.scores.miou, whole.step) == (parts.scores.miou, parts.step)
     assert torch.equal(whole.confusion.matrix, parts.confusion.matrix)
+
+
+@pytest.mark.parametrize(("during", "saved"), [("on_validation_batch_start", 2), ("on_train_batch_end", 4)])
+def test_nothing_is_lost_between_evaluations(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_recipe: Callable[..., Recipe],
+    during: str,
+    saved: int,
+) -> None:
+    """Cut in the first evaluation, and by Ctrl-C in a step after it, a run goes on to the same weights and curves."""
+    recipe = tiny_recipe(
+        TrainRecipe(steps=STEPS, batch_size=BATCH, accumulate=2, eval_every=HALF, ema=0.9), dropout=0.2, drop_path=0.3
+    )
+    train(
+        replace(recipe, train=replace(recipe.train, steps=1, eval_every=1)), RunOptions(out=tmp_path / "a", workers=0)
+    )
+    whole = train(recipe, RunOptions(out=tmp_path / "whole", workers=0))
+    out = tmp_path / "parts"
+    original = getattr(Checkpoints, during)
+
+    def cut(self: Checkpoints, trainer: Trainer, *arguments: Any) -> None:
+        if trainer.global_step == (HALF if during == "on_validation_batch_start" else HALF + 1):
+            signal.raise_signal(signal.SIGINT)
+        original(self, trainer, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, during, cut)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, RunOptions(out=out, workers=0))
+    assert torch.load(out / "last.ckpt", weights_only=True)["global_step"] == saved
+    parts = train(recipe, RunOptions(out=out, workers=0, resume="latest"))
+    one, two = (torch.load(r.out / "last.ckpt", weights_only=True) for r in (whole, parts))
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "averaging_state"):
+        assert same(one[part], two[part], part) == []
+    assert read_history(whole.out) == read_history(parts.out)
+    assert torch.equal(whole.confusion.matrix, parts.confusion.matrix)
+
+
+def test_a_run_is_saved_by_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_recipe: Callable[..., Recipe]
+) -> None:
+    recipe = tiny_recipe(TrainRecipe(steps=9, batch_size=2, eval_every=9, checkpoint_every=1e-9))
+    monkeypatch.setattr(run, "training_set", interrupted(run.training_set, 5 * 2))
+    with pytest.raises(PowerCut):
+        train(recipe, RunOptions(out=tmp_path, workers=0))
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 5
 
 
 def test_resume_from_elsewhere_spares_other_runs(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -128,26 +129,37 @@ def test_the_class_table_must_fit(tmp_path: Path, tiny_recipe: Callable[..., Rec
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+    ("number", "status", "workers"),
+    [(signal.SIGINT, 130, "1"), pytest.param(signal.SIGTERM, 143, "0", marks=pytest.mark.slow)],
 )
-def test_a_run_ended_from_outside_says_so(tmp_path: Path, number: signal.Signals, status: int) -> None:
-    """By the exit status that shells and schedulers know, not by Lightning's 1 and 0."""
+def test_a_run_ended_from_outside_says_so_and_can_go_on(
+    tmp_path: Path, number: signal.Signals, status: int, workers: str
+) -> None:
+    """By the exit status that shells and schedulers know, not by Lightning's 1 and 0; no step is lost."""
+    out = tmp_path / "run"
     # the first line comes after a twentieth of the steps; none of those that are left must be the last
-    flags = ["--train.steps", "2000", "--train.eval-every", "2000", "--workers", "0", "--out", str(tmp_path / "run")]
+    flags = ["--train.steps", "2000", "--train.eval-every", "2000", "--workers", workers, "--out", str(out)]
     flags += ["--train.batch-size", "2", "--data.crop", "32", "32", "--data.scene-size", "32", "32"]
     flags += ["--model.encoder.embed-dim", "16", "--model.encoder.depths", "1", "1", "1", "1"]
     command = [sys.executable, "-m", "semask.cli.main", "train", "scenes/micro-fpn", *flags]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where it is ignored, children ignore it too
     try:
-        ended = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        ended = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     finally:
         signal.signal(signal.SIGINT, before)
     with ended:
         assert ended.stdout is not None
         assert any(line.startswith("step") for line in ended.stdout)
-        ended.send_signal(number)
+        if number == signal.SIGINT:
+            os.killpg(ended.pid, number)  # as a terminal does, which sends it to loading processes too
+        else:
+            ended.send_signal(number)
         ended.communicate(timeout=120)
     assert ended.returncode == status
+    saved = torch.load(out / "last.ckpt", weights_only=True)
+    steps = [step for step, _ in read_history(out)["train/loss"]]
+    assert saved["global_step"] >= 100
+    assert steps[-1] <= saved["global_step"]
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:

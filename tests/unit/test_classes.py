@@ -115,9 +115,9 @@ def test_ade20k_names_are_those_of_the_dataset(ade20k_mini: Path) -> None:
 
 
 def test_camvid_matches_its_readme(camvid: Path) -> None:
-    classes, message = Classes.load("camvid"), (camvid / "README.md").read_text()
-    assert ", ".join(f"{i} {name}" for i, name in enumerate(classes.names)) in message
-    assert " ".join("[" + ",".join(map(str, colour)) + "]" for colour in classes.colours) in message
+    classes, text = Classes.load("camvid"), (camvid / "README.md").read_text()
+    assert ", ".join(f"{i} {name}" for i, name in enumerate(classes.names)) in text
+    assert " ".join("[" + ",".join(map(str, colour)) + "]" for colour in classes.colours) in text
     assert classes.label_map[11] == IGNORE
 
 

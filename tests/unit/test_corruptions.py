@@ -297,7 +297,7 @@ def test_elastic_moves_the_label_with_the_image(strength: int) -> None:
     label = scene(90, 120)[1]
     painted = (label[None].float() / 2).expand(3, -1, -1).contiguous()
     out, ids = corrupt(painted, label, name=ELASTIC, strength=strength, key="x")
-    # Between two classes colours mix; elsewhere the colour reports the class.
+    # Between two classes colours mix; elsewhere the colour gives the class.
     clear = ((out[0] * 2 - (out[0] * 2).round()).abs() < 0.01).numpy()
     assert clear.mean() > 0.7
     assert ((out[0] * 2).round().numpy() == ids.numpy())[clear].mean() > 0.999

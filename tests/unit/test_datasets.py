@@ -88,9 +88,9 @@ def test_cityscapes_as_it_comes(tmp_path: Path) -> None:
     data = replace(recipes.get_recipe("cityscapes/seg-l-16").data, root=str(tmp_path))
     with pytest.raises(
         ValueError, match=facts("semask prepare cityscapes", "--data.label-suffix", "--data.classes")
-    ) as message:
+    ) as caught:
         find_pairs(data, "train")
-    words = str(message.value).split()
+    words = str(caught.value).split()
     suffix, table = words[words.index("--data.label-suffix") + 1], words[words.index("--data.classes") + 1]
     ready = replace(data, label_suffix=suffix, classes=table)
     values = read_label(find_pairs(ready, "train")[0].label).numpy()

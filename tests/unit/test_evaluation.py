@@ -10,8 +10,8 @@ from semask.structures import IGNORE, Sample
 from tests.facts import facts
 
 
-class Pictures:
-    """Seeded pictures of three sizes, in runs of one size."""
+class Images:
+    """Seeded images of three sizes, in runs of one size."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -34,10 +34,10 @@ def predict(images: Tensor) -> Tensor:
 
 
 def alone(count: int) -> Tensor:
-    """One picture after the other, without the code under test."""
+    """One image after the other, without the code under test."""
     confusion = Confusion(4)
     for index in range(count):
-        image, label, _ = Pictures(count)[index]
+        image, label, _ = Images(count)[index]
         confusion.update(predict(image[None])[0].argmax(0), label)
     return confusion.matrix
 
@@ -47,13 +47,13 @@ def alone(count: int) -> Tensor:
 def test_neither_batches_nor_workers_change_a_count(batch_size: int, workers: int) -> None:
     steps: list[int] = []
     accumulator = evaluate_model(
-        predict, Pictures(13), num_classes=4, batch_size=batch_size, workers=workers, progress=steps.append
+        predict, Images(13), num_classes=4, batch_size=batch_size, workers=workers, progress=steps.append
     )
     assert torch.equal(accumulator.confusion.matrix, alone(13))
     assert sum(steps) == 13
 
 
-def test_only_pictures_of_one_size_go_together() -> None:
+def test_only_images_of_one_size_go_together() -> None:
     seen: list[tuple[int, ...]] = []
 
     def watching(images: Tensor) -> Tensor:
@@ -61,11 +61,11 @@ def test_only_pictures_of_one_size_go_together() -> None:
         assert torch.is_inference_mode_enabled()
         return predict(images)
 
-    evaluate_model(watching, Pictures(5), num_classes=4, batch_size=5)
+    evaluate_model(watching, Images(5), num_classes=4, batch_size=5)
     assert seen == [(2, 3, 12, 17), (1, 3, 9, 20), (1, 3, 5, 5), (1, 3, 12, 17)]
 
 
 def test_impossible_numbers_are_refused() -> None:
     for batch_size, workers in ((0, 0), (1, -1)):
         with pytest.raises(ValueError, match=facts("batch_size", "workers", batch_size, workers)):
-            evaluate_model(predict, Pictures(2), num_classes=4, batch_size=batch_size, workers=workers)
+            evaluate_model(predict, Images(2), num_classes=4, batch_size=batch_size, workers=workers)

@@ -250,7 +250,7 @@ def test_class_embeddings_come_from_a_mask_transformer(model: SegmentationModel)
 
 
 @pytest.mark.parametrize(
-    ("part", "layer", "query", "told"),
+    ("part", "layer", "query", "wanted"),
     [
         ("encoder", 12, 0, ("encoder", 12, "0 … 11")),
         ("encoder", -1, 0, ("encoder", -1, "0 … 11")),
@@ -264,8 +264,8 @@ def test_class_embeddings_come_from_a_mask_transformer(model: SegmentationModel)
         ("decoder", 0, -1, (-1, "0 … 2")),
     ],
 )
-def test_bad_questions(model: SegmentationModel, part, layer: int, query, told: tuple[object, ...]) -> None:
-    with pytest.raises(ValueError, match=facts(*told)):
+def test_bad_questions(model: SegmentationModel, part, layer: int, query, wanted: tuple[object, ...]) -> None:
+    with pytest.raises(ValueError, match=facts(*wanted)):
         attention_rows(model, torch.rand(1, 3, 32, 48), [query], part=part, layer=layer)
 
 
@@ -286,6 +286,6 @@ def test_weights_are_what_forward_mixes_with() -> None:
 
 
 @pytest.mark.parametrize("query", ["cls", (1,), (1, 2, 3), [1, 2]])
-def test_what_is_no_query_is_told(query: object) -> None:
+def test_what_is_no_query_is_refused(query: object) -> None:
     with pytest.raises(ValueError, match=facts(repr(query))):
         TokenOrder((4, 6), before=1, after=0).token(query)

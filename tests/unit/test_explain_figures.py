@@ -39,7 +39,7 @@ def test_maps_show_every_head_on_its_own_scale(tmp_path: Path, drawn: list[matpl
         values = maps[head].numpy()
         np.testing.assert_allclose(shown.get_array(), (values - values.min()) / np.ptp(values), rtol=1e-6)
         assert shown.get_interpolation() == "nearest"
-        assert list(shown.get_extent()) == [0, 48, 32, 0], "the map reaches beyond a picture that was padded"
+        assert list(shown.get_extent()) == [0, 48, 32, 0], "the map reaches beyond an image that was padded"
         assert list(axes.images[0].get_extent()) == [0, 48, 30, 0]
     for axes in panels:
         assert axes.patches[-1].get_bbox().bounds == (32, 16, 16, 16)
@@ -48,7 +48,7 @@ def test_maps_show_every_head_on_its_own_scale(tmp_path: Path, drawn: list[matpl
 
 
 def test_a_bright_patch_is_where_attention_is(tmp_path: Path) -> None:
-    """Seen in the pixels: over a black picture the one patch attended to shines, at its place."""
+    """Seen in the pixels: over a black image the one patch attended to shines, at its place."""
     maps = torch.zeros(1, 2, 4)
     maps[0, 1, 3] = 0.5
     attention_maps(tmp_path / "a.png", torch.zeros(3, 32, 64), maps, patch_size=16)

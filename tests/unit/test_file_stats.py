@@ -256,7 +256,7 @@ def test_broken_records_are_as_good_as_none(tmp_path: Path, record: str) -> None
 
 def test_writers_in_many_processes_lose_nothing(tmp_path: Path) -> None:
     """Each opens the cache, and closes it when all others have opened it, too."""
-    with ProcessPoolExecutor(4, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(4, get_context("fork")) as pool:
         list(pool.map(write_many, range(4)))
     with StatsCache() as cache:
         for writer in range(4):

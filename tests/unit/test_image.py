@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from semask.data.readers.image import SUFFIXES, is_palette, probe_image, read_image, read_label
+from semask.data.readers.image import SUFFIXES, probe_image, read_header, read_image, read_label
 from tests.facts import facts
 
 
@@ -196,8 +196,8 @@ def test_labels_give_the_stored_values(tmp_path: Path) -> None:
     assert read_label(tmp_path / "16.png").tolist() == wide.tolist()
     assert read_label(tmp_path / "32.tif").tolist() == wider.tolist()
     assert read_label(tmp_path / "1.png").tolist() == (ids > 2).astype(int).tolist()
-    assert is_palette(tmp_path / "p.png")
-    assert not is_palette(tmp_path / "l.png")
+    assert read_header(tmp_path / "p.png") == (1, True)
+    assert read_header(tmp_path / "l.png") == (1, False)
 
 
 def test_labels_turn_with_their_exif_orientation(tmp_path: Path) -> None:

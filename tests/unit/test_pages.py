@@ -1,4 +1,4 @@
-"""Pages hold what the records say, nothing from elsewhere, and no name can become code."""
+"""Pages hold the values of the records, nothing from elsewhere, and no name can become code."""
 
 import copy
 import itertools
@@ -88,7 +88,7 @@ def evaluation(folder: Path, record: dict[str, Any], arrays: dict[str, np.ndarra
 # --- the evaluation ----------------------------------------------------------------------------------------------
 
 
-def test_an_evaluation_is_told_in_full(tmp_path: Path) -> None:
+def test_an_evaluation_is_complete(tmp_path: Path) -> None:
     record, arrays = fake_record(CLASSES)
     page = evaluation(tmp_path, record, arrays, gallery=fake_gallery(CLASSES))
     for key in ("miou", "macc", "aacc", "fwiou", "dice", "boundary_iou", "boundary_f"):
@@ -182,7 +182,7 @@ def test_many_classes_stay_readable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "told"),
+    ("place", "value", "wanted"),
     [
         (("scores",), None, ("'scores'", "semask evaluate")),
         (("protocol",), [1], ("'protocol'", "semask evaluate")),
@@ -198,14 +198,14 @@ def test_many_classes_stay_readable(tmp_path: Path) -> None:
     ],
 )
 def test_records_that_are_none_are_refused_and_leave_no_page(
-    tmp_path: Path, place: tuple[str, ...], value: object, told: tuple[object, ...]
+    tmp_path: Path, place: tuple[str, ...], value: object, wanted: tuple[object, ...]
 ) -> None:
     record, arrays = fake_record(CLASSES)
     inner: dict[str, Any] = record
     for key in place[:-1]:
         inner = inner[key]
     inner[place[-1]] = value
-    with pytest.raises(ValueError, match=facts(*told)):
+    with pytest.raises(ValueError, match=facts(*wanted)):
         evaluation(tmp_path, record, arrays)
     assert list(tmp_path.iterdir()) == []
 
@@ -213,7 +213,7 @@ def test_records_that_are_none_are_refused_and_leave_no_page(
 # --- the comparison ----------------------------------------------------------------------------------------------
 
 
-def test_a_comparison_is_told_in_full(tmp_path: Path) -> None:
+def test_a_comparison_is_complete(tmp_path: Path) -> None:
     comparison = fake_comparison(CLASSES.names)
     write_comparison_page(tmp_path / "comparison.html", comparison)
     page = Page((tmp_path / "comparison.html").read_text())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from semask.data.classes import Classes
 from semask.models.build import build
-from semask.models.decoders.mask_classifier import MaskClassifier
+from semask.models.decoders.maskformer import MaskClassifier
 from semask.models.model import SegmentationModel
 from semask.structures import Features, MaskLogits
 from semask.visualization import explain_figures

@@ -65,8 +65,8 @@ def test_the_better_model_is_found_and_the_same_one_is_not(tmp_path: Path, capsy
     better = write(tmp_path / "better.json", skill=0.8)
     out = tmp_path / "deep" / "comparison.json"
     assert cli.main(["compare", str(worse), str(better), "--out", str(out), "--resamples", "300"]) == 0
-    told = capsys.readouterr().out
-    [verdict] = [line for line in told.splitlines() if missing(line, "mIoU", 12) == []]
+    printed = capsys.readouterr().out
+    [verdict] = [line for line in printed.splitlines() if missing(line, "mIoU", 12) == []]
     assert missing(verdict, "A", "B") == ["A"]
     found = json.loads(out.read_text())
     scores = [json.loads(path.read_text())["scores"] for path in (worse, better)]
@@ -128,7 +128,7 @@ def test_what_is_no_record_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["data", "checkpoint", "protocol", "images", "scores"])
-def test_a_record_with_a_part_missing_or_of_another_kind_is_told(
+def test_a_record_with_a_part_missing_or_of_another_kind_is_refused(
     tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(tmp_path / "a.json")
@@ -143,7 +143,7 @@ def test_a_record_with_a_part_missing_or_of_another_kind_is_told(
 
 
 def test_counts_of_another_evaluation_are_refused(tmp_path: Path) -> None:
-    """Beside the scores of the one, compare would tell the differences of the other."""
+    """Beside the scores of the one, compare would report the differences of the other."""
     path = write(tmp_path / "a.json")
     write(tmp_path / "b.json", skill=0.3)
     shutil.copy(tmp_path / "b.npz", tmp_path / "a.npz")
@@ -192,15 +192,15 @@ def test_tables_in_three_formats(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_odd_names_break_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     odd = r"=1|a_{b}$ ^~\x"
     path = str(write(tmp_path / "a.json", recipe=odd))
-    told = {}
+    printed = {}
     for suffix in (".md", ".csv", ".tex"):
         out = tmp_path / f"table{suffix}"
         assert cli.main(["report", path, "--classes", "--out", str(out)]) == 0
-        told[suffix] = out.read_text()
-    assert {line.count(" | ") for line in told[".md"].splitlines()} == {1}
-    assert next(csv.reader(io.StringIO(told[".csv"]))) == ["class", f"'{odd}"]
-    assert r"=1|a\_\{b\}\$ \textasciicircum{}\textasciitilde{}\textbackslash{}x \\" in told[".tex"]
-    assert r"road \& <b>kerb</b>" in told[".tex"]
+        printed[suffix] = out.read_text()
+    assert {line.count(" | ") for line in printed[".md"].splitlines()} == {1}
+    assert next(csv.reader(io.StringIO(printed[".csv"]))) == ["class", f"'{odd}"]
+    assert r"=1|a\_\{b\}\$ \textasciicircum{}\textasciitilde{}\textbackslash{}x \\" in printed[".tex"]
+    assert r"road \& <b>kerb</b>" in printed[".tex"]
 
 
 def test_a_comparison_goes_to_json_and_names_are_shown_as_they_are(
@@ -208,9 +208,9 @@ def test_a_comparison_goes_to_json_and_names_are_shown_as_they_are(
 ) -> None:
     path = write(tmp_path / "[a].json", recipe="[/b] :car:")
     assert cli.main(["compare", str(path), str(path)]) == 0
-    told = capsys.readouterr().out
-    assert "[/b] :car:" in told
-    assert "[a].json" in told
+    printed = capsys.readouterr().out
+    assert "[/b] :car:" in printed
+    assert "[a].json" in printed
     (tmp_path / "folder.json").mkdir()
     for out in ("page.html", "metrics", "folder.json"):
         assert cli.main(["compare", str(path), str(path), "--out", str(tmp_path / out)]) == 2

@@ -70,18 +70,18 @@ def test_means_are_those_by_hand() -> None:
     assert FOUND.by_kind() == pytest.approx({"noise": 0.4, "weather": 0.6, "digital": 0.4})
     assert FOUND.mean() == pytest.approx(0.45)
     assert FOUND.degradation(0.2) == pytest.approx(0.75)
-    told = FOUND.to_dict()
-    assert told["degradation"]["weather"] == pytest.approx(0.25)
-    assert json.loads(json.dumps(told, allow_nan=False))["miou"]["fog"] == [0.7, 0.5]
+    printed = FOUND.to_dict()
+    assert printed["degradation"]["weather"] == pytest.approx(0.25)
+    assert json.loads(json.dumps(printed, allow_nan=False))["miou"]["fog"] == [0.7, 0.5]
 
 
 def test_what_is_undefined_is_null() -> None:
     nothing = Robustness(0.0, (1,), {"fog": (float("nan"),)})
     assert math.isnan(nothing.degradation(0.0))
-    told = nothing.to_dict()
-    assert told["miou"]["fog"] == [None]
-    assert told["means"] == {"fog": None, "weather": None, "mean": None}
-    assert json.dumps(told, allow_nan=False)
+    printed = nothing.to_dict()
+    assert printed["miou"]["fog"] == [None]
+    assert printed["means"] == {"fog": None, "weather": None, "mean": None}
+    assert json.dumps(printed, allow_nan=False)
 
 
 def test_the_table_names_every_row() -> None:
@@ -119,7 +119,7 @@ def test_every_corruption_and_strength_is_evaluated_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "wanted"),
     [
         ({"corruptions": ("mist",)}, ("gaussian_noise, shot_noise", "mist")),
         ({"corruptions": ()}, ("gaussian_noise, shot_noise", "fog")),
@@ -128,11 +128,13 @@ def test_every_corruption_and_strength_is_evaluated_once() -> None:
         ({"images": 0}, ("--images", 1, 0)),
     ],
 )
-def test_bad_options_are_refused_before_anything_is_scored(change: dict[str, object], told: tuple[object, ...]) -> None:
+def test_bad_options_are_refused_before_anything_is_scored(
+    change: dict[str, object], wanted: tuple[object, ...]
+) -> None:
     def never(samples: object) -> float:
         raise AssertionError(samples)
 
-    with pytest.raises(ValueError, match=facts(*told)):
+    with pytest.raises(ValueError, match=facts(*wanted)):
         measure_robustness(never, validation_set(SCENES), **change)
 
 
@@ -157,12 +159,12 @@ def test_the_command_writes_what_a_plain_loop_finds(
     assert len(record["checkpoint"]["sha256"]) == 64
     assert record["protocol"]["data"]["scene_count"] == 4
     assert out.with_suffix(".md").read_text(encoding="utf-8").count("\n") == 9
-    told = capsys.readouterr().out
-    assert missing(told, "fog", "weather", "contrast", "digital") == []
-    assert str(out) in told.replace("\n", "")
+    printed = capsys.readouterr().out
+    assert missing(printed, "fog", "weather", "contrast", "digital") == []
+    assert str(out) in printed.replace("\n", "")
 
 
-def test_pictures_of_bands_are_refused(checkpoint: Path) -> None:
+def test_images_of_bands_are_refused(checkpoint: Path) -> None:
     bundle = store.load(checkpoint)
     bands = bundle._replace(recipe=replace(bundle.recipe, data=replace(SCENES, channels=4)))
     with pytest.raises(ValueError, match=facts(4, "data.channels")):

@@ -67,15 +67,15 @@ def test_ranges_add_up_to_all_pixels_and_parts_to_the_whole() -> None:
     assert first.to_dict("abc") == whole.to_dict("abc")
 
 
-def test_limits_are_coco_s_and_told() -> None:
+def test_limits_are_those_of_coco() -> None:
     truth = np.zeros((100, 100), np.uint8)
     truth[:31, :33] = 1  # 1023 px
     truth[60:92, 60:92] = 2  # 1024 px
     record = SizeConfusions(3)
     record.update(truth, truth)
-    told = record.to_dict(["sky", "car", "bus"])
-    assert told["thresholds"] == [1024, 9216]
-    assert [(part["name"], part["objects"], part["miou"]) for part in told["bins"]] == [  # type: ignore[attr-defined]
+    stored = record.to_dict(["sky", "car", "bus"])
+    assert stored["thresholds"] == [1024, 9216]
+    assert [(part["name"], part["objects"], part["miou"]) for part in stored["bins"]] == [  # type: ignore[attr-defined]
         ("small", 1, 1.0),
         ("medium", 2, 1.0),
         ("large", 0, None),
@@ -100,7 +100,7 @@ def test_means_are_over_the_classes_that_have_objects_of_the_size() -> None:
 
 
 @pytest.mark.parametrize("areas", [(), (0, 5), (9, 4), (4, 4)])
-def test_areas_that_tell_nothing_apart_are_refused(areas: tuple[int, ...]) -> None:
+def test_areas_that_do_not_rise_are_refused(areas: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=facts(areas, 1)):
         SizeConfusions(3, areas=areas)
     with pytest.raises(ValueError, match=facts((7,), (1024, 9216))):

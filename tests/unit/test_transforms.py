@@ -84,8 +84,8 @@ def test_hsv_agrees_with_colorsys(rgb: tuple[int, int, int]) -> None:
     assert min(turn, 180 - turn) <= 0.5001
     turned = torch.tensor([hue, saturation, value], dtype=torch.uint8).reshape(3, 1, 1)
     back = apply_steps(turned, [hsv_to_rgb]).flatten().tolist()
-    message = colorsys.hsv_to_rgb(hue / 180, saturation / 255, value / 255)
-    assert all(abs(got - want * 255) <= 0.5001 for got, want in zip(back, message, strict=True))
+    expected = colorsys.hsv_to_rgb(hue / 180, saturation / 255, value / 255)
+    assert all(abs(got - want * 255) <= 0.5001 for got, want in zip(back, expected, strict=True))
 
 
 def test_hue_turns_round_and_saturation_zero_is_grey() -> None:

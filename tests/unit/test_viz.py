@@ -46,27 +46,27 @@ def test_overlay_refuses_what_does_not_fit() -> None:
 
 def test_label_png_holds_ids_and_shows_colours(tmp_path: Path) -> None:
     write_label(tmp_path / "deep" / "a.png", LABELS, CLASSES)
-    with Image.open(tmp_path / "deep" / "a.png") as picture:
-        assert picture.mode == "P"
-        assert np.array_equal(np.array(picture), LABELS.numpy())
-        assert np.array_equal(np.array(picture.convert("RGB")), colourise(LABELS, CLASSES).permute(1, 2, 0).numpy())
+    with Image.open(tmp_path / "deep" / "a.png") as stored:
+        assert stored.mode == "P"
+        assert np.array_equal(np.array(stored), LABELS.numpy())
+        assert np.array_equal(np.array(stored.convert("RGB")), colourise(LABELS, CLASSES).permute(1, 2, 0).numpy())
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.png"], "no temporary file is left"
 
 
 def test_label_png_holds_255_classes(tmp_path: Path) -> None:
     labels = torch.arange(256, dtype=torch.uint8).reshape(16, 16)
     write_label(tmp_path / "a.png", labels, numbered_classes(255))
-    with Image.open(tmp_path / "a.png") as picture:
-        assert np.array_equal(np.array(picture), labels.numpy())
-        assert picture.convert("RGB").getpixel((15, 15)) == IGNORE_COLOUR
+    with Image.open(tmp_path / "a.png") as stored:
+        assert np.array_equal(np.array(stored), labels.numpy())
+        assert stored.convert("RGB").getpixel((15, 15)) == IGNORE_COLOUR
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_image_comes_back(tmp_path: Path, suffix: str) -> None:
     image = torch.arange(3 * 16 * 16).reshape(3, 16, 16).div(3).to(torch.uint8)
     write_image(tmp_path / f"a{suffix}", image)
-    with Image.open(tmp_path / f"a{suffix}") as picture:
-        back = np.array(picture).astype(int)
+    with Image.open(tmp_path / f"a{suffix}") as stored:
+        back = np.array(stored).astype(int)
     tolerance = 0 if suffix == ".png" else 40
     assert np.abs(back - image.permute(1, 2, 0).numpy()).max() <= tolerance
 

@@ -99,8 +99,8 @@ def test_damaged_zip_files_are_reported(tmp_path: Path) -> None:
     pairs = find_pairs(DataRecipe(root=str(archive)), "train")
     whole = archive.read_bytes()
     archive.write_bytes(whole[:1000] + bytes(200) + whole[1200:])
-    message = {str(source): message_of(source) for pair in pairs for source in (pair.image, pair.label)}
-    damaged = {name: message for name, message in message.items() if message}
+    messages = {str(source): message_of(source) for pair in pairs for source in (pair.image, pair.label)}
+    damaged = {name: message for name, message in messages.items() if message}
     assert damaged
     assert all(message.startswith(name) for name, message in damaged.items())
     archive.write_bytes(whole[:500])
@@ -111,7 +111,7 @@ def test_damaged_zip_files_are_reported(tmp_path: Path) -> None:
 
 
 def test_large_zip_files_and_ones_behind_a_program(tmp_path: Path) -> None:
-    """Headers of zip64 are longer, a self-extracting archive begins later, and streams report sizes after the content."""
+    """Headers of zip64 are longer, a self-extracting archive begins later, and streams have sizes after the content."""
     with (tmp_path / "a.zip").open("wb") as file:
         file.write(b"#!/bin/sh\nexit 1\n" * 100)
         with zipfile.ZipFile(file, "w") as archive, archive.open("a/x.bin", "w", force_zip64=True) as member:

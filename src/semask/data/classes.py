@@ -52,7 +52,13 @@ class Classes:
 
     def __post_init__(self) -> None:
         names, count = self.names, len(self.names)
-        _check_names(names)
+        if not 1 <= count <= MAX_CLASSES:
+            raise ValueError(f"a class table has 1 … {MAX_CLASSES} classes ({IGNORE} means ignore), not {count}")
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            times = names.count(repeated[0])
+            raise ValueError(f"class name {repeated[0]!r} is given {times} times; names must differ")
+        if "ignore" in names:
+            raise ValueError('a class cannot be named "ignore": in "labels" that word drops a value; rename it')
         # colours
         if len(self.colours) != count:
             raise ValueError(f"{count} classes but {len(self.colours)} colours; give one colour per class")
@@ -141,7 +147,6 @@ class Classes:
             if isinstance(entry, Mapping) and "colour" in entry and (not isinstance(colour, list) or len(colour) != 3):
                 raise ValueError(f"classes: colour {colour!r} of {name!r} is no list of three numbers [r, g, b]")
             listed.append(colour)
-        _check_names(tuple(names))
         colours = (tuple(colour or own) for colour, own in zip(listed, palette(len(names)), strict=True))
         # ids and label values
         ids = record.get("ids")
@@ -268,13 +273,3 @@ def _parse_labels(labels: object, names: tuple[str, ...]) -> dict[int, int]:
     # a table that only ignores values keeps value i for class i
     only_ignores = all(target == IGNORE for target in listed.values())
     return identity(len(names)) | listed if only_ignores else listed
-
-
-def _check_names(names: tuple[str, ...]) -> None:
-    if not 1 <= len(names) <= MAX_CLASSES:
-        raise ValueError(f"a class table has 1 … {MAX_CLASSES} classes ({IGNORE} means ignore), not {len(names)}")
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ValueError(f"class name {repeated[0]!r} is given {names.count(repeated[0])} times; names must differ")
-    if "ignore" in names:
-        raise ValueError('a class cannot be named "ignore": in "labels" that word drops a value; choose another name')

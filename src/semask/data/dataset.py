@@ -1,4 +1,4 @@
-"""Datasets by draw number: the number decides the image and its augmentation, whatever the workers or processes.
+"""Datasets by draw number: the number alone decides the image and its augmentation, for any workers and processes.
 
 To resume at step t, or to split a batch over devices, a loader asks for the right numbers.
 """
@@ -15,6 +15,7 @@ from jaxtyping import Float64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from semask.data import sampling
 from semask.data.augment.copy_paste import CopyPaste
 from semask.data.augment.transforms import TrainTransform
 from semask.data.classes import UNKNOWN, Classes, packaged
@@ -22,17 +23,6 @@ from semask.data.pairs import Pair, find_pairs, find_root
 from semask.data.readers.image import read_label
 from semask.data.readers.raster import ImageTensor, check_channels, read_raster
 from semask.data.readers.tree import Tree
-from semask.data.sampling import (
-    AUGMENT,
-    PASTE,
-    SCENE,
-    SHARE,
-    ImageOrder,
-    class_pixels,
-    rarity,
-    repeat_factors,
-    stream,
-)
 from semask.data.scenes.scene import SCENE_CLASSES, draw_scene
 from semask.ops.resize import to_float
 from semask.recipes.recipe import IMAGENET_MEAN, DataRecipe
@@ -85,9 +75,9 @@ def training_set(
     weights = factors = None
     # only sampling by class needs the contents of all labels
     if data.rare_crops or data.repeat_threshold is not None:
-        pixels = class_pixels(pairs, data, classes)
-        weights = rarity(pixels, data.rare_temperature) if data.rare_crops else None
-        factors = None if data.repeat_threshold is None else repeat_factors(pixels, data.repeat_threshold)
+        pixels = sampling.class_pixels(pairs, data, classes)
+        weights = sampling.rarity(pixels, data.rare_temperature) if data.rare_crops else None
+        factors = None if data.repeat_threshold is None else sampling.repeat_factors(pixels, data.repeat_threshold)
     return TrainingFiles(pairs, classes, TrainTransform(data, mean=mean, rarity=weights), seed=seed, factors=factors)
 
 
@@ -96,7 +86,7 @@ def share_of(pairs: Sequence[Pair], fraction: float, *, seed: int) -> list[Pair]
 
     Source: Segmenter (arXiv:2105.05633) §4, the study of the training set's size.
     """
-    order = stream(SHARE, seed, 0).permutation(len(pairs))
+    order = sampling.stream(sampling.SHARE, seed, 0).permutation(len(pairs))
     count = math.ceil(fraction * len(pairs) - 1e-9)  # 0.55 of 100 is 55, and a little more in floating point
     return [pairs[index] for index in sorted(order[: max(count, 1)])]
 
@@ -123,7 +113,7 @@ class TrainingFiles(Dataset[Sample]):
     ) -> None:
         """`factors` are those of `repeat_factors`; None shows every image once an epoch."""
         self.pairs, self.classes, self.transform, self.seed = tuple(pairs), classes, transform, seed
-        self.order = ImageOrder(len(self.pairs), seed=seed, factors=factors)
+        self.order = sampling.ImageOrder(len(self.pairs), seed=seed, factors=factors)
         self.pasting = CopyPaste(transform.data, classes) if transform.data.copy_paste else None
 
     def __len__(self) -> int:
@@ -131,11 +121,11 @@ class TrainingFiles(Dataset[Sample]):
         return len(self.pairs)
 
     def __getitem__(self, draw: int) -> Sample:
-        pair, random = self.pairs[self.order.index(_checked(draw))], stream(AUGMENT, self.seed, draw)
+        pair, random = self.pairs[self.order.index(_checked(draw))], sampling.stream(sampling.AUGMENT, self.seed, draw)
         view = self._view(pair, random)
         if self.pasting is not None:
             # a stream of its own: with and without pasting, images are cropped and distorted alike
-            paste = stream(PASTE, self.seed, draw)
+            paste = sampling.stream(sampling.PASTE, self.seed, draw)
             if paste.random() < self.pasting.share:
                 other = self.pairs[int(paste.integers(len(self.pairs)))]
                 view = self.pasting.paste(view, self._view(other, paste), paste)
@@ -158,9 +148,11 @@ class TrainingScenes(Dataset[Sample]):
         self.size, self.transform, self.seed = size, transform, seed
 
     def __getitem__(self, draw: int) -> Sample:
-        number = int(stream(SCENE, self.seed, _checked(draw)).integers(2**62)) * 2 + 1
+        number = int(sampling.stream(sampling.SCENE, self.seed, _checked(draw)).integers(2**62)) * 2 + 1
         image, label = _scene(number, self.size)
-        return Sample(*self.transform(image, label, stream(AUGMENT, self.seed, draw)), f"scene {number}")
+        return Sample(
+            *self.transform(image, label, sampling.stream(sampling.AUGMENT, self.seed, draw)), f"scene {number}"
+        )
 
 
 class ValidationFiles(Dataset[Sample]):

@@ -26,7 +26,7 @@ from semask.recipes.recipe import DataRecipe
 logger = logging.getLogger(__name__)
 
 VALIDATION_SHARE = 0.1
-"""Of a folder without splits."""
+"""The share of a folder without splits."""
 SHOWN = 5
 """File names in a message."""
 

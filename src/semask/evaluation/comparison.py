@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from semask.evaluation.metrics.bootstrap import CONFIDENCE, RESAMPLES, Interval, differences, statistics
+from semask.evaluation.metrics.bootstrap import CONFIDENCE, RESAMPLES, Interval, intervals, statistics
 from semask.evaluation.metrics.confusion import null
 from semask.evaluation.record import Record, check_alike, limits
 
@@ -19,11 +20,6 @@ class Difference(NamedTuple):
     mean: float
     low: float
     high: float
-
-    @property
-    def decided(self) -> bool:
-        """Whether the interval leaves zero out."""
-        return self.low > 0 or self.high < 0
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
@@ -48,6 +44,7 @@ def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> Differe
     """
     if len(ours) != len(theirs):
         raise ValueError(f"pairs are needed, got {len(ours)} values and {len(theirs)}; run both with the same seeds")
+    # Student's t of the paired differences
     mean, deviation = spread([a - b for a, b in zip(ours, theirs, strict=True)])
     if len(ours) == 1:
         return Difference(mean, float("nan"), float("nan"))
@@ -65,30 +62,29 @@ def compare(a: Record, b: Record, *, resamples: int = RESAMPLES, seed: int = 0) 
         ValueError: the evaluations are of different images, classes or protocols.
     """
     check_alike(a, b)
-    found = differences(b.counts, a.counts, resamples=resamples, seed=seed)
+    # scores of all images, and resampled differences
+    everything = np.ones((1, len(a.names)))
+    ours, theirs = statistics(a.counts, everything), statistics(b.counts, everything)
+    reaches = intervals(b.counts, a.counts, resamples=resamples, seed=seed)
 
     def run(record: Record) -> dict[str, Any]:
         means = {name: value for name, value in record.values["scores"].items() if name not in ("classes", "pixels")}
         return {"recipe": record.title, "path": str(record.path), "scores": means}
 
-    def ends(value: np.ndarray, interval: Interval) -> list[float] | None:
-        reach = limits(interval)
-        return None if reach is None or null(float(value)) is None else [float(value), *reach]
+    def difference(name: str, *index: int) -> list[float] | None:
+        value = float((theirs[name][0] - ours[name][0])[index])
+        ends = limits(Interval(*(end[index] for end in reaches[name])))
+        return None if ends is None or math.isnan(value) else [value, *ends]
 
-    # every class's IoU in both, and its difference
-    values, interval = found.pop("iou")
-    everything = np.ones((1, len(a.names)))
-    ours, theirs = (statistics(record.counts, everything)["iou"][0].tolist() for record in (a, b))
-    names = [row["name"] for row in a.values["scores"]["classes"]]
-    classes = [
-        {"name": name, "a": null(one), "b": null(other), "difference": ends(value, Interval(low, high))}
-        for name, one, other, value, low, high in zip(names, ours, theirs, values, *interval, strict=True)
-    ]
+    columns = (row["name"] for row in a.values["scores"]["classes"]), ours["iou"][0].tolist(), theirs["iou"][0].tolist()
     return {
         "a": run(a),
         "b": run(b),
-        "difference": {name: ends(value, reach) for name, (value, reach) in found.items()},
-        "classes": classes,
+        "difference": {name: difference(name) for name in reaches if name != "iou"},
+        "classes": [
+            {"name": name, "a": null(one), "b": null(other), "difference": difference("iou", index)}
+            for index, (name, one, other) in enumerate(zip(*columns, strict=True))
+        ],
         "images": len(a.names),
         "resamples": resamples,
         "seed": seed,

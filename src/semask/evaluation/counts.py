@@ -63,6 +63,7 @@ class MetricAccumulator:
                 f"the scores of {name!r} are NaN or infinite in {wrong} of {confidence.numel()} pixels; check whether "
                 "the training of this checkpoint diverged, and the image for such values"
             )
+        # confusion matrix of this image, and its counts for intervals
         here = Confusion(self.confusion.num_classes)
         here.update(prediction, truth)
         self.confusion.merge(here)

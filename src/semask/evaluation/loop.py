@@ -20,11 +20,9 @@ from semask.structures import Sample
 class Samples(Protocol):
     """A data set of known length."""
 
-    def __len__(self) -> int:
-        """Return the number of samples."""
+    def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> Sample:
-        """Return one sample."""
+    def __getitem__(self, index: int, /) -> Sample: ...
 
 
 def process_share(count: int) -> range:
@@ -74,6 +72,7 @@ def evaluate_model(
     predictor, accumulator = predictor_of(source), MetricAccumulator(num_classes, measures)
     share: Subset[Sample] = Subset(samples, process_share(len(samples)))  # type: ignore[arg-type]
     loader: Iterable[list[Sample]] = DataLoader(share, batch_size=batch_size, num_workers=workers, collate_fn=list)
+    # segment, then count image by image
     with torch.inference_mode():
         for batch in loader:
             for group, images in _batches(batch, torch.device(device)):

@@ -47,6 +47,7 @@ def measured(
     """Return all measures as JSON values: scores, sizes, calibration, and the 95 % intervals of the scores."""
     record = accumulator.to_dict(classes)
     if resamples:
+        # of the means, and of every class's IoU
         found = intervals(accumulator.image_counts(), resamples=resamples, seed=seed)
         iou = found.pop("iou")
         record["intervals"] = {
@@ -97,12 +98,14 @@ def read_record(path: str | Path) -> Record:
         raise ValueError(
             f"{path} is not whole JSON ({error}); write it again with the command that wrote it"
         ) from error
+    # values that tables and comparisons need
     for place in NEEDED:
         found = values
         for key in place.split("."):
             if not isinstance(found, dict) or key not in found:
                 raise ValueError(f"{path} is no record of an evaluation: {place} is missing; rerun `semask evaluate`")
             found = found[key]
+    # counts of the images; a damaged archive raises almost anything
     table = path.with_suffix(".npz")
     try:
         with zipfile.ZipFile(table) as archive:
@@ -143,6 +146,7 @@ def check_alike(ours: Record, theirs: Record) -> None:
             for data in (ours.values["data"], theirs.values["data"])
         )
         raise ValueError(f"{pair}: their data differ ({described}); evaluate both on the same files and class table")
+    # images as the models saw them
     seen, other = (record.values["protocol"]["seen"] for record in (ours, theirs))
     if differing := [key for key in seen | other if seen.get(key) != other.get(key)]:
         listed = ", ".join(f"{key} {seen.get(key)} and {other.get(key)}" for key in differing)

@@ -34,6 +34,7 @@ def _published(record: Record) -> str:
     """Return the paper's mIoU of the recipe, one scale or several, if the record follows the paper's protocol."""
     if record.title not in list_recipes():
         return ""
+    # papers name one protocol for one scale and several
     recipe, protocol = get_recipe(record.title), record.values["protocol"]["name"]
     paper = str(name_of(recipe)).removesuffix("-ss")
     miou = {f"{paper}-ss": recipe.published.miou, f"{paper}-ms": recipe.published.miou_ms}.get(protocol)
@@ -79,6 +80,7 @@ def class_table(records: Sequence[Record]) -> Table:
             raise ValueError(
                 f"{record.path} and {records[0].path} have different classes; --classes takes records of one data set"
             )
+    # class by class over all records
     lines = zip(classes[0], *(record.values["scores"]["classes"] for record in records), strict=True)
     rows = [[name, *(percent(row["iou"]) for row in rows)] for name, *rows in lines]
     return Table(["class", *(record.title for record in records)], rows)

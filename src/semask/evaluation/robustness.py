@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,14 +14,15 @@ from semask.evaluation.metrics.confusion import null
 from semask.structures import Sample
 
 
+@dataclass(frozen=True)
 class CorruptedSamples:
     """Chosen samples under one corruption, the same at every access; `name` None leaves them as they are."""
 
-    def __init__(
-        self, samples: Samples, chosen: Sequence[int], *, name: str | None, strength: int = 1, seed: int = 0
-    ) -> None:
-        self.samples, self.chosen = samples, tuple(chosen)
-        self.name, self.strength, self.seed = name, strength, seed
+    samples: Samples
+    chosen: Sequence[int]
+    name: str | None
+    strength: int = 1
+    seed: int = 0
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -29,6 +31,7 @@ class CorruptedSamples:
         sample = self.samples[self.chosen[index]]
         if self.name is None:
             return sample
+        # the name seeds, so that order and number of images do not matter
         key = f"{self.seed} {sample.name}"
         corrupted = corrupt(sample.image, sample.label, name=self.name, strength=self.strength, key=key)
         return Sample(*corrupted, sample.name)
@@ -114,7 +117,8 @@ def measure_robustness(
         ValueError: as in `check_choice` and `spread_out`.
     """
     check_choice(corruptions, strengths)
-    chosen = spread_out(len(samples), images)
+    # clean, then every corruption at every strength
+    chosen = tuple(spread_out(len(samples), images))
     clean = evaluate(CorruptedSamples(samples, chosen, name=None))
 
     def scores(name: str) -> tuple[float, ...]:

@@ -29,14 +29,8 @@ UNSEEN = -2
 """In place of a class: no window has covered the pixel yet."""
 
 
-class Options(NamedTuple):
-    """The options of `sliding`."""
-
-    window: tuple[int, int]
-    stride: tuple[int, int]
-    batch_size: int
-    blend: Blend
-    memory_budget: float | None
+Options = tuple[tuple[int, int], tuple[int, int], int, Blend, float | None]
+"""Window, stride, batch size, blend and memory budget of `sliding`."""
 
 
 class Window(NamedTuple):
@@ -94,7 +88,7 @@ def sliding(
     if blend not in get_args(Blend):
         raise ValueError(f"overlapping windows are blended by {' or '.join(get_args(Blend))}, got {blend!r}")
     predictor = predictor_of(source)
-    options = Options(window, stride, batch_size, blend, memory_budget)
+    options = (window, stride, batch_size, blend, memory_budget)
     return Predictor(
         lambda images: Windows(predictor, images, options), logits=predictor.logits, memory_budget=memory_budget
     )
@@ -108,8 +102,8 @@ class Windows(LazyScores):
 
     def __init__(self, predictor: Predictor, images: Images, options: Options) -> None:
         height, width = images.shape[-2:]
-        self._predictor, self._images = predictor, images
-        self._options, (window, stride, _, blend, _) = options, options
+        self._predictor, self._images, self._options = predictor, images, options
+        window, stride, self._batch_size, blend, self._budget = options
         self._window = tall, wide = min(window[0], height), min(window[1], width)
         # windows in order of their rows, so that all images advance together
         rows, columns = window_starts(height, tall, stride[0]), window_starts(width, wide, stride[1])
@@ -119,16 +113,8 @@ class Windows(LazyScores):
         self._scored: list[tuple[Window, LazyScores]] = []
         # The first windows are scored at once, since only their scores have the number of classes.
         self._score_next()
-        self._classes, self._device = self._scored[0][1].shape[1], self._scored[0][1].device
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        batch, _, height, width = self._images.shape
-        return batch, self._classes, height, width
-
-    @property
-    def device(self) -> torch.device:
-        return self._device
+        found = self._scored[0][1]
+        self.shape, self.device = (len(images), found.shape[1], height, width), found.device
 
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
         batch, classes, _, width = self.shape
@@ -201,13 +187,13 @@ class Windows(LazyScores):
         ]
 
     def _score_next(self) -> None:
-        batch = [self._pending.popleft() for _ in range(min(self._options.batch_size, len(self._pending)))]
+        batch = [self._pending.popleft() for _ in range(min(self._batch_size, len(self._pending)))]
         tall, wide = self._window
         crops = [self._images[w.image, :, w.row : w.row + tall, w.column : w.column + wide] for w in batch]
         found = self._predictor.lazy_scores(torch.stack(crops))
         # All that are kept at once, at the images' width.
         shape = (len(self._images), found.shape[1], tall, self._images.shape[-1])
-        device = device_within(shape, found.device, self._options.memory_budget)
+        device = device_within(shape, found.device, self._budget)
         if device != found.device:
             found = InMemory(materialize(found, device=device))
         self._scored += [(window, found.select(number)) for number, window in enumerate(batch)]

@@ -17,8 +17,7 @@ from semask.models.decoders.ccnet import CCNet
 from semask.models.decoders.deeplab import DeepLabV3Plus
 from semask.models.decoders.fcn import FCN, FCNHead, WithAuxiliaryHeads
 from semask.models.decoders.mask2former import Mask2FormerPredictor
-from semask.models.decoders.mask_classifier import MaskClassifier
-from semask.models.decoders.maskformer import MaskFormerPredictor
+from semask.models.decoders.maskformer import MaskClassifier, MaskFormerPredictor
 from semask.models.decoders.ocr import OCR
 from semask.models.decoders.psanet import PSANet
 from semask.models.decoders.pspnet import PSPNet

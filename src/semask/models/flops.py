@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,25 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from semask.models.model import SegmentationModel
 from semask.ops.reference import reference_mode
+
+COSTS: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], int]] = {
+    nn.Conv2d: lambda conv, _, output: output.numel() * (conv.weight[0].numel() + (conv.bias is not None)),
+    nn.Linear: lambda _, inputs, output: inputs.numel() * output.shape[-1],
+    nn.LayerNorm: lambda norm, inputs, _: inputs.numel() * (1 if norm.weight is None else 2),
+    nn.GroupNorm: lambda norm, inputs, _: inputs.numel() * (1 if norm.weight is None else 2),
+    nn.ReLU: lambda _, __, output: output.numel(),
+    nn.ReLU6: lambda _, __, output: output.numel(),
+    nn.Upsample: lambda _, __, output: output.numel(),
+}
+"""Multiply-adds of a module from (module, its first input, its output)."""
+
+
+class Cost(NamedTuple):
+    """What `parameters`, `multiply_adds` and `all_multiply_adds` return."""
+
+    parameters: int
+    multiply_adds: int
+    all_multiply_adds: int
 
 
 def parameters(model: nn.Module) -> int:
@@ -31,9 +50,7 @@ def multiply_adds(model: nn.Module, height: int, width: int) -> int:
 
     Source: SeMask Table 2 and Segmenter, both by mmcv 1.3's hooks.
     """
-    with _counting(model) as counts:
-        _run(model, height, width)
-    return sum(counts)
+    return measure(model, height, width).multiply_adds
 
 
 def all_multiply_adds(model: nn.Module, height: int, width: int) -> int:
@@ -41,111 +58,47 @@ def all_multiply_adds(model: nn.Module, height: int, width: int) -> int:
 
     Interpolation is not counted, be it of whole maps or at the points that deformable layers look at.
     """
-    with _flop_counter() as counter:
-        _run(model, height, width)
-    return int(counter.get_total_flops()) // 2
-
-
-class Cost(NamedTuple):
-    """What `parameters`, `multiply_adds` and `all_multiply_adds` return."""
-
-    parameters: int
-    multiply_adds: int
-    all_multiply_adds: int
+    return measure(model, height, width).all_multiply_adds
 
 
 def measure(model: nn.Module, height: int, width: int) -> Cost:
     """Return all three counts, for one image of that size [px], after running the model once."""
-    with _counting(model) as counts, _flop_counter() as counter:
-        _run(model, height, width)
-    return Cost(parameters(model), sum(counts), int(counter.get_total_flops()) // 2)
-
-
-@contextmanager
-def _counting(model: nn.Module) -> Iterator[list[int]]:
-    """Collect the cost of every module that runs inside."""
     counts: list[int] = []
 
     def count(cost: Callable[[Any, Tensor, Tensor], int]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         return lambda module, inputs, output: counts.append(cost(module, inputs[0], output))
 
-    handles = [
-        module.register_forward_hook(count(cost))
-        for module in model.modules()
-        for kind, cost in COSTS.items()
-        if isinstance(module, kind)
-    ]
-    try:
-        yield counts
-    finally:
-        for handle in handles:
-            handle.remove()
+    def deformed(_: torch.Size, weight: torch.Size, *__: Any, out_shape: torch.Size, **___: Any) -> int:
+        return 2 * math.prod(out_shape) * math.prod(weight[1:])  # operations, two per multiply-add
 
-
-def _flop_counter() -> FlopCounterMode:
-    return FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deformed})
-
-
-def _run(model: nn.Module, height: int, width: int) -> None:
-    device = next(model.parameters()).device
     # What only training needs is not part of the cost.
-    predict = model.decode_main if isinstance(model, SegmentationModel) else model
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.requires_grad_(False)  # FlopCounterMode hooks into the graph of parameters that are a module's input
-    try:
+    predict, channels = (model.decode_main, len(model.mean)) if isinstance(model, SegmentationModel) else (model, 3)
+    image = torch.zeros(1, channels, height, width, device=next(model.parameters()).device)
+    with ExitStack() as stack:
+        for module in model.modules():
+            for kind, cost in COSTS.items():
+                if isinstance(module, kind):
+                    stack.callback(module.register_forward_hook(count(cost)).remove)
+        # FlopCounterMode hooks into the graph of parameters that are a module's input
+        for parameter in model.parameters():
+            stack.callback(parameter.requires_grad_, parameter.requires_grad)
+            parameter.requires_grad_(False)
+        custom = {torch.ops.torchvision.deform_conv2d: deformed}
+        counter = stack.enter_context(FlopCounterMode(display=False, custom_mapping=custom))
         # The papers' models pad windows and compute what the padding becomes.
         with torch.no_grad(), reference_mode():
-            channels = len(model.mean) if isinstance(model, SegmentationModel) else 3
-            predict(torch.zeros(1, channels, height, width, device=device))
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-
-
-def _convolution(module: nn.Conv2d, _: Tensor, output: Tensor) -> int:
-    per_output = module.weight[0].numel() + (module.bias is not None)
-    return output.numel() * per_output
-
-
-def _linear(_: nn.Linear, inputs: Tensor, output: Tensor) -> int:
-    return inputs.numel() * output.shape[-1]
-
-
-def _norm(module: nn.LayerNorm | nn.GroupNorm, inputs: Tensor, _: Tensor) -> int:
-    return inputs.numel() * (1 if module.weight is None else 2)
-
-
-def _deformed(_: torch.Size, weight: torch.Size, *__: Any, out_shape: torch.Size, **___: Any) -> int:
-    """Return the operations of a deformable convolution, two per multiply-add, from the shapes of what it reads."""
-    return 2 * math.prod(out_shape) * math.prod(weight[1:])
-
-
-def _per_output(_: nn.Module, __: Tensor, output: Tensor) -> int:
-    return output.numel()
-
-
-COSTS: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], int]] = {
-    nn.Conv2d: _convolution,
-    nn.Linear: _linear,
-    nn.LayerNorm: _norm,
-    nn.GroupNorm: _norm,
-    nn.ReLU: _per_output,
-    nn.ReLU6: _per_output,
-    nn.Upsample: _per_output,
-}
-"""Multiply-adds of a module from (module, its first input, its output)."""
+            predict(image)
+    return Cost(parameters(model), sum(counts), int(counter.get_total_flops()) // 2)
 
 
 def cost_of(module: nn.Module, size: tuple[int, int]) -> Cost:
     """Return the cost for images of a size (height, width) [px]; the module is neither run nor changed."""
-    twin = meta_twin(module).eval()
-    return measure(twin, *size)
+    return measure(meta_twin(module).eval(), *size)
 
 
 def meta_twin(module: nn.Module) -> nn.Module:
     """Return a copy on the meta device, made without a copy of the weights."""
-    values = [*module.parameters(), *module.buffers()]
-    stands_for = {id(value): value.to("meta") for value in values}
+    stands_for: dict[int, Any] = {id(buffer): buffer.to("meta") for buffer in module.buffers()}
     for value in module.parameters():
         stands_for[id(value)] = nn.Parameter(value.to("meta"), requires_grad=value.requires_grad)
-    return copy.deepcopy(module, dict(stands_for))
+    return copy.deepcopy(module, stands_for)

@@ -48,21 +48,19 @@ class LazyScores:
     """Scores of images (b k H W) that are computed on request; by default those of a `source`.
 
     Rows are requested from the top down: `first` never decreases, and the rows above it may be gone.
+
+    shape: (b, k, H, W). device: where scores are computed.
     """
 
-    def __init__(self, source: LazyScores, size: Size | None = None) -> None:
-        """`size` (height, width) is the source's unless given."""
-        self.source = source
-        self.size = source.shape[2:] if size is None else size
+    shape: tuple[int, int, int, int]
+    device: torch.device
 
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        return *self.source.shape[:2], *self.size
-
-    @property
-    def device(self) -> torch.device:
-        """Return where scores are computed."""
-        return self.source.device
+    def __init__(self, source: LazyScores, size: Size | None = None, *, num_classes: int | None = None) -> None:
+        """`size` (height, width) and `num_classes` are the source's unless given."""
+        batch, classes, *own = source.shape
+        self.source, self.device = source, source.device
+        self.size = (own[0], own[1]) if size is None else size
+        self.shape = (batch, classes if num_classes is None else num_classes, *self.size)
 
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
         """Return the scores of rows first … last - 1."""
@@ -80,7 +78,7 @@ class LazyScores:
     def select(self, image: int) -> LazyScores:
         """Return the scores of one image of the batch, before any rows are requested."""
         selected = copy.copy(self)
-        selected.source = self.source.select(image)
+        selected.source, selected.shape = self.source.select(image), (1, *self.shape[1:])
         return selected
 
 
@@ -88,16 +86,8 @@ class InMemory(LazyScores):
     """Scores that exist already."""
 
     def __init__(self, scores: Float[Tensor, "b k H W"]) -> None:
-        self.scores = scores
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        batch, classes, height, width = self.scores.shape
-        return batch, classes, height, width
-
-    @property
-    def device(self) -> torch.device:
-        return self.scores.device
+        batch, classes, height, width = scores.shape
+        self.scores, self.shape, self.device = scores, (batch, classes, height, width), scores.device
 
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
         return self.scores[:, :, first:last]
@@ -200,12 +190,8 @@ class CombineMasks(LazyScores):
     """
 
     def __init__(self, classes: Float[Tensor, "b q k"], masks: LazyScores) -> None:
-        super().__init__(masks)
+        super().__init__(masks, num_classes=classes.shape[-1])
         self.classes = classes
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        return len(self.classes), self.classes.shape[-1], *self.size
 
     def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
         masks = self.source.rows(first, last).float().permute(0, 2, 3, 1).sigmoid()

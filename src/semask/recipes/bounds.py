@@ -89,6 +89,7 @@ BOUNDS: dict[str, dict[str, Range]] = {
         **dict.fromkeys(("steps", "eval_every"), Range(1, MANY)),
         **dict.fromkeys(("batch_size", "accumulate"), COUNT),
         "clip_norm": POSITIVE,
+        "checkpoint_every": POSITIVE,
         "cached_views": Range(1, 10_000),
         "ema": RATE,
         "checkpoint_stages": Range(0, 65_536),  # the encoder knows how many there are

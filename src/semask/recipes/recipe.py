@@ -208,6 +208,8 @@ class TrainRecipe:
     eval_every: int = 8000
     eval_stride: tuple[int, int] | None = None
     """Stride of sliding windows in evaluations during training; None is that of the test."""
+    checkpoint_every: float = 10.0
+    """Minutes between two writings of last.ckpt, which is also written around evaluations and when a run is stopped."""
     seed: int = 0
 
 

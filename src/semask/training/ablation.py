@@ -18,11 +18,11 @@ from semask.models.build import build_on_meta
 from semask.models.flops import parameters
 from semask.recipes import Published, Recipe, from_dict
 from semask.recipes.ablations import Table, check_seeds
-from semask.training.callbacks import LAST_CHECKPOINT
 from semask.training.frozen import check_frozen
 from semask.training.options import RunOptions
 from semask.training.prepare import differences, fit_classes
 from semask.training.run import train
+from semask.training.saving import LAST_CHECKPOINT
 
 SCORE = "score.json"
 """What a finished run of a table leaves in its folder."""

@@ -1,12 +1,9 @@
-"""What happens around the steps: averaging weights, remembering random states, writing checkpoints, watching λ."""
+"""What happens around the steps: averaging weights, remembering random states, watching λ."""
 
 from __future__ import annotations
 
-import math
 import random
-from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +13,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-
-from semask.checkpoints import store
-from semask.data.classes import Classes
-from semask.files import atomic_write
-from semask.training.module import SegmentationModule
-
-LAST_CHECKPOINT = "last.ckpt"
 
 
 class MovingAverage(WeightAveraging):
@@ -103,69 +93,17 @@ def set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
-class Checkpoints(Callback):
-    """After every evaluation write last/, best/ if mIoU rose, and last.ckpt to resume from.
-
-    last/ and best/ hold the weights that were evaluated: the moving average where there is one.
-    """
-
-    def __init__(self, out: Path, classes: Classes | None, average: MovingAverage | None) -> None:
-        self.out = out
-        self.classes = classes
-        self.average = average
-        self.best = -math.inf
-        self.best_step = 0
-        self.matrix: Tensor | None = None
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Have the last step evaluated too: between its intervals Lightning evaluates only when told to stop."""
-        if trainer.global_step >= trainer.max_steps:
-            trainer.should_stop = True
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what the evaluation asks for."""
-        assert isinstance(pl_module, SegmentationModule)
-        assert pl_module.confusion is not None
-        miou = pl_module.confusion.scores().miou
-        # Without any labelled pixel mIoU is nan, which no comparison finds better.
-        better = miou > self.best or self.best_step == 0
-        if better:
-            self.best, self.best_step = miou, trainer.global_step
-            self.matrix = pl_module.confusion.matrix.cpu()
-        # Gathering sharded weights takes all ranks; writing takes one.
-        weights = self.average.weights() if self.average else trainer.strategy.lightning_module_state_dict()
-        if trainer.is_global_zero:
-            prefix = "model."
-            tensors = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
-            model = pl_module.model
-            for name in ("last", "best") if better else ("last",):
-                store.save(
-                    model, self.out / name, classes=self.classes, weights_only=model.recipe is None, tensors=tensors
-                )
-        path = self.out / LAST_CHECKPOINT
-        with atomic_write(path) if trainer.is_global_zero else nullcontext(path) as part:
-            trainer.save_checkpoint(part)
-        trainer.strategy.barrier("checkpoint written")
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the best mIoU and its step."""
-        return {"best": self.best, "best_step": self.best_step, "matrix": self.matrix}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember the best of the run so far, unless its weights are lost: the next evaluation is the best then."""
-        if (self.out / "best").is_dir():
-            self.best, self.best_step = state_dict["best"], state_dict["best_step"]
-            self.matrix = state_dict["matrix"]
-
-
 class WarnUnusedSemanticAttention(Callback):
     """Warn at the end when a semantic layer's λ never moved: its attention then took no part."""
 
     def __init__(self) -> None:
         self.first: dict[str, float] = {}
         self.moved: set[str] = set()
+        self.since = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the step that the run begins or goes on with."""
+        self.since = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -181,7 +119,7 @@ class WarnUnusedSemanticAttention(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn if there was time to move."""
         still = sorted(set(self.first) - self.moved)
-        if still and trainer.global_step > 2:
+        if still and trainer.global_step - self.since > 2:
             rank_zero_warn(
                 f"{', '.join(still)} did not move during this run, so these semantic layers only normalise. The "
                 "projections may have started at zero, a dead end together with λ at zero (use "

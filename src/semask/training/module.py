@@ -74,8 +74,8 @@ class SegmentationModule(LightningModule):
             total, main, prior, auxiliary = (term.item() for term in terms)
             raise FloatingPointError(
                 f"the loss is {total} (main {main}, prior {prior}, auxiliary {auxiliary}) at step {self.global_step}, "
-                f"images {', '.join(batch.names)}. Lower --optim.lr, use --train.clip-norm 1.0, or train with "
-                "--train.precision float32."
+                f"images {', '.join(batch.names)}. Begin again (--overwrite) with a lower --optim.lr, with "
+                "--train.clip-norm 1.0, or with --train.precision float32."
             )
         self._log_step(terms, batch_size=len(batch.labels))
         return terms.total

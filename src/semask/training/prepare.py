@@ -23,15 +23,15 @@ from semask.models.flops import meta_twin
 from semask.models.model import SegmentationModel
 from semask.recipes import Recipe, from_dict, to_dict
 from semask.recipes.folder import PLACEHOLDER_CLASSES
-from semask.training.callbacks import LAST_CHECKPOINT
 from semask.training.history import FOLDER
 from semask.training.options import RunOptions
+from semask.training.saving import LAST_CHECKPOINT
 
 logger = logging.getLogger(__name__)
 LOCK = ".lock"
 
-MOVABLE = {"data.root", "model.encoder.weights"}
-"""Fields that a resumed run may change: where files lie."""
+MOVABLE = {"data.root", "model.encoder.weights", "train.checkpoint_every"}
+"""Fields that a resumed run may change: where files lie, and how often it is saved."""
 
 
 def fit_classes(recipe: Recipe) -> tuple[Recipe, Classes]:
@@ -139,16 +139,20 @@ def find_checkpoint(out: Path, recipe: Recipe, options: RunOptions, *, first: bo
     """
     if options.resume is None:
         if first and holds_run(out) and not options.overwrite:
+            saved = (out / LAST_CHECKPOINT).exists()
+            goes_on = "go on with --resume, replace" if saved else "it was stopped before its first checkpoint; replace"
             raise ValueError(
-                f"{str(out)!r} holds a run already; go on with --resume, replace it with --overwrite, or choose "
-                "another folder with --out"
+                f"{str(out)!r} holds a run already; {goes_on} it with --overwrite, or choose another folder with --out"
             )
         return None
     path = out / LAST_CHECKPOINT if options.resume == "latest" else Path(options.resume)
     if path.is_dir():
         path = path / LAST_CHECKPOINT
     if not path.is_file():
-        raise ValueError(f"there is no checkpoint {str(path)!r} to resume from; give --resume the last.ckpt of a run")
+        raise ValueError(
+            f"there is no checkpoint {str(path)!r} to resume from; give --resume the last.ckpt of a run, or begin "
+            "again with --overwrite where a run was stopped before its first checkpoint"
+        )
     if first and holds_run(out) and path.resolve().parent != out.resolve():
         raise ValueError(
             f"{str(out)!r} holds another run than the one of {str(path)!r}, which going on would overwrite; go on in "

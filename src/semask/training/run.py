@@ -29,7 +29,7 @@ from semask.models.flops import parameters
 from semask.ops.memory import checkpoint_stages
 from semask.recipes import Recipe, TrainRecipe
 from semask.recipes.bounds import check_numbers
-from semask.training.callbacks import Checkpoints, MovingAverage, RandomStates, WarnUnusedSemanticAttention
+from semask.training.callbacks import MovingAverage, RandomStates, WarnUnusedSemanticAttention
 from semask.training.datamodule import SegmentationData, micro_batch
 from semask.training.frozen import check_frozen
 from semask.training.history import FOLDER, open_loggers
@@ -46,6 +46,7 @@ from semask.training.prepare import (
     warn_of_warm_up,
 )
 from semask.training.progress import ProgressReport
+from semask.training.saving import Checkpoints
 
 TERMINATED = 143
 """Exit status of a run that was ended by SIGTERM."""
@@ -83,9 +84,10 @@ class Run:
         self.recipe, self.options, self.classes = recipe, options, classes
         self.out = folder_of(recipe, options)
         average = MovingAverage(decay=recipe.train.ema) if recipe.train.ema is not None else None
-        self.checkpoints = Checkpoints(self.out, classes, average)
-        watchers = [ProgressReport(), RandomStates(recipe.train.seed), self.checkpoints, WarnUnusedSemanticAttention()]
-        own = [*watchers, *([average] if average else [])]
+        self.checkpoints = Checkpoints(self.out, classes, average, recipe.train)
+        # what moves the weights comes before what saves them
+        own = [*([average] if average else []), ProgressReport(), RandomStates(recipe.train.seed)]
+        own += [WarnUnusedSemanticAttention(), self.checkpoints]
         self.trainer = build_trainer(recipe.train, options, callbacks=[*own, *callbacks])
         self.first = self.trainer.is_global_zero
         self.console = Console(quiet=not self.first)

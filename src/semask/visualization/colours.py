@@ -68,6 +68,7 @@ def write_label(path: str | Path, labels: Integer[Tensor, "H W"], classes: Class
 
     Viewers show the colours; programs that read numbers read the ids.
     """
+    # ids beyond the classes have the colour of unlabelled pixels
     palette = [channel for colour in classes.colours for channel in colour]
     palette += list(IGNORE_COLOUR) * (IGNORE + 1 - len(classes.colours))
     image = Image.fromarray(labels.cpu().numpy().astype(np.uint8))

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
-from semask.models.decoders.mask_classifier import MaskClassifier
+from semask.models.decoders.maskformer import MaskClassifier
 from semask.models.decoders.segmenter import MaskTransformer
 from semask.models.encoders.vit import ViTEncoder
 from semask.models.model import SegmentationModel
@@ -145,11 +145,13 @@ def attention_rows(
             _check_layer(layer, encoder.depth, part)
             prepared = model.prepare(images)
             order = _encoder_order(encoder, prepared)
+            # one hook keeps the rows of the queries alone
             tokens = [order.token(query) for query in queries]
             (rows,) = encoder.attention(prepared, lambda attention: attention[:, :, tokens], layers=[layer])
         else:
             decoder = _checked(model.decoder, MaskTransformer)
             _check_layer(layer, len(decoder.blocks), part)
+            # patches, then class embeddings
             embedded, grid = decoder.tokens(model.encode(images))
             order = TokenOrder(grid, before=0, after=model.num_classes)
             tokens = [order.token(query) for query in queries]
@@ -176,6 +178,7 @@ def attention_distances(
             order = _encoder_order(encoder, prepared)
             distances = grid_distances(order.grid, encoder.size_multiple).to(prepared.device)
 
+            # patches attend to patches; other tokens have no place
             def keep(attention: Tensor, patches: slice = order.patches, distances: Tensor = distances) -> Tensor:
                 return mean_distance(attention[..., patches, patches], distances)
 
@@ -246,6 +249,7 @@ def query_masks(model: SegmentationModel, images: Float[Tensor, "b 3 H W"]) -> Q
     decoder = _checked(model.decoder, MaskClassifier)
     height, width = images.shape[-2:]
     with _evaluating(model):
+        # class and mask of every query
         prepared = model.prepare(images)
         out = decoder(model.encoder(prepared), auxiliary=False)
     likely, masks = out.probabilities((prepared.shape[-2], prepared.shape[-1]))

@@ -71,7 +71,9 @@ def attention_maps(
                 axes.imshow(scaled, extent=(0, width, height, 0), interpolation="nearest", **look)
                 axes.set_title(f"head {head}  ≤ {100 * float(maps[head].max()):.2g} %", fontsize=8, pad=3)
             # red frame of the query with a white edge
-            for colour, line in (("white", 2.2), ("#e5133a", 1.1)) if query is not None else ():
+            for colour, line in (("white", 2.2), ("#e5133a", 1.1)):
+                if query is None:
+                    break
                 corner = (query[1] * patch_size, query[0] * patch_size)
                 axes.add_patch(Rectangle(corner, patch_size, patch_size, fill=False, edgecolor=colour, linewidth=line))
             axes.set_xlim(0, width)
@@ -97,15 +99,17 @@ def query_figure(
     Raises:
         ValueError: `found` holds no such image, or it and the image or the classes do not belong together.
     """
-    size, highest = (image.shape[-2], image.shape[-1]), int(found.classes.max())
+    size = height, width = image.shape[-2], image.shape[-1]
+    masks, highest = tuple(found.masks.shape[-2:]), int(found.classes.max())
     if not 0 <= index < len(found.classes):
         raise ValueError(f"there is no image {index}; the queries belong to {len(found.classes)}, from 0")
-    if size != (masks := found.masks.shape[-2:]):
+    if size != masks:
         raise ValueError(
-            f"masks of {masks[0]}×{masks[1]} do not fit an image of {size[0]}×{size[1]}; give the image of the queries"
+            f"masks of {masks[0]}×{masks[1]} do not fit an image of {height}×{width}; give the image of the queries"
         )
     if highest >= len(classes):
         raise ValueError(f"a query is of class {highest} and there are {len(classes)} classes, from 0: use its model's")
+    # queries by the share of pixels that they paint
     shares = found.shares[index]
     strongest = [query for query in shares.argsort(descending=True).tolist()[:count] if shares[query] > 0]
     with rc_context(STYLE):
@@ -118,7 +122,7 @@ def query_figure(
             layer = np.empty((*size, 4), dtype=np.float32)
             layer[..., :3] = np.asarray(classes.colours[kind]) / 255
             layer[..., 3] = OPACITY * found.masks[index, query].detach().cpu().float().numpy()
-            axes.imshow(layer, extent=(0, size[1], size[0], 0), interpolation="antialiased")
+            axes.imshow(layer, extent=(0, width, height, 0), interpolation="antialiased")
             likely = 100 * float(found.probabilities[index, query])
             caption = f"{classes.names[kind]} {likely:.0f} %\nquery {query} paints {100 * float(shares[query]):.2g} %"
             axes.set_title(caption, fontsize=8, pad=3)
@@ -230,9 +234,10 @@ def _name_points(axes: Axes, points: Float[np.ndarray, "k 2"], names: tuple[str,
     apart = np.linalg.norm(dots[:, None] - dots[None], axis=-1)
     crowd = np.sort(apart, axis=1)[:, :6].sum(axis=1)
     taken = np.concatenate((dots - 3 * point, dots + 3 * point), axis=1)
-    style = {"fontsize": 7.5 if len(names) <= 60 else 6, "ha": "center", "va": "center", "zorder": 4}
+    size = 7.5 if len(names) <= 60 else 6
     for index in np.argsort(crowd):
-        note = axes.text(*points[index], names[index], **style)
+        x, y = points[index]
+        note = axes.text(x, y, names[index], fontsize=size, ha="center", va="center", zorder=4)
         extent = note.get_window_extent(renderer)
         box, gap = _free_place(dots[index], (extent.width, extent.height), taken, frame, 4 * point)
         note.set_position(tuple(to_data((box[:2] + box[2:]) / 2)))

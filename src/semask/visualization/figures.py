@@ -80,6 +80,7 @@ def figure_grid(path: str | Path, rows: Sequence[Row], classes: Classes) -> None
     inches_tall = CELL * height / width * lines + 0.3 + below
     with rc_context(STYLE):
         figure = Figure(figsize=(inches_wide, inches_tall), dpi=200)
+        # a gap between the blocks
         ratios = ([1.0] * len(titles) + [0.15]) * blocks
         cells = figure.add_gridspec(
             lines,
@@ -126,15 +127,18 @@ def training_curves(path: str | Path, history: History) -> None:
     panels = {title: logged for title in keys if (logged := [key for key in keys[title] if history.get(key)])}
     if not panels:
         raise ValueError(f"the history holds no loss, score, λ or learning rate to draw, only {sorted(history)}")
+    # two panels in a line
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
     with rc_context(STYLE):
         figure = Figure(figsize=(4.6 * columns, 2.7 * lines), dpi=160, layout="constrained")
         places = np.ravel(figure.subplots(lines, columns, squeeze=False))
         for axes, (title, logged) in zip(places, panels.items(), strict=False):
+            # curves of the panel
             for index, key in enumerate(logged):
                 steps, values = zip(*history[key], strict=True)
                 if key in LOSSES:
+                    # noisy values, pale, under their running mean
                     colour = MAIN if key == LOSSES[0] else PRIOR
                     axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
                     axes.plot(steps, _smooth(values), color=colour, linewidth=1.6, label=key.removeprefix("train/"))
@@ -181,6 +185,7 @@ def class_bars(path: str | Path, scores: Scores, names: Sequence[str]) -> None:
         axes.barh(places, [100 * iou for iou, _ in rows], color=MAIN, height=0.68)
         for place, (iou, _) in zip(places, rows, strict=True):
             axes.text(100 * iou + 1, place, f"{100 * iou:.1f}", va="center", fontsize=8)
+        # the mean as a line
         axes.axvline(100 * scores.miou, color=PRIOR, linewidth=1.2)
         axes.set_title(f"IoU per class [%], mean {100 * scores.miou:.1f}")
         axes.set_yticks(places, [name for _, name in rows], parse_math=False)  # names may hold $

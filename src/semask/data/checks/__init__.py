@@ -1,1 +1,1 @@
-"""What can be wrong with a data set, and statistics of it."""
+"""Issues and statistics of data sets."""

@@ -39,7 +39,7 @@ def cache_folder() -> Path:
 
 
 class StatsCache:
-    """Statistics by what was measured (`kind`) and the SHA-256 of the file; for use in a `with` block and by threads.
+    """Statistics by the kind of measurement and the SHA-256 of the file; for use in a `with` block and by threads.
 
     Read failures are not kept: a codec that is installed since, or another release, may read the file.
     """
@@ -49,7 +49,7 @@ class StatsCache:
         self._lock = threading.Lock()
         self._today = int(time.time() // 86400)
         self._pending: list[str] = []
-        self._records: dict[str, str] = {}
+        self._lines: dict[str, str] = {}
         self._load()
 
     def __enter__(self) -> Self:
@@ -103,14 +103,14 @@ class StatsCache:
 
     def _find(self, key: str) -> Any:
         with suppress(ValueError):
-            return json.loads(self._records.get(key, "null"))
+            return json.loads(self._lines.get(key, "null").rpartition("\t")[2])
         return None
 
     def _add(self, key: str, value: object) -> None:
-        record = json.dumps(value, allow_nan=False)
+        line = f"{key}\t{self._today}\t{json.dumps(value, allow_nan=False)}\n"
         with self._lock:
-            self._records[key] = record
-            self._pending.append(f"{key}\t{self._today}\t{record}\n")
+            self._lines[key] = line
+            self._pending.append(line)
             if len(self._pending) >= PENDING:
                 self._flush()
 
@@ -131,17 +131,16 @@ class StatsCache:
     def _load(self) -> None:
         """Read all records, and rewrite the file when most of its lines are old or superseded."""
         with suppress(OSError):
-            kept: dict[str, str] = {}
             lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             for line in lines:
                 key, _, rest = line.partition("\t")
                 day, _, record = rest.partition("\t")
                 if record.endswith("\n") and day.isdecimal() and int(day) >= self._today - KEPT_DAYS:
-                    self._records[key], kept[key] = record, line
-            if len(kept) < sum(line != "\n" for line in lines) / 2:
+                    self._lines[key] = line
+            if len(self._lines) < sum(line != "\n" for line in lines) / 2:
                 # lines that another process appends meanwhile are lost, which costs only time
                 with atomic_write(self.path) as part:
-                    part.write_text("".join(kept.values()), encoding="utf-8")
+                    part.write_text("".join(self._lines.values()), encoding="utf-8")
 
 
 def _stamp(source: Source) -> str:

@@ -302,7 +302,7 @@ def _duplicate_issues(duplicates: Sequence[Duplicate]) -> Iterator[Issue]:
         if each.distance is None and not each.same_label:
             message = f"the same image as {each.first.image}, with another label; keep the right one"
             yield Issue("duplicate", message, each.second.image, "warning")
-    # the others in one line each: their number is what matters
+    # the others in one line each: only their number matters
     copies = sum(each.distance is None for each in within)
     for count, what in ((copies, "copies of a file"), (len(within) - copies, "pairs of nearly equal images")):
         if count:

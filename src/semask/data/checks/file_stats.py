@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from semask.data.readers.image import has_transparency, is_palette, read_label, read_orientation
+from semask.data.readers.image import has_transparency, read_header, read_label
 from semask.data.readers.raster import ImageTensor, probe_raster, read_raster
 from semask.data.readers.source import Source
 from semask.recipes.recipe import DataRecipe
@@ -25,7 +25,7 @@ FLAT = 1 / 255
 class PixelStats(NamedTuple):
     """Statistics of decoded pixels: mean and mean square of every channel in [0, 1], and the image's signature.
 
-    signature: 64 bits that images of one scene share whatever their size, format and quality; None for an image of one
+    signature: 64 bits that images of one scene share in any size, format and quality; None for an image of one
     brightness. highest: largest value of any channel. transparent: whether the file has a fourth channel that was read
     as transparency, and is not opaque everywhere.
     """
@@ -80,7 +80,7 @@ def measure_image(source: Source, data: DataRecipe, *, thorough: bool) -> ImageS
     image = read_raster(source, data) if thorough else None
     height, width = probe_raster(source, data) if image is None else image.shape[1:]
     try:
-        orientation = read_orientation(source)
+        orientation, _ = read_header(source)
     except ValueError:
         orientation = 1  # bands unknown to Pillow; their reader refuses rotated files
     if image is None:
@@ -141,4 +141,4 @@ def measure_label(source: Source) -> LabelStats:
         )
     values = tuple(zip(present.tolist(), counts.tolist(), strict=True))
     height, width = label.shape
-    return LabelStats(height, width, read_orientation(source), is_palette(source), values)
+    return LabelStats(height, width, *read_header(source), values)

@@ -1,4 +1,4 @@
-"""The vocabulary of what can be wrong with a data set."""
+"""Issues of a data set, and their kinds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Kind = Literal[
 """split: files are missing or not paired; values: outside the label map; zero: the meaning of value 0; leak: one image
 in two splits; bands: channels and their range; flat: an image of one brightness; extent: very small or large."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
-"""In the order of reports."""
+"""The kinds, in the order of reports."""
 
 
 class Issue(NamedTuple):

@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from rich.console import Console
+from rich.progress import track
+
 from semask.data.checks.cache import StatsCache
 from semask.data.checks.file_stats import (
     ImageStats,
@@ -34,13 +37,11 @@ def scan(
     """
     with StatsCache() as cache, ThreadPoolExecutor(workers or min(MAX_WORKERS, os.cpu_count() or 1)) as pool:
         found = pool.map(partial(scan_pair, data=data, cache=cache, thorough=thorough), pairs)
+        screen = Console(stderr=True)
         try:
-            if not progress:
-                return list(found)
-            from rich.console import Console
-            from rich.progress import track
-
-            return list(track(found, "checking files", total=len(pairs), console=Console(stderr=True), transient=True))
+            return list(
+                track(found, "checking files", len(pairs), console=screen, transient=True, disable=not progress)
+            )
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -7,7 +7,7 @@ classes, are those used with SegNet (Badrinarayanan et al., PAMI 2017).
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Integer, UInt8
+from jaxtyping import Integer
 
 from semask.data.classes import Classes
 from semask.data.published.official import Files, Official, SplitFiles, by_folder, by_stem, select
@@ -66,19 +66,15 @@ def gather_camvid(files: Files) -> dict[str, SplitFiles]:
 
 
 def read_camvid(source: Source) -> Integer[np.ndarray, "H W"]:
-    """Return the values of a label file of either layout, 0 … 10 and 11 for void."""
-    if source.name.endswith(PAINTED):
-        return read_colours(source)
-    values: np.ndarray = read_label(source).numpy()
-    return values
-
-
-def read_colours(source: Source) -> UInt8[np.ndarray, "H W"]:
-    """Return the class values of the colours of an image.
+    """Return the values of a label file of either layout, 0 … 10 and 11 for void.
 
     Raises:
         ValueError: a colour is none of the 32.
     """
+    if not source.name.endswith(PAINTED):
+        stored: np.ndarray = read_label(source).numpy()
+        return stored
+    # colours as numbers, and their classes
     names = Classes.load("camvid").names
     table = {(red << 16) + (green << 8) + blue: names.index(name)
              for name, colours in COLOURS.items() for red, green, blue in colours} | {0: VOID}  # fmt: skip

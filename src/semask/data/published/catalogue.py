@@ -49,7 +49,7 @@ ADE20K = Official(
 # Source: Cordts et al., The Cityscapes Dataset for Semantic Urban Scene Understanding, CVPR 2016.
 
 TRAIN_IDS, LABEL_IDS = "_labelTrainIds.png", "_labelIds.png"
-"""Endings of label files of train ids, and of those that come with the dataset."""
+"""Endings of label files of train ids, and of label ids, the dataset's own."""
 LABEL_IDS_FIX = (
     "there are files of label ids, as the dataset comes: `semask prepare cityscapes` makes those of train ids, or read "
     "them as they are by --data.label-suffix _gtFine_labelIds.png --data.classes cityscapes-labelids"

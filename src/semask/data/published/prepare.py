@@ -18,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Integer
 from PIL import Image
+from rich.console import Console
+from rich.progress import track
 
 from semask.data.classes import UNKNOWN, Classes
 from semask.data.pairs import find_pairs
@@ -155,13 +157,8 @@ def _run(official: Official, jobs: Sequence[Job], workers: int | None, *, progre
         # not all at once: a pool keeps a kilobyte for every job that waits, and COCO has 240,000
         begins = range(0, len(jobs), AT_ONCE)
         results = (result for begin in begins for result in pool.map(attempt, jobs[begin : begin + AT_ONCE]))
-        if progress:
-            from rich.console import Console
-            from rich.progress import track
-
-            made = sum(track(results, "preparing", total=len(jobs), console=Console(stderr=True), transient=True))
-        else:
-            made = sum(results)
+        screen = Console(stderr=True)
+        made = sum(track(results, "preparing", len(jobs), console=screen, transient=True, disable=not progress))
     if issues:
         listed = "".join(f"\n  {issue}" for issue in sorted(issues)[:SHOWN])
         more = f"\n  … and {len(issues) - SHOWN} more" if len(issues) > SHOWN else ""

@@ -103,17 +103,14 @@ def probe_image(source: str | Source, *, max_pixels: int = MAX_PIXELS) -> tuple[
     return (width, height) if sideways else (height, width)
 
 
-def read_orientation(source: str | Source) -> int:
-    """Return the EXIF orientation of a readable image file, 1 … 8; 1, or none, is upright."""
+def read_header(source: str | Source) -> tuple[int, bool]:
+    """Return the EXIF orientation of a readable image file, 1 … 8 (1 is upright), and whether it has a palette.
+
+    The pixels of palette files are indices into their colours.
+    """
     with open_image(source, MAX_PIXELS) as image:
         orientation = _exif_orientation(image)
-    return orientation if orientation in range(1, 9) else 1
-
-
-def is_palette(source: str | Source) -> bool:
-    """Whether a readable image file stores indices into a colour palette."""
-    with open_image(source, MAX_PIXELS) as image:
-        return image.mode == "P"
+        return orientation if orientation in range(1, 9) else 1, image.mode == "P"
 
 
 def has_transparency(source: str | Source) -> bool:

@@ -1,6 +1,7 @@
 """Label maps in MATLAB's files of level 5, the form of Pascal Context, SBD and COCO-Stuff 10k.
 
-`scipy.io.loadmat` reads them too, but one broken byte makes it read beyond its tables, which kills the process (docs/decisions/0021).
+`scipy.io.loadmat` reads them too, but one broken byte makes it read beyond its tables, which kills the process: see
+docs/decisions/0021.
 
 Source: MathWorks, "MAT-File Format", level 5.
 """

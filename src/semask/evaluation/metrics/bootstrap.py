@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +11,6 @@ from semask.evaluation.metrics.confusion import ratio
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
-
-Statistics = Mapping[str, Float64[np.ndarray, " ..."]]
 
 
 class ImageCounts(NamedTuple):
@@ -38,6 +35,7 @@ class Interval(NamedTuple):
 def statistics(counts: ImageCounts, weights: Float64[np.ndarray, "r n"]) -> dict[str, np.ndarray]:
     """Return mIoU, mAcc, aAcc, fwIoU and dice (r) and every class's IoU (r k) of weighed sums over the images."""
     correct, predicted, labelled = (weights @ part.astype(np.float64) for part in counts)
+    # nan where a class is absent, which leaves the means
     iou, accuracy = ratio(correct, labelled + predicted - correct), ratio(correct, labelled)
     total = labelled.sum(1)
     return {
@@ -50,55 +48,41 @@ def statistics(counts: ImageCounts, weights: Float64[np.ndarray, "r n"]) -> dict
     }
 
 
-def intervals(counts: ImageCounts, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
+def intervals(
+    counts: ImageCounts, minus: ImageCounts | None = None, *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Interval]:
     """Return the 95 % intervals of all `statistics` by the percentiles of bootstrap resamples of the images.
 
-    They cover other images of the same kind, not another training. One image has none: nan.
-    """
-    return _percentiles(lambda weights: statistics(counts, weights), len(counts.labelled), resamples, seed)
-
-
-def differences(
-    ours: ImageCounts, theirs: ImageCounts, *, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, tuple[np.ndarray, Interval]]:
-    """Return ours - theirs of all `statistics` with its 95 % interval, both over the same resamples of the images.
+    They cover other images of the same kind, not another training. One image has none: nan. With `minus` they are of
+    paired differences: both counts share each resample.
 
     Raises:
-        ValueError: the counts differ in shape.
+        ValueError: the counts differ in shape, or there are no resamples.
     """
-    if ours.labelled.shape != theirs.labelled.shape:
+    if resamples < 1:
+        raise ValueError(f"an interval needs at least 1 resample, 1000 are usual; got {resamples}")
+    shape = counts.labelled.shape
+    if minus is not None and minus.labelled.shape != shape:
         raise ValueError(
-            f"paired differences need the same images and classes, got {ours.labelled.shape} and "
-            f"{theirs.labelled.shape} (images, classes)"
+            f"paired differences need the same images and classes, got {shape} and {minus.labelled.shape} of them"
         )
-
-    def difference(weights: Float64[np.ndarray, "r n"]) -> Statistics:
-        a, b = statistics(ours, weights), statistics(theirs, weights)
-        return {name: a[name] - b[name] for name in a}
-
-    count = len(ours.labelled)
-    whole = difference(np.ones((1, count)))
-    found = _percentiles(difference, count, resamples, seed)
-    return {name: (np.asarray(whole[name][0]), limits) for name, limits in found.items()}
+    images = shape[0]
+    # how often each resample holds each image
+    weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
+    found = statistics(counts, weights.astype(np.float64))
+    if minus is not None:
+        others = statistics(minus, weights.astype(np.float64))
+        found = {name: values - others[name] for name, values in found.items()}
+    # central percentiles; for a class in no resample there are none, and NumPy would warn
+    tails = (1 - CONFIDENCE) / 2
+    limits = {}
+    for name, values in found.items():
+        defined = np.isfinite(values).any(axis=0) & (images > 1)
+        low, high = np.nanquantile(np.where(defined, values, 0.0), [tails, 1 - tails], axis=0)
+        limits[name] = Interval(np.where(defined, low, np.nan), np.where(defined, high, np.nan))
+    return limits
 
 
 def nan_mean(values: Float64[np.ndarray, "r k"]) -> Float64[np.ndarray, " r"]:
     """Return the mean of every row over its defined values; nan, without a warning, for a row without any."""
     return ratio(np.nansum(values, axis=1), np.isfinite(values).sum(1))
-
-
-def _percentiles(
-    statistic: Callable[[np.ndarray], Statistics], images: int, resamples: int, seed: int
-) -> dict[str, Interval]:
-    """Return the central percentiles of statistics, which take the number of times that a resample holds each image."""
-    if resamples < 1:
-        raise ValueError(f"an interval needs at least 1 resample, 1000 are usual; got {resamples}")
-    weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
-    tails = (1 - CONFIDENCE) / 2
-    limits = {}
-    for name, values in statistic(weights.astype(np.float64)).items():
-        defined = np.isfinite(values).any(axis=0) & (images > 1)
-        # Where a class is in no resample there is no percentile, and NumPy would warn.
-        low, high = np.nanquantile(np.where(defined, values, 0.0), [tails, 1 - tails], axis=0)
-        limits[name] = Interval(np.where(defined, low, np.nan), np.where(defined, high, np.nan))
-    return limits

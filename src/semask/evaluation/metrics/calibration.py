@@ -35,6 +35,7 @@ class Calibration:
         valid = truth != IGNORE
         probability = confidence[valid].astype(np.float64)
         count = len(self.pixels)
+        # bin i holds (i / count, (i + 1) / count]
         index = np.clip(np.ceil(probability * count).astype(np.intp) - 1, 0, count - 1)
         self.pixels += np.bincount(index, minlength=count)
         self.correct += np.bincount(index[(prediction == truth)[valid]], minlength=count)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from semask.models.decoders.mask_classifier import MaskHead, stack
+from semask.models.decoders.maskformer import MaskHead, stack
 from semask.models.layers.query import QueryLayer, sine_positions
 from semask.ops.resize import resize, size_of
 from semask.structures import Features, MaskLogits, PixelFeatures

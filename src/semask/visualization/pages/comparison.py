@@ -29,12 +29,14 @@ def write_comparison_page(path: Path, comparison: Record) -> None:
     """
     runs = [section(comparison, name) for name in ("a", "b")]
     a, b = (section(run, "scores", optional=True) for run in runs)
+    # means in the record's order, classes from the largest gain to the largest loss
     scores = [
         _difference(SCORES.get(key, key), {"a": a.get(key), "b": b.get(key), "difference": ends})
         for key, ends in section(comparison, "difference").items()
     ]
     classes = [_difference(str(row.get("name", "")), row) for row in rows(comparison, "classes")]
     classes.sort(key=lambda row: -2.0 if row.mean is None else row.mean, reverse=True)
+    # differences beyond chance
     clear = [row.mean for row in classes if row.clear and row.mean is not None]
     # the chart reaches the largest end, at least one point
     ends = [abs(end) for row in classes for end in (row.mean, *(row.interval or ())) if end is not None]

@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,17 +50,14 @@ Sizes = dict[str, Counter[tuple[int, int]]]
 """Numbers of images by height and width, for every split."""
 
 
-class Shot(NamedTuple):
-    """Two images side by side, as data URIs, with their messages."""
-
-    images: list[str]
-    name: str
-    messages: list[str]
+Shot = tuple[list[str], str, list[str]]
+"""Images side by side, as data URIs, with their name and messages."""
 
 
 def write_doctor_page(path: Path, diagnosis: Diagnosis, *, name: str) -> None:
     """Write the page; at most a dozen of the worst files and of the duplicates are read again, for their images."""
     splits, duplicates, training = diagnosis.splits, diagnosis.duplicates, diagnosis.training
+    # pixels without label, and classes without pixels
     ignored = sum(split.counts.ignored for split in splits)
     total = sum(int(split.counts.pixels.sum()) for split in splits) + ignored
     never = int((np.sum([split.counts.pixels for split in splits], axis=0) == 0).sum())
@@ -123,6 +120,7 @@ def _plot_sizes(sizes: Sizes, training: str) -> dict[str, Any] | None:
         return None
     heights, widths = zip(*different, strict=True)
     plot = Plot("Sizes of images", "width [px]", "height [px]", x_max=max(widths), y_max=max(heights))
+    # the radius grows with the root of the count
     most = max(count for counted in sizes.values() for count in counted.values())
     dots: list[dict[str, Any]] = []
     for name, counted in sizes.items():
@@ -140,12 +138,13 @@ def _worst(diagnosis: Diagnosis) -> list[Shot]:
     for problem in (*diagnosis.errors, *diagnosis.warnings):
         if problem.source is not None and problem.kind not in {"leak", "duplicate"}:
             issues[problem.source].append(problem)
+    # pairs with issues of their image or label
     found: list[tuple[Pair, list[Issue]]] = []
     for pair in (pair for split in diagnosis.splits for pair in split.pairs):
         if problems := issues.get(pair.image, []) + issues.get(pair.label, []):
             found.append((pair, problems))
     found.sort(key=lambda each: (-sum(problem.severity == "error" for problem in each[1]), -len(each[1])))
-    shots = []
+    shots: list[Shot] = []
     for pair, problems in found[:SHOTS]:
         image = _read(pair.image, diagnosis.data)
         shown = [] if image is None else [image_uri(image, side=SIDE)]
@@ -158,13 +157,13 @@ def _worst(diagnosis: Diagnosis) -> list[Shot]:
             fits = image is not None and image.shape[-2:] == label.shape
             ground = image if image is not None and fits else torch.zeros(3, *label.shape)
             shown.append(overlay_uri(ground, label, diagnosis.classes, alpha=0.55 if fits else 1.0, side=SIDE))
-        shots.append(Shot(shown, pair.stem, [problem.message for problem in problems]))
+        shots.append((shown, pair.stem, [problem.message for problem in problems]))
     return shots
 
 
 def _duplicates(diagnosis: Diagnosis) -> list[Shot]:
     """Return pairs of duplicates with their splits and difference."""
-    shots = []
+    shots: list[Shot] = []
     for duplicate in diagnosis.duplicates[:SHOTS]:
         pairs = (duplicate.first, duplicate.second)
         images = [_read(pair.image, diagnosis.data) for pair in pairs]
@@ -174,7 +173,7 @@ def _duplicates(diagnosis: Diagnosis) -> list[Shot]:
             messages.append(f"{duplicate.distance} of 64 bits differ")
         else:
             messages += ["the same file"] if duplicate.same_label else ["the same file", "labels differ"]
-        shots.append(Shot(shown, " · ".join(pair.stem for pair in pairs), messages))
+        shots.append((shown, " · ".join(pair.stem for pair in pairs), messages))
     return shots
 
 

@@ -146,6 +146,7 @@ def _reliability(calibration: Record) -> dict[str, Any] | None:
     if not filled:
         return None
     plot = Plot("Reliability diagram", "confidence", "accuracy", x_max=1.0, y_max=1.0)
+    # accuracy and share of pixels as bars, mean confidence as points
     total = sum(number(row, "pixels") or 0 for row in filled)
     bars, shares, points = [], [], []
     for row in filled:
@@ -164,6 +165,7 @@ def _sizes(sizes: Record) -> list[dict[str, Any]]:
         return []
     thresholds = [f"{value:g}" for value in sizes.get("thresholds", [])]
     bins = rows(sizes, "bins")
+    # bounds in words
     bounds = [f"{low} … {high}" for low, high in itertools.pairwise(thresholds)]
     bounds = [f"less than {thresholds[0]}", *bounds, f"{thresholds[-1]} and more"] if thresholds else []
     return [
@@ -181,6 +183,7 @@ def _images(arrays: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
     defined = np.isfinite(scores)
     if len(scores) != len(names) or not defined.any():
         return None
+    # histogram
     counts, edges = (each.tolist() for each in np.histogram(scores[defined], bins=BINS, range=(0.0, 1.0)))
     plot = Plot("Images by their mIoU", "mIoU of an image", "images", x_max=1.0, y_max=max(counts))
     bars = [

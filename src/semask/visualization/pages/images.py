@@ -37,12 +37,8 @@ class GalleryImage(NamedTuple):
     prediction: Integer[Tensor, "H W"]
 
 
-class Exhibit(NamedTuple):
-    """A gallery image in the page: data URIs by their titles, and the names and colours of its classes."""
-
-    shown: GalleryImage
-    frames: dict[str, str]
-    legend: list[tuple[str, Colour]]
+Exhibit = tuple[GalleryImage, dict[str, str], list[tuple[str, Colour]]]
+"""A gallery image in the page: itself, data URIs by their titles, and the names and colours of its classes."""
 
 
 def choose(scores: Float64[np.ndarray, " n"], count: int) -> list[tuple[int, str]]:
@@ -71,9 +67,10 @@ def exhibits(images: Sequence[GalleryImage], classes: Classes) -> list[Exhibit]:
             "prediction": overlay_uri(shown.image, prediction, classes, alpha=1.0),
             "errors": errors_uri(truth, prediction),
         }
+        # classes of either map
         ids = torch.cat([truth.flatten().cpu().long(), prediction.flatten().cpu().long()]).unique().tolist()
         legend = [(classes.names[index], classes.colours[index]) for index in ids if 0 <= index < len(classes)]
-        made.append(Exhibit(shown, frames, legend))
+        made.append((shown, frames, legend))
     return made
 
 
@@ -111,6 +108,7 @@ def errors_uri(truth: Integer[Tensor, "H W"], prediction: Integer[Tensor, "H W"]
 
 def matrix_uri(shares: Float[np.ndarray, "rows columns"], colour: tuple[int, int, int]) -> str:
     """Return a matrix of shares in [0, 1] as an image of one colour, clear where the share is 0, a pixel an entry."""
+    # opacity is the square root of the share, so that small shares show
     pixels = np.empty((*shares.shape, 4), np.uint8)
     pixels[..., :3] = colour
     pixels[..., 3] = (255 * np.sqrt(shares.clip(0, 1))).round()
@@ -127,6 +125,7 @@ def shrink(image: Float[Tensor, "c H W"], *, side: int) -> Float[Tensor, "c h w"
 def shrink_labels(labels: Integer[Tensor, "H W"], *, side: int) -> Integer[Tensor, "h w"]:
     """Make labels smaller in the same way, taking the nearest."""
     height, width = _size(labels.shape[0], labels.shape[1], side)
+    # middle of each small pixel, in whole numbers
     rows = (torch.arange(height) * 2 + 1) * labels.shape[0] // (2 * height)
     columns = (torch.arange(width) * 2 + 1) * labels.shape[1] // (2 * width)
     return labels.cpu()[rows[:, None], columns]

@@ -17,8 +17,6 @@ from semask.text import percent
 UNKNOWN = "–"
 """Text of an undefined number."""
 
-Scale = Callable[[float], float]
-
 
 def signed(value: float | None, digits: int = 1) -> str:
     """Return a difference of shares in percentage points, with + or −."""
@@ -57,8 +55,9 @@ def write_page(path: Path, template: str, **values: Any) -> None:
         part.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
-def axis(largest: float, start: float, end: float) -> tuple[Scale, list[tuple[float, str]]]:
+def axis(largest: float, start: float, end: float) -> tuple[Callable[[float], float], list[tuple[float, str]]]:
     """Return the scale from values, 0 … `largest`, to places between start and end, and round ticks."""
+    # round marks that cover the values
     marks = [float(mark) for mark in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0.0, largest)]
 
     def place(value: float) -> float:

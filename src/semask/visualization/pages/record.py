@@ -33,6 +33,7 @@ def number(record: Record, key: str) -> float | None:
     value = record.get(key)
     if value is None:
         return None
+    # JSON's true is an int in Python
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"the record's {key!r} must be a number, got {value!r}")
     return float(value) if math.isfinite(value) else None

@@ -1,0 +1,138 @@
+"""When a run is saved: after evaluations, before them, now and then, and when it is stopped."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import threading
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from semask.checkpoints import store
+from semask.data.classes import Classes
+from semask.files import atomic_write
+from semask.recipes import TrainRecipe
+from semask.training.callbacks import MovingAverage
+from semask.training.module import SegmentationModule
+
+logger = logging.getLogger(__name__)
+LAST_CHECKPOINT = "last.ckpt"
+
+
+class Checkpoints(Callback):
+    """After every evaluation write last/, best/ if mIoU rose, and last.ckpt to resume from.
+
+    last/ and best/ hold the weights that were evaluated: the moving average where there is one. last.ckpt is written
+    too before an evaluation, every `checkpoint_every` minutes, and at the end of the step in which Ctrl-C or SIGTERM
+    came. A second Ctrl-C ends the run at once.
+    """
+
+    def __init__(self, out: Path, classes: Classes | None, average: MovingAverage | None, train: TrainRecipe) -> None:
+        self.out = out
+        self.classes = classes
+        self.average = average
+        self.train = train
+        self.best = -math.inf
+        self.best_step = 0
+        self.matrix: Tensor | None = None
+        self.step = 0
+        self.saved_step, self.saved_at = -1, 0.0
+        self.stopping = False
+        self.handler: Any = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to count minutes, and to listen for Ctrl-C."""
+        self.step, self.saved_at, self.stopping = trainer.global_step, time.monotonic(), False
+        handler = signal.getsignal(signal.SIGINT)
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            self.handler = handler
+            signal.signal(signal.SIGINT, self._stop)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """End a stopped run, whose last step has been logged by now."""
+        if self.stopping and self.saved_step == trainer.global_step:
+            raise KeyboardInterrupt
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save between two steps where that is due."""
+        step = trainer.global_step
+        if step == self.step:
+            return  # more passes follow in this step
+        self.step = step
+        if step >= self.train.steps:
+            trainer.should_stop = True  # has the last step evaluated, which Lightning does at its intervals alone
+        if self._is_evaluated(step):
+            return
+        # A resumed run makes the step before an evaluation again, and comes to it by itself.
+        due = self._is_evaluated(step + 1) or self.stopping or trainer.received_sigterm
+        due = due or time.monotonic() - self.saved_at >= 60 * self.train.checkpoint_every
+        if trainer.world_size > 1:
+            due = trainer.strategy.reduce_boolean_decision(due, all=False)
+        if due:
+            self._save(trainer)
+
+    def on_validation_batch_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
+        """End a stopped run, which was saved before the evaluation."""
+        if self.stopping:
+            raise KeyboardInterrupt
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what the evaluation asks for."""
+        assert isinstance(pl_module, SegmentationModule)
+        assert pl_module.confusion is not None
+        miou = pl_module.confusion.scores().miou
+        # Without any labelled pixel mIoU is nan, which no comparison finds better.
+        better = miou > self.best or self.best_step == 0
+        if better:
+            self.best, self.best_step = miou, trainer.global_step
+            self.matrix = pl_module.confusion.matrix.cpu()
+        # Gathering sharded weights takes all ranks; writing takes one.
+        weights = self.average.weights() if self.average else trainer.strategy.lightning_module_state_dict()
+        if trainer.is_global_zero:
+            prefix = "model."
+            tensors = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+            model = pl_module.model
+            for name in ("last", "best") if better else ("last",):
+                store.save(
+                    model, self.out / name, classes=self.classes, weights_only=model.recipe is None, tensors=tensors
+                )
+        self._save(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave Ctrl-C as it was."""
+        if self.handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self.handler)
+        self.handler = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best mIoU and its step."""
+        return {"best": self.best, "best_step": self.best_step, "matrix": self.matrix}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember the best of the run so far, unless its weights are lost: the next evaluation is the best then."""
+        if (self.out / "best").is_dir():
+            self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+            self.matrix = state_dict["matrix"]
+
+    def _is_evaluated(self, step: int) -> bool:
+        return step > 0 and (step % self.train.eval_every == 0 or step >= self.train.steps)
+
+    def _save(self, trainer: Trainer) -> None:
+        path = self.out / LAST_CHECKPOINT
+        with atomic_write(path) if trainer.is_global_zero else nullcontext(path) as part:
+            trainer.save_checkpoint(part)
+        trainer.strategy.barrier("checkpoint written")
+        self.saved_step, self.saved_at = trainer.global_step, time.monotonic()
+
+    def _stop(self, *_: Any) -> None:
+        self.stopping = True
+        signal.signal(signal.SIGINT, self.handler)
+        logger.warning("the run stops after this step; press Ctrl-C again to stop at once")
