@@ -2,44 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from semask.models.layers.blocks import ConvNormAct, pixel_classifier
-from semask.structures import Features, PixelLogits
-
-RECURRENCE = 2
-"""After two steps along rows and columns every cell has received from every other."""
-
-
-class CCNet(nn.Module):
-    """Attend along rows and columns, twice with the same weights, between two convolutions; fuse with the map.
-
-    Source: CCNet (arXiv:1811.11721) §3.1 and §3.3; 512 channels as in mmsegmentation.
-    """
-
-    def __init__(
-        self, in_channels: Sequence[int], *, num_classes: int, channels: int = 512, dropout: float = 0.1
-    ) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList([ConvNormAct(in_channels[-1], channels), ConvNormAct(channels, channels)])
-        self.attention = CrissCrossAttention(channels)
-        self.fuse = ConvNormAct(in_channels[-1] + channels, channels)
-        self.dropout = nn.Dropout2d(dropout)
-        self.classify = pixel_classifier(channels, num_classes)
-
-    def forward(self, features: Features) -> PixelLogits:
-        last = features.maps[-1]
-        x = self.convs[0](last)
-        # recurrent criss-cross attention
-        for _ in range(RECURRENCE):
-            x = self.attention(x)
-        # fuse with the encoder's map
-        fused = self.fuse(torch.cat([last, self.convs[1](x)], dim=1))
-        return PixelLogits(self.classify(self.dropout(fused)))
+from semask.models.decoders.fcn import FCN
 
 
 class CrissCrossAttention(nn.Module):
@@ -70,3 +39,10 @@ class CrissCrossAttention(nn.Module):
         attended = torch.einsum("bhwg,bcgw->bchw", share[..., :height], value)
         attended = attended + torch.einsum("bhwv,bchv->bchw", share[..., height:], value)
         return x + self.gain * attended
+
+
+CCNet = partial(FCN, attention=CrissCrossAttention, recurrence=2)
+"""After two steps along rows and columns every cell has received from every other.
+
+Source: CCNet §3.1 and §3.3; 512 channels as in mmsegmentation.
+"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -16,24 +16,35 @@ from semask.structures import Features, PixelLogits
 class FCN(nn.Module):
     """Two convolutions over the last map, a third over the map and their result, and a classifier.
 
+    `attention`, built for a width, acts `recurrence` times between the two, with the same weights.
+
     Source: FCN (arXiv:1411.4038) as mmsegmentation builds it over a dilated ResNet.
     """
 
     def __init__(
-        self, in_channels: Sequence[int], *, num_classes: int, channels: int = 512, dropout: float = 0.1
+        self,
+        in_channels: Sequence[int],
+        *,
+        num_classes: int,
+        channels: int = 512,
+        dropout: float = 0.1,
+        attention: Callable[[int], nn.Module] = nn.Identity,
+        recurrence: int = 1,
     ) -> None:
         super().__init__()
         self.convs = nn.ModuleList([ConvNormAct(in_channels[-1], channels), ConvNormAct(channels, channels)])
+        self.attention, self.recurrence = attention(channels), recurrence
         self.fuse = ConvNormAct(in_channels[-1] + channels, channels)
         self.dropout = nn.Dropout2d(dropout)
         self.classify = pixel_classifier(channels, num_classes)
 
     def forward(self, features: Features) -> PixelLogits:
-        x = last = features.maps[-1]
-        for conv in self.convs:
-            x = conv(x)
+        last = features.maps[-1]
+        x = self.convs[0](last)
+        for _ in range(self.recurrence):
+            x = self.attention(x)
         # fuse with the encoder's map
-        fused = self.fuse(torch.cat([last, x], dim=1))
+        fused = self.fuse(torch.cat([last, self.convs[1](x)], dim=1))
         return PixelLogits(self.classify(self.dropout(fused)))
 
 
