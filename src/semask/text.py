@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,6 +29,10 @@ LATEX = str.maketrans(
     }
 )
 """LaTeX of the signs that mean something else there."""
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Signs in names that would steer a terminal, reverse text or have no encoding; line breaks are looked at apart."""
+MARKDOWN = re.compile(r"[\\`*\[\]<|]")
+"""Signs that Markdown and HTML read."""
 
 
 def percent(value: float | None, digits: int = 2) -> str:
@@ -40,12 +45,24 @@ def pluralize(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def printable(text: str, *, lines: bool = False) -> str:
+    """Return a text with control characters spelled out; `lines` keeps line breaks."""
+    shown = CONTROL.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
+    return shown if lines else shown.replace("\n", "\\n")
+
+
 def console(*, stderr: bool = False, quiet: bool = False) -> Console:
     """Return a console that prints names of files and classes unchanged: no markup, no colours, no line breaks."""
     from rich.console import Console
 
+    class Plain(Console):
+        def print(self, *objects: Any, **options: Any) -> None:
+            super().print(
+                *(printable(each, lines=True) if isinstance(each, str) else each for each in objects), **options
+            )
+
     width = None if (sys.stderr if stderr else sys.stdout).isatty() else PIPE_WIDTH
-    return Console(stderr=stderr, quiet=quiet, width=width, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    return Plain(stderr=stderr, quiet=quiet, width=width, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 class Column(NamedTuple, Generic[T]):
@@ -68,6 +85,11 @@ class Table:
     align: str = ""
     title: str = ""
     caption: str = ""
+
+    def __post_init__(self) -> None:
+        """Spell control characters out; names come from files."""
+        object.__setattr__(self, "columns", [*map(printable, self.columns)])
+        object.__setattr__(self, "rows", [[*map(printable, row)] for row in self.rows])
 
     @property
     def sides(self) -> str:
@@ -108,7 +130,10 @@ class Table:
     def markdown(self) -> str:
         """Return the table for a README."""
         rule = ["---" if side == "l" else "---:" for side in self.sides]
-        head, *body = [[cell.replace("|", "\\|") for cell in row] for row in (self.columns, *filter(None, self.rows))]
+        head, *body = [
+            [MARKDOWN.sub(r"\\\g<0>", cell).replace("\\<", "&lt;") for cell in row]
+            for row in (self.columns, *filter(None, self.rows))
+        ]
         return "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *body))
 
     def csv(self) -> str:

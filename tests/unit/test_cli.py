@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -175,3 +176,25 @@ def test_results_that_nothing_could_keep_are_refused_first(
 ) -> None:
     assert cli.main(arguments) == 2
     assert missing(capsys.readouterr().err, "'/proc'") == []
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_printing_never_fails(encoding: str) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0", "TERM": ""}
+    command = [sys.executable, "-m", "semask.cli.main", "models", "--filter", "scenes micro-fpn"]
+    told = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert told.returncode == 0
+    assert b"scenes/semask-micro-fpn" in told.stdout
+    assert b"Traceback" not in told.stderr
+    command[3:] = ["\u2713"]
+    refused = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert refused.returncode == 2
+    assert b"Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("closing", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_output_is_calm(closing: str) -> None:
+    command = f"{sys.executable} -m semask.cli.main models --help {closing}"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+    assert ended.returncode == 0
+    assert b"Traceback" not in ended.stdout + ended.stderr

@@ -10,7 +10,7 @@ from semask import recipes
 from semask.models.build import build
 from semask.models.decoders.mask2former import Mask2FormerPredictor
 from semask.models.flops import all_multiply_adds, multiply_adds, parameters
-from semask.models.pixel_decoders.fapn import FeatureAlign
+from semask.models.pixel_decoders.fpn import FeatureAlign
 from semask.structures import Features, MaskLogits, PixelFeatures
 
 # Name, parameters [M] and multiply-adds [G], measured on the authors' code with mmcv 1.3.0's counter.

@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semask.models.pixel_decoders.fapn import AlignedLevel, FeatureAlign, FeatureSelection
-from semask.models.pixel_decoders.fpn import FPN, Level
+from semask.models.pixel_decoders.fpn import FPN, AlignedLevel, FeatureAlign, FeatureSelection, Level
 from semask.models.pixel_decoders.msdeform import MSDeform
 from semask.structures import Features
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from html import unescape
 
 import pytest
+from markdown_it import MarkdownIt
 from rich.console import Console
 
-from semask.text import FORMATS, Column, Table, percent, pluralize, tabulate
+from semask.text import FORMATS, Column, Table, console, percent, pluralize, printable, tabulate
 
 TABLE = Table(("class", "IoU"), [("a|b [x]", "–"), (), ("=1", "50.00")], title="T")
 
@@ -25,7 +28,12 @@ def test_one_has_no_s() -> None:
 
 
 def test_a_rule_between_groups_is_no_row() -> None:
-    assert TABLE.markdown().splitlines() == ["| class | IoU |", "| --- | ---: |", r"| a\|b [x] | – |", "| =1 | 50.00 |"]
+    assert TABLE.markdown().splitlines() == [
+        "| class | IoU |",
+        "| --- | ---: |",
+        r"| a\|b \[x\] | – |",
+        "| =1 | 50.00 |",
+    ]
     assert list(csv.reader(io.StringIO(TABLE.csv()))) == [["class", "IoU"], ["a|b [x]", ""], ["'=1", "50.00"]]
     latex = TABLE.latex().splitlines()
     assert latex[0] == r"\begin{tabular}{lr}"
@@ -34,9 +42,9 @@ def test_a_rule_between_groups_is_no_row() -> None:
 
 
 def test_a_terminal_shows_names_as_they_are() -> None:
-    console = Console(width=40, record=True, file=io.StringIO())
-    console.print(TABLE.rich())
-    text = console.export_text()
+    screen = Console(width=40, record=True, file=io.StringIO())
+    screen.print(TABLE.rich())
+    text = screen.export_text()
     assert "a|b [x]" in text
     assert text.splitlines()[0].strip() == "T"
 
@@ -52,3 +60,32 @@ def test_columns_that_are_empty_in_every_row_are_left_out() -> None:
     assert (found.columns, found.rows, found.sides) == (["number", "odd"], [["1", "yes"], ["2", ""]], "lr")
     assert found.without("odd").columns == ["number"]
     assert found.without("odd").sides == "l"
+
+
+@pytest.mark.parametrize("sign", [*map(chr, range(32)), *map(chr, range(127, 160)), "\u2028", "\u202e", "\ud800"])
+def test_names_do_not_steer_what_shows_them(sign: str) -> None:
+    """A name with a control character, in every form of a table and in a line."""
+    name = f"a{sign}b"
+    table = Table(("class",), [(name,)])
+    screen = Console(width=40, record=True, file=io.StringIO())
+    screen.print(table.rich())
+    for text in (screen.export_text(), *(write(table) for write in FORMATS.values())):
+        assert sign == "\n" or sign not in text
+        assert len(text.splitlines()) == len(text.split("\n")) - text.endswith("\n")
+        text.encode()
+    assert len(table.markdown().splitlines()) == 3
+    assert sign == "\n" or sign not in printable(name, lines=True)
+
+
+def test_markdown_shows_names_as_they_are() -> None:
+    name = "<img src=x onerror=alert(1)> [x](javascript:alert(1)) `c` *d* a|b"
+    html = MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(Table(("class",), [(name,)]).markdown())
+    assert "<img" not in html
+    assert "<a " not in html
+    assert html.count("<td") == 1
+    assert unescape(re.sub("<[^>]+>", "", html)).strip().splitlines()[-1] == name
+
+
+def test_brackets_in_a_line_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    console().print("[/red] [b]x \x1b[31m")
+    assert capsys.readouterr().out == "[/red] [b]x \\x1b[31m\n"

@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     written, too little memory. 2: wrong input. 130: an interruption. 141: the reader of the output left early. 143: a
     run ended by SIGTERM. With SEMASK_DEBUG=1 in the environment, tracebacks are shown.
     """
+    _ready_streams()
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         status = run(name, rest)
@@ -90,15 +91,25 @@ Semantic segmentation with transformers: SeMask and Segmenter.
 `semask COMMAND --help` explains a command; `semask --version` prints the version."""
 
 
+def _ready_streams() -> None:
+    """Let printing never fail: a closed stream takes everything, and signs that an encoding lacks are spelled out."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        if reconfigure := getattr(getattr(sys, name), "reconfigure", None):
+            reconfigure(errors="backslashreplace")
+
+
 def _fail(message: str, *, status: int) -> int:
     import traceback
 
-    from rich.console import Console
     from rich.text import Text
+
+    from semask.text import console, printable
 
     if os.environ.get("SEMASK_DEBUG") == "1":
         traceback.print_exc()
-    Console(stderr=True, soft_wrap=True).print(Text("semask: ", style="bold red") + Text(message))
+    console(stderr=True).print(Text("semask: ", style="bold red") + Text(printable(message, lines=True)))
     return status
 
 

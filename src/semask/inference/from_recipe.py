@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from semask.inference.predictor import Model, Predictor
 from semask.inference.sliding import sliding
 from semask.inference.tta import rescaled, tta
@@ -22,33 +24,15 @@ def build_predictor(model: Model, test: TestRecipe, data: DataRecipe) -> Predict
             f"batch_size counts images or windows of a pass and must be at least 1, got {test.batch_size} "
             "(--test.batch-size)"
         )
-    if test.mode == "sliding":
-        source: Model | Predictor = _windowed(model, test, window=test.window, stride=test.stride)
-    else:
-        source = _whole(model, model, test)
-    enlarge_to = max(test.window) if test.mode == "sliding" and test.enlarge else None
+    sliding_windows = test.mode == "sliding"
+    source = _windows(model, test, test.window, test.stride) if sliding_windows else _any_size(model, model, test)
     ratios = tuple(_base_ratio(data) * scale for scale in test.scales)
-    budget = test.memory_budget
+    shared = _shared(test, data) | {"enlarge_to": max(test.window) if sliding_windows and test.enlarge else None}
     if len(ratios) == 1 and not test.flip:
         # one version: the model's own scores
-        return rescaled(
-            source,
-            box=data.base_scale,
-            ratio=ratios[0],
-            enlarge_to=enlarge_to,
-            antialias=data.antialias,
-            memory_budget=budget,
-        )
+        return rescaled(source, ratio=ratios[0], **shared)
     # several versions: their mean
-    return tta(
-        source,
-        box=data.base_scale,
-        ratios=ratios,
-        flip=test.flip,
-        enlarge_to=enlarge_to,
-        antialias=data.antialias,
-        memory_budget=budget,
-    )
+    return tta(source, ratios=ratios, flip=test.flip, **shared)
 
 
 def build_prior(model: Model, test: TestRecipe, data: DataRecipe) -> Predictor:
@@ -56,35 +40,25 @@ def build_prior(model: Model, test: TestRecipe, data: DataRecipe) -> Predictor:
 
     It takes one pass; a model of a fixed size takes windows.
     """
-    source = _whole(Predictor(lambda images: model.lazy_prior(to_float(images))), model, test)
-    return rescaled(
-        source,
-        box=data.base_scale,
-        ratio=_base_ratio(data),
-        antialias=data.antialias,
-        memory_budget=test.memory_budget,
-    )
+    source = _any_size(Predictor(lambda images: model.lazy_prior(to_float(images))), model, test)
+    return rescaled(source, ratio=_base_ratio(data), **_shared(test, data))
 
 
-def _windowed(
-    source: Model | Predictor, test: TestRecipe, *, window: tuple[int, int], stride: tuple[int, int]
-) -> Predictor:
-    return sliding(
-        source,
-        window=window,
-        stride=stride,
-        batch_size=test.batch_size,
-        blend=test.blend,
-        memory_budget=test.memory_budget,
-    )
+def _windows(
+    source: Model | Predictor, test: TestRecipe, window: tuple[int, int], stride: tuple[int, int]
+) -> Model | Predictor:
+    options: dict[str, Any] = {name: getattr(test, name) for name in ("batch_size", "blend", "memory_budget")}
+    return sliding(source, window=window, stride=stride, **options)
 
 
-def _whole(source: Model | Predictor, model: Model, test: TestRecipe) -> Model | Predictor:
-    """Return a predictor for images of any size: the source itself or, for a model of a fixed size, its windows."""
+def _any_size(source: Model | Predictor, model: Model, test: TestRecipe) -> Model | Predictor:
+    """Return the source itself or, for a model of a fixed size, its windows."""
     size: tuple[int, int] | None = getattr(model, "fixed_size", None)
-    if size is None:
-        return source
-    return _windowed(source, test, window=size, stride=(size[0] * 2 // 3, size[1] * 2 // 3))
+    return source if size is None else _windows(source, test, size, (size[0] * 2 // 3, size[1] * 2 // 3))
+
+
+def _shared(test: TestRecipe, data: DataRecipe) -> dict[str, Any]:
+    return {"box": data.base_scale, "antialias": data.antialias, "memory_budget": test.memory_budget}
 
 
 def _base_ratio(data: DataRecipe) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 from semask.inference.predictor import Images, Model, Predictor, Scorer, predictor_of
 from semask.ops.geometry import enlarged_size, fit_size
 from semask.ops.lazy_scores import UNDECIDED, HorizontalFlip, LazyScores, Reader, Resized, read_pixelwise
-from semask.ops.resize import resize, to_float
+from semask.ops.resize import resize, size_of, to_float
 
 Sized = Float[Tensor, "b c h w"] | UInt8[Tensor, "b c h w"]
 """Images of another size."""
@@ -50,8 +50,15 @@ def rescaled(
         height, width = images.shape[-2:]
         # fit the image into the box, and enlarge it to fill a window
         shown = _resized(images, fit_size(height, width, box or (height, width), ratio), antialias=antialias)
-        if enlarge_to is not None:
-            shown = _enlarge(shown, enlarge_to)
+        tall, wide = size_of(shown)
+        size = enlarged_size(tall, wide, enlarge_to or 1)
+        if size != (tall, wide) and math.prod(size) > MAX_ENLARGED_PIXELS:
+            raise ValueError(
+                f"an image of {tall}×{wide} px would be enlarged to {size[0]}×{size[1]} px to fill windows of "
+                f"{enlarge_to} px; the limit is {MAX_ENLARGED_PIXELS / 1e6:g} megapixels. Crop the image, take it whole "
+                "(--test.mode whole), or do not enlarge it (--test.enlarge false)."
+            )
+        shown = _resized(shown, size)
         # scores back to the image's size
         return Resized(predictor.lazy_scores(shown), (height, width))
 
@@ -132,18 +139,6 @@ class Mean(LazyScores):
     def _mean(self, scores: Iterable[Float[Tensor, "*p k"]]) -> Float[Tensor, "*p k"]:
         shown = (each.float().softmax(-1) if self.softmax else each.float() for each in scores)
         return functools.reduce(torch.add, shown) / len(self.sources)
-
-
-def _enlarge(images: Images, side: int) -> Sized:
-    height, width = images.shape[-2:]
-    size = enlarged_size(height, width, side)
-    if size != (height, width) and math.prod(size) > MAX_ENLARGED_PIXELS:
-        raise ValueError(
-            f"an image of {height}×{width} px would be enlarged to {size[0]}×{size[1]} px to fill windows of {side} "
-            f"px; the limit is {MAX_ENLARGED_PIXELS / 1e6:g} megapixels. Crop the image, take it whole (--test.mode "
-            "whole), or do not enlarge it (--test.enlarge false)."
-        )
-    return _resized(images, size)
 
 
 def _resized(images: Images, size: tuple[int, int], *, antialias: bool = False) -> Sized:

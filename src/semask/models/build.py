@@ -37,8 +37,7 @@ from semask.models.encoders.vit import ViTEncoder, timm_vit
 from semask.models.layers.semantic import SemanticAttention, SemanticLayer
 from semask.models.meta import on_meta_device, skip_init
 from semask.models.model import SegmentationModel
-from semask.models.pixel_decoders.fapn import AlignedLevel
-from semask.models.pixel_decoders.fpn import FPN, Level
+from semask.models.pixel_decoders.fpn import FPN, AlignedLevel, Level
 from semask.models.pixel_decoders.msdeform import MSDeform
 from semask.recipes import Recipe, get_recipe
 from semask.recipes.checks import check_model

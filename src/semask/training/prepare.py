@@ -129,7 +129,7 @@ def load_pretrained(model: SegmentationModel, recipe: Recipe, *, console: Consol
             logger.warning("the encoder is frozen with random weights; its features say little about any image")
         return
     check_normalisation(spec.name, recipe.model.mean, recipe.model.std)
-    console.print(str(load_encoder(model.encoder, spec.name, spec.weights)), highlight=False)
+    console.print(str(load_encoder(model.encoder, spec.name, spec.weights)))
 
 
 def find_checkpoint(out: Path, recipe: Recipe, options: RunOptions, *, first: bool) -> Path | None:

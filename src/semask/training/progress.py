@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from semask.text import console
 from semask.training.module import SegmentationModule
 
 REPORTS = 20
@@ -26,8 +27,8 @@ REPORTS = 20
 class ProgressReport(Callback):
     """Count optimiser steps and evaluation passes, with the loss and the latest mIoU. Only rank 0 speaks."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console()
+    def __init__(self, out: Console | None = None) -> None:
+        self.console = out or console()
         self.bars: Progress | None = None
         self.training = TaskID(0)
         self.evaluation = TaskID(0)
@@ -111,4 +112,4 @@ class ProgressReport(Callback):
             self.bars = None
 
     def _say(self, line: str) -> None:
-        self.console.print(line, highlight=False)
+        self.console.print(line)

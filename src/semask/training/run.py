@@ -16,7 +16,6 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from rich.console import Console
 
 from semask.data.checks.check import check_pairs
 from semask.data.classes import Classes
@@ -29,6 +28,7 @@ from semask.models.flops import parameters
 from semask.ops.memory import checkpoint_stages
 from semask.recipes import Recipe, TrainRecipe
 from semask.recipes.bounds import check_numbers
+from semask.text import console
 from semask.training.callbacks import MovingAverage, RandomStates, WarnUnusedSemanticAttention
 from semask.training.datamodule import SegmentationData, micro_batch
 from semask.training.frozen import check_frozen
@@ -90,7 +90,7 @@ class Run:
         own += [WarnUnusedSemanticAttention(), self.checkpoints]
         self.trainer = build_trainer(recipe.train, options, callbacks=[*own, *callbacks])
         self.first = self.trainer.is_global_zero
-        self.console = Console(quiet=not self.first)
+        self.console = console(quiet=not self.first)
         self.micro_batch = micro_batch(recipe.train, self.trainer.world_size)
         self.resume = find_checkpoint(self.out, recipe, options, first=self.first)
 
@@ -100,9 +100,9 @@ class Run:
         if self.first:
             open_folder(self.out, module.model.recipe, self.classes, resume=self.resume)
         self.trainer.loggers = [*loggers] if loggers is not None else open_loggers(self.out, self.options.logger)
-        self.console.print(self._summary(module), highlight=False)
+        self.console.print(self._summary(module))
         if self.classes is not None and self.recipe.data.kind != "scenes":
-            self.console.print(self.classes.describe(), highlight=False, markup=False, emoji=False, soft_wrap=True)
+            self.console.print(self.classes.describe())
         try:
             self.trainer.fit(module, datamodule=data, ckpt_path=self.resume, weights_only=True)
         # What ended the run from outside keeps its meaning, which Lightning's exit statuses 0 and 1 do not have.
@@ -131,8 +131,6 @@ class Run:
         self.console.print(
             f"best mIoU {result.scores.miou:.2%} at step {result.step}; weights in {result.best}, curves in "
             f"{self.out / FOLDER}",
-            highlight=False,
-            soft_wrap=True,
         )
         return result
 

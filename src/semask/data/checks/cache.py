@@ -50,7 +50,18 @@ class StatsCache:
         self._today = int(time.time() // 86400)
         self._pending: list[str] = []
         self._lines: dict[str, str] = {}
-        self._load()
+        # read all records, and rewrite the file when most of its lines are old or superseded
+        with suppress(OSError):
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            for line in lines:
+                key, _, rest = line.partition("\t")
+                day, _, record = rest.partition("\t")
+                if record.endswith("\n") and day.isdecimal() and int(day) >= self._today - KEPT_DAYS:
+                    self._lines[key] = line
+            if len(self._lines) < sum(line != "\n" for line in lines) / 2:
+                # lines that another process appends meanwhile are lost, which costs only time
+                with atomic_write(self.path) as part:
+                    part.write_text("".join(self._lines.values()), encoding="utf-8")
 
     def __enter__(self) -> Self:
         return self
@@ -68,7 +79,13 @@ class StatsCache:
         Raises:
             OSError, ValueError: the source cannot be opened.
         """
-        stamp = _stamp(source)
+        stamp = ""
+        if isinstance(source, Path):
+            # path, size and time of change, unless the file may be changing still
+            state = source.stat()
+            if time.time() - state.st_mtime >= SETTLED:
+                name = f"{source.resolve()}\0{state.st_size}\0{state.st_mtime_ns}"
+                stamp = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
         if trust_stamp and stamp and isinstance(known := self._find(stamp), str):
             return known
         hashed = hashlib.sha256()
@@ -127,28 +144,3 @@ class StatsCache:
             finally:
                 os.close(handle)
         self._pending.clear()
-
-    def _load(self) -> None:
-        """Read all records, and rewrite the file when most of its lines are old or superseded."""
-        with suppress(OSError):
-            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-            for line in lines:
-                key, _, rest = line.partition("\t")
-                day, _, record = rest.partition("\t")
-                if record.endswith("\n") and day.isdecimal() and int(day) >= self._today - KEPT_DAYS:
-                    self._lines[key] = line
-            if len(self._lines) < sum(line != "\n" for line in lines) / 2:
-                # lines that another process appends meanwhile are lost, which costs only time
-                with atomic_write(self.path) as part:
-                    part.write_text("".join(self._lines.values()), encoding="utf-8")
-
-
-def _stamp(source: Source) -> str:
-    """Return a text that changes whenever a file does, or "" for a source that is not a settled file."""
-    if not isinstance(source, Path):
-        return ""
-    state = source.stat()
-    if time.time() - state.st_mtime < SETTLED:
-        return ""
-    name = f"{source.resolve()}\0{state.st_size}\0{state.st_mtime_ns}"
-    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from rich.console import Console
 from rich.progress import track
 
 from semask.data.checks.cache import StatsCache
@@ -22,6 +21,7 @@ from semask.data.checks.file_stats import (
 from semask.data.pairs import Pair
 from semask.data.readers.source import Source
 from semask.recipes.recipe import DataRecipe
+from semask.text import console
 
 MAX_WORKERS = 8
 
@@ -37,7 +37,7 @@ def scan(
     """
     with StatsCache() as cache, ThreadPoolExecutor(workers or min(MAX_WORKERS, os.cpu_count() or 1)) as pool:
         found = pool.map(partial(scan_pair, data=data, cache=cache, thorough=thorough), pairs)
-        screen = Console(stderr=True)
+        screen = console(stderr=True)
         try:
             return list(
                 track(found, "checking files", len(pairs), console=screen, transient=True, disable=not progress)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -18,7 +19,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Integer
 from PIL import Image
-from rich.console import Console
 from rich.progress import track
 
 from semask.data.classes import UNKNOWN, Classes
@@ -28,6 +28,7 @@ from semask.data.published.official import Official, SplitFiles
 from semask.data.readers.image import read_label
 from semask.data.readers.source import Source
 from semask.files import atomic_write
+from semask.text import console
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,16 @@ def prepare(
     # find all pairs
     found = official.gather(files)
     _check_counts(official, found, downloads, partial=partial)
-    jobs = [job for split, pairs in found.items() for job in _jobs(official, split, pairs, root)]
+    data, table = official.data, Classes.load(str(official.data.classes))
+    jobs: list[Job] = []
+    for split, pairs in found.items():
+        images_to, labels_to = (root / pattern.replace("{split}", split) for pattern in (data.images, data.labels))
+        for stem, image in sorted(pairs.images.items()):
+            if split in official.unlabelled or stem in pairs.labels:
+                suffix = data.image_suffix or PurePosixPath(image.name).suffix
+                jobs.append(Job(images_to / f"{stem}{suffix}", image, None))
+            if stem in pairs.labels:
+                jobs.append(Job(labels_to / f"{stem}{data.label_suffix}", pairs.labels[stem], table))
     # sizes are compared as far as they are known without reading
     root.mkdir(parents=True, exist_ok=True)
     size, free = sum(_size(job.source) for job in jobs if not job.target.exists()), shutil.disk_usage(root).free
@@ -85,7 +95,7 @@ def prepare(
         raise ValueError(f"{size / GIB:.1f} GiB are to be written to {root}, where {free / GIB:.1f} GiB are free")
     made = _run(official, jobs, workers, progress=progress)
     # lists of the splits, where folders do not define them
-    if "{split}" not in official.data.images:
+    if "{split}" not in data.images:
         for split, pairs in found.items():
             if pairs.complete:
                 with atomic_write(root / f"{split}.txt") as part:
@@ -95,7 +105,7 @@ def prepare(
     images = {split: len(pairs.images) for split, pairs in found.items() if split in official.unlabelled}
     for split in found.keys() - images.keys():
         if found[split].complete:
-            images[split] = len(find_pairs(replace(official.data, root=str(root), train_split=split), split))
+            images[split] = len(find_pairs(replace(data, root=str(root), train_split=split), split))
     return Prepared({split: images[split] for split in found if split in images}, made, len(jobs) - made)
 
 
@@ -123,17 +133,6 @@ def _check_counts(
         logger.warning("%s; only complete pairs are made", issue)
 
 
-def _jobs(official: Official, split: str, pairs: SplitFiles, root: Path) -> Iterator[Job]:
-    data, table = official.data, Classes.load(str(official.data.classes))
-    image_folder, label_folder = (root / pattern.replace("{split}", split) for pattern in (data.images, data.labels))
-    for stem, image in sorted(pairs.images.items()):
-        if split in official.unlabelled or stem in pairs.labels:
-            suffix = data.image_suffix or PurePosixPath(image.name).suffix
-            yield Job(image_folder / f"{stem}{suffix}", image, None)
-        if stem in pairs.labels:
-            yield Job(label_folder / f"{stem}{data.label_suffix}", pairs.labels[stem], table)
-
-
 def _size(source: Source) -> int:
     return source.stat().st_size if isinstance(source, Path) else int(getattr(source, "size", 0))
 
@@ -157,7 +156,7 @@ def _run(official: Official, jobs: Sequence[Job], workers: int | None, *, progre
         # not all at once: a pool keeps a kilobyte for every job that waits, and COCO has 240,000
         begins = range(0, len(jobs), AT_ONCE)
         results = (result for begin in begins for result in pool.map(attempt, jobs[begin : begin + AT_ONCE]))
-        screen = Console(stderr=True)
+        screen = console(stderr=True)
         made = sum(track(results, "preparing", len(jobs), console=screen, transient=True, disable=not progress))
     if issues:
         listed = "".join(f"\n  {issue}" for issue in sorted(issues)[:SHOWN])
@@ -168,8 +167,13 @@ def _run(official: Official, jobs: Sequence[Job], workers: int | None, *, progre
 
 def _make(job: Job, read: Callable[[Source], Integer[np.ndarray, "H W"]] | None) -> bool:
     """Make one file, unless it exists and is whole; return whether it was made."""
-    if job.target.is_file() and _is_whole(job):
-        return False
+    if job.target.is_file():
+        # whole is an image of the source's size, and a label of the dataset's values
+        with suppress(ValueError):
+            if job.labels is None and _size(job.source) in (0, job.target.stat().st_size):
+                return False
+            if job.labels is not None and not _unknown_values(read_label(job.target).numpy(), job.labels):
+                return False
     if job.labels is not None:
         values = read_label(job.source).numpy() if read is None else read(job.source)
         # a label is checked before it is written
@@ -182,17 +186,6 @@ def _make(job: Job, read: Callable[[Source], Integer[np.ndarray, "H W"]] | None)
     with job.source.open("rb") as file, atomic_write(job.target) as part, part.open("wb") as out:
         shutil.copyfileobj(file, out)
     return True
-
-
-def _is_whole(job: Job) -> bool:
-    """Whether an existing file is an image of the source's size, or a label of the dataset's values."""
-    if job.labels is None:
-        size = _size(job.source)
-        return not size or job.target.stat().st_size == size
-    try:
-        return not _unknown_values(read_label(job.target).numpy(), job.labels)
-    except ValueError:
-        return False
 
 
 def _unknown_values(values: Integer[np.ndarray, "H W"], classes: Classes) -> list[int]:

@@ -57,7 +57,13 @@ def read_image(
             image.draft("RGB", at_least if image.getexif().get(ORIENTATION) in SIDEWAYS else at_least[::-1])
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
-        pixels = np.array(_to_rgb(image))
+        deep = image.mode in SIXTEEN_BIT
+        shown = Image.fromarray(np.round(np.array(image) / 257.0).astype(np.uint8)) if deep else image
+        if shown.has_transparency_data:
+            shown = shown.convert("RGBA")
+            shown = Image.alpha_composite(Image.new("RGBA", shown.size, WHITE), shown)
+        # converting would copy an image that is RGB already
+        pixels = np.array(shown if shown.mode == "RGB" else shown.convert("RGB"))
     # left in the decoder's layout, channels last: torch resizes it three times as fast
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
@@ -150,16 +156,6 @@ def open_image(given: str | Source, max_pixels: int) -> Iterator[Image.Image]:
         raise ValueError(f"{source}: {error}") from None
     except DECODER_ERRORS as error:
         raise ValueError(f"{source}: unreadable or truncated image ({error}); restore or remove the file") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in SIXTEEN_BIT:
-        image = Image.fromarray(np.round(np.array(image) / 257.0).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
-    # converting would copy an image that is RGB already
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _exif_orientation(image: Image.Image) -> int:

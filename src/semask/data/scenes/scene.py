@@ -126,10 +126,17 @@ def _stage(random: np.random.Generator, size: tuple[int, int]) -> Stage:
     height, width = size
     high, low = SKIES[random.integers(len(SKIES))]
     stone, green = STONES[random.integers(len(STONES))], GREENS[random.integers(len(GREENS))]
+    canvas = Canvas(size, horizon=height * random.uniform(0.32, 0.58))
+    fields = np.empty((4, *size), np.float32)
+    fields[STREAKS] = 0.6 * noise(random, size, (10, 3)) + 0.4 * noise(random, size, (28, 6))
+    random.standard_normal(dtype=np.float32, out=fields[GRAIN])
+    fields[FOLIAGE] = 0.6 * noise(random, size, (40, 40)) + 0.3 * noise(random, size, (12, 12)) + 0.3 * fields[GRAIN]
+    rows = np.arange(size[0], dtype=np.float32)[:, None] * (128 / size[0])
+    fields[COURSES] = np.where(rows % 4 < 1, -1.0, 0.4) + 0.3 * fields[GRAIN]
     return Stage(
-        canvas=Canvas(size, horizon=height * random.uniform(0.32, 0.58)),
+        canvas=canvas,
         random=random,
-        textures=_textures(random, size),
+        textures=fields,
         camera=random.uniform(2.2, 4.5),
         vanishing=width * random.uniform(0.2, 0.8),
         road=(random.uniform(-4.0, 4.0), random.uniform(2.5, 4.5)),
@@ -138,16 +145,6 @@ def _stage(random: np.random.Generator, size: tuple[int, int]) -> Stage:
         stone=Material(stone, _mix(stone, low, 0.35), GRAIN),
         green=Material(green, _mix(green, low, 0.30), FOLIAGE),
     )
-
-
-def _textures(random: np.random.Generator, size: tuple[int, int]) -> Float32[np.ndarray, "4 H W"]:
-    fields = np.empty((4, *size), np.float32)
-    fields[STREAKS] = 0.6 * noise(random, size, (10, 3)) + 0.4 * noise(random, size, (28, 6))
-    random.standard_normal(dtype=np.float32, out=fields[GRAIN])
-    fields[FOLIAGE] = 0.6 * noise(random, size, (40, 40)) + 0.3 * noise(random, size, (12, 12)) + 0.3 * fields[GRAIN]
-    rows = np.arange(size[0], dtype=np.float32)[:, None] * (128 / size[0])
-    fields[COURSES] = np.where(rows % 4 < 1, -1.0, 0.4) + 0.3 * fields[GRAIN]
-    return fields
 
 
 def _ground(stage: Stage) -> None:

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers import Conv2dSame, Format
 from timm.models import FeatureListNet
-from timm.models.xception_aligned import XceptionAligned
 from torch import Tensor, nn
 
 from semask.models.encoders.staged import STAGES, Staged, StagedHiera, StagedHieraDet, StagedMViT, StagedTwins
@@ -120,7 +119,15 @@ def timm_chain(
         )
         return Chain(modules, STAGES, channels, strides, modules.channels_last, strides[-1], fixed_size=only)
     if family == _XCEPTION:
-        return _xception_chain(_create(name, drop_path, {"num_classes": 0, **options}))
+        network = _create(name, drop_path, {"num_classes": 0, **options})
+        blocks = {f"blocks_{index}": block for index, block in enumerate(network.blocks)}
+        # A stage ends before the block that halves the map, or would, undilated.
+        ends = tuple(
+            f"blocks_{end}" for end in (*(e - 1 for e in network.feature_ends[1:-1]), network.feature_ends[-1])
+        )
+        channels = tuple(int(blocks[end].out_channels) for end in ends)
+        strides = tuple(int(tap["reduction"]) for tap in network.feature_info[1:])
+        return Chain(nn.ModuleDict({"stem": network.stem, **blocks}), ends, channels, strides, False, 1)
     # ordered chains
     if family == SWIN:
         options |= {"strict_img_size": False, "always_partition": True}
@@ -152,20 +159,6 @@ def timm_chain(
         channels_last=network.output_fmt == Format.NHWC,
         size_multiple=1 if rounds_up else int(strides[-1]),
         fixed_size=only,
-    )
-
-
-def _xception_chain(network: XceptionAligned) -> Chain:
-    """Return Xception's blocks as a chain; a stage ends before the block that halves the map, or would, undilated."""
-    blocks = {f"blocks_{index}": block for index, block in enumerate(network.blocks)}
-    ends = [f"blocks_{end - 1}" for end in network.feature_ends[1:-1]] + [f"blocks_{network.feature_ends[-1]}"]
-    return Chain(
-        modules=nn.ModuleDict({"stem": network.stem, **blocks}),
-        outputs=tuple(ends),
-        channels=tuple(int(blocks[end].out_channels) for end in ends),
-        strides=tuple(int(tap["reduction"]) for tap in network.feature_info[1:]),
-        channels_last=False,
-        size_multiple=1,
     )
 
 

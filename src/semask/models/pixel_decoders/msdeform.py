@@ -38,7 +38,7 @@ class DeformableLayer(nn.Module):
 class MSDeform(nn.Module):
     """Refine the maps at strides 32, 16 and 8 together, then build stride 4 on the last of them.
 
-    With an aligned finest level this is MSFaPN's pixel decoder (see `pixel_decoders/fapn.py`).
+    With an aligned finest level this is MSFaPN's pixel decoder.
 
     Source: Mask2Former (arXiv:2112.01527) §3.2.2: 6 layers, 8 heads, 4 points, 256 channels.
     """
@@ -55,7 +55,11 @@ class MSDeform(nn.Module):
     ) -> None:
         """`channels` are the encoder's; `finest` merges its first map with the refined one at stride 8."""
         super().__init__()
-        self.projections = nn.ModuleList(_projection(coarse, width) for coarse in reversed(channels[-NUM_LEVELS:]))
+        self.projections = nn.ModuleList()
+        for coarse in reversed(channels[-NUM_LEVELS:]):
+            self.projections.append(nn.Sequential(nn.Conv2d(coarse, width, 1), group_norm(width)))
+            nn.init.xavier_uniform_(self.projections[-1][0].weight)
+            nn.init.zeros_(self.projections[-1][0].bias)
         self.level_embeddings = nn.Parameter(torch.randn(NUM_LEVELS, width))
         self.layers = nn.ModuleList(DeformableLayer(width, num_heads=num_heads, hidden=hidden) for _ in range(layers))
         self.finest = finest
@@ -66,12 +70,6 @@ class MSDeform(nn.Module):
         fine, *others = features.maps
         # project strides 32, 16 and 8, coarse to fine
         maps = [project(level) for project, level in zip(self.projections, reversed(others), strict=True)]
-        refined = self._refine(maps)
-        # build stride 4 on top
-        coarse = resize(refined[-1], size_of(fine))
-        return PixelFeatures(self.mask_features(self.finest(fine, coarse)), tuple(refined))
-
-    def _refine(self, maps: list[Tensor]) -> list[Tensor]:
         sizes = [size_of(level) for level in maps]
         tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in maps], dim=1)
         # position in the map plus embedding of the level
@@ -86,14 +84,10 @@ class MSDeform(nn.Module):
             else:
                 tokens = layer(tokens, positions, grid)
         parts = tokens.transpose(1, 2).split([height * width for height, width in sizes], dim=-1)
-        return [part.unflatten(-1, size) for part, size in zip(parts, sizes, strict=True)]
-
-
-def _projection(channels: int, width: int) -> nn.Sequential:
-    conv = nn.Conv2d(channels, width, 1)
-    nn.init.xavier_uniform_(conv.weight)
-    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-    return nn.Sequential(conv, group_norm(width))
+        refined = [part.unflatten(-1, size) for part, size in zip(parts, sizes, strict=True)]
+        # build stride 4 on top
+        coarse = resize(refined[-1], size_of(fine))
+        return PixelFeatures(self.mask_features(self.finest(fine, coarse)), tuple(refined))
 
 
 class DeformableAttention(nn.Module):
