@@ -40,14 +40,14 @@ class Candidate(NamedTuple):
 
 
 def candidate(name: str, options: Options) -> Candidate:
-    """Return the model of a recipe's name, with random weights, or of a checkpoint's folder."""
+    """The model of a recipe's name, with random weights, or of a checkpoint's folder."""
     recipe = recipe_of(name, options.root)
     model = store.load(name).model if _is_checkpoint(name) else build(recipe)
     return as_candidate(name, model, recipe, test=options.test)
 
 
 def recipe_of(name: str, root: Path | None = None) -> Recipe:
-    """Return the recipe of that name, or of the checkpoint in that folder, with its data at `root`.
+    """The recipe of that name, or of the checkpoint in that folder, with its data at `root`.
 
     With data, a recipe for any classes takes their number.
 
@@ -80,7 +80,7 @@ def _is_checkpoint(name: str) -> bool:
 
 
 def as_candidate(title: str, model: SegmentationModel, recipe: Recipe, *, test: Test = "whole") -> Candidate:
-    """Return a model of ours; `test` makes its label maps: whole images, sliding windows, or the recipe's own test."""
+    """A model of ours; `test` makes its label maps: whole images, sliding windows, or the recipe's own test."""
     criterion = build_loss(recipe)
     spec, data = recipe.test, recipe.data
     if test != "recipe":

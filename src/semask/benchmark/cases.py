@@ -41,7 +41,7 @@ class Case(NamedTuple):
 
 
 def cases_of(names: Sequence[str], options: Options, device: torch.device, folder: Path) -> list[Case]:
-    """Return a case for every recipe or checkpoint and, after all of these, for their rivals.
+    """A case for every recipe or checkpoint and, after all of these, for their rivals.
 
     `folder` is for drawn files. A library's model that two recipes share is there once.
     """
@@ -61,7 +61,7 @@ def cases_of(names: Sequence[str], options: Options, device: torch.device, folde
 
 
 def _cases(one: Candidate, options: Options, device: torch.device, folder: Path) -> list[Case]:
-    """Return a candidate's case and, where that was asked for, the one of its reference forms."""
+    """A candidate's case and, where that was asked for, the one of its reference forms."""
     recipe, module = one.recipe, one.module
     ours = module if isinstance(module, SegmentationModel) else None
     size = options.size_for(recipe.data.crop)
@@ -119,7 +119,7 @@ def _by_reference(work: Work) -> Work:
 
 
 def _largest(title: str, work: Callable[[int], Work], options: Options, device: torch.device) -> int:
-    """Return the largest batch that fits, from the usual one on: some batch norms train on no single image."""
+    """The largest batch that fits, from the usual one on: some batch norms train on no single image."""
     least = options.batch_size
     if device.type == "cuda":
         fits = fits_on_gpu(work)

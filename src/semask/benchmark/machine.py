@@ -44,7 +44,7 @@ SPARE = 0.3
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Return all that a figure depends on apart from the model, as JSON values; None for parts that do not exist."""
+    """All that a figure depends on apart from the model, as JSON values; None for parts that do not exist."""
     on_gpu = device.type == "cuda"
     driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if on_gpu else None
     return {
@@ -70,7 +70,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that results may depend on."""
+    """The versions of Python and of the packages that results may depend on."""
     # torch's own string holds its build, which the package's version lacks.
     found = {"python": platform.python_version(), "torch": torch.__version__}
     for name in PACKAGES:
@@ -82,7 +82,7 @@ def versions() -> dict[str, str]:
 
 
 def cpu_model() -> str:
-    """Return the name of the CPU, or of its architecture where the system has no name for it."""
+    """The name of the CPU, or of its architecture where the system has no name for it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -92,7 +92,7 @@ def cpu_model() -> str:
 
 
 def commit() -> str | None:
-    """Return the commit of the checkout that holds this code, with + if files differ; None in a package."""
+    """The commit of the checkout that holds this code, with + if files differ; None in a package."""
     here = Path(__file__).parent
     found = _output("git", "-C", str(here), "rev-parse", "HEAD")
     if found is None:
@@ -102,7 +102,7 @@ def commit() -> str | None:
 
 
 def _output(program: str, *arguments: str) -> str | None:
-    """Return the output of a program; None if it does not exist or fails."""
+    """The output of a program; None if it does not exist or fails."""
     if shutil.which(program) is None:
         return None
     done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
@@ -110,7 +110,7 @@ def _output(program: str, *arguments: str) -> str | None:
 
 
 def matmul_peak(device: torch.device, dtype: Dtype) -> float:
-    """Return the multiply-adds per second of a large square matrix product, the best of several runs.
+    """The multiply-adds per second of a large square matrix product, the best of several runs.
 
     On a GPU, float32 runs as `torch.get_float32_matmul_precision` allows, as it does in models.
     """
@@ -136,7 +136,7 @@ class MachineLoad:
         self._began = time.perf_counter(), _busy_seconds(), _own_seconds()
 
     def cores(self) -> float | None:
-        """Return the mean number of cores that other processes kept busy; None where the system has no /proc/stat."""
+        """The mean number of cores that other processes kept busy; None where the system has no /proc/stat."""
         began, busy, own = self._began
         now = _busy_seconds()
         if busy is None or now is None:
@@ -145,7 +145,7 @@ class MachineLoad:
 
 
 def crowding(environment: Mapping[str, Any], entry: Mapping[str, Any]) -> str | None:
-    """Return a remark if other processes and the measurement needed more cores than there are, else None."""
+    """A remark if other processes and the measurement needed more cores than there are, else None."""
     others, threads, cores = (environment.get(name) for name in ("machine_load", "threads", "cores"))
     if others is None or not threads or not cores or environment.get("cuda"):
         return None
@@ -161,7 +161,7 @@ def crowding(environment: Mapping[str, Any], entry: Mapping[str, Any]) -> str | 
 
 
 def _busy_seconds() -> float | None:
-    """Return the time that all cores have worked [s]."""
+    """The time that all cores have worked [s]."""
     try:
         columns = STAT.read_text(encoding="ascii").split("\n", 1)[0].split()[1:]
         return sum(int(columns[place]) for place in BUSY) / os.sysconf("SC_CLK_TCK")
@@ -170,12 +170,12 @@ def _busy_seconds() -> float | None:
 
 
 def _own_seconds() -> float:
-    """Return the CPU time [s] of this process and its descendants, living and ended."""
+    """The CPU time [s] of this process and its descendants, living and ended."""
     return sum(os.times()[:4]) + descendants_seconds(os.getpid())
 
 
 def descendants_seconds(process: int) -> float:
-    """Return the CPU time [s] of a process's living descendants, and of the processes that these have waited for."""
+    """The CPU time [s] of a process's living descendants, and of the processes that these have waited for."""
     children: dict[int, list[int]] = {}
     ticks: dict[int, int] = {}
     for path in STAT.parent.glob("[0-9]*/stat"):

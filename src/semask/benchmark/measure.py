@@ -58,7 +58,7 @@ def measure(names: Sequence[str], options: Options, progress: Progress = lambda 
 def _take_turns(
     cases: Sequence[Case], options: Options, device: torch.device, progress: Progress
 ) -> tuple[list[dict[str, Any]], float | None]:
-    """Return the cases' entries, and the number of cores that other processes had meanwhile."""
+    """The cases' entries, and the number of cores that other processes had meanwhile."""
     clock = clock_of(device)
 
     def after_emptying(work: Work) -> float:
@@ -92,13 +92,13 @@ def _take_turns(
 
 
 def ratios(cases: Sequence[Case], timings: Timings) -> list[Quantiles]:
-    """Return every case's time for an image over the first case's, as quantiles of the rounds' ratios."""
+    """Every case's time for an image over the first case's, as quantiles of the rounds' ratios."""
     per_image = [[seconds / case.images for seconds in timings.seconds[case.title]] for case in cases]
     return [Quantiles.of([ours / first for ours, first in zip(each, per_image[0], strict=True)]) for each in per_image]
 
 
 def entry(case: Case, timings: Timings, options: Options) -> dict[str, Any]:
-    """Return the settings and the speed of a case as JSON values."""
+    """The settings and the speed of a case as JSON values."""
     seconds = timings.quantiles(case.title)
     rate = case.images / seconds.median
     return {

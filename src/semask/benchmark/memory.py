@@ -72,7 +72,7 @@ def peak_memory(work: Work, device: torch.device = CPU) -> Memory:
 
 
 def in_fresh_process(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """Return the result of a module's function in a process of its own, where no memory was held before.
+    """The result of a module's function in a process of its own, where no memory was held before.
 
     Function, arguments and result are pickled. A script that calls this needs `if __name__ == "__main__":`. Large
     blocks go back to the system when they are freed, so that peaks repeat.
@@ -91,13 +91,13 @@ def in_fresh_process(function: Callable[P, T], *arguments: P.args, **named: P.kw
 
 
 def resident(field: Literal["VmRSS", "VmHWM"]) -> int:
-    """Return the process's resident memory, or its peak since the last restart [bytes]; needs /proc."""
+    """The process's resident memory, or its peak since the last restart [bytes]; needs /proc."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def available_memory() -> int:
-    """Return the memory that programs can still take [bytes]: the system's or, if less, that of the container."""
+    """The memory that programs can still take [bytes]: the system's or, if less, that of the container."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
@@ -116,7 +116,7 @@ def _max_resident() -> int:
 
 
 def largest_batch(fits: Callable[[int], bool], *, least: int = 1, most: int = MOST) -> int:
-    """Return the largest batch from `least` to `most` that fits, if all smaller ones do; 0 if none does."""
+    """The largest batch from `least` to `most` that fits, if all smaller ones do; 0 if none does."""
     if not fits(least):
         return 0
     fitting, failing = least, most + 1
@@ -131,7 +131,7 @@ def largest_batch(fits: Callable[[int], bool], *, least: int = 1, most: int = MO
 
 
 def fits_on_gpu(work: Callable[[int], Work]) -> Callable[[int], bool]:
-    """Return a function that runs a batch's work once and reports whether the GPU's memory was enough."""
+    """A function that runs a batch's work once and reports whether the GPU's memory was enough."""
 
     def fits(batch: int) -> bool:
         try:
@@ -148,7 +148,7 @@ def fits_on_gpu(work: Callable[[int], Work]) -> Callable[[int], bool]:
 
 
 def fits_in_ram(work: Callable[[int], Work], limit: int) -> Callable[[int], bool]:
-    """Return a function that reports whether a batch's work stays below a limit of memory [bytes], by running it.
+    """A function that reports whether a batch's work stays below a limit of memory [bytes], by running it.
 
     A batch that will foreseeably fail is not run: a system without memory ends programs. The forecast is linear in the
     batch, through the two largest batches that were measured.
@@ -169,5 +169,5 @@ def fits_in_ram(work: Callable[[int], Work], limit: int) -> Callable[[int], bool
 
 
 def memory_limit(gibibytes: float | None) -> int:
-    """Return a limit in bytes; None is a share of the free memory."""
+    """A limit in bytes; None is a share of the free memory."""
     return int(SHARE * available_memory()) if gibibytes is None else int(gibibytes * 2**30)

@@ -79,7 +79,7 @@ class Options:
         return self.batch if self.batch is not None else 2 if self.what == "train" else 1
 
     def size_for(self, crop: tuple[int, int]) -> tuple[int, int]:
-        """Return the (height, width) of images [px] for a recipe of that crop."""
+        """The (height, width) of images [px] for a recipe of that crop."""
         if self.size is not None:
             return self.size[0], self.size[-1]
         return PROTOCOL_SIZE if self.max_batch else crop

@@ -57,7 +57,7 @@ class Point(NamedTuple):
 
 
 def points(results: Sequence[Result], by: By, accuracies: Mapping[str, Accuracy]) -> list[Point]:
-    """Return the measurements with both values."""
+    """The measurements with both values."""
     found = []
     for result, label in zip(results, labels(results), strict=True):
         values = result.values
@@ -74,7 +74,7 @@ def points(results: Sequence[Result], by: By, accuracies: Mapping[str, Accuracy]
 
 
 def labels(results: Sequence[Result]) -> list[str]:
-    """Return the titles of measurements; a repeated title is followed by the conditions that differ."""
+    """The titles of measurements; a repeated title is followed by the conditions that differ."""
     found = []
     for result in results:
         alike = [conditions_of(other) for other in results if other.title == result.title]

@@ -42,12 +42,12 @@ class Result(NamedTuple):
 
 
 def is_bench(path: Path) -> bool:
-    """Return whether a file claims to be a record of `semask bench`; the rest of it is not checked."""
+    """Whether a file claims to be a record of `semask bench`; the rest of it is not checked."""
     return _values(path).get("kind") == KIND
 
 
 def read_bench(path: Path) -> list[Result]:
-    """Return the measurements in a file.
+    """The measurements in a file.
 
     Raises:
         ValueError: the file is of another format, or a value is missing or of another type.
@@ -60,7 +60,7 @@ def read_bench(path: Path) -> list[Result]:
 
 
 def results_of(path: Path, record: Mapping[str, Any]) -> list[Result]:
-    """Return the measurements in a record, checked one by one."""
+    """The measurements in a record, checked one by one."""
     for entry in record["measured"]:
         # types first, then the numbers inside
         held = entry if isinstance(entry, Mapping) else {}
@@ -76,7 +76,7 @@ def results_of(path: Path, record: Mapping[str, Any]) -> list[Result]:
 
 
 def _values(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file, an empty one if it cannot be read."""
+    """The JSON object in a file, an empty one if it cannot be read."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

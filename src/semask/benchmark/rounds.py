@@ -16,14 +16,14 @@ ROUNDS = 20
 
 
 def wall(work: Work) -> float:
-    """Return the seconds of some work on the CPU by the wall clock."""
+    """The seconds of some work on the CPU by the wall clock."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def cpu_time(work: Work) -> float:
-    """Return the CPU seconds of this process, over all its threads: for machines with other users.
+    """The CPU seconds of this process, over all its threads: for machines with other users.
 
     With one thread it is the wall clock of an idle machine.
     """
@@ -33,7 +33,7 @@ def cpu_time(work: Work) -> float:
 
 
 def cuda_events(work: Work) -> float:
-    """Return the seconds between two events on the current GPU's stream, which is empty before and after."""
+    """The seconds between two events on the current GPU's stream, which is empty before and after."""
     # an empty stream before and after, so that the events enclose this work alone
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize()
@@ -45,7 +45,7 @@ def cuda_events(work: Work) -> float:
 
 
 def clock_of(device: torch.device) -> Clock:
-    """Return the device's own clock: CUDA's events on a GPU, else the wall clock."""
+    """The device's own clock: CUDA's events on a GPU, else the wall clock."""
     return cuda_events if device.type == "cuda" else wall
 
 
@@ -63,7 +63,7 @@ class Quantiles(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Quantiles:
-        """Return the quantiles of at least one value, interpolated linearly.
+        """The quantiles of at least one value, interpolated linearly.
 
         Raises:
             ValueError: there are no values.
@@ -75,7 +75,7 @@ class Quantiles(NamedTuple):
         return cls(median, q25, q75, p90, p99, min(values), max(values), len(values))
 
     def to_dict(self) -> dict[str, float]:
-        """Return the quantiles and the distance between the quartiles as JSON values."""
+        """The quantiles and the distance between the quartiles as JSON values."""
         return {**self._asdict(), "iqr": self.q75 - self.q25}
 
     def __str__(self) -> str:
@@ -88,11 +88,11 @@ class Timings(NamedTuple):
     seconds: dict[str, tuple[float, ...]]
 
     def quantiles(self, case: str) -> Quantiles:
-        """Return the quantiles of a case's durations [s]."""
+        """The quantiles of a case's durations [s]."""
         return Quantiles.of(self.seconds[case])
 
     def ratio(self, case: str, to: str) -> Quantiles:
-        """Return the quantiles of the rounds' ratios: each is of two durations in the same round."""
+        """The quantiles of the rounds' ratios: each is of two durations in the same round."""
         return Quantiles.of([a / b for a, b in zip(self.seconds[case], self.seconds[to], strict=True)])
 
 
@@ -126,6 +126,6 @@ def alternate(
 
 
 def rotated(names: list[str], number: int) -> list[str]:
-    """Return the order of a round."""
+    """The order of a round."""
     first = number % len(names) if names else 0
     return names[first:] + names[:first]

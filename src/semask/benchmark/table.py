@@ -26,7 +26,7 @@ class Accuracy(NamedTuple):
 
 
 def bench_table(results: Sequence[Result], accuracies: Mapping[str, Accuracy]) -> Table:
-    """Return a row for every measurement, without columns that are empty in all rows."""
+    """A row for every measurement, without columns that are empty in all rows."""
 
     def miou(result: Result) -> str:
         found = accuracies.get(result.title)
@@ -36,7 +36,7 @@ def bench_table(results: Sequence[Result], accuracies: Mapping[str, Accuracy]) -
 
 
 def accuracies_of(results: Sequence[Result], evaluations: Sequence[Record]) -> dict[str, Accuracy]:
-    """Return the accuracy of our models by the title of their measurement: an evaluation's, else the published one."""
+    """The accuracy of our models by the title of their measurement: an evaluation's, else the published one."""
     # measured accuracy wins over the published one
     here = {record.title: record.values["scores"]["miou"] for record in evaluations}
     found = {}
@@ -52,7 +52,7 @@ def accuracies_of(results: Sequence[Result], evaluations: Sequence[Record]) -> d
 
 
 def notes(results: Sequence[Result]) -> list[str]:
-    """Return remarks on rows that cannot be compared, and on those that are uncertain."""
+    """Remarks on rows that cannot be compared, and on those that are uncertain."""
     values = [result.values for result in results]
     found = [*dict.fromkeys(filter(None, (crowding(each["environment"], each) for each in values)))]
     differing = [
@@ -83,7 +83,7 @@ def notes(results: Sequence[Result]) -> list[str]:
 
 
 def caption(results: Sequence[Result], remarks: Sequence[str]) -> str:
-    """Return the conditions of the measurements in a line, and the first remarks; differing conditions by name."""
+    """The conditions of the measurements in a line, and the first remarks; differing conditions by name."""
     several = ("kinds of run", "sizes", "batches", "precisions", "tests", "workers", "steps", "machines", "threads")
     parts = []
     for name, *values in zip((*several, "versions of torch"), *map(conditions_of, results), strict=True):
@@ -92,7 +92,7 @@ def caption(results: Sequence[Result], remarks: Sequence[str]) -> str:
 
 
 def conditions_of(result: Result) -> tuple[str, ...]:
-    """Return the chosen conditions of a measurement and its machine in words; "" for defaults."""
+    """The chosen conditions of a measurement and its machine in words; "" for defaults."""
     values, around = result.values, result.values["environment"]
     return (
         str(values["what"]),
@@ -129,7 +129,7 @@ def _precision(result: Result) -> str:
 
 
 def _number(place: str, factor: float, digits: int) -> Callable[[Result], str]:
-    """Return a function that prints the number at a place of a result, such as seconds.median, times a factor."""
+    """A function that prints the number at a place of a result, such as seconds.median, times a factor."""
 
     def value(result: Result) -> str:
         found = _at(result.values, place)

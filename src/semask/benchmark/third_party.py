@@ -40,7 +40,7 @@ class Normalized(nn.Module):
             self.register_buffer(name, torch.tensor(getattr(recipe.model, name)).reshape(-1, 1, 1), persistent=False)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Return the images as the network takes them."""
+        """The images as the network takes them."""
         return (images - self.mean) / self.std
 
 
@@ -57,17 +57,17 @@ class PerPixel(Normalized):
         self.multiple, self.read = multiple, read
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits of padded images at the network's grid."""
+        """The logits of padded images at the network's grid."""
         bottom, right = padding_to_multiple(images.shape[-2], images.shape[-1], self.multiple)
         logits: Tensor = self.read(self.network(F.pad(self.normalize(images), (0, right, 0, bottom))))
         return logits
 
     def labels(self, images: Tensor) -> Tensor:
-        """Return the best class of every pixel."""
+        """The best class of every pixel."""
         return self._at_image(images).argmax(dim=1).to(torch.uint8)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross-entropy at the images' size."""
+        """The mean cross-entropy at the images' size."""
         return F.cross_entropy(self._at_image(images), labels.long(), ignore_index=IGNORE)
 
     def _at_image(self, images: Tensor) -> Tensor:
@@ -84,17 +84,17 @@ class TransformersModel(Normalized):
         self.processor, self.targets = processor, targets
 
     def forward(self, images: Tensor, **targets: Any) -> Any:
-        """Return the network's output; with targets, its loss too."""
+        """The network's output; with targets, its loss too."""
         return self.network(pixel_values=self.normalize(images), **targets)
 
     def labels(self, images: Tensor) -> Tensor:
-        """Return the label maps of the image processor."""
+        """The label maps of the image processor."""
         size = (images.shape[-2], images.shape[-1])
         maps = self.processor.post_process_semantic_segmentation(self(images), target_sizes=[size] * len(images))
         return torch.stack(maps).to(torch.uint8)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the network's own loss."""
+        """The network's own loss."""
         loss: Tensor = self(images, **self.targets(labels)).loss
         return loss.squeeze()
 
@@ -104,7 +104,7 @@ def _candidate(title: str, recipe: Recipe, module: PerPixel | TransformersModel)
 
 
 def smp(recipe: Recipe, size: Size) -> Candidate:
-    """Return SegFormer for ours, and an FPN over timm's backbone for Semantic FPN."""
+    """SegFormer for ours, and an FPN over timm's backbone for Semantic FPN."""
     import segmentation_models_pytorch as library
 
     encoder, decoder = recipe.model.encoder, recipe.model.decoder
@@ -130,7 +130,7 @@ def smp(recipe: Recipe, size: Size) -> Candidate:
 
 
 def torchvision(recipe: Recipe, size: Size) -> Candidate:
-    """Return FCN for our FCN, DeepLabV3 for all else: over ResNet-101 for recipes that have one, else ResNet-50."""
+    """FCN for our FCN, DeepLabV3 for all else: over ResNet-101 for recipes that have one, else ResNet-50."""
     from torchvision.models import segmentation
 
     kind = "fcn" if recipe.model.decoder.kind == "fcn" else "deeplabv3"
@@ -140,7 +140,7 @@ def torchvision(recipe: Recipe, size: Size) -> Candidate:
 
 
 def bare_encoder(spec: EncoderOptions, size: Size) -> nn.Module:
-    """Return timm's own feature network of an encoder's options, with random weights.
+    """Timm's own feature network of an encoder's options, with random weights.
 
     Raises:
         ValueError: The encoder is not timm's.
@@ -162,7 +162,7 @@ def bare_encoder(spec: EncoderOptions, size: Size) -> nn.Module:
 
 
 def timm(recipe: Recipe, size: Size) -> Candidate:
-    """Return the bare encoder, without semantic layers and decoder: a lower bound of the cost over timm's models."""
+    """The bare encoder, without semantic layers and decoder: a lower bound of the cost over timm's models."""
     network = PerPixel(bare_encoder(recipe.model.encoder, size), recipe)
 
     def labels(images: Tensor) -> Tensor:
@@ -177,7 +177,7 @@ def timm(recipe: Recipe, size: Size) -> Candidate:
 
 
 def transformers(recipe: Recipe, size: Size) -> Candidate:
-    """Return SegFormer, Mask2Former or MaskFormer for ours, and UPerNet for Swin with UPerNet or Semantic FPN.
+    """SegFormer, Mask2Former or MaskFormer for ours, and UPerNet for Swin with UPerNet or Semantic FPN.
 
     SeMask's recipes are compared with the model without semantic layers, and FaPN with the library's pixel decoder.
     """
@@ -235,7 +235,7 @@ def transformers(recipe: Recipe, size: Size) -> Candidate:
 
 
 def _mask_targets(labels: Tensor) -> dict[str, Any]:
-    """Return the classes of every image and their masks."""
+    """The classes of every image and their masks."""
     classes = [image[image != IGNORE].unique().long() for image in labels]
     masks = [(image == found[:, None, None]).float() for image, found in zip(labels, classes, strict=True)]
     return {"class_labels": classes, "mask_labels": masks}
@@ -256,7 +256,7 @@ THIRD_PARTY: dict[str, tuple[str, Callable[[Recipe, Size], Candidate]]] = {
 
 
 def third_party(library: str, recipe: Recipe, size: Size) -> Candidate:
-    """Return a library's model of a recipe's kind, for images of a size (height, width) [px].
+    """A library's model of a recipe's kind, for images of a size (height, width) [px].
 
     Raises:
         ValueError: the library is not installed, or has no counterpart of this recipe.

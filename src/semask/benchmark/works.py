@@ -42,13 +42,13 @@ LOCATION = (
 
 
 def work_of(candidate: Candidate, options: Options, device: torch.device, batch: int) -> Work:
-    """Return one run on `batch` random images; the model is moved, and put into the mode that the run needs."""
+    """One run on `batch` random images; the model is moved, and put into the mode that the run needs."""
     candidate.module.to(device).train(options.what == "train")
     return WORKS[options.what](candidate, options, device, batch)
 
 
 def forward(candidate: Candidate, options: Options, device: torch.device, batch: int) -> Work:
-    """Return the forward pass without gradients, to logits at the model's own grid."""
+    """The forward pass without gradients, to logits at the model's own grid."""
     images = random_images(candidate, options, batch).to(device)
 
     def run() -> None:
@@ -59,7 +59,7 @@ def forward(candidate: Candidate, options: Options, device: torch.device, batch:
 
 
 def predict(candidate: Candidate, options: Options, device: torch.device, batch: int) -> Work:
-    """Return the way from images as bytes in the CPU's memory to label maps there."""
+    """The way from images as bytes in the CPU's memory to label maps there."""
     as_bytes = (random_images(candidate, options, batch) * 255).to(torch.uint8)
 
     def run() -> Tensor:
@@ -70,7 +70,7 @@ def predict(candidate: Candidate, options: Options, device: torch.device, batch:
 
 
 def train(candidate: Candidate, options: Options, device: torch.device, batch: int) -> Work:
-    """Return a training step: forward, loss, backward and, with --step, a step of the recipe's optimiser."""
+    """A training step: forward, loss, backward and, with --step, a step of the recipe's optimiser."""
     images = random_images(candidate, options, batch).to(device)
     recipe = candidate.recipe
     labels = label_maps(recipe.model.num_classes, options.size_for(recipe.data.crop), batch).to(device)
@@ -97,19 +97,19 @@ WORKS: dict[What, Callable[[Candidate, Options, torch.device, int], Work]] = {
 
 
 def autocast(options: Options, device: torch.device) -> AbstractContextManager[object]:
-    """Return the context that models run in."""
+    """The context that models run in."""
     return torch.autocast(device.type, torch.bfloat16) if options.dtype == "bfloat16" else nullcontext()
 
 
 def random_images(candidate: Candidate, options: Options, batch: int) -> Float[Tensor, "b c H W"]:
-    """Return the same random images in [0, 1] for every candidate of a size."""
+    """The same random images in [0, 1] for every candidate of a size."""
     data = candidate.recipe.data
     generator = torch.Generator().manual_seed(0)
     return torch.rand(batch, data.channels, *options.size_for(data.crop), generator=generator)
 
 
 def label_maps(num_classes: int, size: tuple[int, int], batch: int) -> UInt8[Tensor, "b H W"]:
-    """Return labels with up to 24 regions, as real images have; the top tenth is unlabelled."""
+    """Labels with up to 24 regions, as real images have; the top tenth is unlabelled."""
     generator = torch.Generator().manual_seed(1)
     # a 4×6 checkerboard of random classes
     coarse = torch.randint(0, num_classes, (batch, 1, 4, 6), generator=generator)
@@ -125,11 +125,11 @@ class Repeated:
         self._samples, self._count = samples, count
 
     def __len__(self) -> int:
-        """Return the number of samples."""
+        """The number of samples."""
         return self._count
 
     def __getitem__(self, index: int) -> Sample:
-        """Return a sample."""
+        """A sample."""
         # names differ by turn, so that counts of images stay apart
         turn, place = divmod(index, len(self._samples))
         sample = self._samples[place]
@@ -137,7 +137,7 @@ class Repeated:
 
 
 def evaluate(candidate: Candidate, options: Options, device: torch.device) -> Work:
-    """Return an evaluation of the first images of the validation split, from files to the confusion matrix."""
+    """An evaluation of the first images of the validation split, from files to the confusion matrix."""
     samples = Repeated(validation_set(candidate.recipe.data), options.images)
     candidate.module.to(device).eval()
     predictor = candidate.predictor
@@ -159,7 +159,7 @@ def evaluate(candidate: Candidate, options: Options, device: torch.device) -> Wo
 
 
 def load(recipe: Recipe, options: Options) -> Work:
-    """Return one pass over random batches of the recipe's training split, by the loader of training."""
+    """One pass over random batches of the recipe's training split, by the loader of training."""
     from semask.training.datamodule import SegmentationData  # imports lightning, which takes long
 
     train = dataclasses.replace(
@@ -177,7 +177,7 @@ def load(recipe: Recipe, options: Options) -> Work:
 
 
 def with_data(recipe: Recipe, options: Options, folder: Path) -> Recipe:
-    """Return the recipe with images to read: those of its root, its own scenes, or scenes drawn to files."""
+    """The recipe with images to read: those of its root, its own scenes, or scenes drawn to files."""
     present = recipe.data.root is not None and Path(recipe.data.root).exists()
     if options.root is not None or recipe.data.kind == "scenes" or present:
         return recipe

@@ -21,7 +21,7 @@ _PATCHES = "encoder.backbone.patch_embed.proj.weight"
 def differences(
     translation: Translation, wanted: Mapping[str, Tensor], fresh: Sequence[str] = ()
 ) -> tuple[list[str], list[str], list[str]]:
-    """Return what is missing, unexpected and of another shape, in the file's names; missing tensors have ours only."""
+    """What is missing, unexpected and of another shape, in the file's names; missing tensors have ours only."""
     found, names = translation.tensors, translation.names
     missing = [key for key in wanted if key not in found]
     unexpected = [names.get(key, key) for key in found if key not in wanted]
@@ -34,7 +34,7 @@ def differences(
 
 
 def _shapes(translation: Translation, key: str, wanted: Tensor) -> str:
-    """Say which shapes a tensor has: in the file, as it is understood where that differs, and in the recipe."""
+    """Which shapes a tensor has: in the file, as it is understood where that differs, and in the recipe."""
     name, found = translation.names.get(key, key), translation.tensors[key]
     stored = translation.source.get(name, found)
     read = f", read as {tuple(found.shape)}" if stored.shape != found.shape else ""
@@ -49,7 +49,7 @@ def explain(
     fresh: Sequence[str],
     fitting: Callable[[], str | None],
 ) -> str | None:
-    """Return why the file's tensors do not fill the wanted ones, None if they do.
+    """Why the file's tensors do not fill the wanted ones, None if they do.
 
     `fitting` names a recipe that they would fill; it is asked only when needed.
     """
@@ -70,7 +70,7 @@ def explain(
 
 
 def file_classes(tensors: Mapping[str, Tensor], class_tensors: re.Pattern[str]) -> int | None:
-    """Return the class count of the file, None where no tensor tells."""
+    """The class count of the file, None where no tensor tells."""
     found = ((key, len(value)) for key, value in tensors.items() if class_tensors.fullmatch(key) and value.ndim)
     return next((count - key.startswith(_WITH_NO_OBJECT) for key, count in found), None)
 
@@ -87,7 +87,7 @@ def _class_counts(translation: Translation, class_tensors: re.Pattern[str]) -> s
 
 
 def _tables(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], recipe: Recipe) -> str | None:
-    """Return what position tables of other lengths mean."""
+    """What position tables of other lengths mean."""
     size = getattr(recipe.model.encoder, "image_size", None)
     if size is None or any(key not in tensors for tensors in (found, wanted) for key in (_TABLE, _PATCHES)):
         return None

@@ -44,7 +44,7 @@ class MatchReport(NamedTuple):
         return self.matched / self.total
 
     def __str__(self) -> str:
-        """Return one line for the log."""
+        """One line for the log."""
         return f"{self.source}: {self.matched} of {self.total} encoder tensors matched ({self.share:.1%})"
 
 
@@ -190,7 +190,7 @@ def _fit_positions(found: dict[str, Tensor], encoder: HierarchicalEncoder | HRNe
 
 
 def inflate(weight: Float[Tensor, "o 3 h w"], channels: int) -> Float[Tensor, "o c h w"]:
-    """Return a convolution over RGB as one over other channels, whose results are as large.
+    """A convolution over RGB as one over other channels, whose results are as large.
 
     Channels take the weights of red, green, blue, red, … in turn, scaled by 3 / channels; a single one takes their sum.
     Where all channels are alike, 1, 3, 6, … of them give what RGB gave; of other counts some colours weigh more.

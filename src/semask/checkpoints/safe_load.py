@@ -75,7 +75,7 @@ class StoredArray:
     # Methods of the class, since a pickle could set attributes of functions.
     @classmethod
     def from_buffer(cls, raw: object, dtype: object, shape: Any, order: str, axes: Any = None) -> StoredArray:
-        """Return the array that protocol 5 of pickle writes; `axes` is how it lay in memory."""
+        """The array that protocol 5 of pickle writes; `axes` is how it lay in memory."""
         stored = cls()
         array = _array(raw, dtype, shape, "F" if order == "F" else "C")
         stored.array = array if axes is None else array.transpose(axes)
@@ -83,13 +83,13 @@ class StoredArray:
 
     @classmethod
     def scalar(cls, dtype: object, raw: object) -> bool | float:
-        """Return the number of one of numpy's."""
+        """The number of one of numpy's."""
         number: bool | float = _array(raw, dtype, (), "C").item()
         return number
 
     @classmethod
     def encode(cls, text: object = "", encoding: object = "latin1") -> bytes:
-        """Return bytes that protocols up to 2 of pickle write as text, or as a call of `bytes` where there are none."""
+        """Bytes that protocols up to 2 of pickle write as text, or as a call of `bytes` where there are none."""
         if not isinstance(text, str) or encoding != "latin1":
             raise pickle.UnpicklingError("it asks for an encoding besides latin1")
         return text.encode("latin1")
@@ -129,14 +129,14 @@ class ArrayUnpickler(pickle.Unpickler):
     """An unpickler that knows stand-ins of arrays and plain containers, and refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what a pickle may call for."""
+        """What a pickle may call for."""
         if (module, name) not in _IN_PICKLES:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
         return _IN_PICKLES[module, name]
 
 
 def read_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
-    """Return what a .safetensors or PyTorch file holds; a ValueError says why it could not be read.
+    """What a .safetensors or PyTorch file holds; a ValueError says why it could not be read.
 
     PyTorch files are read with `weights_only=True`: tensors and plain containers, nothing that runs code. `trust` also
     reads numpy arrays of numbers, in such files and in plain pickles (detectron2's model zoo), without handing numpy's
@@ -159,7 +159,7 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
 
 
 def tensors_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the bare tensors of a checkpoint: wrappers and `module.` prefixes removed, floats as float32.
+    """The bare tensors of a checkpoint: wrappers and `module.` prefixes removed, floats as float32.
 
     Accepts {'state_dict': …}, {'model': …} or a bare dict; arrays become tensors, and entries that are neither are left
     out.
@@ -191,7 +191,7 @@ def _read(path: Path, *, trust: bool) -> Any:
 
 
 def _array(raw: object, stored: object, shape: Any, order: Literal["C", "F"]) -> np.ndarray:
-    """Return an array of its bytes in this machine's byte order; a ValueError says that the sizes do not agree."""
+    """An array of its bytes in this machine's byte order; a ValueError says that the sizes do not agree."""
     if isinstance(raw, str):
         raw = raw.encode("latin1")  # As Python 2 wrote them.
     if not isinstance(raw, (bytes, bytearray)) or not isinstance(stored, StoredDtype) or not isinstance(shape, tuple):
@@ -207,7 +207,7 @@ def _array(raw: object, stored: object, shape: Any, order: Literal["C", "F"]) ->
 
 
 def _plain(value: Any, done: dict[int, Any]) -> Any:
-    """Return the content of a file with arrays for their stand-ins and plain dicts for all others.
+    """The content of a file with arrays for their stand-ins and plain dicts for all others.
 
     `done` holds what was made of objects, by their ids, so that one that occurs often is made once.
     """

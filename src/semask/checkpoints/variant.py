@@ -66,7 +66,7 @@ VariantLoader.add_constructor(None, _refuse)
 
 
 def read_variant(path: Path) -> dict[str, Any]:
-    """Return a variant.yml as plain values; a ValueError says why it could not be read."""
+    """A variant.yml as plain values; a ValueError says why it could not be read."""
     with path.open("rb") as file:
         text = file.read(MAX_BYTES + 1)
     if len(text) > MAX_BYTES:
@@ -109,7 +109,7 @@ def check_variant(path: Path, recipe: Recipe, *, any_classes: bool = False) -> N
 
 
 def describe_variant(variant: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a variant.yml says of the model, by the fields' names there; fields it lacks are left out."""
+    """What a variant.yml says of the model, by the fields' names there; fields it lacks are left out."""
     model = variant["net_kwargs"]
     decoder = model.get("decoder")
     decoder = decoder if isinstance(decoder, Mapping) else {}
@@ -127,7 +127,7 @@ def describe_variant(variant: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe_recipe(recipe: Recipe) -> dict[str, Any]:
-    """Return what a variant.yml of the recipe would say."""
+    """What a variant.yml of the recipe would say."""
     model = recipe.model
     name = _DECODERS.get(model.decoder.kind)
     described = {

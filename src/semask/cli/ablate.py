@@ -99,7 +99,7 @@ def ablate(name: str, rows: Rows, seeds: Sequence[int], options: RunOptions) -> 
 
 
 def markdown(record: dict[str, Any]) -> str:
-    """Return a record as a Markdown table with a line on how it was measured."""
+    """A record as a Markdown table with a line on how it was measured."""
     lines, labels = [], [row["label"] for row in record["rows"]]
     for number, row in enumerate(record["rows"], start=1):
         # Mean ± sample standard deviation over the seeds.
@@ -143,7 +143,7 @@ def show_rows(rows: Rows, settings: Settings) -> None:
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, Settings, Recipe]:
-    """Return the table's name, the settings, and the recipe that all rows start from.
+    """The table's name, the settings, and the recipe that all rows start from.
 
     Raises:
         ValueError: there is no such table, or no such data for it, or a flag that the table sets itself.
@@ -172,7 +172,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Settings, Recipe]:
 
 
 def find_base(name: str, data: str) -> Recipe:
-    """Return the recipe that a table starts from: a recipe by name, a dataset's own, or that for a user's folder."""
+    """The recipe that a table starts from: a recipe by name, a dataset's own, or that for a user's folder."""
     bases = study(name).bases
     # a dataset of the table, a folder of the user, or any recipe
     if data in bases:
@@ -188,7 +188,7 @@ def find_base(name: str, data: str) -> Recipe:
 
 
 def usage() -> str:
-    """Return the overview of all tables."""
+    """The overview of all tables."""
     tables = "\n".join(f"  {name:<16}{(each.make.__doc__ or '').splitlines()[0]}" for name, each in STUDIES.items())
     return f"""usage: {USAGE} [--data DATA] [--seeds 0 1 2] [flags of `semask train`]
 

@@ -83,7 +83,7 @@ def bench(recipes: Sequence[str], options: Options, *, out: Path | None = None) 
 
 
 def fitting_table(results: Sequence[Result], screen: Console) -> tuple[Table, list[str]]:
-    """Return a table that fits into a terminal, and the columns that the terminal has no room for."""
+    """A table that fits into a terminal, and the columns that the terminal has no room for."""
     from rich.measure import Measurement
 
     from semask.benchmark.table import bench_table
@@ -100,7 +100,7 @@ def fitting_table(results: Sequence[Result], screen: Console) -> tuple[Table, li
 
 
 def conditions(record: Mapping[str, Any], results: Sequence[Result]) -> list[str]:
-    """Return lines on the conditions of the measurement, and remarks on its certainty."""
+    """Lines on the conditions of the measurement, and remarks on its certainty."""
     from semask.benchmark.table import caption, notes
 
     values, around = results[0].values, record["environment"]

@@ -63,7 +63,7 @@ def compare(settings: Settings) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> Table:
-    """Return means and classes with A, B, the difference and its interval in points; * marks an interval without 0."""
+    """Means and classes with A, B, the difference and its interval in points; * marks an interval without 0."""
 
     def row(title: str, a: float | None, b: float | None, ends: Sequence[float] | None) -> tuple[str, ...]:
         if ends is None:
@@ -80,7 +80,7 @@ def table(found: dict[str, Any]) -> Table:
 
 
 def verdict(found: dict[str, Any]) -> str:
-    """Return in a sentence whether the mIoU differs by more than chance over these images."""
+    """In a sentence whether the mIoU differs by more than chance over these images."""
     images = pluralize(found["images"], "image")
     if found["difference"]["miou"] is None:
         return f"the difference in mIoU is undefined over {images}"

@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def find_data(name: str) -> Recipe:
-    """Return the recipe of that name, or one for that folder or zip file, named after it.
+    """The recipe of that name, or one for that folder or zip file, named after it.
 
     Raises:
         ValueError: there is neither.
@@ -129,7 +129,7 @@ def show(diagnosis: Diagnosis, screen: Console) -> None:
 
 
 def class_table(diagnosis: Diagnosis) -> Table:
-    """Return share of pixels, training images and weights of the classes, frequent ones first; of many, both ends."""
+    """Share of pixels, training images and weights of the classes, frequent ones first; of many, both ends."""
     counts, names = diagnosis.training.counts, diagnosis.classes.names
     total = max(1, int(counts.pixels.sum()))
     rows: list[tuple[str, ...]] = []
@@ -146,7 +146,7 @@ def class_table(diagnosis: Diagnosis) -> Table:
 
 
 def to_paste(diagnosis: Diagnosis) -> list[str]:
-    """Return statistics and, unless classes are many, weights of the training split as flags of `semask train`."""
+    """Statistics and, unless classes are many, weights of the training split as flags of `semask train`."""
     if diagnosis.training.name != diagnosis.data.train_split or not diagnosis.training.pairs:
         return [f"no statistics or weights before the split {diagnosis.data.train_split!r} can be read"]
     lines = [f"statistics for encoders without pretrained weights: {diagnosis.statistics_flags() or 'none'}"]

@@ -233,7 +233,7 @@ def _write(
 
 
 def table(scores: Scores, names: Sequence[str]) -> Table:
-    """Return IoU, accuracy and share of the labelled pixels of every class; – is undefined."""
+    """IoU, accuracy and share of the labelled pixels of every class; – is undefined."""
     shares = scores.pixels / max(1, int(scores.pixels.sum()))
     values = zip(names, *(column.tolist() for column in (scores.iou, scores.accuracy, shares)), strict=True)
     rows = [(name, *map(percent, numbers)) for name, *numbers in values]
@@ -241,7 +241,7 @@ def table(scores: Scores, names: Sequence[str]) -> Table:
 
 
 def summary(record: dict[str, Any]) -> str:
-    """Return the means in a line, the mIoU with its interval."""
+    """The means in a line, the mIoU with its interval."""
     scores, ends = record["scores"], record.get("intervals", {}).get("miou")
     between = "" if ends is None else " [{}, {}]".format(*map(percent, ends))
     parts = [

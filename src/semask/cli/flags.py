@@ -72,7 +72,7 @@ def split_name(arguments: Sequence[str], *, usage: str, hint: str = "") -> tuple
 
 
 def take(flag: str, arguments: Sequence[str], *, hint: str = "") -> tuple[str | None, list[str]]:
-    """Return the value of a flag, None without it, and the other arguments; for flags that change what others mean.
+    """The value of a flag, None without it, and the other arguments; for flags that change what others mean.
 
     Raises:
         ValueError: nothing follows the flag.
@@ -99,7 +99,7 @@ def check_record(out: Path | None) -> None:
 
 
 def _showing_only(flags: Sequence[str], default: Any) -> ConstructorRegistry:
-    """Return rules for tyro that hide all fields of recipes but these; a hidden flag still parses."""
+    """Rules for tyro that hide all fields of recipes but these; a hidden flag still parses."""
     shown = set()
     for path in (flag.replace("-", "_").split(".") for flag in flags):
         for depth in range(1, len(path)):

@@ -80,7 +80,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
 
 
 def usage() -> str:
-    """Return the overview of all sub-commands."""
+    """The overview of all sub-commands."""
     lines = "\n".join(f"  {name:<12}{purpose}" for name, purpose in COMMANDS.items())
     return f"""usage: semask COMMAND [--help] …
 

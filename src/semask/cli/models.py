@@ -58,7 +58,7 @@ def models(
 
 
 def rows_of(chosen: Sequence[str]) -> list[Row]:
-    """Return the rows of these recipes from the catalogue."""
+    """The rows of these recipes from the catalogue."""
     known = catalogue()
     return [
         Row(recipe.name, recipe.data.crop, known[recipe.name], recipe.published, MEASURED.get(recipe.name))
@@ -67,7 +67,7 @@ def rows_of(chosen: Sequence[str]) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """Return the rows as a table, a group per data set, published figures in brackets."""
+    """The rows as a table, a group per data set, published figures in brackets."""
     lines: list[tuple[str, ...]] = []
     for _, group in groupby(rows, key=dataset_of):
         for row in group:
@@ -88,7 +88,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def dataset_of(row: Row) -> str:
-    """Return the data set of a recipe."""
+    """The data set of a recipe."""
     return row.name.partition("/")[0]
 
 

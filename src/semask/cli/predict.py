@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def parse(arguments: Sequence[str]) -> Settings:
-    """Return the flags over the checkpoint's recipe; --help and bad flags leave by SystemExit."""
+    """The flags over the checkpoint's recipe; --help and bad flags leave by SystemExit."""
     given = parse_flags(Settings, arguments, prog="semask predict")
     # Once more: only now is the checkpoint known, at whose recipe the flags start.
     default = dataclasses.replace(given, test=read_recipe(given.checkpoint).test)
@@ -181,7 +181,7 @@ class Painter:
 
 
 def find_files(images: Path, *, leave_out: Path) -> list[Path]:
-    """Return the image, or the files below a folder in order, without hidden ones and results in `leave_out`."""
+    """The image, or the files below a folder in order, without hidden ones and results in `leave_out`."""
     if images.is_file():
         return [images]
     if not images.is_dir():
@@ -201,7 +201,7 @@ def find_files(images: Path, *, leave_out: Path) -> list[Path]:
 
 
 def output_names(files: Sequence[Path], root: Path) -> list[str]:
-    """Return a name without suffix for each file's results, relative to `root`; no two are the same.
+    """A name without suffix for each file's results, relative to `root`; no two are the same.
 
     Files that differ in suffix only, such as a.jpg and a.png, keep their suffixes. Names are compared without regard to
     case, as some file systems do.

@@ -87,7 +87,7 @@ def report(settings: Settings) -> str:
 
 
 def read(paths: Sequence[Path]) -> tuple[list[Record], list[Result]]:
-    """Return the evaluations and the measurements of speed in these files and folders, in their order."""
+    """The evaluations and the measurements of speed in these files and folders, in their order."""
     from semask.benchmark.result import is_bench, read_bench
     from semask.evaluation.record import read_record
 
@@ -107,7 +107,7 @@ def read(paths: Sequence[Path]) -> tuple[list[Record], list[Result]]:
 def speed_table(
     settings: Settings, results: Sequence[Result], evaluations: Sequence[Record], suffix: str
 ) -> tuple[str, list[str]]:
-    """Return the table of measurements, and the notes that its format cannot hold; draw the plot first."""
+    """The table of measurements, and the notes that its format cannot hold; draw the plot first."""
     from semask.benchmark.plot import PLOT_FORMATS, plot, points
     from semask.benchmark.table import accuracies_of, bench_table, caption, notes
 

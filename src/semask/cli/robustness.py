@@ -111,7 +111,7 @@ def robustness(checkpoint: Path, bundle: Bundle, options: RobustnessOptions) -> 
 
 
 def _measure(bundle: Bundle, device: torch.device, options: RobustnessOptions) -> tuple[Robustness, int]:
-    """Return the scores and the number of images."""
+    """The scores and the number of images."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from semask.data.dataset import validation_set
@@ -157,7 +157,7 @@ def _measure(bundle: Bundle, device: torch.device, options: RobustnessOptions) -
 
 
 def named(corruptions: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the corruptions of these names and kinds; None means all."""
+    """The corruptions of these names and kinds; None means all."""
     from semask.data.corruptions import CORRUPTIONS, KINDS
 
     if corruptions is None:
@@ -166,7 +166,7 @@ def named(corruptions: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def table(found: Robustness) -> Table:
-    """Return the mIoU of every corruption by strength, its mean and its loss, then the means of kinds and of all."""
+    """The mIoU of every corruption by strength, its mean and its loss, then the means of kinds and of all."""
     from semask.data.corruptions import KINDS
 
     means = found.by_corruption()
@@ -189,5 +189,5 @@ def table(found: Robustness) -> Table:
 
 
 def markdown(found: Robustness) -> str:
-    """Return the table for a document."""
+    """The table for a document."""
     return f"mIoU [%] on corrupted images; {percent(found.clean)} on clean ones.\n\n{table(found).markdown()}"

@@ -80,7 +80,7 @@ def processes(device: torch.device) -> Iterator[int]:
 
 
 def origin(checkpoint: Path, recipe: Recipe, images: int, device: torch.device) -> dict[str, Any]:
-    """Return what the scores depend on, as JSON values: checkpoint and data by their SHA-256, versions, device."""
+    """What the scores depend on, as JSON values: checkpoint and data by their SHA-256, versions, device."""
     import torch.distributed
 
     from semask.benchmark.machine import versions

@@ -79,7 +79,7 @@ def train(recipe: Recipe, options: RunOptions | None = None) -> TrainResult:
 
 
 def parse(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
-    """Return the recipe with the values of the flags, and the run's options.
+    """The recipe with the values of the flags, and the run's options.
 
     Raises:
         ValueError: there is no such recipe.
@@ -103,7 +103,7 @@ def parse(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
 
 
 def choose_kinds(recipe: Recipe, flags: Sequence[str]) -> tuple[Recipe, list[str]]:
-    """Return the recipe with the kinds of its parts that flags name, and the other flags."""
+    """The recipe with the kinds of its parts that flags name, and the other flags."""
     rest = [*flags]
     for flag, change in KINDS.items():
         name, rest = take(flag, rest)

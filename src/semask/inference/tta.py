@@ -55,8 +55,8 @@ def rescaled(
         if size != (tall, wide) and math.prod(size) > MAX_ENLARGED_PIXELS:
             raise ValueError(
                 f"an image of {tall}×{wide} px would be enlarged to {size[0]}×{size[1]} px to fill windows of "
-                f"{enlarge_to} px; the limit is {MAX_ENLARGED_PIXELS / 1e6:g} megapixels. Crop the image, take it whole "
-                "(--test.mode whole), or do not enlarge it (--test.enlarge false)."
+                f"{enlarge_to} px; the limit is {MAX_ENLARGED_PIXELS / 1e6:g} megapixels. Crop the image, take it "
+                "whole (--test.mode whole), or do not enlarge it (--test.enlarge false)."
             )
         shown = _resized(shown, size)
         # scores back to the image's size

@@ -96,7 +96,7 @@ def _modern(key: str, *, old: bool) -> str:
 
 
 def _rename(key: str, *, deformable: bool) -> str | None:
-    """Return our name of a published tensor, None for one that is not needed, the key itself when unknown."""
+    """Our name of a published tensor, None for one that is not needed, the key itself when unknown."""
     if swin.is_derived(key) or key.startswith("criterion."):
         return None
     if key.startswith(_PIXEL_DECODER):

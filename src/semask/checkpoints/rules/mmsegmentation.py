@@ -78,7 +78,7 @@ CLASS_TENSORS = re.compile(r"decoder\.((main\.)?classify(_coarse)?|heads\.0\.cla
 
 
 def recognises(tensors: Mapping[str, Tensor]) -> bool:
-    """Say whether a file of Semantic FPN is of mmsegmentation's own backbones, not of the authors of SeMask."""
+    """Whether a file of Semantic FPN is of mmsegmentation's own backbones, not of the authors of SeMask."""
     return is_own_swin(tensors) or any(key.startswith(("backbone.layer1.", "neck.")) for key in tensors)
 
 
@@ -93,7 +93,7 @@ def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
 
 
 def rename(key: str, rename_backbone: Callable[[str], str], *, supervised: bool) -> str | None:
-    """Return our name of a published tensor, None for one that is not needed, the key itself when unknown."""
+    """Our name of a published tensor, None for one that is not needed, the key itself when unknown."""
     if swin.is_derived(key) or (key.startswith(_AUXILIARY) and not supervised):
         return None
     if key.startswith(PREFIX):
@@ -114,29 +114,29 @@ def _backbone_of(tensors: Mapping[str, Tensor]) -> Callable[[str], str]:
 
 
 def is_own_swin(keys: Iterable[str]) -> bool:
-    """Say whether the names are of mmsegmentation's own Swin."""
+    """Whether the names are of mmsegmentation's own Swin."""
     return any(key.startswith("backbone.stages.") and ".w_msa." in key for key in keys)
 
 
 def is_hrnet(keys: Iterable[str]) -> bool:
-    """Say whether the names are of HRNet."""
+    """Whether the names are of HRNet."""
     return any(key.startswith("backbone.transition1.") for key in keys)
 
 
 def rename_swin(key: str) -> str:
-    """Return our name of a tensor of its Swin, the key itself when unknown."""
+    """Our name of a tensor of its Swin, the key itself when unknown."""
     if match := re.match(r"backbone\.stages\.(\d)\.downsample\.(.*)", key):
         return f"encoder.chain.layers_{int(match[1]) + 1}.downsample.{match[2]}"
     return replace_beginning(key, _OWN_SWIN) or key
 
 
 def rename_hrnet(key: str) -> str:
-    """Return our name of a tensor of HRNet."""
+    """Our name of a tensor of HRNet."""
     return f"encoder.{key}"
 
 
 def rename_resnet(key: str) -> str:
-    """Return our name of a tensor of ResNet or ResNeSt, whose deep stem is numbered through."""
+    """Our name of a tensor of ResNet or ResNeSt, whose deep stem is numbered through."""
     match = re.match(r"backbone\.stem\.(\d)\.(.*)", key)
     if match and match[1] in _STEM:
         return f"encoder.chain.{_STEM[match[1]]}.{match[2]}"

@@ -62,14 +62,14 @@ def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
 
 
 def layout_of(tensors: Mapping[str, Tensor]) -> str:
-    """Return whose names these are, in words."""
+    """Whose names these are, in words."""
     if any(key.startswith("decode_head.fusion_conv.") for key in tensors):
         return MMSEGMENTATION
     return TRANSFORMERS if any(key.startswith("segformer.") for key in tensors) else AUTHORS
 
 
 def _renamed(key: str, value: Tensor, layout: str) -> list[tuple[str, Tensor]]:
-    """Return what a tensor holds in our names, itself under its own name where it is not known."""
+    """What a tensor holds in our names, itself under its own name where it is not known."""
     encoder = [(f"encoder.chain.{ours}", piece) for ours, piece in chain_tensors(key, value)]
     if encoder:
         return encoder
@@ -80,7 +80,7 @@ def _renamed(key: str, value: Tensor, layout: str) -> list[tuple[str, Tensor]]:
 
 
 def _as_computed(recipe: Recipe, found: Mapping[str, Tensor], layout: str) -> Recipe:
-    """Return the recipe as the layout's code computes it; the figures stay with the form they were published for."""
+    """The recipe as the layout's code computes it; the figures stay with the form they were published for."""
     encoder, decoder = recipe.model.encoder, recipe.model.decoder
     if isinstance(encoder, MixTransformerOptions):
         encoder = dataclasses.replace(encoder, norm_eps=1e-5 if layout == TRANSFORMERS else None)

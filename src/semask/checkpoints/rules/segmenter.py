@@ -81,19 +81,19 @@ def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
 
 
 def with_patch_bias(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors in our names with a bias of the patch convolution; mmsegmentation has none since release 1.0."""
+    """Tensors in our names with a bias of the patch convolution; mmsegmentation has none since release 1.0."""
     if _PATCH_BIAS in found or _PATCH_WEIGHT not in found or not found[_PATCH_WEIGHT].ndim:
         return dict(found)
     return {**found, _PATCH_BIAS: torch.zeros(len(found[_PATCH_WEIGHT]))}
 
 
 def is_mmsegmentation(tensors: Mapping[str, Tensor]) -> bool:
-    """Say whether the names are mmsegmentation's."""
+    """Whether the names are mmsegmentation's."""
     return any(key.startswith("backbone.") for key in tensors)
 
 
 def rename(key: str) -> str | None:
-    """Return our name of a published tensor, None for one that is not needed, the key itself when unknown."""
+    """Our name of a published tensor, None for one that is not needed, the key itself when unknown."""
     if _DROPPED.match(key):
         return None
     name = replace_beginning(key, (*_RENAMES, *_MMSEGMENTATION_RENAMES))
@@ -104,7 +104,7 @@ def rename(key: str) -> str | None:
 
 
 def with_mmsegmentation_numerics(recipe: Recipe) -> Recipe:
-    """Return the recipe as mmsegmentation computes it, without the paper's figures, which are of another model."""
+    """The recipe as mmsegmentation computes it, without the paper's figures, which are of another model."""
     encoder, decoder = recipe.model.encoder, recipe.model.decoder
     if isinstance(encoder, ViTOptions):
         encoder = dataclasses.replace(encoder, norm_eps=1e-6, position_resize="bicubic")

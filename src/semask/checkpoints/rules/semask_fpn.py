@@ -32,7 +32,7 @@ def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
 
 
 def rename(key: str) -> str | None:
-    """Return our name of a published tensor, None for one that is not needed, the key itself when unknown."""
+    """Our name of a published tensor, None for one that is not needed, the key itself when unknown."""
     if swin.is_derived(key):
         return None
     return swin.rename(key) or replace_beginning(key, _RENAMES) or key

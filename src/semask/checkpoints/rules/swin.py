@@ -25,12 +25,12 @@ CLASS_TENSORS = r"encoder\.semantic\.\d+\.units\.\d+\.(query|key)\.(weight|bias)
 
 
 def is_derived(key: str) -> bool:
-    """Say whether a tensor follows from the sizes and is not needed."""
+    """Whether a tensor follows from the sizes and is not needed."""
     return key.rsplit(".", 1)[-1] in _DERIVED
 
 
 def rename(key: str) -> str | None:
-    """Return our name of a tensor of the backbone, None for a tensor that is none of its."""
+    """Our name of a tensor of the backbone, None for a tensor that is none of its."""
     if match := re.match(r"backbone\.layers\.(\d+)\.downsample\.(.*)", key):
         # The authors merge patches at the end of a stage, timm at the start of the next.
         return f"encoder.chain.layers_{int(match[1]) + 1}.downsample.{match[2]}"

@@ -41,7 +41,7 @@ class Rule(Protocol):
 
 
 def names_in_file(tensors: Mapping[str, Tensor], rename: Callable[[str], str | None]) -> dict[str, str]:
-    """Return our name of every tensor → its name in the file, without those that `rename` has no name for."""
+    """Our name of every tensor → its name in the file, without those that `rename` has no name for."""
     return {ours: key for key in tensors if (ours := rename(key)) is not None}
 
 
@@ -55,7 +55,7 @@ def replace_beginning(key: str, replacements: Iterable[tuple[str, str]]) -> str 
 
 
 def split_projections(name: str, value: Tensor, joined: re.Pattern[str]) -> list[tuple[str, Tensor]]:
-    """Return the three projections of a joined one as `….query.weight` and so on, any other tensor as it is.
+    """The three projections of a joined one as `….query.weight` and so on, any other tensor as it is.
 
     `joined` has two groups: what comes before the projection's name, and weight or bias.
     """
@@ -67,7 +67,7 @@ def split_projections(name: str, value: Tensor, joined: re.Pattern[str]) -> list
 
 
 def join_projections(tensors: Mapping[str, Tensor], queries: re.Pattern[str], joined: str) -> dict[str, Tensor]:
-    """Return the tensors with every complete triple as one, in the place of the query's.
+    """The tensors with every complete triple as one, in the place of the query's.
 
     `queries` finds a query projection and has the two groups of `split`; `joined` is the name with them as {0} and {1}.
     """

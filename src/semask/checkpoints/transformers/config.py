@@ -73,7 +73,7 @@ def require_expressible(recipe: Recipe) -> MaskFormerOptions:
 
 
 def model_config(recipe: Recipe, classes: Classes | None = None) -> dict[str, Any]:
-    """Return the config.json of a recipe; without class names there, classes are numbered."""
+    """The config.json of a recipe; without class names there, classes are numbered."""
     decoder = require_expressible(recipe)
     model = build_on_meta(recipe)
     names = classes.names if classes is not None else [f"class {number}" for number in range(recipe.model.num_classes)]
@@ -91,7 +91,7 @@ def model_config(recipe: Recipe, classes: Classes | None = None) -> dict[str, An
 
 
 def processor_config(recipe: Recipe, classes: Classes | None = None) -> dict[str, Any]:
-    """Return the preprocessor_config.json of a recipe: the test's size, and the mean and spread of the channels.
+    """The preprocessor_config.json of a recipe: the test's size, and the mean and spread of the channels.
 
     Their processor stretches images to sides of multiples of 32, where ours pads them.
     """
@@ -115,7 +115,7 @@ def processor_config(recipe: Recipe, classes: Classes | None = None) -> dict[str
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return a config.json as plain values; a ValueError says what is broken."""
+    """A config.json as plain values; a ValueError says what is broken."""
     try:
         with path.open("rb") as file:
             text = file.read(_MOST_BYTES + 1)
@@ -158,7 +158,7 @@ def check_processor(processor: Mapping[str, Any], recipe: Recipe) -> None:
 
 
 def config_names(config: Mapping[str, Any]) -> list[str]:
-    """Return the class names of a config.json by their numbers, none where it has but placeholders."""
+    """The class names of a config.json by their numbers, none where it has but placeholders."""
     table = config.get("id2label")
     table = table if isinstance(table, Mapping) else {}
     names = [str(table.get(str(number), _placeholder(number))) for number in range(len(table))]
@@ -170,7 +170,7 @@ def _placeholder(number: int) -> str:
 
 
 def swin_config(model: SegmentationModel, recipe: Recipe) -> dict[str, Any]:
-    """Return the config of a Swin backbone; a ValueError tells one that has windows of several sizes."""
+    """The config of a Swin backbone; a ValueError tells one that has windows of several sizes."""
     attentions = [module for module in model.encoder.modules() if isinstance(module, ShiftedWindowAttention)]
     stages = [model.encoder.chain[f"layers_{stage}"].blocks for stage in range(4)]
     windows = {attention.window_size for attention in attentions}
@@ -248,7 +248,7 @@ def _width(model: SegmentationModel) -> int:
 
 
 def _counts_from_one(classes: Classes) -> bool:
-    """Say whether label files hold 0 for "ignore" and the classes from 1 on, as ADE20K's do."""
+    """Whether label files hold 0 for "ignore" and the classes from 1 on, as ADE20K's do."""
     return classes.label_map.get(0) == IGNORE and all(
         target == value - 1 for value, target in classes.label_map.items() if target != IGNORE
     )

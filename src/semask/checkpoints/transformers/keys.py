@@ -133,7 +133,7 @@ _OUR_SPLIT = re.compile(r"(encoder\.chain\..*\.attn\.)query\.(weight|bias)")
 
 
 def recognises(tensors: Iterable[str]) -> bool:
-    """Say whether the names are of this layout."""
+    """Whether the names are of this layout."""
     return any(key.startswith("model.pixel_level_module.") for key in tensors)
 
 
@@ -156,7 +156,7 @@ def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
 
 
 def untranslate(tensors: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
-    """Return our tensors as a file of this layout holds them, with the buffers and the unused norm that it has."""
+    """Our tensors as a file of this layout holds them, with the buffers and the unused norm that it has."""
     decoder = recipe.model.decoder.kind
     to_theirs = _renaming(tuple((ours, theirs) for theirs, ours in (*_SHARED, *_OWN[decoder])))
     parts = dict(part for key, value in tensors.items() for part in split_projections(key, value, _OUR_JOINED))
@@ -174,7 +174,7 @@ def untranslate(tensors: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tens
 
 
 def _extras(renamed: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
-    """Return what their models hold besides and ours do not need."""
+    """What their models hold besides and ours do not need."""
     width = len(renamed[f"{_ENCODER}encoder.layers.3.blocks.0.layernorm_before.weight"])
     no_object_weight = torch.tensor([recipe.loss.masks.no_object_weight])
     extras = {"criterion.empty_weight": torch.cat((torch.ones(recipe.model.num_classes), no_object_weight))}
@@ -196,7 +196,7 @@ def _name_in_files(key: str) -> str:
 
 
 def rename(key: str, renaming: tuple[tuple[re.Pattern[str], str], ...]) -> str | None:
-    """Return the name on the other side, None for a tensor that neither table names."""
+    """The name on the other side, None for a tensor that neither table names."""
     for pattern, template in renaming:
         match = pattern.fullmatch(key)
         if match is not None:
@@ -208,7 +208,7 @@ def rename(key: str, renaming: tuple[tuple[re.Pattern[str], str], ...]) -> str |
 
 @cache
 def _renaming(names: Names) -> tuple[tuple[re.Pattern[str], str], ...]:
-    """Return the first names of the pairs as patterns of numbers and a kind, with the second ones."""
+    """The first names of the pairs as patterns of numbers and a kind, with the second ones."""
     return tuple(
         (re.compile(re.escape(one).replace(r"\#", r"(\d+)") + r"(\.weight|\.bias)?"), other) for one, other in names
     )

@@ -122,9 +122,8 @@ def timm_chain(
         network = _create(name, drop_path, {"num_classes": 0, **options})
         blocks = {f"blocks_{index}": block for index, block in enumerate(network.blocks)}
         # A stage ends before the block that halves the map, or would, undilated.
-        ends = tuple(
-            f"blocks_{end}" for end in (*(e - 1 for e in network.feature_ends[1:-1]), network.feature_ends[-1])
-        )
+        numbers = [*(end - 1 for end in network.feature_ends[1:-1]), network.feature_ends[-1]]
+        ends = tuple(f"blocks_{number}" for number in numbers)
         channels = tuple(int(blocks[end].out_channels) for end in ends)
         strides = tuple(int(tap["reduction"]) for tap in network.feature_info[1:])
         return Chain(nn.ModuleDict({"stem": network.stem, **blocks}), ends, channels, strides, False, 1)

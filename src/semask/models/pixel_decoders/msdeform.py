@@ -57,9 +57,10 @@ class MSDeform(nn.Module):
         super().__init__()
         self.projections = nn.ModuleList()
         for coarse in reversed(channels[-NUM_LEVELS:]):
-            self.projections.append(nn.Sequential(nn.Conv2d(coarse, width, 1), group_norm(width)))
-            nn.init.xavier_uniform_(self.projections[-1][0].weight)
-            nn.init.zeros_(self.projections[-1][0].bias)
+            conv = nn.Conv2d(coarse, width, 1)
+            nn.init.xavier_uniform_(conv.weight)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            self.projections.append(nn.Sequential(conv, group_norm(width)))
         self.level_embeddings = nn.Parameter(torch.randn(NUM_LEVELS, width))
         self.layers = nn.ModuleList(DeformableLayer(width, num_heads=num_heads, hidden=hidden) for _ in range(layers))
         self.finest = finest
