@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow coverage guard check models format clean
+.PHONY: demo test test-slow fuzz coverage guard check models format clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); sys.exit(0 if ok else "semask needs Python 3.11 to 3.13; this is " + sys.version.split()[0] + ". Use PYTHON=/path/to/python3.12 make …")'
@@ -20,6 +20,9 @@ test: $(READY)  ## The whole test suite.
 
 test-slow: $(READY)  ## The few tests that take minutes.
 	$(BIN)/python -m pytest -m slow
+
+fuzz: $(READY)  ## 10,000 broken files of every format through every reader; SEMASK_FUZZ_SEED=N for others.
+	SEMASK_FUZZ=10000 $(BIN)/python -m pytest tests/fuzz -n 2
 
 coverage: $(READY)  ## Lines that no test reaches.
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report term-missing:skip-covered

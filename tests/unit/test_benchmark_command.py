@@ -314,7 +314,7 @@ def test_the_compiled_model_is_what_runs(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_models_compile() -> None:
     code = "from semask.cli.main import main; main(['bench', 'scenes/micro-fpn', '--compile', '--size', '64', '--rounds', '1'])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert "float32 · compile" in done.stdout
+    assert "float32 + compile" in done.stdout
 
 
 @pytest.mark.parametrize(

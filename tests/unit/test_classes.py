@@ -152,6 +152,15 @@ def test_encode_of_wide_values() -> None:
     assert classes.encode(source).tolist() == [UNKNOWN, 0, UNKNOWN, 1, UNKNOWN, UNKNOWN]
 
 
+def test_encode_of_signed_and_32_bit_values() -> None:
+    labels = {"-9999": "ignore", "-1": "ignore", "4294967295": "ignore", "70000": 0, "-2147483648": 1}
+    classes = Classes.from_dict(table(labels={**labels, "3": 0, "4": 1}))
+    source = np.array([-9999, -1, 2**32 - 1, 70000, -(2**31), 3, 4, -2, 70001, 2**33], np.int64)
+    assert classes.encode(source).tolist() == [IGNORE] * 3 + [0, 1, 0, 1] + [UNKNOWN] * 3
+    assert classes.values == (3, 4)
+    assert Classes.from_dict(classes.to_dict()) == classes
+
+
 def test_palette_is_the_same_every_time_and_far_apart() -> None:
     colours = np.array(palette(255))
     assert palette(10) == palette(255)[:10]
@@ -185,8 +194,9 @@ def test_palette_is_the_same_every_time_and_far_apart() -> None:
         (table(labels={"0": "raod"}), ("labels", 0, "'raod'", "'road'")),
         (table(labels={"0": None}), ("labels", 0, "None", '"ignore"')),
         (table(labels={"0": True}), ("labels", 0, "True", '"ignore"')),
-        (table(labels={"sky": 0}), ("labels", "'sky'", 65535)),
-        (table(labels={"70000": 0}), ("labels", 70000, "0 … 65535")),
+        (table(labels={"sky": 0}), ("labels", "'sky'", 4294967295)),
+        (table(labels={"4294967296": 0}), ("labels", 4294967296, 4294967295)),
+        (table(labels={"0.5": 0}), ("labels", "'0.5'", 4294967295)),
     ],
 )
 def test_bad_tables_say_what_is_wrong(record: object, wanted: tuple[object, ...], tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from math import floor
 
 import pytest
 
-from semask.ops.geometry import fit_size
+from semask.ops.resize import fit_size
 
 FAMILIES = {
     "SeMask on ADE20K": ((2048, 512), (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)),
@@ -26,7 +26,7 @@ def mmcv(height: int, width: int, box: tuple[int, int], ratio: float) -> tuple[i
     long, short = (int(side * ratio) for side in box)
     factor = min(Fraction(long, max(height, width)), Fraction(short, min(height, width)))
     exact = [side * factor + Fraction(1, 2) for side in (height, width)]
-    return None if any(side.normalize_by == 1 for side in exact) else (floor(exact[0]), floor(exact[1]))
+    return None if any(side.denominator == 1 for side in exact) else (floor(exact[0]), floor(exact[1]))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -3,7 +3,7 @@
 import torch
 
 from semask.models.decoders.mask2former import Mask2FormerPredictor
-from semask.models.layers.query import sine_positions
+from semask.models.layers.attention import sine_positions
 from semask.ops.resize import resize
 from semask.structures import Features, MaskLogits, PixelFeatures
 

@@ -292,11 +292,13 @@ def test_masks_are_counted_over_all_workers(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    "recipe",
-    [MaskLossRecipe(points=0), MaskLossRecipe(oversample_ratio=0.5), MaskLossRecipe(importance_sample_ratio=1.5)],
+    ("recipe", "flag", "value"),
+    [
+        (MaskLossRecipe(points=0), "--loss.masks.points", 0),
+        (MaskLossRecipe(oversample_ratio=0.5), "--loss.masks.oversample-ratio", 0.5),
+        (MaskLossRecipe(importance_sample_ratio=1.5), "--loss.masks.importance-sample-ratio", 1.5),
+    ],
 )
-def test_points_that_cannot_be_drawn(recipe: MaskLossRecipe) -> None:
-    with pytest.raises(
-        ValueError, match=facts(recipe.points, recipe.oversample_ratio, recipe.importance_sample_ratio, "[0, 1]")
-    ):
+def test_points_that_cannot_be_drawn(recipe: MaskLossRecipe, flag: str, value: float) -> None:
+    with pytest.raises(ValueError, match=facts(flag, value)):
         MaskClassificationLoss(recipe)

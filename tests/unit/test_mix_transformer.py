@@ -11,17 +11,11 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from semask.checkpoints.rules.mix_transformer import chain_tensors
 from semask.models.build import build, build_encoder
 from semask.models.encoders.hierarchical import HierarchicalEncoder
 from semask.models.encoders.kinds import encoder_options
-from semask.models.encoders.mix_transformer import (
-    EfficientAttention,
-    MixFFN,
-    Reduction,
-    Size,
-    chain_tensors,
-    mix_transformer,
-)
+from semask.models.encoders.mix_transformer import EfficientAttention, MixFFN, Reduction, Size, mix_transformer
 from semask.recipes import ModelRecipe, Recipe
 from semask.recipes.encoders import SemanticLayers
 from semask.structures import Features

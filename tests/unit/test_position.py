@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 
-from semask.models.layers.query import sine_positions
+from semask.models.layers.attention import sine_positions
 from tests.facts import facts
 
 

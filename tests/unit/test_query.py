@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from semask.models.layers.query import CrossAttention, QueryLayer
+from semask.models.layers.attention import CrossAttention, QueryLayer
 from tests.facts import facts
 
 WIDTH, HEADS = 12, 3

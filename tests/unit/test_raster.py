@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,13 @@ import tifffile
 import torch
 from PIL import Image
 
-from semask.data.readers.image import read_image
+from semask.data.readers.image import probe_image, read_image
+from semask.data.readers.png import PASSES, SIGNATURE
 from semask.data.readers.raster import as_rgb, probe_raster, read_raster
 from semask.ops.resize import to_float
 from semask.recipes.recipe import DataRecipe
 from tests.facts import facts
+from tests.fuzz import mutate
 
 RGB = DataRecipe()
 
@@ -82,7 +86,79 @@ def test_alpha_is_a_fourth_channel_where_four_are_wanted(tmp_path: Path) -> None
     # A lossless WebP forgets the colours of what cannot be seen.
     seen = torch.from_numpy(stored[3] > 0)
     assert torch.equal(read_raster(tmp_path / "a.webp", four)[:, seen], torch.from_numpy(stored)[:, seen])
-    assert torch.equal(read_raster(tmp_path / "a.png", RGB), read_image(tmp_path / "a.png"))
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "tif"])
+def test_an_alpha_that_varies_like_data_is_not_mixed_into_colours(tmp_path: Path, suffix: str) -> None:
+    """RGB and near infrared in four bands, marked as transparency by most tools."""
+    path = tmp_path / f"a.{suffix}"
+    colours = np.moveaxis(samples(4, np.uint8, size=(40, 40)), 0, -1).copy()
+    Image.fromarray(colours, "RGBA").save(path, lossless=True)
+    for read in (read_image, probe_image):
+        with pytest.raises(ValueError, match=facts(path, "--data.channels 4")):
+            read(path)
+    # cut out by an outline, softened at its edge
+    colours[..., 3] = 255
+    colours[:5, :, 3] = 0
+    colours[5, :, 3] = np.arange(40) * 6
+    Image.fromarray(colours, "RGBA").save(path, lossless=True)
+    shown = read_image(path).numpy()
+    assert (shown[:, :5] == 255).all()
+    assert np.array_equal(shown[:, 6:], np.moveaxis(colours[6:, :, :3], -1, 0))
+    assert probe_image(path) == (40, 40)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_png_of_16_bits_keeps_every_level(tmp_path: Path, channels: int, interlaced: bool) -> None:
+    """Grey, grey with alpha, RGB and RGBA, beside a TIFF of the same values; 12-bit data keep their levels."""
+    values = samples(channels, np.uint16, size=(37, 70)) >> 4
+    path = tmp_path / "a.png"
+    path.write_bytes(deep_png(values, interlaced=interlaced))
+    assert torch.equal(read_raster(path, DataRecipe(channels=channels)), torch.from_numpy(values / np.float32(65535)))
+    scaled = read_raster(path, DataRecipe(channels=channels, value_range=(0.0, 4095.0)))
+    assert torch.equal(scaled, torch.from_numpy(values / np.float32(4095)))
+    assert probe_raster(path, DataRecipe(channels=channels)) == (37, 70)
+    if channels in (1, 3):
+        write_tiff(tmp_path / "a.tif", values if channels > 1 else values[0], "planes" if channels > 1 else "grey")
+        assert torch.equal(read_raster(path, RGB), read_raster(tmp_path / "a.tif", RGB))
+        assert len(read_raster(path, RGB).unique()) == len(np.unique(values))
+    else:
+        with pytest.raises(ValueError, match=facts(path, channels, f"--data.channels {channels}")):
+            read_raster(path, RGB)
+        values[-1] = 65535
+        path.write_bytes(deep_png(values, interlaced=interlaced))
+        opaque = torch.from_numpy(values[:-1] / np.float32(65535))
+        assert torch.equal(read_raster(path, RGB), opaque.expand(3, -1, -1))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_white_is_the_largest_value(tmp_path: Path, kind: type) -> None:
+    values = samples(1, kind)[0]
+    tifffile.imwrite(tmp_path / "a.tif", np.iinfo(kind).max - values, photometric="miniswhite")
+    tifffile.imwrite(tmp_path / "b.tif", values, photometric="minisblack")
+    for data in (RGB, DataRecipe(channels=1)):
+        assert torch.equal(read_raster(tmp_path / "a.tif", data), read_raster(tmp_path / "b.tif", data))
+
+
+def deep_png(values: np.ndarray, *, interlaced: bool) -> bytes:
+    """A PNG of 16 bits, c H W, with every filter, written by hand: Pillow has none."""
+    channels, height, width = values.shape
+    pixels = np.moveaxis(values, 0, -1).astype(">u2")
+    rows = b""
+    for x, y, dx, dy in PASSES if interlaced else ((0, 0, 1, 1),):
+        part = pixels[y::dy, x::dx]
+        before = np.zeros(part.shape[1] * channels * 2, np.uint8)
+        for number, row in enumerate(part if part.shape[1] else ()):
+            line = np.frombuffer(row.tobytes(), np.uint8)
+            left = np.concatenate([np.zeros(2 * channels, np.uint8), line[: -2 * channels]])
+            forecast = {0: 0, 1: left, 2: before, 3: ((left.astype(int) + before) // 2).astype(np.uint8)}[number % 4]
+            rows += bytes([number % 4]) + (line - forecast).astype(np.uint8).tobytes()
+            before = line
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, interlaced)
+    parts = ((b"IHDR", header), (b"tEXt", b"a\0b"), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return SIGNATURE + b"".join(mutate.chunk(name, part) for name, part in parts)
 
 
 def test_colour_is_what_read_image_gives(tmp_path: Path) -> None:
@@ -175,7 +251,7 @@ def test_size_layout_and_orientation_are_looked_at_before_decoding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_tiff(tmp_path / "large.tif", samples(2, np.uint8), "planes")
-    monkeypatch.setattr("semask.data.readers.raster.MAX_PIXELS", 98)
+    monkeypatch.setattr("semask.data.readers.tiff.MAX_PIXELS", 98)
     with pytest.raises(ValueError, match=facts(tmp_path / "large.tif", "11×9", 98)):
         read_raster(tmp_path / "large.tif", DataRecipe(channels=2))
     monkeypatch.undo()

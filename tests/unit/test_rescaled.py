@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from semask.inference import rescaled, sliding, tta
-from semask.ops.geometry import enlarged_size, fit_size
+from semask.ops.resize import enlarged_size, fit_size
 from tests.facts import facts
 from tests.unit.toy_predictors import Toy, bilinear, gradient, pointwise, watched
 

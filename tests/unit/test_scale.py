@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from semask import recipes
-from semask.inference.scale_check import scale_warning, window_warning
+from semask.inference.from_recipe import scale_warning, window_warning
 from semask.recipes import recipe
 from semask.recipes.recipe import DataRecipe
 from tests.each import for_each

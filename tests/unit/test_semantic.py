@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from semask.models.build import build
 from semask.models.layers.semantic import SemanticAttention, SemanticLayer
+from semask.recipes import get_recipe
 from tests.facts import facts
 
 CHANNELS, CLASSES = 6, 4
@@ -111,10 +113,11 @@ def test_dropout_follows_the_projection() -> None:
 
 
 def test_bad_sizes() -> None:
-    with pytest.raises(ValueError, match=facts("--model.encoder.semantic.units", 0)):
-        layer_of(7, units=0)
-    with pytest.raises(ValueError, match=facts("--model.encoder.semantic.windows", 1, "None", 0)):
-        layer_of(0)
+    recipe = get_recipe("scenes/semask-micro-fpn")
+    for name, value in (("units", (1, 0, 1, 1)), ("windows", (7, 7, None, 0))):
+        path = f"model.encoder.semantic.{name}"
+        with pytest.raises(ValueError, match=facts(f"--{path}", 1, 0)):
+            build(recipe.override({path: value}))
 
 
 def test_self_attention_against_torchs() -> None:

@@ -9,7 +9,7 @@ from timm.models.swin_transformer_v2 import PatchMerging, SwinTransformerV2Block
 
 from semask.models.build import build_encoder
 from semask.models.encoders.kinds import encoder_options
-from semask.models.encoders.swin import DENSE, DensePatchMergingV2, DenseSwinV2Block
+from semask.models.encoders.swin import DENSE, DenseSwinV2Block
 
 
 @pytest.mark.parametrize("shift", [0, 2])
@@ -47,4 +47,4 @@ def test_merged_as_timm_merges(size: tuple[int, int]) -> None:
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter)
     x = torch.randn(2, *size, 6)
-    torch.testing.assert_close(DensePatchMergingV2(theirs)(x), theirs(x))
+    torch.testing.assert_close(DENSE[type(theirs)](theirs)(x), theirs(x))

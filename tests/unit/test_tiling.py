@@ -19,8 +19,16 @@ from semask.models.encoders.swin import DenseSwinBlock, ShiftedWindowAttention
 from semask.models.layers.semantic import SemanticAttention, SemanticLayer
 from semask.ops.memory import apply_chunked, checkpoint_pointwise
 from semask.ops.reference import reference_mode
-from semask.ops.tiling import PART_TOKENS, Part, Tiling, tile
-from semask.ops.windows import pad_to_windows, shifted_window_mask, split_windows, window_masks
+from semask.ops.windows import (
+    PART_TOKENS,
+    Part,
+    Tiling,
+    pad_to_windows,
+    shifted_window_mask,
+    split_windows,
+    tile,
+    window_masks,
+)
 from tests.unit.largest import Largest
 
 

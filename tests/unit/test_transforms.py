@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from semask.data.augment.photometric import apply_steps, distort, hsv_to_rgb, rgb_to_hsv, saturate, turn_hue
 from semask.data.augment.transforms import TrainTransform, is_varied
 from semask.inference import build_predictor
-from semask.ops.geometry import fit_size
 from semask.ops.lazy_scores import InMemory
+from semask.ops.resize import fit_size
 from semask.recipes import recipe as fields
 from semask.recipes.recipe import IMAGENET_MEAN, DataRecipe
 from tests.facts import facts

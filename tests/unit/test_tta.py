@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semask.inference import Predictor, sliding, tta
-from semask.ops.geometry import fit_size
 from semask.ops.lazy_scores import InMemory
+from semask.ops.resize import fit_size
 from tests.unit.toy_predictors import bilinear, gradient, positional, symmetric
 
 

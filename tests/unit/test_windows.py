@@ -2,7 +2,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semask.ops.geometry import fit_size, padding_to_multiple, window_starts
+from semask.ops.resize import fit_size, padding_to_multiple, window_starts
 from semask.ops.windows import join_windows, pad_to_windows, split_windows
 
 

@@ -24,7 +24,7 @@ from semask.recipes import Recipe, get_recipe, list_recipes
 class Candidate(NamedTuple):
     """A model, ours or another library's, that reads images b c H W in [0, 1] and normalises them itself.
 
-    title: its name in tables. recipe: its own, or the one it is compared with. forward: to logits at the model's own
+    title: the name in tables. recipe: its own, or the one it is compared with. forward: to logits at the model's own
     grid. labels: to a uint8 label map of the images' size. loss: from images and labels (b H W) to a scalar.
     predictor: the maker of the label maps; None for other libraries.
     """
@@ -42,14 +42,13 @@ class Candidate(NamedTuple):
 def candidate(name: str, options: Options) -> Candidate:
     """The model of a recipe's name, with random weights, or of a checkpoint's folder."""
     recipe = recipe_of(name, options.root)
+    # random weights cost what trained ones cost
     model = store.load(name).model if _is_checkpoint(name) else build(recipe)
     return as_candidate(name, model, recipe, test=options.test)
 
 
 def recipe_of(name: str, root: Path | None = None) -> Recipe:
     """The recipe of that name, or of the checkpoint in that folder, with its data at `root`.
-
-    With data, a recipe for any classes takes their number.
 
     Raises:
         ValueError: there is no such recipe or checkpoint, or its number of classes is not the data's.
@@ -64,6 +63,7 @@ def recipe_of(name: str, root: Path | None = None) -> Recipe:
     if root is None:
         return recipe
     recipe = recipe.override({"data.root": str(root)})
+    # a recipe for any classes takes the number of its data; a checkpoint's number is fixed
     found, wanted = len(classes_of(recipe.data).names), recipe.model.num_classes
     if recipe.data.classes_from_data and not _is_checkpoint(name):
         return recipe.override({"model.num_classes": found})
@@ -83,6 +83,7 @@ def as_candidate(title: str, model: SegmentationModel, recipe: Recipe, *, test: 
     """A model of ours; `test` makes its label maps: whole images, sliding windows, or the recipe's own test."""
     criterion = build_loss(recipe)
     spec, data = recipe.test, recipe.data
+    # one scale and no resizing, so that the time is that of one image
     if test != "recipe":
         spec = dataclasses.replace(spec, mode=test, scales=(1.0,), flip=False, enlarge=False)
         data = dataclasses.replace(data, base_scale=None, base_ratio=1.0)
@@ -101,5 +102,5 @@ def compile_model(module: nn.Module) -> None:
     """Compile the model in place by torch.compile; its first run of each kind takes long."""
     module.compile()
     if isinstance(module, SegmentationModel):
-        # nn.Module.compile covers the call alone, which is the way of training.
+        # nn.Module.compile covers the call alone, which training uses
         module.decode_main = torch.compile(module.decode_main)  # type: ignore[method-assign]

@@ -28,9 +28,9 @@ PASSES = {"forward": 1, "predict": 1, "train": 3}
 class Case(NamedTuple):
     """One of the models that take turns.
 
-    library: semask, reference (semask's reference forms) or another library. images: of one run. facts: recipe, size
-    (height, width) [px], empty where images have their own, batch, layout, stages that are recomputed, parameters, and
-    multiply-adds of an image in all passes, None where these are unknown.
+    library: semask, reference (semask's reference forms) or another library. images: number of images in a run. facts:
+    recipe, size (height, width) [px], empty where images have their own, batch, memory format, checkpointed stages,
+    parameters, and multiply-adds of an image in all passes, None where these are unknown.
     """
 
     title: str
@@ -43,10 +43,23 @@ class Case(NamedTuple):
 def cases_of(names: Sequence[str], options: Options, device: torch.device, folder: Path) -> list[Case]:
     """A case for every recipe or checkpoint and, after all of these, for their rivals.
 
-    `folder` is for drawn files. A library's model that two recipes share is there once.
+    Args:
+        names: Recipes, or folders of checkpoints.
+        options: Settings of the measurement.
+        device: Device of the models.
+        folder: Folder for drawn files.
     """
     if options.what == "load":
-        return [_loading(name, options, folder) for name in names]
+        # the loader of training alone: no model, and so no cost
+        unknown = {"channels_last": False, "checkpoint_stages": [], "parameters": None, "multiply_adds": None}
+        loading, batch = [], options.batch_size
+        for name in names:
+            recipe = recipe_of(name, options.root)
+            facts = {"recipe": recipe.name, "size": list(recipe.data.crop), "batch": batch, **unknown}
+            run = load(with_data(recipe, options, folder), options)
+            loading.append(Case(name, "semask", run, options.images // batch * batch, facts))
+        return loading
+    # a library's model that two recipes share is measured once
     found: dict[str, Case] = {}
     for name in names:
         own = candidate(name, options)
@@ -61,7 +74,7 @@ def cases_of(names: Sequence[str], options: Options, device: torch.device, folde
 
 
 def _cases(one: Candidate, options: Options, device: torch.device, folder: Path) -> list[Case]:
-    """A candidate's case and, where that was asked for, the one of its reference forms."""
+    """A candidate's case and, with --against reference, the one of its reference forms."""
     recipe, module = one.recipe, one.module
     ours = module if isinstance(module, SegmentationModel) else None
     size = options.size_for(recipe.data.crop)
@@ -89,15 +102,16 @@ def _cases(one: Candidate, options: Options, device: torch.device, folder: Path)
         "parameters": cost.parameters,
         "multiply_adds": None,
     }
-    # the fast paths, and the reference forms of the same model
+    # the fast paths, and the reference forms of the same model, by a context that also decorates functions
     ways: list[tuple[str, str, Callable[[Work], Work]]] = [(one.title, one.library, lambda work: work)]
     if "reference" in options.against and one.library == "semask":
-        ways.append((f"{one.title} (reference)", "reference", _by_reference))
+        ways.append((f"{one.title} (reference)", "reference", reference_mode()))
     if options.what == "evaluate":
         recipe = with_data(recipe, options, folder)
         facts["size"] = list(size) if recipe.data.root == str(folder) else []
         run = evaluate(one._replace(recipe=recipe), options, device)
         return [Case(title, library, way(run), options.images, facts) for title, library, way in ways]
+    # random images: their number, and so the cost, is known
     facts["multiply_adds"] = PASSES[options.what] * cost.all_multiply_adds
     cases = []
     for title, library, way in ways:
@@ -110,16 +124,8 @@ def _cases(one: Candidate, options: Options, device: torch.device, folder: Path)
     return cases
 
 
-def _by_reference(work: Work) -> Work:
-    def run() -> object:
-        with reference_mode():
-            return work()
-
-    return run
-
-
 def _largest(title: str, work: Callable[[int], Work], options: Options, device: torch.device) -> int:
-    """The largest batch that fits, from the usual one on: some batch norms train on no single image."""
+    # from the usual batch on: some batch norms train on no single image
     least = options.batch_size
     if device.type == "cuda":
         fits = fits_on_gpu(work)
@@ -127,17 +133,9 @@ def _largest(title: str, work: Callable[[int], Work], options: Options, device: 
         work(least)()  # a first run allocates more
         fits = fits_in_ram(work, memory_limit(options.memory))
     found = largest_batch(fits, least=least)
-    gc.collect()
+    gc.collect()  # the work of the last trial
     if not found:
         raise ValueError(
             f"not even a batch of {least} of {title!r} fits into the memory; give more --memory or a smaller --size"
         )
     return found
-
-
-def _loading(name: str, options: Options, folder: Path) -> Case:
-    recipe = recipe_of(name, options.root)
-    run, batch = load(with_data(recipe, options, folder), options), options.batch_size
-    facts = {"recipe": recipe.name, "size": list(recipe.data.crop), "batch": batch, "channels_last": False}
-    facts |= {"checkpoint_stages": [], "parameters": None, "multiply_adds": None}
-    return Case(name, "semask", run, options.images // batch * batch, facts)

@@ -33,18 +33,18 @@ PACKAGES = (
 SAME = ("device", "cpu", "threads", "driver", "cuda", "cudnn", "packages.torch", "precision")
 """Parts of the environment that comparable figures share."""
 SIDES = {"cpu": 2048, "cuda": 8192}
-"""Largest matrices of the peak rate: at this size it grows no more."""
+"""Largest side of the matrices: beyond it the rate does not rise."""
 LONG = 0.05
 """Duration of a product [s] that is long enough: on CPUs without bfloat16 units, larger ones take minutes."""
 STAT = Path("/proc/stat")
 BUSY = (0, 1, 2, 5, 6, 7)
-"""Columns of the first line of /proc/stat that are work: user, nice, system, irq, softirq, and steal."""
+"""Columns of the first line of /proc/stat that count as work: user, nice, system, irq, softirq, and steal."""
 SPARE = 0.3
-"""Cores that may be missing without a remark: every system does a little."""
+"""Number of cores that may be missing without a remark: every system runs a few tasks of its own."""
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """All that a figure depends on apart from the model, as JSON values; None for parts that do not exist."""
+    """Hardware, versions and settings that a figure depends on, as JSON values; None where a part does not exist."""
     on_gpu = device.type == "cuda"
     driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if on_gpu else None
     return {
@@ -71,7 +71,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that results may depend on."""
-    # torch's own string holds its build, which the package's version lacks.
+    # torch's own string holds its build, which the package's version lacks
     found = {"python": platform.python_version(), "torch": torch.__version__}
     for name in PACKAGES:
         try:
@@ -87,6 +87,7 @@ def cpu_model() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
+    # one line for each core; ARM has none
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
@@ -94,6 +95,7 @@ def cpu_model() -> str:
 def commit() -> str | None:
     """The commit of the checkout that holds this code, with + if files differ; None in a package."""
     here = Path(__file__).parent
+    # files of the package alone: edits of tests and notes do not change a figure
     found = _output("git", "-C", str(here), "rev-parse", "HEAD")
     if found is None:
         return None
@@ -117,11 +119,12 @@ def matmul_peak(device: torch.device, dtype: Dtype) -> float:
     clock, kind = clock_of(device), torch.bfloat16 if dtype == "bfloat16" else torch.float32
 
     def shortest(side: int, runs: int) -> float:
-        # Random numbers: constant ones draw less power, and a GPU runs faster with them than with any model's.
+        # random numbers: constant ones draw less power, and a GPU runs faster with them than with any model's
         left, right = (torch.randn(side, side, dtype=kind, device=device) for _ in range(2))
         product = torch.empty_like(left)
         return min(clock(lambda: torch.mm(left, right, out=product)) for _ in range(runs))
 
+    # double the side until a product takes long enough
     most = SIDES[device.type]
     side = min(256, most)
     while side < most and shortest(side, 2) < LONG:
@@ -146,9 +149,11 @@ class MachineLoad:
 
 def crowding(environment: Mapping[str, Any], entry: Mapping[str, Any]) -> str | None:
     """A remark if other processes and the measurement needed more cores than there are, else None."""
+    # a GPU's figures depend little on the CPU's load
     others, threads, cores = (environment.get(name) for name in ("machine_load", "threads", "cores"))
     if others is None or not threads or not cores or environment.get("cuda"):
         return None
+    # the loader runs in its workers, a model in torch's threads
     workers, loads = entry.get("workers") or 0, entry.get("what") == "load"
     wanted = max(1, workers) if loads else threads + workers
     if others + wanted <= cores + SPARE:
@@ -176,18 +181,20 @@ def _own_seconds() -> float:
 
 def descendants_seconds(process: int) -> float:
     """The CPU time [s] of a process's living descendants, and of the processes that these have waited for."""
+    # parent and CPU time of every process of the machine
     children: dict[int, list[int]] = {}
     ticks: dict[int, int] = {}
     for path in STAT.parent.glob("[0-9]*/stat"):
         try:
-            # The fields after the name in parentheses, which may itself hold parentheses.
+            # the fields after the name in parentheses, which may itself hold parentheses
             fields = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
             number, parent = int(path.parent.name), int(fields[1])
             ticks[number] = sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime
         except (OSError, ValueError, IndexError):
             continue  # it has ended meanwhile
         children.setdefault(parent, []).append(number)
+    # breadth first, over a list that grows
     living = [*children.get(process, ())]
-    for number in living:  # which grows
+    for number in living:
         living += children.get(number, ())
     return sum(ticks[number] for number in living) / os.sysconf("SC_CLK_TCK")

@@ -32,6 +32,7 @@ def measure(names: Sequence[str], options: Options, progress: Progress = lambda 
         ValueError: a recipe or an option cannot be measured.
     """
     check(names, options)
+    # threads, device and random numbers, before anything is built
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = pick_device(options.device)
@@ -43,12 +44,13 @@ def measure(names: Sequence[str], options: Options, progress: Progress = lambda 
         return 0.0 if options.what == "load" else matmul_peak(device, options.dtype)
 
     with reference_mode(options.reference or is_reference()), tempfile.TemporaryDirectory() as folder:
-        # The better of two peaks, before and after: other programs slow them down too.
+        # the better of two peaks, before and after: other programs slow them down too
         before = peak()
         cases = cases_of(names, options, device, Path(folder))
         measured, load = _take_turns(cases, options, device, progress)
         around = {**environment(device), "machine_load": load}
         best = max(before, peak())
+    # the share of the peak that each case reaches
     for entry in measured:
         work = entry["multiply_adds"]
         entry["share_of_peak"] = work * entry["images_per_second"] / best if best and work is not None else None
@@ -62,17 +64,19 @@ def _take_turns(
     clock = clock_of(device)
 
     def after_emptying(work: Work) -> float:
-        # Each case fills the GPU's memory: give back what the last one's run kept.
+        # each case fills the GPU's memory: free the cache of the last one's run
         torch.cuda.empty_cache()
         work()
         return clock(work)
 
+    # first runs, which compile and allocate, apart from the rounds
     works = {case.title: case.run for case in cases}
     runs = len(works) * (options.warmup + options.rounds + 2)
     first = {}
     for title, run in works.items():
         first[title] = clock(run)
         progress(title, runs)
+    # the rounds, with the load of other processes meanwhile
     load = MachineLoad()
     timings = alternate(
         works,
@@ -82,6 +86,7 @@ def _take_turns(
         progress=lambda title: progress(title, runs),
     )
     cores = load.cores()
+    # one run more of each for its peak memory: the meters would take time from the rounds
     entries = []
     for case, ratio in zip(cases, ratios(cases, timings), strict=True):
         memory = peak_memory(case.run, device)
@@ -100,6 +105,7 @@ def ratios(cases: Sequence[Case], timings: Timings) -> list[Quantiles]:
 def entry(case: Case, timings: Timings, options: Options) -> dict[str, Any]:
     """The settings and the speed of a case as JSON values."""
     seconds = timings.quantiles(case.title)
+    # speed follows from the median, which single slow rounds do not move
     rate = case.images / seconds.median
     return {
         "title": case.title,

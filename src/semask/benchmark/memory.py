@@ -53,13 +53,14 @@ def peak_memory(work: Work, device: torch.device = CPU) -> Memory:
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         work()
+        # kernels run on after the call returns
         torch.cuda.synchronize(device)
         peak = torch.cuda.max_memory_allocated(device)
         return Memory(peak - before, peak, "CUDA")
     with suppress(OSError, AttributeError):  # glibc alone has it
         ctypes.CDLL(None).malloc_trim(0)
     try:
-        # Restarts the high-water mark VmHWM.
+        # restart the high-water mark VmHWM
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:
         before = _max_resident()
@@ -77,7 +78,7 @@ def in_fresh_process(function: Callable[P, T], *arguments: P.args, **named: P.kw
     Function, arguments and result are pickled. A script that calls this needs `if __name__ == "__main__":`. Large
     blocks go back to the system when they are freed, so that peaks repeat.
     """
-    # glibc reads these when a process starts.
+    # glibc reads these when a process starts
     thresholds = {f"MALLOC_{name}_THRESHOLD_": str(MMAP_THRESHOLD) for name in ("MMAP", "TRIM")}
     before = dict(os.environ)
     os.environ.update(thresholds)
@@ -102,8 +103,10 @@ def available_memory() -> int:
         lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
     except OSError:
+        # without /proc: all of the machine's memory
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with suppress(OSError, ValueError):  # without a limit, the file holds "max"
+    # control groups; without a limit, the file holds "max"
+    with suppress(OSError, ValueError):
         limit, held = (int((CONTAINER / f"memory.{name}").read_text()) for name in ("max", "current"))
         free = min(free, limit - held)
     return free
@@ -121,7 +124,7 @@ def largest_batch(fits: Callable[[int], bool], *, least: int = 1, most: int = MO
         return 0
     fitting, failing = least, most + 1
     while fitting + 1 < failing:
-        # Double until a batch fails, then halve the interval.
+        # double until a batch fails, then halve the interval
         batch = (fitting + failing) // 2 if failing <= most else min(2 * fitting, most)
         if fits(batch):
             fitting = batch
@@ -150,12 +153,12 @@ def fits_on_gpu(work: Callable[[int], Work]) -> Callable[[int], bool]:
 def fits_in_ram(work: Callable[[int], Work], limit: int) -> Callable[[int], bool]:
     """A function that reports whether a batch's work stays below a limit of memory [bytes], by running it.
 
-    A batch that will foreseeably fail is not run: a system without memory ends programs. The forecast is linear in the
-    batch, through the two largest batches that were measured.
+    A batch that will foreseeably fail is not run: a system without memory ends programs.
     """
     needed: dict[int, int] = {}
 
     def fits(batch: int) -> bool:
+        # a forecast linear in the batch, through the two largest measured ones
         known = sorted(needed)[-2:]
         if known:
             below, last = (known[0], known[-1]) if len(known) > 1 else (0, known[-1])

@@ -17,7 +17,7 @@ Dtype = Literal["float32", "bfloat16"]
 PROTOCOL_SIZE = (512, 512)
 """Image size of the largest batch. Source: Segmenter (arXiv:2105.05633) §4.1."""
 FEW_ROUNDS = 20
-"""Fewer rounds leave the 90th and 99th percentile uncertain."""
+"""Rounds from which on the 90th and 99th percentile are certain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +127,10 @@ def check(names: Sequence[str], options: Options) -> None:
 
 
 def _check_unused(options: Options) -> None:
-    """Refuse flags that change nothing: the record would show them as if they had."""
+    """Refuse flags without effect, which the record would show as if they had one."""
     what = options.what
     on_model, on_files = "forward, predict, train and evaluate", "--what evaluate and load"
+    # flag, whether it is given, whether it has an effect, and where it would have one
     for flag, given, used, where in (
         ("--step", options.step, what == "train", "--what train"),
         ("--checkpoint-stages", options.checkpoint_stages is not None, what == "train", "--what train"),

@@ -57,14 +57,15 @@ class Point(NamedTuple):
 
 
 def points(results: Sequence[Result], by: By, accuracies: Mapping[str, Accuracy]) -> list[Point]:
-    """The measurements with both values."""
+    """A point for every measurement that has both values."""
     found = []
     for result, label in zip(results, labels(results), strict=True):
         values = result.values
         if by == "miou":
-            # a point needs both values
+            # of an evaluation, or published; other libraries have none
             value, measured = accuracies.get(result.title, (None, False))
         else:
+            # in the units of the labels
             number, measured = values.get(by.replace("-", "_")), True
             value = None if number is None else number / (1e6 if by == "parameters" else 1e9)
         if value is not None:
@@ -77,6 +78,7 @@ def labels(results: Sequence[Result]) -> list[str]:
     """The titles of measurements; a repeated title is followed by the conditions that differ."""
     found = []
     for result in results:
+        # parts in which the namesakes agree are left out
         alike = [conditions_of(other) for other in results if other.title == result.title]
         own = [part for part, *others in zip(conditions_of(result), *alike, strict=True) if {*others} != {part}]
         found.append(", ".join(filter(None, [result.title, *own])))
@@ -89,6 +91,7 @@ def plot(path: Path, shown: Sequence[Point], by: By, *, caption: str = "") -> No
     Filled points were measured here, hollow ones are of published accuracy. Several kinds of run, whose times cannot be
     compared, have a marker each.
     """
+    # a marker for each kind of run, a colour for each library
     kinds = [kind for kind in MARKERS if kind in {point.kind for point in shown}]
     markers = {kind: MARKERS[kind] for kind in kinds} if len(kinds) > 1 else dict.fromkeys(kinds, "o")
     with rc_context(STYLE):
@@ -101,7 +104,7 @@ def plot(path: Path, shown: Sequence[Point], by: By, *, caption: str = "") -> No
         for point in shown:
             colour = COLOURS.get(point.library, INK)
             draw(point.speed, point.value, markers[point.kind], colour, filled=point.measured, zorder=3, clip_on=False)
-        # Speeds differ by factors, and so do sizes; the room beyond the points is for labels.
+        # speeds differ by factors, and so do sizes; the room beyond the points is for labels
         _logarithmic(axes, "x", [point.speed for point in shown])
         values = [point.value for point in shown]
         if by == "miou":
@@ -111,7 +114,7 @@ def plot(path: Path, shown: Sequence[Point], by: By, *, caption: str = "") -> No
             _logarithmic(axes, "y", values)
         axes.set_xlabel("images/s", loc="right")
         axes.set_ylabel(LABELS[by], loc="top")
-        # Legend: libraries and kinds of run where there are several, and hollow points.
+        # legend: libraries and kinds of run where there are several, and hollow points
         libraries = dict.fromkeys(point.library for point in shown)
         for library in libraries if len(libraries) > 1 else ():
             draw([], [], "o", COLOURS.get(library, INK), label=library)
@@ -121,6 +124,7 @@ def plot(path: Path, shown: Sequence[Point], by: By, *, caption: str = "") -> No
             draw([], [], "o", FAINT, filled=False, label="published mIoU, of the recipe's own test")
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="best", fontsize=8)
+        # caption below, then labels, whose places depend on all else
         if caption:
             lines = [part for line in caption.splitlines() for part in textwrap.wrap(line, CAPTION_WIDTH)]
             figure.supxlabel("\n".join(lines), fontsize=7, color=FAINT)
@@ -132,6 +136,7 @@ def plot(path: Path, shown: Sequence[Point], by: By, *, caption: str = "") -> No
 def _logarithmic(axes: Axes, name: Literal["x", "y"], values: Sequence[float]) -> None:
     axis = axes.xaxis if name == "x" else axes.yaxis
     getattr(axes, f"set_{name}scale")("log")
+    # ticks at round numbers, written without powers of ten
     axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
@@ -152,6 +157,7 @@ def _label(figure: Figure, axes: Axes, shown: Sequence[Point]) -> None:
         both = Bbox.intersection(one, other)
         return 0.0 if both is None else float(both.width * both.height)
 
+    # one label after the other, in the order of the table
     for point in shown:
         text = axes.annotate(
             point.label, (point.speed, point.value), xytext=(0, 0), textcoords="offset points", fontsize=7.5, color=INK
@@ -162,6 +168,7 @@ def _label(figure: Figure, axes: Axes, shown: Sequence[Point]) -> None:
             right, up = offset
             sides = {8: "left", -8: "right", 7: "bottom", -7: "top", 0: "center"}
             text.set(ha=sides[right], va=sides[up])
+            # outside the frame counts twice: such a label may be cut off
             box = text.get_window_extent()
             outside = box.width * box.height - shared(box, frame)
             return sum(shared(box, other) for other in taken) + 2 * outside

@@ -1,4 +1,4 @@
-"""Records of `semask bench`: reading them, and the values that every one holds."""
+"""Records of `semask bench`: their required values, and the reader that checks them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEEDED: dict[str, type | tuple[type, ...]] = {
     "images_per_second": NUMBER,
     "checkpoint_stages": (list, type(None)),
 }
-"""Types of an entry's values; one that may be None may also be missing."""
+"""Types of the values of an entry; a value that may be None may also be missing."""
 PARTS = {
     "seconds": ("median", "p90", "p99"),
     "time_to_first": ("median", "min", "max"),
@@ -30,19 +30,19 @@ PARTS = {
 
 
 class Result(NamedTuple):
-    """The measurement of one case: the record's path, and its JSON values with the environment."""
+    """The measurement of one case: the record's path, and the JSON values with the environment."""
 
     path: Path
     values: dict[str, Any]
 
     @property
     def title(self) -> str:
-        """Name in tables: the recipe, or the library's model."""
+        """The name in tables: the recipe, or the library's model."""
         return str(self.values["title"])
 
 
 def is_bench(path: Path) -> bool:
-    """Whether a file claims to be a record of `semask bench`; the rest of it is not checked."""
+    """Whether a file names itself a record of `semask bench`; its values are not checked."""
     return _values(path).get("kind") == KIND
 
 

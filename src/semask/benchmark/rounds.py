@@ -34,7 +34,7 @@ def cpu_time(work: Work) -> float:
 
 def cuda_events(work: Work) -> float:
     """The seconds between two events on the current GPU's stream, which is empty before and after."""
-    # an empty stream before and after, so that the events enclose this work alone
+    # the events enclose this work alone
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize()
     start.record()
@@ -63,14 +63,14 @@ class Quantiles(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Quantiles:
-        """The quantiles of at least one value, interpolated linearly.
+        """The quantiles of at least one value.
 
         Raises:
             ValueError: there are no values.
         """
         if not values:
             raise ValueError("there is nothing to take the median of; measure at least once")
-        # linear interpolation, as numpy has it by default
+        # interpolated linearly, numpy's default
         median, q25, q75, p90, p99 = np.percentile(values, [50, 25, 75, 90, 99]).tolist()
         return cls(median, q25, q75, p90, p99, min(values), max(values), len(values))
 
@@ -126,6 +126,6 @@ def alternate(
 
 
 def rotated(names: list[str], number: int) -> list[str]:
-    """The order of a round."""
+    """The names in the order of a round, which begins one case later than the round before."""
     first = number % len(names) if names else 0
     return names[first:] + names[:first]

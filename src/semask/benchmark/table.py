@@ -37,13 +37,14 @@ def bench_table(results: Sequence[Result], accuracies: Mapping[str, Accuracy]) -
 
 def accuracies_of(results: Sequence[Result], evaluations: Sequence[Record]) -> dict[str, Accuracy]:
     """The accuracy of our models by the title of their measurement: an evaluation's, else the published one."""
-    # measured accuracy wins over the published one
     here = {record.title: record.values["scores"]["miou"] for record in evaluations}
     found = {}
     for result in results:
         recipe = str(result.values["recipe"])
+        # accuracies are of our models; other libraries' have random weights
         if result.values["library"] not in ("semask", "reference"):
             continue
+        # a measured accuracy goes before the published one
         if here.get(recipe) is not None:
             found[result.title] = Accuracy(100 * here[recipe], measured=True)
         elif recipe in list_recipes() and (published := get_recipe(recipe).published.miou) is not None:
@@ -52,9 +53,11 @@ def accuracies_of(results: Sequence[Result], evaluations: Sequence[Record]) -> d
 
 
 def notes(results: Sequence[Result]) -> list[str]:
-    """Remarks on rows that cannot be compared, and on those that are uncertain."""
+    """Remarks on incomparable and on uncertain rows."""
+    # a machine with too few cores
     values = [result.values for result in results]
     found = [*dict.fromkeys(filter(None, (crowding(each["environment"], each) for each in values)))]
+    # other machines and versions, or other runs
     differing = [
         place.rpartition(".")[2] for place in SAME if len({str(_at(each["environment"], place)) for each in values}) > 1
     ]
@@ -68,10 +71,11 @@ def notes(results: Sequence[Result]) -> list[str]:
             "These rows come from several runs, between which a machine's speed may change. Ratios hold within a run "
             "alone."
         )
+    # other kinds of run, precisions and sizes
     for key, name in (("what", "kind of run"), ("dtype", "precision"), ("size", "size")):
         if len({str(each.get(key)) for each in values}) > 1:
             found.append(f"These rows are not all of one {name}.")
-    # models of quite another size
+    # rivals of quite another size
     ours = {each["recipe"]: each["parameters"] for each in values if each["library"] == "semask"}
     for each in values:
         own, other = ours.get(each["recipe"]), each.get("parameters")
@@ -84,6 +88,7 @@ def notes(results: Sequence[Result]) -> list[str]:
 
 def caption(results: Sequence[Result], remarks: Sequence[str]) -> str:
     """The conditions of the measurements in a line, and the first remarks; differing conditions by name."""
+    # a condition that all share by its value, the others by their name
     several = ("kinds of run", "sizes", "batches", "precisions", "tests", "workers", "steps", "machines", "threads")
     parts = []
     for name, *values in zip((*several, "versions of torch"), *map(conditions_of, results), strict=True):
@@ -102,7 +107,7 @@ def conditions_of(result: Result) -> tuple[str, ...]:
         f"test {values['test']}" if values.get("test", "whole") not in (None, "whole") else "",
         pluralize(values["workers"], "worker") if values.get("workers") else "",
         "step" if "optimiser's step" in values.get("inside", ()) else "",
-        # The GPU, or the CPU and its threads.
+        # the GPU, or the CPU and its threads
         str(around.get("device" if around.get("cuda") else "cpu")),
         "" if around.get("cuda") else pluralize(around.get("threads", 0), "thread"),
         f"torch {_at(around, 'packages.torch')}",
@@ -121,7 +126,7 @@ def _size(result: Result) -> str:
 
 def _precision(result: Result) -> str:
     flags = [name for name in ("compile", "channels_last", "reference") if result.values.get(name)]
-    # The title names the reference forms of a case beside its fast one.
+    # the title already names the reference forms beside a fast case
     extras = [name.replace("_", " ") for name in flags if name != result.values["library"]]
     if stages := result.values.get("checkpoint_stages"):
         extras.append(f"checkpointed stages {' '.join(map(str, stages))}")
@@ -133,15 +138,10 @@ def _number(place: str, factor: float, digits: int) -> Callable[[Result], str]:
 
     def value(result: Result) -> str:
         found = _at(result.values, place)
-        # Costs of tiny models keep three digits.
+        # costs of tiny models keep three digits
         return "" if found is None else f"{factor * found:.{3 if digits == 1 and factor * found < 1 else digits}f}"
 
     return value
-
-
-def _ratio(result: Result) -> str:
-    found = result.values["time_to_first"]
-    return f"{found['median']:.2f} ({found['min']:.2f} … {found['max']:.2f})"
 
 
 COLUMNS: tuple[Column[Result], ...] = (
@@ -155,7 +155,10 @@ COLUMNS: tuple[Column[Result], ...] = (
     Column("IQR", _number("seconds.iqr", 1e3, 2)),
     Column("p90", _number("seconds.p90", 1e3, 2)),
     Column("p99", _number("seconds.p99", 1e3, 2)),
-    Column("time ÷ first's", _ratio),
+    Column(
+        "time ÷ first's",
+        lambda result: "{median:.2f} ({min:.2f} … {max:.2f})".format(**result.values["time_to_first"]),
+    ),
     Column("MiB", _number("memory.above", 2**-20, 0)),
     Column("in all", _number("memory.total", 2**-20, 0)),
     Column("parameters [M]", _number("parameters", 1e-6, 1)),

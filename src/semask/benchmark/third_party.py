@@ -14,8 +14,7 @@ from semask.benchmark.candidate import Candidate
 from semask.models.build import build_on_meta
 from semask.models.encoders.chain import family_of
 from semask.models.encoders.mix_transformer import HEADS, STEPS, size_of
-from semask.ops.geometry import padding_to_multiple
-from semask.ops.resize import resize
+from semask.ops.resize import padding_to_multiple, resize
 from semask.recipes import Recipe
 from semask.recipes.decoders import PIXEL_DECODERS, MaskFormerOptions, SegFormerMMSegOptions, SegFormerOptions
 from semask.recipes.encoders import EncoderOptions, MixTransformerOptions, SwinOptions
@@ -24,7 +23,7 @@ from semask.structures import IGNORE
 Size = tuple[int, int]
 SEGFORMERS = (SegFormerOptions, SegFormerMMSegOptions)
 SMP_MULTIPLE = 32
-"""Sides of other sizes [px] are refused by segmentation-models-pytorch, so images are padded."""
+"""Images are padded to multiples of this side [px]: segmentation-models-pytorch refuses other sizes."""
 
 
 class Normalized(nn.Module):
@@ -40,7 +39,7 @@ class Normalized(nn.Module):
             self.register_buffer(name, torch.tensor(getattr(recipe.model, name)).reshape(-1, 1, 1), persistent=False)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """The images as the network takes them."""
+        """The images in the network's range of values."""
         return (images - self.mean) / self.std
 
 
@@ -71,6 +70,7 @@ class PerPixel(Normalized):
         return F.cross_entropy(self._at_image(images), labels.long(), ignore_index=IGNORE)
 
     def _at_image(self, images: Tensor) -> Tensor:
+        # resize to the padded size, then cut the padding off
         height, width = images.shape[-2:]
         bottom, right = padding_to_multiple(height, width, self.multiple)
         return resize(self(images).float(), (height + bottom, width + right))[..., :height, :width]
@@ -118,7 +118,7 @@ def smp(recipe: Recipe, size: Size) -> Candidate:
         if isinstance(encoder, SwinOptions):
             bottom, right = padding_to_multiple(*size, SMP_MULTIPLE)
             given["img_size"] = (size[0] + bottom, size[1] + right)
-            # The recipe's changes to the named Swin.
+            # the recipe's changes to the named Swin
             for field in ("embed_dim", "depths", "num_heads", "window_size"):
                 given |= {} if getattr(encoder, field) is None else {field: getattr(encoder, field)}
         title, network = f"smp FPN {bare}", library.FPN(f"tu-{bare}", **given)
@@ -140,7 +140,7 @@ def torchvision(recipe: Recipe, size: Size) -> Candidate:
 
 
 def bare_encoder(spec: EncoderOptions, size: Size) -> nn.Module:
-    """Timm's own feature network of an encoder's options, with random weights.
+    """The feature network of timm for an encoder's options, with random weights.
 
     Raises:
         ValueError: The encoder is not timm's.
@@ -164,6 +164,7 @@ def bare_encoder(spec: EncoderOptions, size: Size) -> nn.Module:
 def timm(recipe: Recipe, size: Size) -> Candidate:
     """The bare encoder, without semantic layers and decoder: a lower bound of the cost over timm's models."""
     network = PerPixel(bare_encoder(recipe.model.encoder, size), recipe)
+    # no head: no label maps, and as loss the mean of all levels, whose backward pass reaches every weight
 
     def labels(images: Tensor) -> Tensor:
         raise ValueError("timm's encoder alone makes no label maps; measure it with --what forward or train")
@@ -236,6 +237,7 @@ def transformers(recipe: Recipe, size: Size) -> Candidate:
 
 def _mask_targets(labels: Tensor) -> dict[str, Any]:
     """The classes of every image and their masks."""
+    # classes that occur in an image have a mask each, unlabelled pixels none
     classes = [image[image != IGNORE].unique().long() for image in labels]
     masks = [(image == found[:, None, None]).float() for image, found in zip(labels, classes, strict=True)]
     return {"class_labels": classes, "mask_labels": masks}
@@ -262,6 +264,7 @@ def third_party(library: str, recipe: Recipe, size: Size) -> Candidate:
         ValueError: the library is not installed, or has no counterpart of this recipe.
     """
     module, build = THIRD_PARTY[library]
+    # tried before building, so that the message names the extra to install
     try:
         importlib.import_module(module)
     except ImportError as error:

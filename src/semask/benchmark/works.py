@@ -42,7 +42,7 @@ LOCATION = (
 
 
 def work_of(candidate: Candidate, options: Options, device: torch.device, batch: int) -> Work:
-    """One run on `batch` random images; the model is moved, and put into the mode that the run needs."""
+    """One run on `batch` random images; the model is moved to the device, and into the mode of the run."""
     candidate.module.to(device).train(options.what == "train")
     return WORKS[options.what](candidate, options, device, batch)
 
@@ -60,6 +60,7 @@ def forward(candidate: Candidate, options: Options, device: torch.device, batch:
 
 def predict(candidate: Candidate, options: Options, device: torch.device, batch: int) -> Work:
     """The way from images as bytes in the CPU's memory to label maps there."""
+    # bytes, as decoders return them
     as_bytes = (random_images(candidate, options, batch) * 255).to(torch.uint8)
 
     def run() -> Tensor:
@@ -83,8 +84,9 @@ def train(candidate: Candidate, options: Options, device: torch.device, batch: i
         loss.backward()
         if optimizer is not None:
             optimizer.step()
+        # now and not before the next run, so that gradients count as memory of a run
         for parameter in parameters:
-            parameter.grad = None  # now and not before the next run, so that gradients count as memory of a run
+            parameter.grad = None
 
     return run
 
@@ -109,9 +111,9 @@ def random_images(candidate: Candidate, options: Options, batch: int) -> Float[T
 
 
 def label_maps(num_classes: int, size: tuple[int, int], batch: int) -> UInt8[Tensor, "b H W"]:
-    """Labels with up to 24 regions, as real images have; the top tenth is unlabelled."""
+    """Random labels of up to 24 regions, about as many as real images have; the top tenth is unlabelled."""
     generator = torch.Generator().manual_seed(1)
-    # a 4×6 checkerboard of random classes
+    # a grid of 4×6 regions of random classes
     coarse = torch.randint(0, num_classes, (batch, 1, 4, 6), generator=generator)
     labels = F.interpolate(coarse.float(), size)[:, 0].to(torch.uint8)
     labels[:, : size[0] // 10] = IGNORE
@@ -129,7 +131,7 @@ class Repeated:
         return self._count
 
     def __getitem__(self, index: int) -> Sample:
-        """A sample."""
+        """The sample of that index, modulo the length of the data set."""
         # names differ by turn, so that counts of images stay apart
         turn, place = divmod(index, len(self._samples))
         sample = self._samples[place]
@@ -162,6 +164,7 @@ def load(recipe: Recipe, options: Options) -> Work:
     """One pass over random batches of the recipe's training split, by the loader of training."""
     from semask.training.datamodule import SegmentationData  # imports lightning, which takes long
 
+    # as many steps as batches, without parts of training that keep or repeat images
     train = dataclasses.replace(
         recipe.train,
         steps=options.images // options.batch_size,
@@ -181,6 +184,7 @@ def with_data(recipe: Recipe, options: Options, folder: Path) -> Recipe:
     present = recipe.data.root is not None and Path(recipe.data.root).exists()
     if options.root is not None or recipe.data.kind == "scenes" or present:
         return recipe
+    # scenes as files, in a folder of our default layout, processed as the recipe has it
     draw_files(folder, options.size_for(recipe.data.crop), recipe.model.num_classes)
     own = DataRecipe(root=str(folder))
     located = dataclasses.replace(recipe.data, **{field: getattr(own, field) for field in LOCATION})

@@ -33,7 +33,7 @@ def create_model(
     std: Sequence[float] | None = None,
     image_size: tuple[int, int] = DataRecipe.crop,
 ) -> SegmentationModel:
-    """A model of parts, in evaluation mode.
+    """A model built of an encoder and a decoder, in evaluation mode.
 
     Args:
         encoder: A timm name (or mit_b0 … mit_b5), options of `semask.recipes.encoders`, or a module that follows
@@ -55,6 +55,7 @@ def create_model(
     >>> model.scores(torch.rand(1, 3, 65, 90)).shape
     torch.Size([1, 4, 65, 90])
     """
+    # names to options; modules stay as they are
     head: Any = decoder_options(decoder) if isinstance(decoder, str) else decoder
     trunk: Any = encoder
     if isinstance(encoder, str):
@@ -65,6 +66,7 @@ def create_model(
             f"semantic_layers and pretrained are for named encoders, and {type(trunk).__name__} is a module: give it "
             "its layers and weights before"
         )
+    # weights and semantic layers are options of a named encoder
     source = FROM_HUB if pretrained is True else str(pretrained) if pretrained else None
     if not own_trunk:
         trunk = replace(trunk, weights=source)
@@ -72,14 +74,16 @@ def create_model(
         raise ValueError(f"{trunk.name!r} is a plain ViT without stages; use a decoder that reads a pyramid")
     if semantic_layers:
         trunk = replace(trunk, semantic=SemanticLayers())
+    # images are normalised as the weights expect
     known = (IMAGENET_MEAN, IMAGENET_STD) if own_trunk else image_statistics(trunk.name)
     mean, std = tuple(mean or known[0]), tuple(std or known[1])
     if not own_trunk and not own_head:
+        # a recipe describes the model, so that `semask.save` can record it
         spec = ModelRecipe(encoder=trunk, decoder=head, num_classes=num_classes, mean=mean, std=std)
         data = DataRecipe(crop=image_size, channels=len(mean))
         model = build(Recipe(name=f"{trunk.name}-{head.kind}", model=spec, data=data))
     else:
-        # a part of one's own, which no recipe describes
+        # no recipe describes the caller's own part
         module = trunk if own_trunk else build_encoder(trunk, num_classes, crop=image_size, channels=len(mean))
         top = head if own_head else build_decoder(head, module, num_classes)
         model = SegmentationModel(module, top, num_classes=num_classes, mean=mean, std=std).eval()

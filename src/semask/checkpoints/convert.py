@@ -46,9 +46,9 @@ _FILES = (WEIGHTS, "pytorch_model.bin")
 class Conversion(NamedTuple):
     """A converted file.
 
-    loaded: number of tensors that were filled. fresh: tensors at their random start, since they depend on the class
-    count. classes: names and colours, if the file carries them. layout: origin of the file, in words. beside: what the
-    variant.yml or config.json beside it says; None for layouts that have none.
+    loaded: number of filled tensors. fresh: tensors at their random start, since they depend on the class count.
+    classes: names and colours, if the file carries them. layout: origin of the file, in words. beside: outcome of the
+    comparison with the variant.yml or config.json beside it; None for layouts that have none.
     """
 
     model: SegmentationModel
@@ -91,7 +91,7 @@ def load_published(
 
 
 def convert(source: Source, recipe: str | Recipe, num_classes: int | None = None, *, trust: bool = False) -> Conversion:
-    """Model of a published file together with what was done; the layout may change the recipe."""
+    """Model of a published file with the report of its conversion; the layout may change the recipe."""
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     if (kind := recipe.model.decoder.kind) not in RULES:
         raise ValueError(f"no published files are known for the decoder {kind!r}; there are for: {', '.join(RULES)}")
@@ -104,6 +104,7 @@ def convert(source: Source, recipe: str | Recipe, num_classes: int | None = None
     tensors = tensors_of(checkpoint)
     rule = _rule(recipe, tensors)
     translation = rule.translate(tensors, recipe)
+    # the authors' description beside the file
     beside = None
     if translation.layout == segmenter.AUTHORS and file is not None:
         beside = f"There is no {VARIANT} beside it to compare the recipe with."
@@ -138,6 +139,7 @@ def convert(source: Source, recipe: str | Recipe, num_classes: int | None = None
     if translation.layout in (transformers.LAYOUT, segformer.TRANSFORMERS) and file is not None:
         beside, class_names = _compare_config(file, translation.recipe)
     classes = None if fresh else _classes(class_names, meta.get("PALETTE"), recipe)
+    # fresh tensors need a random start, a whole file none
     kept = {key: value for key, value in found.items() if key not in fresh}
     model = build(translation.recipe) if fresh else build_without_init(translation.recipe)
     fill(model, kept)
@@ -153,6 +155,7 @@ def fitting_recipe(tensors: Mapping[str, Tensor], recipe: Recipe) -> str | None:
         spec = candidate.model
         if spec.decoder.kind not in RULES:
             continue
+        # one translation for all recipes of a rule; most differ in sizes alone
         rule = _rule(candidate, tensors)
         kind = (rule, getattr(spec.decoder, "auxiliary", False))
         if kind not in translations:
@@ -160,10 +163,17 @@ def fitting_recipe(tensors: Mapping[str, Tensor], recipe: Recipe) -> str | None:
         translation = translations[kind]
         if file_classes(translation.tensors, rule.CLASS_TENSORS) != spec.num_classes:
             continue
-        # The encoders are few; most candidates need not be built any further.
+        # the encoders are few: one is built for all options that leave its shapes as they are
+        shared: dict[str, Any] = {"weights": None}
+        if hasattr(spec.encoder, "drop_path"):
+            shared["drop_path"] = 0.0
+        if isinstance(spec.encoder.semantic, SemanticLayers):
+            shared["semantic"] = dataclasses.replace(spec.encoder.semantic, windows=(None,) * 4)
         encoder = {key: tuple(v.shape) for key, v in translation.tensors.items() if key.startswith("encoder.")}
-        if encoder != _encoder_shapes(_without_shapeless(spec.encoder), spec.num_classes, candidate.data.crop):
+        options = dataclasses.replace(spec.encoder, **shared)
+        if encoder != _encoder_shapes(options, spec.num_classes, candidate.data.crop):
             continue
+        # the whole model, for the few candidates that are left
         fitted = rule.translate(tensors, candidate)
         if not any(differences(fitted, _tensors_of(fitted.recipe))):
             return name
@@ -175,16 +185,6 @@ def _tensors_of(recipe: Recipe) -> dict[str, Tensor]:
     return build_on_meta(recipe).state_dict()
 
 
-def _without_shapeless(spec: EncoderOptions) -> EncoderOptions:
-    """The same options without those that leave all shapes as they are, so that one encoder is built for many."""
-    shared: dict[str, Any] = {"weights": None}
-    if hasattr(spec, "drop_path"):
-        shared["drop_path"] = 0.0
-    if isinstance(spec.semantic, SemanticLayers):
-        shared["semantic"] = dataclasses.replace(spec.semantic, windows=(None,) * 4)
-    return dataclasses.replace(spec, **shared)
-
-
 @cache
 def _encoder_shapes(spec: EncoderOptions, num_classes: int, crop: tuple[int, int]) -> dict[str, tuple[int, ...]]:
     with on_meta_device():
@@ -194,13 +194,14 @@ def _encoder_shapes(spec: EncoderOptions, num_classes: int, crop: tuple[int, int
 
 def _rule(recipe: Recipe, tensors: Mapping[str, Tensor]) -> Rule:
     rule = RULES[recipe.model.decoder.kind]
+    # Semantic FPN and mask classifiers have two layouts, distinguished by the names in the file
     if rule is semask_fpn and mmsegmentation.recognises(tensors):
         return mmsegmentation
     return transformers if rule is detectron2 and transformers.recognises(tensors) else rule
 
 
 def _require_equal_copies(model: SegmentationModel, translation: Translation) -> None:
-    """Refuse a file with different values for one parameter of two names: FaPN shares norms."""
+    """Refuse different values of a parameter with two names: FaPN shares norms."""
     names: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         first = names.setdefault(id(parameter), name)
@@ -228,6 +229,7 @@ def _weights_file(path: Path) -> Path:
 
 def _compare_config(file: Path, recipe: Recipe) -> tuple[str, list[str]]:
     """Compare the configurations beside a file of transformers; return the outcome and the class names in them."""
+    # no tensor shows numbers of heads, activations or the epsilons of norms
     path, processor = file.with_name(hf.CONFIG), file.with_name(hf.PROCESSOR)
     if not path.is_file():
         return f"There is no {hf.CONFIG} beside it to compare the recipe with.", []
@@ -243,12 +245,14 @@ def _compare_config(file: Path, recipe: Recipe) -> tuple[str, list[str]]:
 
 def _classes(names: Sequence[str], colours: Sequence[Any] | None, recipe: Recipe) -> Classes | None:
     """The recipe's packaged table, with its label map, unless the file names other classes."""
+    # a packaged table of another length is of another task
     packaged = Classes.load(recipe.data.classes) if recipe.data.classes is not None else None
     if packaged is not None and len(packaged) != recipe.model.num_classes:
         packaged = None
     if len(names) != recipe.model.num_classes:
         return packaged
-    names = [name.strip() for name in names]  # mmsegmentation spells some with blanks at the end
+    # mmsegmentation spells some names with blanks at the end
+    names = [name.strip() for name in names]
     if packaged is not None and [n.casefold() for n in names] == [n.casefold() for n in packaged.names]:
         return packaged
     entries: list[dict[str, Any]] = [{"name": name} for name in names]

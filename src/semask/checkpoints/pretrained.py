@@ -13,11 +13,12 @@ from jaxtyping import Float
 from timm.layers import resample_abs_pos_embed, to_2tuple
 from torch import Tensor, nn
 
+from semask.checkpoints.rules.mix_transformer import chain_tensors
 from semask.checkpoints.safe_load import read_checkpoint, tensors_of
 from semask.models.encoders.chain import family_of, is_swin
 from semask.models.encoders.hierarchical import HierarchicalEncoder
 from semask.models.encoders.hrnet import ATTENTION, HRNetEncoder
-from semask.models.encoders.mix_transformer import chain_tensors, is_mit
+from semask.models.encoders.mix_transformer import is_mit
 from semask.models.encoders.simple_pyramid import SimplePyramidEncoder
 from semask.models.encoders.staged import StagedHiera
 from semask.models.encoders.vit import ViTEncoder, resize_positions
@@ -26,12 +27,12 @@ from semask.models.meta import on_meta_device
 MIN_SHARE = 0.95
 FROM_HUB = "timm"
 MIT_LICENCE = "NVIDIA Source Code License, non-commercial"
-"""Of SegFormer's Mix Transformers, which have to be fetched by hand."""
+"""Licence of SegFormer's Mix Transformers, which users download by hand."""
 _BIAS_TABLE = "relative_position_bias_table"
 
 
 class MatchReport(NamedTuple):
-    """What loading did: tensors of the backbone that were filled, and those that were not."""
+    """Numbers of filled tensors and of all tensors of a backbone, and the names of missing ones."""
 
     source: str
     matched: int
@@ -60,8 +61,10 @@ def load_encoder(
         ValueError: The weights cannot be read, or fewer than 95 % of the tensors match by name and shape; nothing is
             loaded then.
     """
+    # a simple pyramid wraps a plain ViT
     if isinstance(encoder, SimplePyramidEncoder):
         return load_encoder(encoder.plain, name, weights)
+    # read, and bring names and sizes into the backbone's
     source = _hub_tensors(name) if weights == FROM_HUB else _file_tensors(name, weights)
     backbone = encoder.chain if isinstance(encoder, HierarchicalEncoder) else encoder.backbone
     found = _for_chain(source, backbone) if isinstance(backbone, nn.ModuleDict) else dict(source)
@@ -74,10 +77,12 @@ def load_encoder(
             continue
         if (given.shape[0], *given.shape[2:]) == (tensor.shape[0], *tensor.shape[2:]):
             found[key] = inflate(given, tensor.shape[1])
+    # no published weights hold the attention added to HRNet
     if isinstance(encoder, HRNetEncoder):
         wanted = {key: tensor for key, tensor in wanted.items() if ATTENTION not in key}
     usable = {key: found[key] for key, tensor in wanted.items() if key in found and found[key].shape == tensor.shape}
     missing = tuple(key for key in wanted if key not in usable)
+    # nothing is loaded from weights of another network
     report = MatchReport(name if weights == FROM_HUB else weights, len(usable), len(wanted), missing)
     if report.share < MIN_SHARE:
         raise ValueError(
@@ -89,24 +94,28 @@ def load_encoder(
 
 
 def check_normalisation(name: str, mean: Sequence[float], std: Sequence[float]) -> None:
-    """Refuse other image statistics than those that timm's weights of that name were trained with.
+    """Refuse image statistics other than those of the training of timm's weights.
 
-    Of images that are not RGB the weights say nothing.
+    Raises:
+        ValueError: The statistics of RGB images differ; other channels have no reference.
     """
     known = timm.get_pretrained_cfg(name)
-    if known is None or len(known.mean) != len(mean) or (_level(known.mean, mean) and _level(known.std, std)):
+    if known is None or len(known.mean) != len(mean):
         return
-    told, ours = (
+    pairs = zip((*known.mean, *known.std), (*mean, *std), strict=True)
+    if all(abs(a - b) < 0.01 for a, b in pairs):
+        return
+    theirs, ours = (
         [" ".join(f"{v:g}" for v in values) for values in pair] for pair in ((known.mean, known.std), (mean, std))
     )
     raise ValueError(
-        f"{name!r} was trained on images normalised with mean {told[0]} and std {told[1]}, the recipe says "
-        f"mean {ours[0]} and std {ours[1]}. Say --model.mean {told[0]} --model.std {told[1]}."
+        f"{name!r} was trained on images normalised with mean {theirs[0]} and std {theirs[1]}, the recipe has "
+        f"mean {ours[0]} and std {ours[1]}. Use --model.mean {theirs[0]} --model.std {theirs[1]}."
     )
 
 
 def licence_of(name: str, weights: str | None) -> str | None:
-    """Licence that timm states of an encoder's weights; None where a recipe starts from none."""
+    """Licence of an encoder's weights by timm's statement; None where a recipe starts from none."""
     if weights is None:
         return None
     if is_mit(name):
@@ -114,10 +123,6 @@ def licence_of(name: str, weights: str | None) -> str | None:
     known = timm.get_pretrained_cfg(name)
     stated = None if known is None else known.license
     return str(stated) if stated else "not stated by timm"
-
-
-def _level(ours: Sequence[float], theirs: Sequence[float]) -> bool:
-    return all(abs(a - b) < 0.01 for a, b in zip(ours, theirs, strict=True))
 
 
 def _hub_tensors(name: str) -> dict[str, Tensor]:
@@ -129,6 +134,7 @@ def _hub_tensors(name: str) -> dict[str, Tensor]:
     try:
         return dict(timm.create_model(name, pretrained=True, num_classes=0).state_dict())
     except Exception as error:
+        # offline, an unknown name or a moved file: the hub's errors have no common class
         raise ValueError(
             f"the pretrained weights of {name!r} could not be fetched ({type(error).__name__}: {error}); {hint}"
         ) from error
@@ -141,9 +147,10 @@ def _file_tensors(name: str, path: str) -> dict[str, Tensor]:
     if is_swin(name):
         if "layers.0.downsample.reduction.weight" not in tensors:
             return tensors
-        # The official layout merges patches at the end of a stage, timm's at the start of the next.
+        # the official layout merges patches at the end of a stage, timm's at the start of the next
         merge = re.compile(r"^layers\.(\d+)\.downsample\.")
         return {merge.sub(lambda m: f"layers.{int(m[1]) + 1}.downsample.", k): value for k, value in tensors.items()}
+    # timm's own filter of the authors' files, which reads names and sizes of a model
     adapt = getattr(sys.modules[family_of(name)], "checkpoint_filter_fn", None)
     if adapt is None:
         return tensors
@@ -157,6 +164,7 @@ def _for_chain(source: dict[str, Tensor], chain: nn.ModuleDict) -> dict[str, Ten
     """Rename timm's keys to a chain's, whose children are called `layers_0` where timm has `layers.0`."""
     renamed: dict[str, Tensor] = {}
     for child in chain:
+        # one underscore of the name stands where timm has a dot; another may belong to the name
         nested = [f"{child[:place]}.{child[place + 1 :]}" for place, letter in enumerate(child) if letter == "_"]
         prefix = next((name for name in nested if any(key.startswith(f"{name}.") for key in source)), child)
         start = len(prefix) + 1
@@ -170,6 +178,7 @@ def _fit_positions(found: dict[str, Tensor], encoder: HierarchicalEncoder | HRNe
     Source: SeMask's authors' code, loading of ImageNet Swin weights: relative ones bicubic per head.
     """
     table = found.get("pos_embed")
+    # absolute positions of a plain ViT
     if isinstance(encoder, ViTEncoder):
         vit = encoder.backbone
         if table is None or table.ndim != 3 or vit.pos_embed is None or table.shape[1] == vit.pos_embed.shape[1]:
@@ -180,6 +189,7 @@ def _fit_positions(found: dict[str, Tensor], encoder: HierarchicalEncoder | HRNe
         else:
             found["pos_embed"] = resize_positions(table, grid, num_extra=extra, mode=encoder.position_resize)
         return
+    # relative positions of windows, then absolute ones of Hiera
     chain = encoder.chain if isinstance(encoder, HierarchicalEncoder) else encoder.backbone
     for name, module in chain.named_modules():
         key, own = f"{name}.{_BIAS_TABLE}", getattr(module, _BIAS_TABLE, None)
@@ -193,7 +203,7 @@ def inflate(weight: Float[Tensor, "o 3 h w"], channels: int) -> Float[Tensor, "o
     """A convolution over RGB as one over other channels, whose results are as large.
 
     Channels take the weights of red, green, blue, red, … in turn, scaled by 3 / channels; a single one takes their sum.
-    Where all channels are alike, 1, 3, 6, … of them give what RGB gave; of other counts some colours weigh more.
+    Where all channels are alike, 1, 3, 6, … of them give RGB's result; of other counts some colours weigh more.
 
     Source: timm's adapt_input_conv.
     """
@@ -205,6 +215,7 @@ def inflate(weight: Float[Tensor, "o 3 h w"], channels: int) -> Float[Tensor, "o
 
 def resize_bias_table(table: Tensor, window: tuple[int, int]) -> Tensor:
     """Resize a table of relative positions, ((2M-1)², heads) or heads (2M-1) (2M-1), to that of a window h × w."""
+    # as one image per head
     size = (2 * window[0] - 1, 2 * window[1] - 1)
     old = round(table.shape[0] ** 0.5)
     grid = table if table.ndim == 3 else table.T.unflatten(1, (old, old))

@@ -17,7 +17,7 @@ WEIGHTS = "model.safetensors"
 RECORD = "recipe.json"
 FORMAT = 2
 MOST_BYTES = 2**24
-"""Records have a few kilobytes, and class tables at most some hundred."""
+"""A record has a few kilobytes, its class table at most some hundred."""
 
 
 def write_record(directory: Path, recipe: Recipe | None, classes: Classes | None = None, parts: str = "") -> None:
@@ -42,6 +42,7 @@ def read_record(path: Path) -> dict[str, Any]:
         ValueError: The file is no JSON, or of another format.
     """
     try:
+        # a larger file is no record, and would fill the memory
         if path.stat().st_size > MOST_BYTES:
             raise ValueError(f"it has more than {MOST_BYTES} bytes")
         record = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -77,7 +78,11 @@ def recipe_of(record: dict[str, Any], directory: Path) -> Recipe:
 
 
 def require_checkpoint(directory: Path) -> None:
-    """Raise a ValueError unless the directory holds a record and weights."""
+    """Check that the directory holds a record and weights.
+
+    Raises:
+        ValueError: A file is missing.
+    """
     absent = [name for name in (RECORD, WEIGHTS) if not (directory / name).is_file()]
     if absent:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Reading tensors from files that somebody else wrote, without running anything they hold."""
+"""A reader of tensors from files of unknown origin, which runs no code of theirs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 _WRAPPERS = ("state_dict", "model", "model_state", "params")
 _TORCH_BEFORE_ZIP = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
-"""What files of torch.save began with before they were zip files; they are pickles too."""
+"""First bytes of the pickles that torch.save wrote before it wrote zip files."""
 _NUMBERS = re.compile(r"[<>|=]?([?bBhHiIlLqQefd]|b1|[iu][1248]|f[248])")
 """Codes of numpy for booleans, integers and floats."""
 _MOST_AXES, _LONGEST_SIDE = 64, 2**63 - 1
@@ -37,17 +37,17 @@ _BROKEN = (
     MemoryError,
     struct.error,
 )
-"""What the libraries raise over files that are broken, or made to be."""
+"""Errors of the libraries over files that are damaged by accident or on purpose."""
 
 
 class StoredDtype:
-    """The stand-in of numpy.dtype in a file: what kind of number, in which byte order.
+    """The stand-in of numpy.dtype in a file: kind of number and byte order.
 
-    numpy's own class takes offsets and objects from a pickle unchecked, and with them the process's memory.
+    numpy's own class takes offsets and objects from a pickle unchecked, and so reads the process's memory.
     """
 
     def __init__(self, code: object, *_: object) -> None:
-        """`code` is numpy's, such as f4; what else a pickle passes says how to copy it."""
+        """`code` is numpy's, such as f4; a pickle also passes flags on copying, which do not matter here."""
         if not isinstance(code, str) or not _NUMBERS.fullmatch(code):
             raise pickle.UnpicklingError(f"it asks for an array of {code!r:.40}, which is no kind of number")
         self.dtype = np.dtype(code)
@@ -72,7 +72,7 @@ class StoredArray:
         _, shape, dtype, fortran, raw = state
         self.array = _array(raw, dtype, shape, "F" if fortran else "C")
 
-    # Methods of the class, since a pickle could set attributes of functions.
+    # methods of the class, since a pickle could set attributes of functions
     @classmethod
     def from_buffer(cls, raw: object, dtype: object, shape: Any, order: str, axes: Any = None) -> StoredArray:
         """The array that protocol 5 of pickle writes; `axes` is how it lay in memory."""
@@ -83,7 +83,7 @@ class StoredArray:
 
     @classmethod
     def scalar(cls, dtype: object, raw: object) -> bool | float:
-        """The number of one of numpy's."""
+        """The Python number of a scalar of numpy."""
         number: bool | float = _array(raw, dtype, (), "C").item()
         return number
 
@@ -111,14 +111,14 @@ class StoredDict(dict[Any, Any]):
 _ARRAYS: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): StoredArray,
     ("numpy", "dtype"): StoredDtype,
-    # Both names of numpy's insides: before version 2, and since.
+    # both names of numpy's internals: before version 2, and since
     **{(f"numpy.{core}.multiarray", "_reconstruct"): StoredArray for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): StoredArray.scalar for core in ("core", "_core")},
     **{(f"numpy.{core}.numeric", "_frombuffer"): StoredArray.from_buffer for core in ("core", "_core")},
-    # Python 2's name of the module and Python 3's.
+    # Python 2's name of the module and Python 3's
     **{(builtins, "bytes"): StoredArray.encode for builtins in ("__builtin__", "builtins")},
 }
-"""What arrays in a file call for; nothing of numpy's own is handed to it."""
+"""Stand-ins of the functions and classes that arrays in a file ask for; none is numpy's own."""
 _IN_PICKLES = _ARRAYS | {
     ("_codecs", "encode"): StoredArray.encode,
     ("collections", "OrderedDict"): StoredDict,
@@ -126,21 +126,24 @@ _IN_PICKLES = _ARRAYS | {
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """An unpickler that knows stand-ins of arrays and plain containers, and refuses everything else."""
+    """An unpickler of stand-ins of arrays and plain containers, which refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a pickle may call for."""
+        """The stand-in of a class or function, by its module and name."""
         if (module, name) not in _IN_PICKLES:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
         return _IN_PICKLES[module, name]
 
 
 def read_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
-    """What a .safetensors or PyTorch file holds; a ValueError says why it could not be read.
+    """Content of a .safetensors or PyTorch file.
 
     PyTorch files are read with `weights_only=True`: tensors and plain containers, nothing that runs code. `trust` also
-    reads numpy arrays of numbers, in such files and in plain pickles (detectron2's model zoo), without handing numpy's
-    own classes to the file; other objects are refused all the same.
+    reads numpy arrays of numbers, in such files and in plain pickles (detectron2's model zoo), without numpy's own
+    classes; other objects are refused all the same.
+
+    Raises:
+        ValueError: The file is missing or damaged, or holds other objects.
     """
     path = Path(path)
     if not path.is_file():
@@ -164,13 +167,19 @@ def tensors_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     Accepts {'state_dict': …}, {'model': …} or a bare dict; arrays become tensors, and entries that are neither are left
     out.
     """
+    # wrappers may be nested
     inner: Mapping[str, Any] = checkpoint
     while nested := next((inner[key] for key in _WRAPPERS if isinstance(inner.get(key), Mapping)), None):
         inner = nested
-    values = ((key, torch.tensor(value) if _is_numeric(value) else value) for key, value in inner.items())
-    tensors = {key: value for key, value in values if isinstance(key, str) and isinstance(value, Tensor)}
+    # arrays of booleans, integers and floats, not those of text or objects
+    tensors: dict[str, Tensor] = {}
+    for key, value in inner.items():
+        numeric = isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
+        if isinstance(key, str) and (numeric or isinstance(value, Tensor)):
+            tensors[key] = torch.tensor(value) if numeric else value
     if not tensors:
         raise ValueError(f"no tensors in the checkpoint; its keys are {', '.join(map(str, list(checkpoint)[:8]))}")
+    # the prefix of DistributedDataParallel, once for every wrapper
     while all(key.startswith("module.") for key in tensors):
         tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
     return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}
@@ -179,21 +188,28 @@ def tensors_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
 def _read(path: Path, *, trust: bool) -> Any:
     if path.suffix == ".safetensors":
         return dict(load_file(path))
-    if not _is_plain_pickle(path):
+    with path.open("rb") as file:
+        start = file.read(len(_TORCH_BEFORE_ZIP))
+    # files of torch.save, old or new
+    if not start.startswith(b"\x80") or start == _TORCH_BEFORE_ZIP:
         arrays: list[Any] = [(stand_in, ".".join(name)) for name, stand_in in _ARRAYS.items()]
         with torch.serialization.safe_globals(arrays) if trust else nullcontext():
             return torch.load(path, map_location="cpu", weights_only=True)
     if not trust:
         raise pickle.UnpicklingError("a plain pickle, whose tensors are numpy arrays")
     with path.open("rb") as file:
-        # Those of the model zoo were written by Python 2.
+        # Python 2 wrote the pickles of the model zoo
         return ArrayUnpickler(file, encoding="latin1").load()
 
 
 def _array(raw: object, stored: object, shape: Any, order: Literal["C", "F"]) -> np.ndarray:
-    """An array of its bytes in this machine's byte order; a ValueError says that the sizes do not agree."""
+    """An array of its bytes in this machine's byte order.
+
+    Raises:
+        ValueError: The number of bytes is not that of the shape and the kind.
+    """
     if isinstance(raw, str):
-        raw = raw.encode("latin1")  # As Python 2 wrote them.
+        raw = raw.encode("latin1")  # Python 2 wrote bytes as text
     if not isinstance(raw, (bytes, bytearray)) or not isinstance(stored, StoredDtype) or not isinstance(shape, tuple):
         raise ValueError("an array without bytes, kind or shape")
     if len(shape) > _MOST_AXES or not all(type(side) is int and 0 <= side <= _LONGEST_SIDE for side in shape):
@@ -201,7 +217,7 @@ def _array(raw: object, stored: object, shape: Any, order: Literal["C", "F"]) ->
     dtype = stored.dtype
     if math.prod(shape) * dtype.itemsize != len(raw):
         raise ValueError(f"an array of shape {shape} and kind {dtype} in {len(raw)} bytes")
-    # A byte that is neither 0 nor 1 is no valid boolean in memory.
+    # a byte that is neither 0 nor 1 is no valid boolean in memory
     flat = np.frombuffer(raw, np.uint8 if dtype.kind == "b" else dtype)
     return flat.reshape(shape, order=order).astype(dtype.newbyteorder("="))
 
@@ -209,7 +225,7 @@ def _array(raw: object, stored: object, shape: Any, order: Literal["C", "F"]) ->
 def _plain(value: Any, done: dict[int, Any]) -> Any:
     """The content of a file with arrays for their stand-ins and plain dicts for all others.
 
-    `done` holds what was made of objects, by their ids, so that one that occurs often is made once.
+    `done` holds results by the ids of their objects: an object that occurs often is copied once.
     """
     if id(value) not in done:
         if isinstance(value, StoredArray):
@@ -223,13 +239,8 @@ def _plain(value: Any, done: dict[int, Any]) -> Any:
     return done[id(value)]
 
 
-def _is_plain_pickle(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(len(_TORCH_BEFORE_ZIP))
-    return start.startswith(b"\x80") and start != _TORCH_BEFORE_ZIP
-
-
 def _refusal(path: Path, error: pickle.UnpicklingError, *, trust: bool) -> str:
+    # cut short, arrays that need --trust, or objects that are never read
     if "truncated" in str(error):
         return f"{path.name} is no readable weights file (truncated; {error})"
     if not trust and "numpy" in str(error):
@@ -242,7 +253,3 @@ def _refusal(path: Path, error: pickle.UnpicklingError, *, trust: bool) -> str:
         f"{path.name} holds Python objects besides tensors and is not opened, since they could run code: {error}. "
         "Save its tensors alone, for instance with safetensors, where you trust the file."
     )
-
-
-def _is_numeric(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype.kind in "fiub"

@@ -65,6 +65,7 @@ def save(
             f"no recipe describes a model of {parts}, so that `semask.load` could not build it; use weights_only=True "
             "and semask.load(directory, model=model)"
         )
+    # a tensor with two names is written once
     values = model.state_dict() if tensors is None else tensors
     written = {key: values[key].detach().cpu().contiguous() for key in _own_tensors(model)}
     directory.mkdir(parents=True, exist_ok=True)
@@ -90,6 +91,7 @@ def load(
     Raises:
         ValueError: Files are missing or broken, or the weights do not fit.
     """
+    # the record, and the model that it describes
     directory = Path(directory)
     require_checkpoint(directory)
     record = read_record(directory / RECORD)
@@ -105,6 +107,7 @@ def load(
         tensors = load_file(directory / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{str(directory / WEIGHTS)!r} cannot be read: {error}. Save the checkpoint again.") from error
+    # every tensor must fit by name and shape
     wanted = _own_tensors(model)
     odd = sorted(set(tensors) ^ set(wanted))
     odd += [key for key, value in tensors.items() if key in wanted and value.shape != wanted[key].shape]
@@ -118,10 +121,10 @@ def load(
 
 
 def fill(model: SegmentationModel, tensors: Mapping[str, Tensor]) -> None:
-    """Give a model, even one without values, these values of its state; the rest stays."""
+    """Fill tensors of a model, even one without values, in place; the rest stays."""
     wanted = _own_tensors(model)
-    # Copies, since tensors read from a file may be views of it, and others belong to the caller. Not strict: a shared
-    # tensor has a second name, and comes with the first.
+    # copies, since tensors read from a file may be views of it, and others belong to the caller; not strict, since the
+    # second name of a shared tensor is absent
     values = {
         key: value.to(wanted[key].dtype, copy=True, memory_format=torch.contiguous_format)
         for key, value in tensors.items()
@@ -131,7 +134,7 @@ def fill(model: SegmentationModel, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _own_tensors(model: SegmentationModel) -> dict[str, Tensor]:
-    """The state with every tensor once, by its first name: FaPN's norms are shared by two places."""
+    """The state with every tensor once, by its first name: FaPN uses each norm in two places."""
     state = model.state_dict(keep_vars=True)
     first = {id(value): key for key, value in reversed(state.items())}
     return {key: value for key, value in state.items() if first[id(value)] == key}

@@ -1,4 +1,4 @@
-"""The variant.yml that Segmenter's authors put beside a checkpoint: what it is, and whether a recipe says the same."""
+"""The variant.yml beside checkpoints of Segmenter's authors: its reader, and its comparison with a recipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from semask.recipes.decoders import SegmenterMaskOptions
 
 VARIANT = "variant.yml"
 MAX_BYTES = 65536
-"""The authors' are of about 2 kB."""
+"""The authors' files have about 2 kB."""
 
 _BACKBONES = {"vit_base_patch8_384": "vit_base_patch8_224"}
 """timm has no B/8 of the authors' name; the architecture is the same."""
@@ -25,7 +25,7 @@ _PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")
 
 
 class VariantLoader(yaml.SafeLoader):  # type: ignore[misc]
-    """YAML of plain values and Python's tuples, in which image_size is written; every other tag is refused."""
+    """YAML of plain values and of Python's tuples, the form of image_size; every other tag is refused."""
 
     yaml_constructors = {_TAGS + kind: yaml.SafeLoader.yaml_constructors[_TAGS + kind] for kind in _PLAIN}  # noqa: RUF012
 
@@ -66,7 +66,11 @@ VariantLoader.add_constructor(None, _refuse)
 
 
 def read_variant(path: Path) -> dict[str, Any]:
-    """A variant.yml as plain values; a ValueError says why it could not be read."""
+    """A variant.yml as plain values.
+
+    Raises:
+        ValueError: The file is too large, no YAML of plain values, or has no net_kwargs.
+    """
     with path.open("rb") as file:
         text = file.read(MAX_BYTES + 1)
     if len(text) > MAX_BYTES:
@@ -84,9 +88,15 @@ def read_variant(path: Path) -> dict[str, Any]:
 
 
 def check_variant(path: Path, recipe: Recipe, *, any_classes: bool = False) -> None:
-    """Raise a ValueError unless a variant.yml says of the model what the recipe says.
+    """Check that a variant.yml describes the model of a recipe.
 
-    The message names both values and, if there is one, the recipe that fits. `any_classes` passes over the class count.
+    Args:
+        path: The variant.yml.
+        recipe: Recipe of the model.
+        any_classes: Leave the class count out.
+
+    Raises:
+        ValueError: A value differs; the message names both values and, if there is one, the recipe that fits.
     """
     variant = read_variant(path)
     said = describe_variant(variant)
@@ -98,10 +108,12 @@ def check_variant(path: Path, recipe: Recipe, *, any_classes: bool = False) -> N
         for field, value in said.items()
         if ours.get(field) != value
     ]
+    # our ViTs have heads of one width
     heads, width = (variant["net_kwargs"].get(field) for field in ("n_heads", "d_model"))
     if isinstance(heads, int) and isinstance(width, int) and heads * HEAD_WIDTH != width:
         differ.append(f"net_kwargs.n_heads is {heads} for a d_model of {width}, the recipe's {width // HEAD_WIDTH}")
     if differ:
+        # the first recipe that agrees in all fields of the file
         described = {name: describe_recipe(get_recipe(name)) for name in list_recipes()}
         fitting = next((name for name, ours in described.items() if said.items() <= ours.items()), None)
         hint = f"use the recipe {fitting!r}" if fitting is not None else "no recipe fits"
@@ -109,7 +121,7 @@ def check_variant(path: Path, recipe: Recipe, *, any_classes: bool = False) -> N
 
 
 def describe_variant(variant: Mapping[str, Any]) -> dict[str, Any]:
-    """What a variant.yml says of the model, by the fields' names there; fields it lacks are left out."""
+    """The fields of a variant.yml that describe the model, by their paths; missing ones are left out."""
     model = variant["net_kwargs"]
     decoder = model.get("decoder")
     decoder = decoder if isinstance(decoder, Mapping) else {}
@@ -117,6 +129,7 @@ def describe_variant(variant: Mapping[str, Any]) -> dict[str, Any]:
     said["net_kwargs.decoder.name"] = decoder.get("name")
     if decoder.get("name") != "linear":
         said["net_kwargs.decoder.n_layers"] = decoder.get("n_layers")
+    # timm's names, and tuples for the lists of newer files
     backbone = said["net_kwargs.backbone"]
     if isinstance(backbone, str):
         said["net_kwargs.backbone"] = _BACKBONES.get(backbone, backbone)
@@ -127,15 +140,14 @@ def describe_variant(variant: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe_recipe(recipe: Recipe) -> dict[str, Any]:
-    """What a variant.yml of the recipe would say."""
+    """The fields that a variant.yml of the recipe would have."""
     model = recipe.model
-    name = _DECODERS.get(model.decoder.kind)
     described = {
         "net_kwargs.backbone": model.encoder.name.split(".", 1)[0],
         "net_kwargs.n_cls": model.num_classes,
         "net_kwargs.image_size": getattr(model.encoder, "image_size", None),
         "net_kwargs.normalization": "vit" if model.mean == (0.5, 0.5, 0.5) else "deit",
-        "net_kwargs.decoder.name": name,
+        "net_kwargs.decoder.name": _DECODERS.get(model.decoder.kind),
     }
     if isinstance(model.decoder, SegmenterMaskOptions):
         described["net_kwargs.decoder.n_layers"] = model.decoder.layers

@@ -34,7 +34,7 @@ class Settings(TrainSettings):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parse `TABLE [--data DATA] [flags]` and train."""
+    """Parse `TABLE [--data DATA] [flags]` and train the rows of the table."""
     if not arguments or arguments[0] in HELP:
         print(usage())
         return
@@ -58,10 +58,11 @@ def ablate(name: str, rows: Rows, seeds: Sequence[int], options: RunOptions) -> 
     out = options.out or Path("runs") / f"ablate-{name}-{rows.rows[0].recipe.name.replace('/', '-')}"
     check_writable(out)
     screen = console()
-    # Every row builds before the first one trains.
+    # every row builds before the first one trains
     counts = check_rows(rows)
-    # Seed by seed, so that an interrupted table compares whole rows of fewer seeds.
+    # seed by seed, so that an interrupted table compares whole rows of fewer seeds
     scores = run_table(rows, seeds, options, out=out, tell=lambda text: screen.print(text, style="bold"))
+    # mean and deviation of each row, and its difference to the reference row, paired by seed
     results = []
     for number, (row, count, found) in enumerate(zip(rows.rows, counts, scores, strict=True)):
         mean, deviation = spread(found)
@@ -90,7 +91,7 @@ def ablate(name: str, rows: Rows, seeds: Sequence[int], options: RunOptions) -> 
         "rows": results,
     }
     text = markdown(record)
-    # Written anew by every call, with the seeds trained so far.
+    # written anew by every call, with the seeds trained so far
     write_text(out / "table.md", text)
     write_json(out / "table.json", record)
     screen.print(text)
@@ -99,11 +100,12 @@ def ablate(name: str, rows: Rows, seeds: Sequence[int], options: RunOptions) -> 
 
 
 def markdown(record: dict[str, Any]) -> str:
-    """A record as a Markdown table with a line on how it was measured."""
+    """A record as a Markdown table with a note on its measurement."""
     lines, labels = [], [row["label"] for row in record["rows"]]
     for number, row in enumerate(record["rows"], start=1):
-        # Mean ± sample standard deviation over the seeds.
+        # mean ± sample standard deviation over the seeds
         mean = f"{100 * row['mean']:.2f}" + (f" ± {100 * row['deviation']:.2f}" if row["deviation"] is not None else "")
+        # the reference row has no difference, a single seed no interval
         gap = interval = ""
         if row["difference"] is not None:
             gap, interval = f"{100 * row['difference']:+.2f}", "one seed"
@@ -126,11 +128,12 @@ def markdown(record: dict[str, Any]) -> str:
 
 
 def show_rows(rows: Rows, settings: Settings) -> None:
-    """Print the rows that would be trained, and their cost."""
+    """Print the rows of a table and their cost."""
     from semask.models.build import build_on_meta
     from semask.models.flops import multiply_adds, parameters
 
     lines = []
+    # models without values: shapes are enough for the cost
     for number, row in enumerate(rows.rows, start=1):
         model = build_on_meta(row.recipe)
         cost = multiply_adds(model, *row.recipe.data.crop)
@@ -146,7 +149,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, Settings, Recipe]:
     """The table's name, the settings, and the recipe that all rows start from.
 
     Raises:
-        ValueError: there is no such table, or no such data for it, or a flag that the table sets itself.
+        ValueError: the table or its data is unknown, or a flag is one that the table sets.
     """
     name, flags = split_name(arguments, usage=USAGE, hint=f"There are: {', '.join(STUDIES)}.")
     assert name is not None  # `main` answers a plain --help
@@ -158,14 +161,15 @@ def parse(arguments: Sequence[str]) -> tuple[str, Settings, Recipe]:
         Settings, base, flags, prog=f"semask ablate {name}", description=description, first=FIRST
     )
     check_seeds(settings.seeds)
-    # flags that the table sets itself
+    # flags that the table sets
     if settings.train.seed != base.train.seed:
         raise ValueError("a table trains every row with several seeds; use --seeds 0 1 2, not --train.seed")
     if settings.run.resume is not None:
         raise ValueError("a table continues by itself after an interruption; leave out --resume")
     if settings.train.eval_every != base.train.eval_every:
         raise ValueError("the runs of a table are evaluated once, at their end; leave out --train.eval-every")
-    if settings.run.from_scratch:  # as a field of the recipe, so that runs with and without weights never mix
+    # as a field of the recipe, so that runs with and without weights never mix
+    if settings.run.from_scratch:
         recipe = recipe.override({"model.encoder.weights": None})
         settings = dataclasses.replace(settings, run=dataclasses.replace(settings.run, from_scratch=False))
     return name, settings, recipe

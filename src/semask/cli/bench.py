@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ALIKE = ("run", "size", "precision", "mIoU", "machine", "torch")
 """Columns of reports that a line below the table replaces."""
 SPARED = ("IQR", "p99", "p90", "in all", "of peak [%]", "multiply-adds [G]", "parameters [M]", "batch")
-"""Columns that a narrow terminal goes without, in this order; records hold them all."""
+"""Columns that a narrow terminal omits, in this order; records hold them all."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def bench(recipes: Sequence[str], options: Options, *, out: Path | None = None) -> dict[str, Any]:
     """Measure, print a table, write the record and return it as JSON values."""
-    # Before torch is imported, which takes seconds.
+    # before torch is imported, which takes seconds
     check_record(out)
     check(recipes, options)
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -61,7 +61,7 @@ def bench(recipes: Sequence[str], options: Options, *, out: Path | None = None) 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     if options.compile:
         console(stderr=True).print("compiling, in the first run of each: minutes for large models", style="dim")
-    # Drawn between runs alone: a thread that draws would take time from the measured work.
+    # drawn between runs alone: a thread that draws would take time from the measured work
     with Progress(*columns, console=console(stderr=True), transient=True, auto_refresh=False) as bar:
         task = bar.add_task("Building", total=None)
 
@@ -69,6 +69,7 @@ def bench(recipes: Sequence[str], options: Options, *, out: Path | None = None) 
             bar.update(task, description=title, total=runs, advance=1, refresh=True)
 
         record = measure(recipes, options, progress=progress)
+    # table, conditions and remarks, then the record
     screen, results = console(), results_of(out or Path("-"), record)
     table, spared = fitting_table(results, screen)
     screen.print(table.rich())
@@ -83,12 +84,13 @@ def bench(recipes: Sequence[str], options: Options, *, out: Path | None = None) 
 
 
 def fitting_table(results: Sequence[Result], screen: Console) -> tuple[Table, list[str]]:
-    """A table that fits into a terminal, and the columns that the terminal has no room for."""
+    """A table that fits into a terminal, and the omitted columns."""
     from rich.measure import Measurement
 
     from semask.benchmark.table import bench_table
 
     table = bench_table(results, {}).without(*ALIKE)
+    # one column less until the table's natural width fits
     spared: list[str] = []
     unlimited = screen.options.update(max_width=1000)
     for title in SPARED:
@@ -103,6 +105,7 @@ def conditions(record: Mapping[str, Any], results: Sequence[Result]) -> list[str
     """Lines on the conditions of the measurement, and remarks on its certainty."""
     from semask.benchmark.table import caption, notes
 
+    # all cases share their settings
     values, around = results[0].values, record["environment"]
     lines = [
         caption(results, []),

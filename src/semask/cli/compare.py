@@ -20,7 +20,7 @@ MEANS = {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc", "fwiou": "fwIoU", "dice
 class Settings:
     """Compare two evaluations of the same images by the same protocol: B - A with its 95 % interval, and every class.
 
-    The interval is of the images: both evaluations share each resample of them, so that what is hard for both cancels
+    The interval covers the choice of images: both evaluations share each resample, so that images hard for both cancel
     out. It does not cover other seeds of a training; `semask ablate` does.
     """
 
@@ -47,6 +47,7 @@ def compare(settings: Settings) -> dict[str, Any]:
     from semask.evaluation.record import read_record
     from semask.visualization.pages.comparison import write_comparison_page
 
+    # B - A by a paired bootstrap over images
     check_record(settings.out)
     records = read_record(settings.a), read_record(settings.b)
     found = comparison.compare(*records, resamples=settings.resamples, seed=settings.seed)
@@ -63,7 +64,7 @@ def compare(settings: Settings) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> Table:
-    """Means and classes with A, B, the difference and its interval in points; * marks an interval without 0."""
+    """Table of means and classes with A, B, their difference and its interval in points; * marks one without 0."""
 
     def row(title: str, a: float | None, b: float | None, ends: Sequence[float] | None) -> tuple[str, ...]:
         if ends is None:
@@ -80,11 +81,12 @@ def table(found: dict[str, Any]) -> Table:
 
 
 def verdict(found: dict[str, Any]) -> str:
-    """In a sentence whether the mIoU differs by more than chance over these images."""
+    """Sentence on the difference in mIoU and its significance over these images."""
     images = pluralize(found["images"], "image")
     if found["difference"]["miou"] is None:
         return f"the difference in mIoU is undefined over {images}"
     value, low, high = found["difference"]["miou"]
+    # significant at 95 % where the interval leaves out 0
     if low <= 0 <= high:
         return f"no difference in mIoU is certain: the interval over {images} holds 0"
     better = "B" if value > 0 else "A"

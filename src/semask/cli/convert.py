@@ -54,7 +54,7 @@ def convert(
 
 
 def read(source: Path, recipe: str, out: Path, *, num_classes: int | None, trust: bool, overwrite: bool) -> None:
-    """Write a published file as a checkpoint and report what filled it."""
+    """Write a published file as a checkpoint and print its layout and the number of its tensors."""
     get_recipe(recipe)  # refuses a mistyped name before a large file is read
     check_writable(out, flag="OUT")
     _require_free(out, RECORD, overwrite=overwrite)
@@ -64,6 +64,7 @@ def read(source: Path, recipe: str, out: Path, *, num_classes: int | None, trust
 
     result = convert_published(source, recipe, num_classes, trust=trust)
     store.save(result.model, out, classes=result.classes)
+    # layout, comparison with files beside it, and random tensors: all that a user should check
     screen = console()
     screen.print(f"{result.loaded} tensors of {source.name} fill {recipe}.")
     screen.print(f"layout: {result.layout}.")
@@ -83,6 +84,7 @@ def export(source: Path, out: Path, *, overwrite: bool) -> None:
     from semask.checkpoints.transformers.config import CLASSES, require_expressible
     from semask.checkpoints.transformers.export import write_transformers
 
+    # the recipe first, before its weights are read
     require_expressible(recipe)
     bundle = store.load(source)
     write_transformers(out, bundle.model, recipe, bundle.classes)

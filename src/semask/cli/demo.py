@@ -49,10 +49,12 @@ def demo(*, out: Path = Path("runs/demo"), steps: int | None = None) -> None:
         if name != RECIPE:
             raise ValueError(f"{str(out)!r} holds a run of {name}, which the demo would replace; give another --out")
     recipe = get_recipe(RECIPE)
+    # a shorter run with at least one evaluation and a shorter warm-up
     if steps is not None:
         evaluations, warmup = min(steps, recipe.train.eval_every), min(recipe.optim.warmup_steps, steps // 2)
         changes = {"train.steps": steps, "train.eval_every": evaluations, "optim.warmup_steps": warmup}
         recipe = recipe.override(changes)
+    # train, draw figures, evaluate
     result = train(recipe, RunOptions(out=out, overwrite=True))
     bundle = store.load(result.best)
     figure_grid(out / "figure.png", segment_scenes(bundle), classes_of(recipe.data))
@@ -76,6 +78,7 @@ def segment_scenes(bundle: Bundle) -> list[Row]:
     assert recipe is not None
     predictor = build_predictor(model, recipe.test, recipe.data)
     prior = build_prior(model, recipe.test, recipe.data)
+    # image, truth, prediction and semantic prior of each
     scenes = validation_set(recipe.data)
     with torch.inference_mode():
         samples = [scenes[index] for index in range(SCENES)]

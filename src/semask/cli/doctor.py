@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 USAGE = "semask doctor DATA"
 FIRST = ("data.root", "data.classes", "data.images", "data.labels", "data.train-split", "data.val-split")
 SHOWN = 10
-"""Files listed on the screen for one kind of problem; the page has more."""
+"""Number of files on the screen for one kind of problem; the page has more."""
 SHOWN_CLASSES = 40
 
 
@@ -87,6 +87,7 @@ def examine(name: str, data: DataRecipe, options: DoctorOptions, out: Path, *, n
     from semask.data.checks.doctor import diagnose
     from semask.visualization.pages.doctor import write_doctor_page
 
+    # one reading of all files finds problems and counts classes
     diagnosis = diagnose(
         data,
         num_classes=num_classes,
@@ -130,6 +131,7 @@ def show(diagnosis: Diagnosis, screen: Console) -> None:
 
 def class_table(diagnosis: Diagnosis) -> Table:
     """Share of pixels, training images and weights of the classes, frequent ones first; of many, both ends."""
+    # by frequency; classes of one frequency in the order of the table
     counts, names = diagnosis.training.counts, diagnosis.classes.names
     total = max(1, int(counts.pixels.sum()))
     rows: list[tuple[str, ...]] = []
@@ -147,6 +149,7 @@ def class_table(diagnosis: Diagnosis) -> Table:
 
 def to_paste(diagnosis: Diagnosis) -> list[str]:
     """Statistics and, unless classes are many, weights of the training split as flags of `semask train`."""
+    # figures of another split would mislead
     if diagnosis.training.name != diagnosis.data.train_split or not diagnosis.training.pairs:
         return [f"no statistics or weights before the split {diagnosis.data.train_split!r} can be read"]
     lines = [f"statistics for encoders without pretrained weights: {diagnosis.statistics_flags() or 'none'}"]

@@ -86,7 +86,7 @@ def main(arguments: Sequence[str]) -> None:
     }
     settings, chosen = parse_over(Settings, recipe, flags, **given)
     if settings.run.protocol is not None:
-        # Once more, since the flags start at the protocol's data and test now.
+        # once more, since the flags now start at the protocol's data and test
         settings, chosen = parse_over(Settings, with_protocol(recipe, settings.run.protocol), flags, **given)
     from semask.checkpoints import store
 
@@ -97,7 +97,7 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
     """Score a checkpoint by its recipe's data and test, print the classes and write the record and its page.
 
     Raises:
-        ValueError: data, flags or classes do not fit; this is raised before anything is scored.
+        ValueError: data, flags or classes do not fit; nothing is scored then.
     """
     from rich.progress import Progress
 
@@ -106,9 +106,10 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
     from semask.evaluation import Measures, evaluate_model, process_share
     from semask.evaluation.record import NAME, measured
     from semask.inference import build_predictor
-    from semask.inference.scale_check import scale_warning
+    from semask.inference.from_recipe import scale_warning
     from semask.ops.device import pick_device
 
+    # refuse wrong input before hours of scoring
     recipe = bundle.recipe
     assert recipe is not None
     check_record(options.out or checkpoint / NAME)
@@ -142,6 +143,7 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
                 measures=Measures(boundary=options.boundary, areas=options.areas, bins=options.bins),
                 progress=lambda count: bar.advance(task, count),
             )
+        # means and classes on the screen, everything in the record
         seconds = time.perf_counter() - started
         scores = accumulator.scores()
         if rank == 0:
@@ -167,7 +169,7 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
 
 
 def _check_options(options: EvaluateOptions) -> None:
-    """Refuse before the evaluation what its measures would refuse after it."""
+    """Refuse values before the evaluation that its measures would refuse after it."""
     from semask.evaluation.metrics.calibration import Calibration
     from semask.evaluation.metrics.sizes import SizeConfusions
 
@@ -187,12 +189,13 @@ def _gallery(
     count: int,
     device: torch.device,
 ) -> list[GalleryImage]:
-    """Segment the images of the page once more: no label map was kept."""
+    """Segment the images of the page once more: the evaluation keeps no label maps."""
     import torch
 
     from semask.data.readers.raster import as_rgb
     from semask.visualization.pages.images import GalleryImage, choose
 
+    # counts of images are sorted by name, the samples are not
     names, miou, shown = sorted(accumulator.images), accumulator.image_counts().miou(), []
     places = {samples.name(index): index for index in range(len(samples))}
     for index, title in choose(miou, count):
@@ -217,6 +220,7 @@ def _write(
     from semask.visualization.figures import class_bars
     from semask.visualization.pages.evaluation import write_evaluation_page
 
+    # record and counts, figure, page
     out = options.out or checkpoint / NAME
     replaces = ", in place of an earlier evaluation's (--out FILE keeps both)" if out.exists() else ""
     counts, scores = arrays(accumulator), accumulator.scores()
@@ -224,7 +228,8 @@ def _write(
     screen.print(f"written to {out}{replaces}")
     bars, page = out.with_suffix(".png"), out.with_suffix(".html")
     if math.isnan(scores.miou):
-        bars.unlink(missing_ok=True)  # an earlier evaluation's would be taken for this one's
+        # no class has a score; the figure of an earlier evaluation would be taken for this one's
+        bars.unlink(missing_ok=True)
     else:
         class_bars(bars, scores, classes.names)
         screen.print(f"classes as bars in {bars}")
@@ -244,6 +249,7 @@ def summary(record: dict[str, Any]) -> str:
     """The means in a line, the mIoU with its interval."""
     scores, ends = record["scores"], record.get("intervals", {}).get("miou")
     between = "" if ends is None else " [{}, {}]".format(*map(percent, ends))
+    # means that every evaluation has, then optional ones
     parts = [
         f"mIoU {percent(scores['miou'])}{between}",
         f"mAcc {percent(scores['macc'])}",

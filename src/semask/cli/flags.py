@@ -25,7 +25,7 @@ def parse(target: Callable[..., T], arguments: Sequence[str], *, prog: str, **op
 
     Booleans may be spelled true and false. --help and wrong arguments leave by SystemExit, with status 0 and 2.
     """
-    # tyro reads True and False, alone or behind `--flag=`.
+    # tyro reads True and False, alone or after `--flag=`
     spelled = [re.sub(r"^(--[^=]+=)?(true|false)$", lambda m: (m[1] or "") + m[2].title(), each) for each in arguments]
     result: T = tyro.cli(
         target, prog=prog, args=["--help" if each == "--help-all" else each for each in spelled], **options
@@ -41,10 +41,12 @@ def parse_over(
     Fields of `settings` that are also fields of recipes start at the recipe's values. --help lists of these the flags
     in `first` alone, such as data.root; --help-all lists all of them.
     """
+    # the parts of a recipe that this command has flags for
     names = {field.name for field in dataclasses.fields(settings)} & {  # type: ignore[arg-type]
         field.name for field in dataclasses.fields(Recipe)
     }
     default = settings(**{name: getattr(recipe, name) for name in names})
+    # a short help names the most used flags, --help-all every one
     registry = ConstructorRegistry()
     if {"-h", "--help"} & {*arguments}:
         description += (
@@ -58,7 +60,7 @@ def parse_over(
 
 
 def split_name(arguments: Sequence[str], *, usage: str, hint: str = "") -> tuple[str | None, list[str]]:
-    """Split `NAME [flags]`, where `usage` ends in what NAME stands for; the name is None where only help is asked.
+    """Split `NAME [flags]`; `usage` ends in the kind of NAME, and the name is None for help.
 
     Raises:
         ValueError: a flag is in the place of the name.
@@ -72,11 +74,12 @@ def split_name(arguments: Sequence[str], *, usage: str, hint: str = "") -> tuple
 
 
 def take(flag: str, arguments: Sequence[str], *, hint: str = "") -> tuple[str | None, list[str]]:
-    """The value of a flag, None without it, and the other arguments; for flags that change what others mean.
+    """The value of a flag, None without it, and the other arguments; for flags on which other flags depend.
 
     Raises:
         ValueError: nothing follows the flag.
     """
+    # --flag=value, or --flag value
     for place, argument in enumerate(arguments):
         if argument.startswith(f"{flag}="):
             return argument.partition("=")[2], [*arguments[:place], *arguments[place + 1 :]]
@@ -100,6 +103,7 @@ def check_record(out: Path | None) -> None:
 
 def _showing_only(flags: Sequence[str], default: Any) -> ConstructorRegistry:
     """Rules for tyro that hide all fields of recipes but these; a hidden flag still parses."""
+    # every part of a dotted name as (class of its owner, field)
     shown = set()
     for path in (flag.replace("-", "_").split(".") for flag in flags):
         for depth in range(1, len(path)):
@@ -112,7 +116,8 @@ def _showing_only(flags: Sequence[str], default: Any) -> ConstructorRegistry:
         nonlocal asking
         if asking or not getattr(info.type, "__module__", "").startswith("semask.recipes"):
             return None
-        asking = True  # the rule that comes after this one
+        # ask the next rule, without recursion into this one
+        asking = True
         spec = ConstructorRegistry.get_struct_spec(info)
         asking = False
         if not isinstance(spec, StructConstructorSpec):

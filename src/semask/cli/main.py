@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = run(name, rest)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader, such as `head`, has enough; without this, Python complains once more when it exits.
+        # the reader, such as `head`, has enough; without this, Python complains once more when it exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error}; is there space left, and may you read and write there?", status=1)
     except Exception as error:
-        # torch's OutOfMemoryError by its name, since torch may not be imported here; all else is a defect.
+        # torch's OutOfMemoryError by its name, since torch may not be imported here; all else is a defect
         if type(error).__name__ != "OutOfMemoryError":
             raise
         hint = "--train.batch-size or a larger --train.accumulate; evaluate and predict with --test.mode sliding"
@@ -92,7 +92,7 @@ Semantic segmentation with transformers: SeMask and Segmenter.
 
 
 def _ready_streams() -> None:
-    """Let printing never fail: a closed stream takes everything, and signs that an encoding lacks are spelled out."""
+    """Let printing never fail: closed streams discard the text, and characters outside the encoding are escaped."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115

@@ -67,7 +67,7 @@ def rows_of(chosen: Sequence[str]) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """The rows as a table, a group per data set, published figures in brackets."""
+    """Table of recipes, a group per data set, published figures in brackets."""
     lines: list[tuple[str, ...]] = []
     for _, group in groupby(rows, key=dataset_of):
         for row in group:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 PREDICTIONS, OVERLAYS, PRIORS, SUBMISSION = "predictions", "overlays", "priors", "submission"
-"""Folders of results. Not "labels": next to images/ that would overwrite a data set's truth."""
+"""Folders of results; the name "labels" beside images/ would overwrite a data set's truth."""
 
 
 class Summary(NamedTuple):
@@ -77,13 +77,13 @@ def main(arguments: Sequence[str]) -> None:
 def parse(arguments: Sequence[str]) -> Settings:
     """The flags over the checkpoint's recipe; --help and bad flags leave by SystemExit."""
     given = parse_flags(Settings, arguments, prog="semask predict")
-    # Once more: only now is the checkpoint known, at whose recipe the flags start.
+    # once more: only now is the checkpoint known, at whose recipe the flags start
     default = dataclasses.replace(given, test=read_recipe(given.checkpoint).test)
     return parse_flags(Settings, arguments, prog="semask predict", default=default)
 
 
 def predict(checkpoint: Path, images: Path, options: PredictOptions, *, test: TestRecipe | None = None) -> Summary:
-    """Segment images as `Settings` describes; `test` None is the checkpoint's own.
+    """Segment images and write the results; `test` None is the checkpoint's own.
 
     Raises:
         ValueError: an option is out of range, or no file is an image that can be segmented.
@@ -91,8 +91,9 @@ def predict(checkpoint: Path, images: Path, options: PredictOptions, *, test: Te
     from rich.progress import track
 
     from semask.data.readers.raster import read_raster
-    from semask.inference.scale_check import window_warning
+    from semask.inference.from_recipe import window_warning
 
+    # refuse wrong input before the model is built
     out = options.out
     if not 0 <= options.alpha <= 1:
         raise ValueError(f"--alpha is the share of colour and lies in [0, 1], got {options.alpha}")
@@ -105,7 +106,7 @@ def predict(checkpoint: Path, images: Path, options: PredictOptions, *, test: Te
     for file, name in track(list(zip(files, names, strict=True)), description="Segmenting", console=log):
         try:
             image = read_raster(file, painter.data)
-            # A warning on windows once, for the first image that it is true of.
+            # one warning on windows, for the first image that it concerns
             size, windows = (image.shape[-2], image.shape[-1]), None if warned else painter.windows
             if windows and (warning := window_warning(painter.data, windows, *size)):
                 log.print(f"{file}: {warning}", style="yellow")
@@ -114,12 +115,13 @@ def predict(checkpoint: Path, images: Path, options: PredictOptions, *, test: Te
         except (ValueError, MemoryError, RuntimeError) as error:
             message = str(error)
             if not isinstance(error, ValueError):
-                # torch has a class of its own for a GPU's memory alone.
+                # torch has a class of its own for a GPU's memory alone
                 if not isinstance(error, MemoryError) and "allocate" not in message:
                     raise
                 message = "the memory is too small for this image at once; use --test.mode sliding, window by window"
             log.print(f"skipped: {message if str(file) in message else f'{file}: {message}'}", style="yellow")
             skipped.append(file)
+    # a folder without any image is an error, single files are not
     summary = Summary(len(files) - len(skipped), tuple(skipped))
     if not summary.segmented:
         raise ValueError(f"none of the {len(files)} files in {str(images)!r} is an image that can be segmented")
@@ -139,7 +141,7 @@ class Painter:
         from semask.checkpoints import store
         from semask.data.published.submission import Submission
         from semask.inference import build_predictor, build_prior
-        from semask.inference.scale_check import scale_warning
+        from semask.inference.from_recipe import scale_warning
         from semask.ops.device import pick_device
         from semask.visualization.colours import numbered_classes
 
@@ -152,7 +154,7 @@ class Painter:
         self.classes = classes or numbered_classes(recipe.model.num_classes)
         if warning := scale_warning(recipe.data, recipe.data, test):
             logger.warning(warning)
-        # Windows that the flags ask for, in place of the checkpoint's own test.
+        # windows of the flags, in place of the checkpoint's own test
         self.windows = test if (test.mode, test.window) != (recipe.test.mode, recipe.test.window) else None
         self.predictor = build_predictor(model, test, recipe.data)
         self.prior = build_prior(model, test, recipe.data) if options.prior else None
@@ -166,6 +168,7 @@ class Painter:
         from semask.data.readers.raster import as_rgb
         from semask.visualization.colours import overlay, write_image, write_label
 
+        # the model, then a file of each kind
         out, batch = self.options.out, image[None].to(self.device)
         with torch.inference_mode():
             labels = self.predictor.labels(batch)[0].cpu()
@@ -188,6 +191,7 @@ def find_files(images: Path, *, leave_out: Path) -> list[Path]:
         raise ValueError(f"there is no image or folder {str(images)!r}")
     from semask.data.readers.tree import paths_below
 
+    # results of an earlier call may be in a folder below
     results = {(leave_out / folder).resolve() for folder in (PREDICTIONS, OVERLAYS, PRIORS, SUBMISSION)}
     found = [
         path
@@ -201,7 +205,7 @@ def find_files(images: Path, *, leave_out: Path) -> list[Path]:
 
 
 def output_names(files: Sequence[Path], root: Path) -> list[str]:
-    """A name without suffix for each file's results, relative to `root`; no two are the same.
+    """Unique names of the files' results, without suffix and relative to `root`.
 
     Files that differ in suffix only, such as a.jpg and a.png, keep their suffixes. Names are compared without regard to
     case, as some file systems do.
@@ -210,6 +214,7 @@ def output_names(files: Sequence[Path], root: Path) -> list[str]:
     stems = [path.with_suffix("") for path in paths]
     taken = Counter(str(stem).casefold() for stem in stems)
     names = [str(path if taken[str(stem).casefold()] > 1 else stem) for path, stem in zip(paths, stems, strict=True)]
+    # a stem may be another file's whole name: a.png.jpg beside a.png
     if len({name.casefold() for name in names}) < len(names):
         return [str(path) for path in paths]
     return names

@@ -66,6 +66,7 @@ def prepare(settings: Settings) -> Prepared:
         raise ValueError(f"--workers must be at least 1, got {settings.workers}")
     # a download of hours should not end at a full or read-only disk
     check_writable(settings.root, flag="--root")
+    # read, relabel, check and count
     done = preparing.prepare(
         official,
         settings.downloads,

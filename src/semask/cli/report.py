@@ -49,7 +49,7 @@ def report(settings: Settings) -> str:
     """Print or write the table and return it.
 
     Raises:
-        ValueError: a record cannot be read, a suffix is not one of those that can be written, or flags contradict.
+        ValueError: a record cannot be read, a format cannot be written, or flags contradict.
     """
     from semask.evaluation.report import class_table, evaluation_table
 
@@ -66,7 +66,7 @@ def report(settings: Settings) -> str:
                 raise ValueError(f"{flag} takes a file, and {str(path)!r} is a folder; give a name within it")
     evaluations, results = read(settings.records)
     notes: list[str] = []
-    # records of speed make a table of speed, whatever stands beside them
+    # records of speed make a table of speed, in which evaluations give the accuracy
     if results:
         if settings.classes:
             raise ValueError("--classes is for evaluations; leave out the records of `semask bench`")
@@ -91,6 +91,7 @@ def read(paths: Sequence[Path]) -> tuple[list[Record], list[Result]]:
     from semask.benchmark.result import is_bench, read_bench
     from semask.evaluation.record import read_record
 
+    # both kinds are JSON; records of speed name their kind
     evaluations, results = [], []
     for path in paths:
         if not path.exists():
@@ -112,6 +113,7 @@ def speed_table(
     from semask.benchmark.table import accuracies_of, bench_table, caption, notes
 
     accuracies, remarks, by = accuracies_of(results, evaluations), notes(results), settings.plot_by
+    # the plot, and a note on rows without a value for it
     if settings.plot is not None:
         if settings.plot.suffix not in PLOT_FORMATS:
             raise ValueError(

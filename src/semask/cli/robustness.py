@@ -72,13 +72,14 @@ def robustness(checkpoint: Path, bundle: Bundle, options: RobustnessOptions) -> 
     """Score a checkpoint on clean and on corrupted images, print a table and write it and the record.
 
     Raises:
-        ValueError: data, options or classes do not fit; this is raised before anything is scored.
+        ValueError: data, options or classes do not fit; nothing is scored then.
     """
     from semask.data.checks.check import check_pairs
     from semask.data.dataset import classes_of
     from semask.evaluation.robustness import check_choice
     from semask.ops.device import pick_device
 
+    # refuse wrong input before hours of scoring
     recipe, out = bundle.recipe, options.out or checkpoint / NAME
     assert recipe is not None
     check_record(out)
@@ -88,6 +89,7 @@ def robustness(checkpoint: Path, bundle: Bundle, options: RobustnessOptions) -> 
         raise ValueError(f"corruptions are for images of 3 channels, and data.channels is {recipe.data.channels}")
     check_classes(bundle, classes_of(recipe.data))
     device = pick_device(options.device)
+    # one process checks and writes, all of them score
     with processes(device) as rank:
         if rank == 0 and recipe.data.kind != "scenes" and not options.skip_check:
             check_pairs(recipe.data, splits=(recipe.data.val_split,))
@@ -162,11 +164,12 @@ def named(corruptions: Sequence[str] | None) -> tuple[str, ...]:
 
     if corruptions is None:
         return CORRUPTIONS
+    # a kind stands for its members; each corruption once, in the order of the flags
     return tuple(dict.fromkeys(member for name in corruptions for member in KINDS.get(name, (name,))))
 
 
 def table(found: Robustness) -> Table:
-    """The mIoU of every corruption by strength, its mean and its loss, then the means of kinds and of all."""
+    """Table of the mIoU of corruptions by strength, with mean and loss, and the means of kinds and of all."""
     from semask.data.corruptions import KINDS
 
     means = found.by_corruption()

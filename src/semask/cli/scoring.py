@@ -33,7 +33,7 @@ FIRST = (
 )
 """Fields of a recipe that `--help` lists."""
 PATIENCE = timedelta(hours=6)
-"""Time that finished processes wait for the others: the first reads all labels before its share."""
+"""Longest wait of finished processes for the others: the first reads all labels before its share."""
 
 
 def begin(arguments: Sequence[str], *, usage: str) -> tuple[Path, Recipe, list[str]]:
@@ -55,6 +55,7 @@ def check_classes(bundle: Bundle, classes: Classes) -> None:
     trained, fix = bundle.recipe.model.num_classes, "give the class table of its training by --data.classes"
     if len(classes.names) != trained:
         raise ValueError(f"the checkpoint has {trained} classes, the data set {len(classes.names)}; {fix}")
+    # a checkpoint without names fits any table of its length
     known = bundle.classes.names if bundle.classes is not None else classes.names
     for index, (ours, theirs) in enumerate(zip(known, classes.names, strict=True)):
         if ours.strip().casefold() != theirs.strip().casefold():
@@ -80,7 +81,7 @@ def processes(device: torch.device) -> Iterator[int]:
 
 
 def origin(checkpoint: Path, recipe: Recipe, images: int, device: torch.device) -> dict[str, Any]:
-    """What the scores depend on, as JSON values: checkpoint and data by their SHA-256, versions, device."""
+    """Origin of the scores as JSON values: checkpoint and data by their SHA-256, versions, device."""
     import torch.distributed
 
     from semask.benchmark.machine import versions

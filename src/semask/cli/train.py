@@ -48,8 +48,8 @@ KINDS: dict[str, Callable[[Recipe, str], Recipe]] = {
     "--encoder": _with_encoder,
     "--semantic": with_semantic,
 }
-"""Flags such as --decoder NAME, by the change that each makes to a recipe. They choose the kind of an encoder or a
-decoder, on which all other flags depend, and so are read first."""
+"""Flags such as --decoder NAME, and the change of a recipe by each. All other flags depend on the kinds of encoder and
+decoder, so these are read first."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def train(recipe: Recipe, options: RunOptions | None = None) -> TrainResult:
-    """Train by a recipe and return where the results are."""
+    """Train by a recipe and return the paths of its results."""
     from semask.training import run
 
     return run.train(recipe, options)
@@ -84,10 +84,11 @@ def parse(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
     Raises:
         ValueError: there is no such recipe.
     """
+    # the recipe and the kinds of its parts decide which flags there are
     name, flags = split_name(arguments, usage=USAGE, hint="`semask models` lists recipes.")
     recipe = Recipe(name="RECIPE") if name is None else get_recipe(name)
     recipe, flags = choose_kinds(recipe, flags)
-    # A bare --resume means the run's own last checkpoint.
+    # a bare --resume means the run's own last checkpoint
     for place, (flag, following) in reversed([*enumerate(pairwise([*flags, "--"]))]):
         if flag == "--resume" and following.startswith("--"):
             flags.insert(place + 1, "latest")

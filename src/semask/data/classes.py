@@ -16,6 +16,7 @@ one number per class, are those of the dataset's own tools, where label files ha
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -35,7 +36,9 @@ UNKNOWN = -1
 """The entry of `Classes.lookup` for source values outside the label map."""
 MAX_CLASSES = IGNORE
 MAX_VALUE = 65535
-"""The largest value a label file can hold [16 bit]."""
+"""The largest value of label files with a table of their own; others are looked for one by one."""
+LOWEST, HIGHEST = -(2**31), 2**32 - 1
+"""Limits of the values of label files: 32 bits, signed or not."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,8 @@ class Classes:
                 raise ValueError(f"colour {list(colour)} of {name!r}: the three parts are whole numbers from 0 to 255")
         # label map
         for value, target in self.label_map.items():
-            if not 0 <= value <= MAX_VALUE:
-                raise ValueError(f"labels: source value {value} is outside 0 … {MAX_VALUE}")
+            if not LOWEST <= value <= HIGHEST:
+                raise ValueError(f"labels: source value {value} is outside {LOWEST} … {HIGHEST}")
             if not (0 <= target < count or target == IGNORE):
                 raise ValueError(
                     f"labels: value {value} maps to class {target}, but the classes are 0 … {count - 1}; "
@@ -91,7 +94,7 @@ class Classes:
         # a file of the user
         if path.suffix == ".json" or path.is_file():
             try:
-                text = path.read_text(encoding="utf-8")
+                text = path.read_text(encoding="utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
                 raise ValueError(
                     f"{path}: cannot read the class table ({error}); give a JSON file or one of {', '.join(packaged())}"
@@ -187,7 +190,8 @@ class Classes:
         """The class, `IGNORE` or `UNKNOWN` of every possible source value."""
         table = np.full(MAX_VALUE + 1, UNKNOWN, np.int16)
         for value, target in self.label_map.items():
-            table[value] = target
+            if 0 <= value <= MAX_VALUE:
+                table[value] = target
         return table
 
     def encode(self, source: Integer[np.ndarray, "h w"]) -> Int16[np.ndarray, "h w"]:
@@ -197,14 +201,20 @@ class Classes:
             encoded: np.ndarray = self.lookup[:256].take(source)
             return encoded
         found = self.lookup[np.clip(source, 0, MAX_VALUE)]
-        return np.where((source < 0) | (source > MAX_VALUE), np.int16(UNKNOWN), found)
+        found = np.where((source < 0) | (source > MAX_VALUE), np.int16(UNKNOWN), found)
+        # signed and 32-bit files, such as -9999 for "no data"
+        for value, target in self.label_map.items():
+            if not 0 <= value <= MAX_VALUE:
+                found[source == value] = target
+        return found
 
     @cached_property
     def values(self) -> tuple[int, ...]:
         """The value of every class in label files, the smallest if it has several; -1 for one that has none."""
         mapped: dict[int, int] = {}
         for value, target in self.label_map.items():
-            mapped[target] = min(value, mapped.get(target, value))
+            if 0 <= value <= MAX_VALUE:  # those that a file of predictions can hold
+                mapped[target] = min(value, mapped.get(target, value))
         return tuple(mapped.get(target, -1) for target in range(len(self.names)))
 
     @property
@@ -256,8 +266,8 @@ def _parse_labels(labels: object, names: tuple[str, ...]) -> dict[int, int]:
         raise ValueError('labels: expected an object like {"0": "sky", "11": "ignore"}')
     listed: dict[int, int] = {}
     for value, target in labels.items():
-        if not (str(value).isascii() and str(value).isdigit()):
-            raise ValueError(f"labels: {value!r} is no pixel value; keys are whole numbers from 0 to {MAX_VALUE}")
+        if not re.fullmatch(r"-?[0-9]{1,10}", str(value)):
+            raise ValueError(f"labels: {value!r} is no pixel value; keys are whole numbers from {LOWEST} to {HIGHEST}")
         if target == "ignore":
             listed[int(value)] = IGNORE
         elif isinstance(target, str):

@@ -4,16 +4,20 @@ In a folder, or a zip file, the patterns of the recipe (`images/{split}`, `label
 layouts are understood: a folder per split (sub-folders below it are searched); one folder for all with `train.txt` and
 `val.txt` (a stem a line) at the root; and one folder for all without such files, of which a tenth, chosen by the names,
 is for validation. Where a folder per split and a split file both exist, the file selects from the folder.
+
+Suffixes match in any case. Names are compared in Unicode's composed form (NFC): macOS writes decomposed ones (NFD).
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import zipfile
-from functools import cache
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+from unicodedata import normalize
 
 from semask.data.published.catalogue import DATASETS, LABEL_IDS, LABEL_IDS_FIX, TRAIN_IDS
 from semask.data.readers.hugging_face import dataset_rows, expected_dataset
@@ -24,11 +28,13 @@ from semask.data.readers.tree import Tree
 from semask.recipes.recipe import DataRecipe
 
 logger = logging.getLogger(__name__)
+nfc = partial(normalize, "NFC")
 
 VALIDATION_SHARE = 0.1
 """The share of a folder without splits."""
 SHOWN = 5
 """File names in a message."""
+LOSSY = (".jpg", ".jpeg")
 
 Files = dict[str, Source]
 """Files by their stem, or by their path below a folder."""
@@ -55,7 +61,7 @@ def find_pairs(data: DataRecipe, split: str) -> list[Pair]:
 
     Raises:
         ValueError: the root or a folder is missing, the split is empty, an image has no label (`Unpaired`), two images
-            share a stem, or a split file names a missing image.
+            or two labels share a stem, or a split file names a missing image.
     """
     find = {"shards": shard_samples, "hugging_face": dataset_rows}.get(data.kind, _pairs_in_folders)
     return _sorted_pairs(find(data, find_root(data), split))
@@ -75,7 +81,9 @@ def find_root(data: DataRecipe) -> Path:
         raise ValueError(f"this recipe reads files: give their folder or zip file with --data.root{_expected(data)}")
     root = Path(data.root).expanduser()
     if not Tree(root).has_folder(""):
-        raise ValueError(f"data.root {data.root!r} is no folder or zip file{_expected(data)}")
+        is_image = root.is_file() and root.suffix.lower() in SUFFIXES
+        what = "is a single image: give the folder of images and labels" if is_image else "is no folder or zip file"
+        raise ValueError(f"data.root {data.root!r} {what}{_expected(data)}")
     return root
 
 
@@ -83,28 +91,55 @@ def _pairs_in_folders(data: DataRecipe, root: Path, split: str) -> dict[str, tup
     tree = Tree(root)
     image_folder, own_folder = _find_folder(tree, data.images, data, split)
     label_folder, _ = _find_folder(tree, data.labels, data, split)
-    # images by stem
-    images: Files = {}
-    for path, file in tree.files(image_folder).items():
-        ending = data.image_suffix or PurePosixPath(path).suffix
-        if file.name.endswith(ending) and (data.image_suffix or ending.lower() in SUFFIXES):
-            stem = path.removesuffix(ending)
-            if stem in images:
-                raise ValueError(f"two images share one stem: {images[stem]} and {file}; rename or remove one")
-            images[stem] = file
+    files = tree.files(image_folder)
+    images = _by_stem(files, data.image_suffix or None)
     stems = _stems_of_split(images, tree, data, split=split, own_folder=own_folder)
     if not stems:
-        raise ValueError(f"the {split!r} split is empty: no image in {root / image_folder}{_expected(data)}")
+        reason = _why_empty(files, images, data)
+        raise ValueError(f"the {split!r} split is empty: {root / image_folder} {reason}{_expected(data)}")
     # labels of the same stems
-    files, suffix = tree.files(label_folder), data.label_suffix
-    labels = {path.removesuffix(suffix): file for path, file in files.items() if path.endswith(suffix)}
+    files = tree.files(label_folder)
+    labels = _by_stem(files, data.label_suffix)
     if unused := sorted(labels.keys() - images.keys()):
         folder = root / label_folder
         logger.warning("%d labels in %s have no image and are not used: %s", len(unused), folder, _some(unused))
     paired = {stem: (images[stem], labels[stem]) for stem in stems if stem in labels}
     if missing := [stem for stem in stems if stem not in labels]:
-        raise Unpaired(_missing_labels(missing, images, root / label_folder, files, suffix), paired)
+        raise Unpaired(_missing_labels(missing, images, root / label_folder, files, data.label_suffix), paired)
     return paired
+
+
+def _by_stem(files: Files, suffix: str | None) -> Files:
+    """Return files by their NFC path without the suffix, whose case is ignored; None is any suffix of images.
+
+    Raises:
+        ValueError: two files share a stem.
+    """
+    found: Files = {}
+    for path, file in files.items():
+        name = nfc(path)
+        ending = nfc(PurePosixPath(name).suffix if suffix is None else suffix)
+        stem, tail = name[: len(name) - len(ending)], name[len(name) - len(ending) :]
+        if tail.lower() != ending.lower() or (suffix is None and ending.lower() not in SUFFIXES):
+            continue
+        if stem in found:
+            raise ValueError(f"two files share one stem: {found[stem]} and {file}; rename or remove one")
+        found[stem] = file
+    return found
+
+
+def _why_empty(files: Files, images: Files, data: DataRecipe) -> str:
+    """Return why a folder gives no image to a split, with a file that is there and the flag that fits."""
+    if images:
+        lists = f"{data.train_split}.txt and {data.val_split}.txt"
+        return f"holds {len(images)} image, and the other split takes it; add images, or choose by {lists}"
+    if not files:
+        return "holds no image"
+    # of many files, an image of another suffix
+    path = next((path for path in files if PurePosixPath(path).suffix.lower() in SUFFIXES), next(iter(files)))
+    suffix, wanted = PurePosixPath(path).suffix, data.image_suffix or ", ".join(SUFFIXES)
+    fix = f"use --data.image-suffix {suffix}" if suffix.lower() in SUFFIXES else "give images of these kinds"
+    return f"holds no image that ends in {wanted}, but e.g. {path}; {fix}"
 
 
 def _find_folder(tree: Tree, pattern: str, data: DataRecipe, split: str) -> tuple[str, bool]:
@@ -159,35 +194,75 @@ def _warn_held_out(root: Path, validation: int, images: int, files: str) -> None
 
 def _listed_stems(text: str, listing: Path, images: Files) -> list[str]:
     """Return the stems of a split file; a line may be a stem, a path below the image folder, or end in the suffix."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    # joined lists have a byte order mark at the beginning of each
+    lines = [nfc(line) for each in text.splitlines() if (line := each.strip().lstrip("\ufeff").strip())]
     # all names of an image by which a line may mean it
     by_name: dict[str, list[str]] = {}
     for stem, image in images.items():
-        for name in {stem, image.name, PurePosixPath(stem).name, stem + PurePosixPath(image.name).suffix}:
+        file = nfc(image.name)
+        for name in {*map(_fold, (stem, PurePosixPath(stem).name, file, stem + PurePosixPath(file).suffix))}:
             by_name.setdefault(name, []).append(stem)
-    if unknown := [line for line in lines if line not in by_name]:
+    if unknown := [line for line in lines if _fold(line) not in by_name]:
         raise ValueError(f"{listing} lists {len(unknown)} images that do not exist: {_some(unknown)}; correct the list")
-    if several := [line for line in lines if line not in images and len(by_name[line]) > 1]:
+    if several := [line for line in lines if line not in images and len(by_name[_fold(line)]) > 1]:
         raise ValueError(f"{listing}: {_some(several)} could be several images; write the path below the image folder")
     if not lines:
         raise ValueError(f"{listing} is empty: list the split's images, one stem a line")
-    return sorted({line if line in images else by_name[line][0] for line in lines})
+    return sorted({line if line in images else by_name[_fold(line)][0] for line in lines})
+
+
+def _fold(name: str) -> str:
+    suffix = PurePosixPath(name).suffix
+    return name.removesuffix(suffix) + suffix.lower()
 
 
 def _missing_labels(missing: list[str], images: Files, folder: Path, files: Files, suffix: str) -> str:
-    """Return the message on images without a label."""
-    lossy = [f"{stem}{ending}" for stem in missing for ending in (".jpg", ".jpeg", ".JPG", ".JPEG")]
-    if lossy := [PurePosixPath(path).name for path in lossy if path in files]:
+    """Return the message on images without a label: what is there instead, and how it can be used."""
+    # annotations under the images' own names
+    own = {PurePosixPath(images[stem].name).stem for stem in missing} | {PurePosixPath(stem).name for stem in missing}
+    same = [path for path in map(PurePosixPath, files) if nfc(path.stem) in {*map(nfc, own)}]
+    lossy, polygons = ([path.name for path in same if path.suffix.lower() in kinds] for kinds in (LOSSY, (".json",)))
+    flags, example = _fitting_suffixes([(stem, images[stem].name) for stem in missing], files)
+    if lossy or example.lower().endswith(LOSSY):
         return (
-            f"{len(lossy)} labels are JPEG: {_some(lossy)} in {folder}; "
+            f"{len(lossy) or len(missing)} labels are JPEG: {_some(lossy or [example])} in {folder}; "
             "JPEG compression changes ids near edges: make them again as 8-bit greyscale PNG"
         )
-    # no label of any form, or Cityscapes as it was downloaded
+    # Cityscapes as it was downloaded, labels of another suffix, or no label of any form
     names = _some([images[stem].name for stem in missing])
     fix = "add the labels or remove the images"
     if suffix.endswith(TRAIN_IDS) and missing[0] + suffix.replace(TRAIN_IDS, LABEL_IDS) in files:
         fix = LABEL_IDS_FIX
+    elif flags:
+        fix = f"{folder / example} is there: use {flags}"
+    elif polygons:
+        fix = (
+            f"{len(polygons)} files such as {folder / polygons[0]} are polygons, as LabelMe writes them: export them "
+            "to PNG files of class numbers, with LabelMe's own labelme2voc.py, and give the folder of those"
+        )
+    elif files:
+        fix = f"the folder holds e.g. {next(iter(files))}; give images and labels the same names but for suffixes"
     return f"{len(missing)} images without a label: {names}; expected e.g. {folder / (missing[0] + suffix)}; {fix}"
+
+
+def _fitting_suffixes(missing: list[tuple[str, str]], files: Files) -> tuple[str, str]:
+    """Return the flags by which most of the images (stem, file name) without a label get one, and a label; or ""."""
+    # the labels whose names have most in common with the first image's
+    there = {nfc(path): path for path in files if PurePosixPath(path).suffix.lower() in SUFFIXES}
+    first, name = missing[0]
+    shared = {path: len(os.path.commonprefix([first, path])) for path in there}  # noqa: RUF071 (names, not folders)
+    most, best, flags, example = max(shared.values(), default=0), 0, "", ""
+    for path in [path for path, length in shared.items() if length == most > 0]:
+        # cut between words: p1_image.png and p1_ids.png share "p1_", not "p1_i"
+        cut = most
+        while 0 < cut < len(first) and first[cut - 1].isalnum() and path[cut].isalnum():
+            cut -= 1
+        ending, suffix = first[cut:], path[cut:]
+        count = sum(stem.endswith(ending) and stem.removesuffix(ending) + suffix in there for stem, _ in missing)
+        if cut and count > best:
+            image_suffix = f"--data.image-suffix {ending}{PurePosixPath(name).suffix} " if ending else ""
+            best, flags, example = count, f"{image_suffix}--data.label-suffix {suffix}", there[path]
+    return flags, example
 
 
 def _some(names: list[str]) -> str:

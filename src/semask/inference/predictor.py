@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -13,6 +14,11 @@ from torch import Tensor
 from semask.ops.argmax import check_classes, label_map
 from semask.ops.lazy_scores import InMemory, LazyScores, best_class, iter_row_blocks, materialize
 from semask.ops.resize import to_float
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    ImageLike = Image | np.ndarray[Any, Any] | Tensor
 
 Images = Float[Tensor, "b c H W"] | UInt8[Tensor, "b c H W"]
 """In [0, 1], or bytes: these become floats just before the model, a window at a time."""
@@ -55,11 +61,7 @@ class Predictor:
     """
 
     def __init__(
-        self,
-        lazy_scores: Callable[[Images], LazyScores],
-        *,
-        logits: bool = True,
-        memory_budget: float | None = None,
+        self, lazy_scores: Callable[[Images], LazyScores], *, logits: bool = True, memory_budget: float | None = None
     ) -> None:
         if memory_budget is not None and not memory_budget > 0:
             raise ValueError(
@@ -119,3 +121,41 @@ def device_within(shape: tuple[int, ...], device: torch.device, budget: float | 
     # float32 scores [GiB]
     needed = math.prod(shape) * torch.float32.itemsize / 2**30
     return torch.device("cpu") if budget is not None and needed > budget else device
+
+
+def to_batch(image: ImageLike, *, channels: int) -> tuple[Tensor, bool]:
+    """Images b×c×H×W as floats in [0, 1], and whether one image was given rather than a batch.
+
+    PIL images become RGB for models of three channels, turned as their EXIF orientation says; a NumPy array is H×W×c, a
+    tensor c×H×W or b×c×H×W. 8 and 16 bits are scaled to [0, 1].
+
+    Raises:
+        ValueError: The type, the shape, the number of channels or the range of the values is wrong.
+    """
+    if hasattr(image, "getexif"):
+        from PIL import ImageOps
+
+        image = ImageOps.exif_transpose(image)  # type: ignore[arg-type]
+        image = np.array(image.convert("RGB") if channels == 3 else image)
+    if isinstance(image, np.ndarray):
+        array = image[..., None] if image.ndim == 2 else image
+        image = torch.from_numpy(np.ascontiguousarray(array)).movedim(-1, 0)
+    if not isinstance(image, Tensor):
+        raise ValueError(f"an image is a PIL image, a NumPy array or a tensor, got {type(image).__name__}")
+    single = image.ndim == 3
+    batch = image[None] if single else image
+    if batch.ndim != 4 or batch.shape[1] != channels or 0 in batch.shape:
+        raise ValueError(
+            f"the model reads images of {channels} channels, c×H×W or b×c×H×W (NumPy: H×W×c), got {tuple(image.shape)}"
+        )
+    if batch.dtype == torch.uint8:
+        return to_float(batch), single
+    if batch.dtype == torch.uint16:
+        return batch.float() / 65535, single
+    if not batch.is_floating_point():
+        raise ValueError(f"images are 8-bit, 16-bit (unsigned) or floats in [0, 1], got {batch.dtype}")
+    batch = batch.float()
+    low, high = (float(value) for value in batch.aminmax())
+    if not (low >= 0 and high <= 1):  # also NaN
+        raise ValueError(f"float images have values in [0, 1], got {low:g} … {high:g}; divide 8-bit values by 255")
+    return batch, single

@@ -13,16 +13,8 @@ from jaxtyping import Float, Int16
 from torch import Tensor
 
 from semask.inference.predictor import Images, Model, Predictor, Scorer, device_within, predictor_of
-from semask.ops.geometry import window_starts
-from semask.ops.lazy_scores import (
-    UNDECIDED,
-    InMemory,
-    LazyScores,
-    Reader,
-    SamplePoints,
-    materialize,
-    read_pixelwise,
-)
+from semask.ops.lazy_scores import UNDECIDED, InMemory, LazyScores, Reader, SamplePoints, materialize, read_pixelwise
+from semask.ops.resize import window_starts
 
 Blend = Literal["mean", "hann"]
 UNSEEN = -2

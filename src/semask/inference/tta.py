@@ -11,9 +11,8 @@ from jaxtyping import Float, Int16, UInt8
 from torch import Tensor
 
 from semask.inference.predictor import Images, Model, Predictor, Scorer, predictor_of
-from semask.ops.geometry import enlarged_size, fit_size
 from semask.ops.lazy_scores import UNDECIDED, HorizontalFlip, LazyScores, Reader, Resized, read_pixelwise
-from semask.ops.resize import resize, size_of, to_float
+from semask.ops.resize import enlarged_size, fit_size, resize, size_of, to_float
 
 Sized = Float[Tensor, "b c h w"] | UInt8[Tensor, "b c h w"]
 """Images of another size."""

@@ -19,6 +19,7 @@ from semask.losses.pixel import pixel_cross_entropy
 from semask.losses.points import LabelledPixels, choose_points, draw, sample_classes, sample_maps
 from semask.ops.resize import resize, size_of
 from semask.recipes import MaskLossRecipe
+from semask.recipes.bounds import check_numbers
 from semask.structures import IGNORE, LossTerms, MaskLogits, Segmentation
 
 PairLosses = tuple[Float[Tensor, "l m"], Float[Tensor, "l m"]]
@@ -48,15 +49,7 @@ class MaskClassificationLoss:
     normalize_by: Literal["all", "valid"] = "valid"
 
     def __post_init__(self) -> None:
-        """Refuse points that cannot be drawn."""
-        recipe = self.recipe
-        few = recipe.points is not None and recipe.points < 1
-        if few or recipe.oversample_ratio < 1 or not 0 <= recipe.importance_sample_ratio <= 1:
-            raise ValueError(
-                "masks are compared at points ≥ 1 (None compares whole masks), with an oversample_ratio ≥ 1 and an "
-                f"importance_sample_ratio in [0, 1]; got points {recipe.points}, oversample_ratio "
-                f"{recipe.oversample_ratio}, importance_sample_ratio {recipe.importance_sample_ratio}"
-            )
+        check_numbers(self.recipe, "loss.masks")
 
     def __call__(self, out: Segmentation, labels: Integer[Tensor, "b H W"]) -> LossTerms:
         """Return the terms for labels of the padded image."""

@@ -13,14 +13,13 @@ from jaxtyping import Float, Integer, UInt8
 from torch import Tensor, nn
 
 from semask.ops.argmax import compilable_label_map
-from semask.ops.geometry import padding_to_multiple
 from semask.ops.lazy_scores import Crop, LazyScores
-from semask.ops.resize import pad_images, resize, size_of
+from semask.ops.resize import pad_images, padding_to_multiple, resize, size_of
 from semask.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
 from semask.structures import IGNORE, Decoder, Encoder, Features, MaskLogits, PixelLogits, Segmentation
 
 if TYPE_CHECKING:
-    from semask.inference.images import ImageLike
+    from semask.inference.predictor import ImageLike
 
 
 class SegmentationModel(nn.Module):
@@ -166,7 +165,7 @@ class SegmentationModel(nn.Module):
         torch.Size([40, 60])
         """
         from semask.inference import build_predictor
-        from semask.inference.images import to_batch
+        from semask.inference.predictor import to_batch
 
         batch, single = to_batch(image, channels=len(self.mean))
         if "window" in test:

@@ -104,22 +104,15 @@ class _ResizedCrossEntropy(torch.autograd.Function):
 
 
 class _Tile(NamedTuple):
-    """A tile of an image, and how its rows and columns are interpolated from cells of the logits."""
+    """A tile of an image, and how its rows and columns are interpolated from cells of the logits.
 
-    image: int
+    pixels: index of its pixels in labels (b H W). cells: index of its cells in logits (b k h w).
+    """
+
+    pixels: tuple[int, slice, slice]
+    cells: tuple[int, slice, slice, slice]
     rows: Span
     columns: Span
-
-    @property
-    def pixels(self) -> tuple[int, slice, slice]:
-        """Index of its pixels in labels (b H W)."""
-        return self.image, slice(self.rows.first, self.rows.last), slice(self.columns.first, self.columns.last)
-
-    @property
-    def cells(self) -> tuple[int, slice, slice, slice]:
-        """Index of its cells in logits (b k h w)."""
-        rows, columns = (slice(span.top, span.bottom) for span in (self.rows, self.columns))
-        return self.image, slice(None), rows, columns
 
     def scores(self, logits: Float[Tensor, "b k h w"]) -> Float[Tensor, "k m n"]:
         return self.rows.enlarge(self.columns.enlarge(logits[self.cells].contiguous(), -1), -2)
@@ -138,7 +131,11 @@ def _tiles(logits: Tensor, labels: Tensor, align_corners: bool) -> Iterator[_Til
     tall = min(height, max(1, numbers // (wide * classes)), side)
     axis = partial(spans, align_corners=align_corners, dtype=logits.dtype, device=device)
     rows, columns = axis(cells[0], height, tall), axis(cells[1], width, wide)
-    return itertools.starmap(_Tile, itertools.product(range(len(labels)), rows, columns))
+    for image, row, column in itertools.product(range(len(labels)), rows, columns):
+        pixels = (image, slice(row.first, row.last), slice(column.first, column.last))
+        yield _Tile(
+            pixels, (image, slice(None), slice(row.top, row.bottom), slice(column.top, column.bottom)), row, column
+        )
 
 
 def _true_classes(labels: Integer[Tensor, "m n"], ignore: int) -> tuple[Integer[Tensor, "1 m n"], Tensor]:

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from semask.ops.reference import runs_eagerly, runs_on_cpu
-from semask.ops.tiling import PART_TOKENS
+from semask.ops.windows import PART_TOKENS
 
 LARGE = 2**20
 """Numbers in a map from which the weight gradient of a convolution takes longer channels last; see `to_nchw`."""

@@ -75,6 +75,7 @@ CLASS_TENSORS = re.compile(rf"{swin.CLASS_TENSORS}|decoder\.predictor\.head\.cla
 
 def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
     """Bring a checkpoint into our names; joined projections of attention are taken apart."""
+    # MaskFormer's first layout, and the two pixel decoders: their levels have different names
     old = not any(key.startswith(_PIXEL_DECODER) for key in tensors)
     deformable = any("pixel_decoder.input_proj." in _modern(key, old=old) for key in tensors)
     found: dict[str, Tensor] = {}
@@ -89,7 +90,7 @@ def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
 
 
 def _modern(key: str, *, old: bool) -> str:
-    """Put the pixel decoder's part into the name of a tensor of MaskFormer's first layout, which has it not."""
+    """The name of a tensor with the pixel decoder's part, which MaskFormer's first layout lacks."""
     if old and key.startswith(_HEAD) and not key.startswith(f"{_HEAD}predictor."):
         return _PIXEL_DECODER + key.removeprefix(_HEAD)
     return key
@@ -116,5 +117,5 @@ def _rename_pixel_decoder(key: str, *, deformable: bool) -> str | None:
     level = replace_beginning(key, _LEVEL_PARTS)
     if match is None or level is None:
         return None
-    # Under deformable attention there is one level, the finest.
+    # after deformable attention there is one level, the finest
     return f"finest.{level}" if deformable else f"levels.{int(match[2]) - 1}.{level}"

@@ -1,8 +1,8 @@
 """The layout of mmsegmentation's baselines: FCN, PSPNet, DeepLabV3+, UPerNet, CCNet, PSANet, OCRNet, Semantic FPN.
 
 The auxiliary head of a file is left out where the recipe has none. mmsegmentation's own Swin merges patches at the end
-of a stage and reads the four neighbours of every channel together; the original Swin, and ours, reads all channels of
-one neighbour after the other's.
+of a stage and reads the four neighbours of every channel together; the original Swin, like ours, reads all channels of
+one neighbour, then those of the next.
 
 Source: mmsegmentation 1.2.2; the layouts are spelled out by the fixtures in tests/reference.
 """
@@ -34,7 +34,7 @@ _OWN_SWIN: tuple[tuple[str, str], ...] = (
 
 _AUXILIARY = "auxiliary_head."
 _HEAD = r"decode_head\."
-# One table for all heads: a name means the same wherever it occurs.
+# one table for all heads: a name means the same wherever it occurs
 _RENAMES: tuple[tuple[str, str], ...] = (
     (r"auxiliary_head\.convs\.0\.", "decoder.heads.0.conv."),
     (r"auxiliary_head\.conv_seg\.", "decoder.heads.0.classify."),
@@ -49,7 +49,7 @@ _RENAMES: tuple[tuple[str, str], ...] = (
     (r"decode_head\.1\.object_context_block\.bottleneck\.", "decoder.context.fuse."),
     (r"decode_head\.1\.conv_seg\.", "decoder.classify."),
     (r"decode_head\.1\.", "decoder."),
-    # the others'
+    # all other heads
     (rf"{_HEAD}conv_seg\.", "decoder.classify."),
     (rf"{_HEAD}scale_heads\.", "decoder.branches."),
     (rf"{_HEAD}(conv_cat|fpn_bottleneck)\.", "decoder.fuse."),
@@ -78,7 +78,7 @@ CLASS_TENSORS = re.compile(r"decoder\.((main\.)?classify(_coarse)?|heads\.0\.cla
 
 
 def recognises(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a file of Semantic FPN is of mmsegmentation's own backbones, not of the authors of SeMask."""
+    """Whether a Semantic FPN has one of mmsegmentation's own backbones, not that of SeMask's authors."""
     return is_own_swin(tensors) or any(key.startswith(("backbone.layer1.", "neck.")) for key in tensors)
 
 
@@ -101,6 +101,7 @@ def rename(key: str, rename_backbone: Callable[[str], str], *, supervised: bool)
     name = replace_beginning(key, _RENAMES)
     if name is None:
         return key
+    # with an auxiliary head, our decoder is a pair: main and heads
     beside = name.startswith("decoder.heads.")
     return name.replace("decoder.", "decoder.main.", 1) if supervised and not beside else name
 
@@ -110,7 +111,8 @@ def _backbone_of(tensors: Mapping[str, Tensor]) -> Callable[[str], str]:
         return rename_swin
     if any(key.startswith("backbone.layers.") for key in tensors):
         return lambda key: swin.rename(key) or key  # the original Swin, whose authors published UPerNets
-    return rename_hrnet if is_hrnet(tensors) else rename_resnet
+    hrnet = any(key.startswith("backbone.transition1.") for key in tensors)
+    return (lambda key: f"encoder.{key}") if hrnet else rename_resnet
 
 
 def is_own_swin(keys: Iterable[str]) -> bool:
@@ -118,21 +120,12 @@ def is_own_swin(keys: Iterable[str]) -> bool:
     return any(key.startswith("backbone.stages.") and ".w_msa." in key for key in keys)
 
 
-def is_hrnet(keys: Iterable[str]) -> bool:
-    """Whether the names are of HRNet."""
-    return any(key.startswith("backbone.transition1.") for key in keys)
-
-
 def rename_swin(key: str) -> str:
-    """Our name of a tensor of its Swin, the key itself when unknown."""
+    """Our name of a tensor of mmsegmentation's Swin, the key itself when unknown."""
+    # timm merges patches at the start of the next stage
     if match := re.match(r"backbone\.stages\.(\d)\.downsample\.(.*)", key):
         return f"encoder.chain.layers_{int(match[1]) + 1}.downsample.{match[2]}"
     return replace_beginning(key, _OWN_SWIN) or key
-
-
-def rename_hrnet(key: str) -> str:
-    """Our name of a tensor of HRNet."""
-    return f"encoder.{key}"
 
 
 def rename_resnet(key: str) -> str:
@@ -144,7 +137,7 @@ def rename_resnet(key: str) -> str:
 
 
 def merged_as_originally(key: str, value: Tensor) -> Tensor:
-    """Bring weights of its Swin's patch merging, (channel, row, column) on the last axis, to (column, row, channel)."""
+    """Weights of patch merging, with (channel, row, column) on the last axis, in the order (column, row, channel)."""
     if ".downsample." not in key or not value.ndim or value.shape[-1] % 4:
         return value
     merged: Tensor = value.unflatten(-1, (-1, 2, 2)).transpose(-3, -1).flatten(-3)

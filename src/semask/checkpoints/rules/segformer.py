@@ -14,8 +14,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from semask.checkpoints.rules.mix_transformer import chain_tensors
 from semask.checkpoints.rules.translation import Translation, replace_beginning
-from semask.models.encoders.mix_transformer import chain_tensors
 from semask.recipes import Published, Recipe
 from semask.recipes.decoders import decoder_options
 from semask.recipes.encoders import MixTransformerOptions
@@ -42,7 +42,7 @@ _OF_MMSEGMENTATION: tuple[tuple[str, str], ...] = (
 )
 _HEADS = {AUTHORS: _OF_AUTHORS, TRANSFORMERS: _OF_TRANSFORMERS, MMSEGMENTATION: _OF_MMSEGMENTATION}
 _NEVER_USED = "decode_head.conv_seg."
-"""In the authors' files: what their head inherits and does not call."""
+"""A layer that the authors' head inherits and does not call."""
 
 CLASS_TENSORS = re.compile(r"(encoder\.semantic\..*\.(query|key)|decoder\.classify)\.(weight|bias)")
 """Our tensors whose first axis is the classes."""
@@ -50,48 +50,40 @@ CLASS_TENSORS = re.compile(r"(encoder\.semantic\..*\.(query|key)|decoder\.classi
 
 def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
     """Bring a checkpoint into our names and shapes; the layout decides the form of the head."""
-    layout = layout_of(tensors)
+    layout = AUTHORS
+    if any(key.startswith("decode_head.fusion_conv.") for key in tensors):
+        layout = MMSEGMENTATION
+    elif any(key.startswith("segformer.") for key in tensors):
+        layout = TRANSFORMERS
     found: dict[str, Tensor] = {}
     names: dict[str, str] = {}
     for key, value in tensors.items():
         if layout == AUTHORS and key.startswith(_NEVER_USED):
             continue
-        for ours, piece in _renamed(key, value, layout):
+        # of the encoder, else of the head; an unknown tensor keeps its name
+        pieces = [(f"encoder.chain.{ours}", piece) for ours, piece in chain_tensors(key, value)]
+        if not pieces:
+            ours = replace_beginning(key, _HEADS[layout]) or key
+            # a linear layer there, a 1×1 convolution here
+            linear = ours.startswith("decoder.branches.") and value.ndim == 2
+            pieces = [(ours, value[:, :, None, None] if linear else value)]
+        for ours, piece in pieces:
             found[ours], names[ours] = piece, key
     return Translation(found, tensors, names, _as_computed(recipe, found, layout), layout)
 
 
-def layout_of(tensors: Mapping[str, Tensor]) -> str:
-    """Whose names these are, in words."""
-    if any(key.startswith("decode_head.fusion_conv.") for key in tensors):
-        return MMSEGMENTATION
-    return TRANSFORMERS if any(key.startswith("segformer.") for key in tensors) else AUTHORS
-
-
-def _renamed(key: str, value: Tensor, layout: str) -> list[tuple[str, Tensor]]:
-    """What a tensor holds in our names, itself under its own name where it is not known."""
-    encoder = [(f"encoder.chain.{ours}", piece) for ours, piece in chain_tensors(key, value)]
-    if encoder:
-        return encoder
-    ours = replace_beginning(key, _HEADS[layout]) or key
-    if ours.startswith("decoder.branches.") and value.ndim == 2:
-        value = value[:, :, None, None]  # a linear layer there, a 1×1 convolution here
-    return [(ours, value)]
-
-
 def _as_computed(recipe: Recipe, found: Mapping[str, Tensor], layout: str) -> Recipe:
-    """The recipe as the layout's code computes it; the figures stay with the form they were published for."""
+    """The recipe with the numerics of a layout; figures of the other form of the head are left out."""
     encoder, decoder = recipe.model.encoder, recipe.model.decoder
     if isinstance(encoder, MixTransformerOptions):
         encoder = dataclasses.replace(encoder, norm_eps=1e-5 if layout == TRANSFORMERS else None)
     form = "segformer_mmseg" if layout == MMSEGMENTATION else "segformer"
     published = recipe.published
     if form != decoder.kind:
+        # the width of the other head, from the file
         fused = found.get("decoder.fuse.conv.weight")
         width = decoder.channels if fused is None or not fused.ndim else len(fused)
-        decoder, published = (
-            decoder_options(form, channels=width, dropout=getattr(decoder, "dropout", 0.1)),
-            Published(),
-        )
+        published = Published()
+        decoder = decoder_options(form, channels=width, dropout=getattr(decoder, "dropout", 0.1))
     model = dataclasses.replace(recipe.model, encoder=encoder, decoder=decoder)
     return dataclasses.replace(recipe, model=model, published=published)

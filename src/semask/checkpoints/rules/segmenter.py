@@ -1,9 +1,9 @@
-"""The layouts of Segmenter checkpoints: the authors', and mmsegmentation's, which also computes otherwise.
+"""The layouts of Segmenter checkpoints: the authors', and mmsegmentation's, which has other numerics.
 
 mmsegmentation's encoder has LayerNorms of epsilon 1e-6 and resizes its position table bicubically; its decoder has
-stochastic depth in place of dropout; its test does not enlarge small images. It squeezes the scores of a padded image
-into the image's size, where the authors, and we, cut the padding off: images whose sides are no multiples of the
-patch come out otherwise.
+stochastic depth in place of dropout; its test does not enlarge small images. It resizes the scores of a padded image to
+the image's size, where the authors and we cut the padding off: scores of images whose sides are no multiples of the
+patch differ.
 
 Source: Segmenter (arXiv:2105.05633), authors' code; mmsegmentation 1.2.2. The layouts are spelled out by the fixtures
 in tests/reference.
@@ -30,7 +30,7 @@ MMSEGMENTATION = (
 )
 
 _DROPPED = re.compile(r"encoder\.head(_dist)?\.")
-"""Classifiers of the pretraining, never used."""
+"""Classifiers of the pretraining, which no decoder reads."""
 _RENAMES: tuple[tuple[str, str], ...] = (
     (r"encoder\.", "encoder.backbone."),
     (r"decoder\.head\.", "decoder.classify."),
@@ -71,7 +71,7 @@ CLASS_TENSORS = re.compile(r"decoder\.(class_embeddings|(mask_norm|classify)\.(w
 
 def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
     """Bring a checkpoint into our names and shapes; mmsegmentation's changes the recipe."""
-    theirs = is_mmsegmentation(tensors)
+    theirs = any(key.startswith("backbone.") for key in tensors)
     names = names_in_file(tensors, rename)
     found = {ours: _shaped(ours, tensors[key], transpose=theirs) for ours, key in names.items()}
     if not theirs:
@@ -87,11 +87,6 @@ def with_patch_bias(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {**found, _PATCH_BIAS: torch.zeros(len(found[_PATCH_WEIGHT]))}
 
 
-def is_mmsegmentation(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the names are mmsegmentation's."""
-    return any(key.startswith("backbone.") for key in tensors)
-
-
 def rename(key: str) -> str | None:
     """Our name of a published tensor, None for one that is not needed, the key itself when unknown."""
     if _DROPPED.match(key):
@@ -104,7 +99,7 @@ def rename(key: str) -> str | None:
 
 
 def with_mmsegmentation_numerics(recipe: Recipe) -> Recipe:
-    """The recipe as mmsegmentation computes it, without the paper's figures, which are of another model."""
+    """The recipe with mmsegmentation's numerics, without the paper's figures, which belong to another model."""
     encoder, decoder = recipe.model.encoder, recipe.model.decoder
     if isinstance(encoder, ViTOptions):
         encoder = dataclasses.replace(encoder, norm_eps=1e-6, position_resize="bicubic")
@@ -122,9 +117,10 @@ def _shaped(ours: str, value: Tensor, *, transpose: bool) -> Tensor:
     """Bring a tensor into our shape where the layouts store it otherwise."""
     if ours == "decoder.class_embeddings" and value.ndim == 3:
         return value.squeeze(0)
+    # a linear layer there, a 1×1 convolution here
     if ours == "decoder.classify.weight" and value.ndim == 2:
         return value[:, :, None, None]
     if transpose and ours in ("decoder.patch_projection", "decoder.class_projection") and value.ndim == 2:
-        # A Linear's weight there, a right-multiplied matrix here.
+        # the weight of a Linear there, a matrix multiplied from the right here
         return value.T
     return value

@@ -1,8 +1,8 @@
 """The layout of mmsegmentation's SETR checkpoints.
 
-Its patch convolution has no bias in releases since 1.0, and its images are normalised by ImageNet's colours, which the
-recipe takes over. It squeezes the scores of a padded image into the image's size; we cut the padding off. In windows of
-the training crop nothing is padded and the two agree.
+Its patch convolution has no bias since release 1.0, and it normalises images by ImageNet's colours, which the recipe
+takes over. It resizes the scores of a padded image to the image's size; we cut the padding off. In windows of the
+training crop nothing is padded and the two agree.
 
 Source: mmsegmentation 1.2.2; the layout of the naïve and PUP forms is spelled out by the fixtures in tests/reference.
 """
@@ -40,10 +40,12 @@ CLASS_TENSORS = re.compile(r"decoder\.((main\.head\.)?classify|heads\.\d(\.class
 
 
 def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
-    """Bring a checkpoint into our names; it changes the recipe's normalisation and leaves the paper's figures out."""
+    """Bring a checkpoint into our names; the recipe takes the normalisation and loses the paper's figures."""
+    # the form with a neck: multi-level aggregation
     mla = any(key.startswith("neck.") for key in tensors)
     names = names_in_file(tensors, lambda key: _rename(key, mla=mla))
     found = segmenter.with_patch_bias({ours: tensors[key] for ours, key in names.items()})
+    # ImageNet's colours are the default
     default = ModelRecipe()
     model = dataclasses.replace(recipe.model, mean=default.mean, std=default.std)
     return Translation(found, tensors, names, dataclasses.replace(recipe, model=model, published=Published()), LAYOUT)

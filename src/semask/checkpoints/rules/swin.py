@@ -18,21 +18,21 @@ _RENAMES: tuple[tuple[str, str], ...] = (
 )
 _UNIT_PARTS = {"mlp_cls_q": "query", "mlp_cls_k": "key", "mlp_v": "value", "mlp_res": "project", "gamma": "gain"}
 _DERIVED = ("relative_position_index", "attn_mask")
-"""Buffers that follow from the sizes."""
+"""Buffers that are computed from the sizes."""
 
 CLASS_TENSORS = r"encoder\.semantic\.\d+\.units\.\d+\.(query|key)\.(weight|bias)"
 """Our tensors of the backbone whose first axis is the classes."""
 
 
 def is_derived(key: str) -> bool:
-    """Whether a tensor follows from the sizes and is not needed."""
+    """Whether a tensor is computed from the sizes and so not needed."""
     return key.rsplit(".", 1)[-1] in _DERIVED
 
 
 def rename(key: str) -> str | None:
-    """Our name of a tensor of the backbone, None for a tensor that is none of its."""
+    """Our name of a tensor of the backbone, None for other tensors."""
     if match := re.match(r"backbone\.layers\.(\d+)\.downsample\.(.*)", key):
-        # The authors merge patches at the end of a stage, timm at the start of the next.
+        # the authors merge patches at the end of a stage, timm at the start of the next
         return f"encoder.chain.layers_{int(match[1]) + 1}.downsample.{match[2]}"
     name = replace_beginning(key, _RENAMES)
     if name is not None and ".units." in name:

@@ -1,4 +1,4 @@
-"""What a rule makes of a published file."""
+"""The result of a rule, and the steps that rules share."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 from semask.recipes import Recipe
 
 PROJECTIONS = ("query", "key", "value")
-"""Of attention: three tensors, or one that holds them in this order."""
+"""Projections of attention: three tensors, or one that holds them in this order."""
 
 
 class Translation(NamedTuple):
     """A published file in our names.
 
-    source: the tensors as they are in the file. names: our name of a tensor → its name there. recipe: the one asked
-    for, with what this layout computes otherwise. layout: whose it is, in words.
+    source: the tensors of the file. names: our name of a tensor → its name in the file. recipe: the requested one, with
+    the numerics of the layout. layout: its origin, in words.
     """
 
     tensors: dict[str, Tensor]
@@ -41,7 +41,7 @@ class Rule(Protocol):
 
 
 def names_in_file(tensors: Mapping[str, Tensor], rename: Callable[[str], str | None]) -> dict[str, str]:
-    """Our name of every tensor → its name in the file, without those that `rename` has no name for."""
+    """Our name of every tensor → its name in the file, without tensors that `rename` drops by None."""
     return {ours: key for key in tensors if (ours := rename(key)) is not None}
 
 
@@ -57,8 +57,9 @@ def replace_beginning(key: str, replacements: Iterable[tuple[str, str]]) -> str 
 def split_projections(name: str, value: Tensor, joined: re.Pattern[str]) -> list[tuple[str, Tensor]]:
     """The three projections of a joined one as `….query.weight` and so on, any other tensor as it is.
 
-    `joined` has two groups: what comes before the projection's name, and weight or bias.
+    `joined` has two groups: the part before the projection's name, and weight or bias.
     """
+    # a damaged tensor stays whole and is reported by its shape
     match = joined.fullmatch(name)
     if match is None or not value.ndim or len(value) % len(PROJECTIONS):
         return [(name, value)]
@@ -69,13 +70,14 @@ def split_projections(name: str, value: Tensor, joined: re.Pattern[str]) -> list
 def join_projections(tensors: Mapping[str, Tensor], queries: re.Pattern[str], joined: str) -> dict[str, Tensor]:
     """The tensors with every complete triple as one, in the place of the query's.
 
-    `queries` finds a query projection and has the two groups of `split`; `joined` is the name with them as {0} and {1}.
+    `queries` matches a query projection, with the groups of `split_projections`; `joined` has them as {0} and {1}.
     """
     whole = dict(tensors)
     for name in tensors:
         match = queries.fullmatch(name)
         names = [f"{match[1]}{part}.{match[2]}" for part in PROJECTIONS] if match else []
         parts = [tensors[part] for part in names if part in tensors]
+        # incomplete triples stay, and are reported by their names
         if match and len(parts) == len(PROJECTIONS) and len({part.shape for part in parts}) == 1 and parts[0].ndim:
             for part in names:
                 del whole[part]

@@ -21,13 +21,15 @@ def write_transformers(
 ) -> Path:
     """Write a folder that `from_pretrained` reads and return it; files appear whole or not at all.
 
-    The model is a Mask2FormerForUniversalSegmentation or a MaskFormerForInstanceSegmentation. A ValueError says so
-    where `transformers` has no model that computes the same.
+    The model is a Mask2FormerForUniversalSegmentation or a MaskFormerForInstanceSegmentation.
+
+    Raises:
+        ValueError: `transformers` has no model that computes the same.
     """
     directory = Path(directory)
     config, processor = model_config(recipe, classes), processor_config(recipe, classes)
     ours = {key: value.detach().cpu() for key, value in model.state_dict().items()}
-    # Cloned, since parts of what was one tensor share their memory, which the format does not allow.
+    # cloned, since parts of one tensor share their memory, which the format does not allow
     tensors = {
         key: value.clone(memory_format=torch.contiguous_format) for key, value in untranslate(ours, recipe).items()
     }

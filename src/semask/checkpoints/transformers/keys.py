@@ -1,7 +1,7 @@
 """Mask2Former and MaskFormer over Swin in the layout of the library `transformers`, in both directions.
 
-Its files have had one set of names; its models in memory have had others since version 5, and both are read. What the
-library computes is what MaskFormer, Mask2Former and the dense-prediction Swin compute, so the recipe stays as it is.
+Its files have one set of names, its models in memory have had others since version 5, and both are read. The library
+computes MaskFormer, Mask2Former and the dense-prediction Swin as the papers do, so the recipe stays.
 
 Source: Mask2FormerForUniversalSegmentation and MaskFormerForInstanceSegmentation of transformers 5.23.
 """
@@ -47,7 +47,7 @@ _SHARED: Names = (
     (f"{_BLOCK}intermediate.dense", f"{_OUR_BLOCK}mlp.fc1"),
     (f"{_BLOCK}output.dense", f"{_OUR_BLOCK}mlp.fc2"),
     *(
-        # They merge patches at the end of a stage, timm at the start of the next.
+        # transformers merges patches at the end of a stage, timm at the start of the next
         (f"{_ENCODER}encoder.layers.{stage}.downsample.{part}", f"encoder.chain.layers_{stage + 1}.downsample.{part}")
         for stage in range(3)
         for part in ("norm", "reduction")
@@ -94,7 +94,7 @@ _MASKFORMER: Names = (
     (f"{_PIXELS}fpn.stem.0", f"{_OUR_PIXELS}top.conv"),
     (f"{_PIXELS}fpn.stem.1", f"{_OUR_PIXELS}top.norm"),
     *(
-        # They count levels from the coarsest, we from the finest.
+        # transformers counts levels from the coarsest, we from the finest
         (f"{_PIXELS}fpn.layers.{2 - level}.{theirs}", f"{_OUR_PIXELS}levels.{level}.{ours}")
         for level in range(3)
         for theirs, ours in (
@@ -111,7 +111,7 @@ _MASKFORMER: Names = (
     *((f"mask_embedder.{i}.0", f"{_OUR_QUERIES}head.embed.{2 * i}") for i in range(3)),
 )
 _OWN: dict[str, Names] = {"mask2former": _MASK2FORMER, "maskformer": _MASKFORMER}
-"""Names of the one decoder that the other has not, by our name of it."""
+"""Names that only one of the decoders has, by our name of the decoder."""
 
 _NEWER: tuple[tuple[str, str], ...] = (
     (r"^(model\.pixel_level_module\.encoder\.)(swin|model)\.", r"\1"),
@@ -123,9 +123,9 @@ _NEWER: tuple[tuple[str, str], ...] = (
     (r"(\.decoder\.layers\.\d+\.)mlp\.", r"\1"),
     (r"(\.decoder\.layers\.\d+\.(self|encoder)_attn\.)o_proj\.", r"\1out_proj."),
 )
-"""From names in memory to those in files, with the backbone's own prefix left out."""
+"""Replacements from names in memory to names in files, without the backbone's own prefix."""
 _UNUSED = re.compile(r"criterion\..*|.*\.relative_position_index|model\.pixel_level_module\.encoder\.layernorm\..*")
-"""Buffers that follow from the sizes, and the norm of a classifier."""
+"""Buffers that are computed from the sizes, and the norm of a classifier."""
 _THEIR_JOINED = re.compile(r"(.*\.cross_attn\.)in_proj_(weight|bias)")
 _THEIR_QUERIES = re.compile(r"(.*\.cross_attn\.)query\.(weight|bias)")
 _OUR_JOINED = re.compile(r"(encoder\.chain\..*\.attn\.)qkv\.(weight|bias)")
@@ -143,23 +143,27 @@ def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
     found: dict[str, Tensor] = {}
     names: dict[str, str] = {}
     for key, value in tensors.items():
-        name = _name_in_files(key)
+        name = key
+        for newer, file in _NEWER:
+            name = re.sub(newer, file, name)
         if _UNUSED.fullmatch(name):
             continue
         for theirs, part in split_projections(name, value, _THEIR_JOINED):
-            # A tensor that is not known keeps its name.
+            # an unknown tensor keeps its name
             ours = rename(theirs, to_ours) or key
             found[ours], names[ours] = part, key
+    # one tensor for the three projections of Swin
     whole = join_projections(found, _OUR_SPLIT, "{0}qkv.{1}")
     names |= {ours: names[ours.replace(".qkv.", ".query.")] for ours in whole if ours not in names}
     return Translation(whole, tensors, names, recipe, LAYOUT)
 
 
 def untranslate(tensors: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
-    """Our tensors as a file of this layout holds them, with the buffers and the unused norm that it has."""
+    """Our tensors in this layout, with its buffers and its unused norm."""
     decoder = recipe.model.decoder.kind
     to_theirs = _renaming(tuple((ours, theirs) for theirs, ours in (*_SHARED, *_OWN[decoder])))
     parts = dict(part for key, value in tensors.items() for part in split_projections(key, value, _OUR_JOINED))
+    # split and renamed, then the projections of the queries joined
     renamed: dict[str, Tensor] = {}
     for key, value in parts.items():
         theirs = rename(key, to_theirs)
@@ -169,12 +173,14 @@ def untranslate(tensors: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tens
     renamed = join_projections(renamed, _THEIR_QUERIES, "{0}in_proj_{1}") | _extras(renamed, recipe)
     if decoder == "mask2former":
         return renamed
+    # MaskFormer's files have the backbone's own prefix
     own = re.compile(rf"^{re.escape(_ENCODER)}(?=embeddings\.|encoder\.|layernorm\.)")
     return {own.sub(f"{_ENCODER}model.", key): value for key, value in renamed.items()}
 
 
 def _extras(renamed: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
-    """What their models hold besides and ours do not need."""
+    """Tensors of this layout that ours does not need."""
+    # class weights of the loss, the norm of a classifier, and positions within windows
     width = len(renamed[f"{_ENCODER}encoder.layers.3.blocks.0.layernorm_before.weight"])
     no_object_weight = torch.tensor([recipe.loss.masks.no_object_weight])
     extras = {"criterion.empty_weight": torch.cat((torch.ones(recipe.model.num_classes), no_object_weight))}
@@ -189,17 +195,12 @@ def _extras(renamed: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
     return extras
 
 
-def _name_in_files(key: str) -> str:
-    for newer, file in _NEWER:
-        key = re.sub(newer, file, key)
-    return key
-
-
 def rename(key: str, renaming: tuple[tuple[re.Pattern[str], str], ...]) -> str | None:
-    """The name on the other side, None for a tensor that neither table names."""
+    """The name in the other layout, None for an unknown tensor."""
     for pattern, template in renaming:
         match = pattern.fullmatch(key)
         if match is not None:
+            # the numbers fill the # in turn, the kind (.weight, .bias or none) the end
             *numbers, kind = match.groups(default="")
             between = template.split("#")
             return "".join(part for pair in zip(between, [*numbers, kind], strict=True) for part in pair)

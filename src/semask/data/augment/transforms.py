@@ -11,8 +11,7 @@ from torch import Tensor
 from semask.data.augment.photometric import distort, distort_bands
 from semask.data.readers.raster import ImageTensor, check_channels
 from semask.ops.crop_resize import ResizedLabel, resize_window
-from semask.ops.geometry import fit_size
-from semask.ops.resize import size_of, to_float
+from semask.ops.resize import fit_size, size_of, to_float
 from semask.recipes.recipe import IMAGENET_MEAN, DataRecipe
 from semask.structures import IGNORE
 

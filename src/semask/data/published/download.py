@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from semask.data.readers.archives import TarMember, ZipMember, compression, open_zip, tar_members
-from semask.data.readers.source import Source
+from semask.data.readers.source import Source, is_hidden
 from semask.data.readers.tree import paths_below
 from semask.files import atomic_write
 
@@ -54,14 +54,14 @@ def open_download(path: Path, *, scratch: Path) -> dict[str, Source]:
             f"{path} of {size} bytes declares {total} bytes of content; an archive may grow {MAX_RATIO} times, to "
             f"{MAX_TOTAL} bytes at most. Fetch it again from its publisher, or unpack it yourself"
         )
-    for name in members:
+    for name in (member.stored for member in members.values()):
         # names that lead out of the archive, on any system
         parts = PurePosixPath(name.replace("\\", "/")).parts
         if ".." in parts or name.startswith(("/", "\\")) or PureWindowsPath(name).drive:
             raise ValueError(
                 f"{path} holds {name!r}, which leads out of the archive; fetch it again from its publisher"
             )
-    return {**members}
+    return {name: member for name, member in members.items() if not is_hidden(name)}
 
 
 def _decompress(path: Path, scratch: Path) -> Path:

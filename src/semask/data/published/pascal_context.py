@@ -21,9 +21,9 @@ from PIL import Image
 from semask.data.classes import Classes
 from semask.data.published.official import Files, Official, SplitFiles, by_stem, read_list, renumber, select
 from semask.data.readers.coco_mask import decode_mask
-from semask.data.readers.image import MAX_PIXELS, read_label
+from semask.data.readers.image import read_label
 from semask.data.readers.mat_file import read_mat
-from semask.data.readers.source import Source, Unreadable
+from semask.data.readers.source import MAX_PIXELS, Source, Unreadable
 from semask.recipes.pascal_context import DATA
 
 JSON = "trainval_merged.json"

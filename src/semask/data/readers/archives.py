@@ -19,7 +19,7 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal, NamedTuple
 
-from semask.data.readers.source import MAX_BYTES, Unreadable
+from semask.data.readers.source import MAX_BYTES, Unreadable, is_hidden
 
 ENCRYPTED = 0x1
 COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -35,11 +35,12 @@ ZIP_ERRORS = (
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file in an archive, by its path there, and its unpacked size [bytes]."""
+    """A file in an archive: its path there, its unpacked size [bytes], and its name as the archive stores it."""
 
     archive: Path
     member: str
     size: int
+    stored: str
 
     @property
     def name(self) -> str:
@@ -74,12 +75,24 @@ class ZipMember(Member):
         self._refuse_large()
         state = self.archive.stat()
         try:
-            with _zip_file(self.archive, state.st_mtime_ns, state.st_size, os.getpid()).open(self.member) as file:
+            with _zip_file(self.archive, state.st_mtime_ns, state.st_size, os.getpid()).open(self.stored) as file:
                 # a bound, without which zipfile inflates everything before it compares sizes
                 content = file.read(self.size + 1)
         except ZIP_ERRORS as error:
             raise Unreadable(f"{self}: damaged in the archive ({error}); restore the archive") from error
         return self._checked(content)
+
+
+def member_path(stored: str) -> str:
+    """Return the path that a name in an archive means: Windows writes backslashes, and `tar -c .` begins with "./"."""
+    return "/".join(part for part in stored.replace("\\", "/").split("/") if part not in ("", "."))
+
+
+def _refuse_twin(archive: Path, first: Member | None, stored: str) -> None:
+    """Refuse a second file of one path: which of them is meant is unknown."""
+    if first is not None:
+        names = " and ".join(dict.fromkeys(map(repr, (first.stored, stored))))
+        raise ValueError(f"{archive} holds two files of one path, {names}; make it again with one of them")
 
 
 class ZipTree(NamedTuple):
@@ -106,7 +119,7 @@ def open_zip(path: Path) -> ZipTree:
     """Read the list of a zip file's members.
 
     Raises:
-        ValueError: it is no zip file, or holds links, encrypted members or unknown compressions.
+        ValueError: it is no zip file, or holds links, encrypted members, unknown compressions or two files of a name.
     """
     state = path.stat()
     return _zip_tree(path, state.st_mtime_ns, state.st_size)
@@ -122,7 +135,8 @@ def _zip_file(path: Path, _changed: int, _size: int, _process: int) -> zipfile.Z
 def _zip_tree(path: Path, changed: int, size: int) -> ZipTree:
     try:
         archive = _zip_file(path, changed, size, os.getpid())
-        infos = [info for info in archive.infolist() if not info.is_dir()]
+        # Windows writes folders as "images\\"
+        infos = [info for info in archive.infolist() if not info.filename.endswith(("/", "\\"))]
     except ZIP_ERRORS as error:
         raise ValueError(f"{path}: no readable zip file ({error}); fetch it again") from error
     for info in infos:
@@ -137,13 +151,15 @@ def _zip_tree(path: Path, changed: int, size: int) -> ZipTree:
             reason = f"is compressed by method {info.compress_type}; unpack the archive, or make it with `zip`"
         if reason:
             raise ValueError(f"{path}/{info.filename} {reason}")
-    infos.sort(key=lambda info: info.filename)
-    members = {info.filename: ZipMember(path, info.filename, info.file_size) for info in infos}
+    members: dict[str, ZipMember] = {}
+    for name, info in sorted(((member_path(i.filename), i) for i in infos), key=lambda entry: entry[0]):
+        _refuse_twin(path, members.get(name), info.filename)
+        members[name] = ZipMember(path, name, info.file_size, info.filename)
     # zip files may leave out the entries of folders
     parents = (parent for name in members for parent in PurePosixPath(name).parents)
     folders = frozenset("" if str(parent) == "." else str(parent) for parent in parents)
-    # the one folder above everything, but for the additions of macOS
-    tops = {name.partition("/")[0] for name in members if not name.startswith(("__MACOSX/", "."))}
+    # the one folder above everything, but for hidden files
+    tops = {name.partition("/")[0] for name in members if not is_hidden(name)}
     top = tops.pop() if len(tops) == 1 else ""
     return ZipTree(members, folders, top if top in folders else "")
 
@@ -200,12 +216,12 @@ def _tar_members(path: Path, _changed: int, size: int) -> dict[str, TarMember]:
                     raise ValueError(
                         f"{path}/{info.name} is a link, a device or sparse; archives of plain files are read"
                     )
-                if info.name in members:
-                    raise ValueError(f"{path} holds two files called {info.name!r}; make it again")
+                name = member_path(info.name)
+                _refuse_twin(path, members.get(name), info.name)
                 # tarfile itself reports a cut only when it reads the content
                 if info.offset_data + info.size > size:
                     raise ValueError(f"{path}: cut short at {info.name!r}; fetch it again")
-                members[info.name] = TarMember(path, info.name, info.size, info.offset_data)
+                members[name] = TarMember(path, name, info.size, info.name, info.offset_data)
     except tarfile.TarError as error:
         raise ValueError(f"{path}: no readable tar file ({error}); fetch it again") from error
     return members

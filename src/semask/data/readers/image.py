@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,16 +13,14 @@ from jaxtyping import Integer, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from semask.data.readers.source import Source, Unreadable, as_source
+from semask.data.readers import tiff
+from semask.data.readers.source import MAX_PIXELS, Source, Unreadable, UnsupportedFile, as_source
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 """The decoders that may run; Pillow has dozens more, seldom used and seldom tested against attacks."""
 LOSSY = ("JPEG", "MPO")
 """MPO is Pillow's name of the JPEG files of phones that hold further images."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-MAX_PIXELS = 2**27
-"""The largest image [px] that is decoded; a small file can claim any size."""
-
 WHITE = (255, 255, 255, 255)
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
 ID_MODES = ("1", "L", "P", "I", *SIXTEEN_BIT)
@@ -28,12 +28,24 @@ FEW_BITS = {"L;2": 85, "L;4": 17}
 """Factors by which Pillow spreads values of 2 and 4 bits over 0 … 255, by its name for their layout."""
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
 """The EXIF tag, and its values that swap height and width."""
-DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, KeyError)
+FILLED, LEVELS = 0.25, 16
+"""Share of half-transparent pixels, and number of their levels, from which a fourth channel is taken for data."""
+DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    MemoryError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
 """Exceptions of Pillow's decoders on broken bytes."""
-
-
-class UnsupportedFile(ValueError):
-    """A file is whole, but of an unsupported kind; the message has no file name yet."""
 
 
 def read_image(
@@ -48,8 +60,8 @@ def read_image(
     transparent pixels show white below them, CMYK and palettes are converted. Of animations the first frame is read.
 
     Raises:
-        ValueError: the file is missing, no image of an allowed format, broken, larger than `max_pixels`, or of 32-bit
-            pixels.
+        ValueError: the file is missing, no image of an allowed format, broken, larger than `max_pixels`, of 32-bit
+            pixels, or has a fourth channel of data.
     """
     with open_image(source, max_pixels) as image:
         _refuse_depth(image)
@@ -61,6 +73,7 @@ def read_image(
         shown = Image.fromarray(np.round(np.array(image) / 257.0).astype(np.uint8)) if deep else image
         if shown.has_transparency_data:
             shown = shown.convert("RGBA")
+            _refuse_data(shown)
             shown = Image.alpha_composite(Image.new("RGBA", shown.size, WHITE), shown)
         # converting would copy an image that is RGB already
         pixels = np.array(shown if shown.mode == "RGB" else shown.convert("RGB"))
@@ -69,14 +82,19 @@ def read_image(
 
 
 def read_label(source: str | Source, *, max_pixels: int = MAX_PIXELS) -> Integer[Tensor, "H W"]:
-    """Read the values stored in a label file, uint8 or (files of 16 or 32 bit) int32, upright.
+    """Read the values stored in a label file, upright: uint8, int32 (16-bit files), or int64 (other TIFFs).
 
-    Palette files give their indices: VOC and many tools store ids that way.
+    Palette files give their indices: VOC and many tools store ids that way. Signed TIFFs and those of whole numbers in
+    float are read too.
 
     Raises:
         ValueError: as for `read_image`, or the file cannot hold ids (colours, JPEG).
     """
-    with open_image(source, max_pixels) as image:
+    given = as_source(source)
+    kind = tiff.read_kind(given) if tiff.is_tiff(given) else None
+    if kind is not None and not kind.pillow:
+        return torch.from_numpy(tiff.read_ids(given))
+    with open_image(given, max_pixels) as image:
         _refuse_colours(image)
         # only before decoding Pillow reports how it spreads grey of 2 and 4 bits
         tiles = getattr(image, "tile", []) if image.format == "PNG" else []
@@ -84,6 +102,8 @@ def read_label(source: str | Source, *, max_pixels: int = MAX_PIXELS) -> Integer
         values = np.array(ImageOps.exif_transpose(image))
     if factor is not None:
         values //= factor
+    if kind is not None and kind.bits < 8:
+        values = tiff.narrow(values, kind)
     return torch.from_numpy(values.astype(np.uint8 if values.dtype in (bool, np.uint8) else np.int32))
 
 
@@ -97,11 +117,14 @@ def probe_image(source: str | Source, *, max_pixels: int = MAX_PIXELS) -> tuple[
     """
     with open_image(source, max_pixels) as image:
         _refuse_depth(image)
-        if image.format not in ("PNG", *LOSSY):
+        alpha = "A" in image.getbands()
+        if alpha or image.format not in ("PNG", *LOSSY):
             image.load()  # first: it turns a TIFF upright itself
         width, height = image.size
         sideways = _exif_orientation(image) in SIDEWAYS
-        if image.format == "PNG":
+        if alpha:
+            _refuse_data(image)
+        elif image.format == "PNG":
             image.verify()
         elif image.format in LOSSY:
             image.draft("L", (max(1, width // 8), max(1, height // 8)))
@@ -114,7 +137,10 @@ def read_header(source: str | Source) -> tuple[int, bool]:
 
     The pixels of palette files are indices into their colours.
     """
-    with open_image(source, MAX_PIXELS) as image:
+    given = as_source(source)
+    if tiff.is_tiff(given):
+        return tiff.read_header(given)
+    with open_image(given, MAX_PIXELS) as image:
         orientation = _exif_orientation(image)
         return orientation if orientation in range(1, 9) else 1, image.mode == "P"
 
@@ -172,6 +198,17 @@ def _refuse_depth(image: Image.Image) -> None:
         raise UnsupportedFile(
             f"32-bit {kind} pixels are not supported, as their range is unknown; "
             "scale them and save the image with 8 or 16 bits per channel"
+        )
+
+
+def _refuse_data(image: Image.Image) -> None:
+    """Refuse a fourth channel that varies as a band of data does, since compositing would mix it into the colours."""
+    counts = np.array(image.getchannel("A").histogram())
+    between = counts[1:-1]
+    if between.sum() > FILLED * counts.sum() and np.count_nonzero(between) > LEVELS:
+        raise UnsupportedFile(
+            f"a fourth channel of {np.count_nonzero(counts)} levels, marked as transparency; use --data.channels 4 if "
+            "it is a band, with as many values of --model.mean and --model.std, or remove it"
         )
 
 

@@ -18,8 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Integer
 
-from semask.data.readers.image import MAX_PIXELS
-from semask.data.readers.source import MAX_BYTES, Source
+from semask.data.readers.source import MAX_BYTES, MAX_PIXELS, Source
 
 HEADER = 128
 ORDERS = {b"\0\1IM": "<", b"\1\0MI": ">"}

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import ImageOps
-from tifffile import TiffFile
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_png
 
-from semask.data.readers.image import MAX_PIXELS, UnsupportedFile, open_image, probe_image, read_image
-from semask.data.readers.source import Source, as_source
+from semask.data.readers import png, tiff
+from semask.data.readers.image import open_image, probe_image, read_image
+from semask.data.readers.source import MAX_PIXELS, Source, UnsupportedFile, as_source
 from semask.recipes.recipe import DataRecipe
 
 FULL_SCALE = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)}
 """Sample types whose range is that of the type; the range of others is known only to the file's author."""
-UPRIGHT = 1
-"""The first of TIFF's orientations."""
-
-# errors are reported once, with the file's name; tifffile's own lines go to callers that ask for them
-logging.getLogger("tifffile").addHandler(logging.NullHandler())
+DEEP = {(16, colour) for colour in png.CHANNELS}
+"""Headers of PNG files that Pillow cuts to 8 bits."""
 
 ImageTensor = UInt8[Tensor, "c H W"] | Float[Tensor, "c H W"]
 
@@ -33,11 +26,11 @@ ImageTensor = UInt8[Tensor, "c H W"] | Float[Tensor, "c H W"]
 def read_raster(given: str | Source, data: DataRecipe, *, at_least: tuple[int, int] | None = None) -> ImageTensor:
     """Read an image with `data.channels` channels: uint8 where the file has 8 bits, else float32 in [0, 1].
 
-    Three channels are RGB as `read_image` gives them, unless `data.value_range` is set or the file is a TIFF of more
-    than 8 bits. Otherwise channels come as they are stored: the samples or pages of a TIFF, the channels of a PNG with
-    its alpha. Grey is repeated where three are wanted. Integers of 8 and 16 bit are divided by their type's maximum;
-    `data.value_range` sets the values that become 0 and 1 instead, and values beyond are clipped. `at_least` is that of
-    `read_image`.
+    Three channels are RGB as `read_image` gives them, unless `data.value_range` is set or the file is a TIFF or PNG of
+    more than 8 bits. Otherwise channels come as they are stored: the samples or pages of a TIFF, the channels of a PNG
+    with its alpha, which three channels leave out where it is opaque. Grey is repeated where three are wanted. Integers
+    of 8 and 16 bit are divided by their type's maximum; `data.value_range` sets the values that become 0 and 1 instead,
+    and values beyond are clipped. `at_least` is that of `read_image`.
 
     Raises:
         ValueError: as for `read_image`; or the file has another number of channels, samples of unknown range, or NaN or
@@ -47,7 +40,7 @@ def read_raster(given: str | Source, data: DataRecipe, *, at_least: tuple[int, i
     if not _has_bands(source, data):
         return read_image(source, at_least=at_least)
     try:
-        stored = (_tiff_samples if _is_tiff(source) else _image_samples)(source, data.channels)
+        stored = (tiff.read_samples if tiff.is_tiff(source) else _image_samples)(source, data.channels)
         return _scale(stored.repeat(data.channels // len(stored), axis=0), data.value_range)
     except UnsupportedFile as error:
         raise ValueError(f"{source}: {error}") from None
@@ -94,92 +87,26 @@ def _has_bands(source: Source, data: DataRecipe) -> bool:
     """Whether an image is read without Pillow's conversion to RGB of 8 bits."""
     if data.channels != 3 or data.value_range is not None:
         return True
-    if not _is_tiff(source):
-        return False
-    try:
-        with source.open("rb") as file, TiffFile(file) as tiff:
-            return bool(tiff.pages.first.bitspersample > 8)
-    except Exception:
-        return False  # of a broken file nothing is known; its reader reports the reason
-
-
-def _is_tiff(source: Source) -> bool:
-    return source.name.lower().endswith((".tif", ".tiff"))
-
-
-def _tiff_samples(source: Source, channels: int) -> np.ndarray:
-    """Return the samples of a TIFF's first image, c H W, in their own type."""
-    try:
-        with source.open("rb") as file, TiffFile(file) as tiff:
-            series = tiff.series[0]
-            _refuse_layout(series, series.keyframe)
-            # before decoding, which takes memory by the channel
-            _refuse_count(series.size // (series.keyframe.imagelength * series.keyframe.imagewidth), channels)
-            samples: np.ndarray = series.asarray(maxworkers=1)
-            last = series.axes[-1] == "S"
-    except UnsupportedFile:
-        raise
-    except FileNotFoundError as error:
-        raise ValueError(f"{source}: no such file") from error
-    except Exception as error:
-        # tifffile raises almost anything on broken bytes, and for a codec that is not installed
-        raise ValueError(
-            f"{source}: unreadable TIFF ({error}); restore the file, or, for a compression that is not "
-            "known here, install semask[tiff]"
-        ) from error
-    if samples.ndim == 2:
-        return samples[None]
-    return np.moveaxis(samples, -1, 0) if last else samples
-
-
-def _refuse_layout(series: Any, page: Any) -> None:
-    """Refuse, before decoding, a file that is no image of channels, is too large or stored sideways."""
-    if len(series.shape) not in {2, 3} or not series.axes.replace("S", "").endswith("YX"):
-        shape = "×".join(str(side) for side in series.shape)
-        raise UnsupportedFile(
-            f"a TIFF of {shape} samples ({series.axes}) is no image of channels; save one image per file"
-        )
-    # page and series must agree, or memory has no bound
-    height, width = (series.shape[series.axes.index(axis)] for axis in "YX")
-    if (height, width) != (page.imagelength, page.imagewidth) or not height * width:
-        raise UnsupportedFile("a TIFF whose parts declare different sizes; restore or remove the file")
-    if height * width > MAX_PIXELS:
-        raise UnsupportedFile(
-            f"too large ({width}×{height} pixels); at most {MAX_PIXELS} pixels are read; cut it into tiles"
-        )
-    # a broken file may claim billions of pieces, and each would be looked for
-    if len(page.dataoffsets) != math.prod(page.chunked):
-        raise UnsupportedFile(
-            f"a TIFF of {math.prod(page.chunked)} pieces that holds {len(page.dataoffsets)}; restore the file"
-        )
-    orientation = page.tags.get("Orientation")
-    if orientation is not None and orientation.value != UPRIGHT:
-        raise UnsupportedFile(f"is stored turned or mirrored (orientation {orientation.value}); save it upright")
+    if tiff.is_tiff(source):
+        return tiff.has_deep_samples(source)
+    return source.name.lower().endswith(".png") and png.read_header(source) in DEEP
 
 
 def _image_samples(source: Source, channels: int) -> np.ndarray:
     """Return the channels of an image in another format, c H W, 8 or 16 bit."""
-    with open_image(source, MAX_PIXELS) as image:
-        if image.format == "PNG":
-            image.load()  # Pillow reports broken bytes, but cuts colours of 16 bits down to 8: torchvision decodes
-            with source.open("rb") as file:
-                content = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
-            samples: np.ndarray = decode_png(content, ImageReadMode.UNCHANGED).numpy()
-        else:
+    header = png.read_header(source)
+    if header is not None and header[0] >= 8 and header[1] in png.CHANNELS:
+        samples = png.read_samples(source)
+        opaque = len(samples) in (2, 4) and bool((samples[-1] == np.iinfo(samples.dtype).max).all())
+        if channels == 3 and opaque:
+            samples = samples[:-1]
+    else:
+        with open_image(source, MAX_PIXELS) as image:
             upright = ImageOps.exif_transpose(image)
             upright = upright if upright.mode in {"L", "RGB", "RGBA", "CMYK"} else upright.convert("RGB")
             samples = np.moveaxis(np.atleast_3d(np.array(upright)), -1, 0)
-    _refuse_count(len(samples), channels)
+    tiff.refuse_count(len(samples), channels)
     return samples
-
-
-def _refuse_count(found: int, channels: int) -> None:
-    """Refuse another number of channels than wanted; only grey can be repeated, for colour."""
-    if found != channels and (found, channels) != (1, 3):
-        raise UnsupportedFile(
-            f"{found} channels, but data.channels is {channels}; use --data.channels {found}, with as many values "
-            "of --model.mean and --model.std, or correct the file"
-        )
 
 
 def _scale(stored: np.ndarray, value_range: tuple[float, float] | None) -> ImageTensor:

@@ -7,6 +7,18 @@ from typing import BinaryIO, Literal, Protocol
 
 MAX_BYTES = 2**28
 """The largest file [bytes] that is read out of an archive; it can claim any size."""
+SYSTEM_NAMES = frozenset(
+    ("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "thumbs.db")
+) | {"desktop.ini"}
+"""Folders and files that operating systems and storage devices add, in lower case."""
+
+
+MAX_PIXELS = 2**27
+"""The largest image [px] that is decoded; a small file can claim any size."""
+
+
+class UnsupportedFile(ValueError):
+    """A file is whole, but of an unsupported kind; the message has no file name yet."""
 
 
 class Unreadable(ValueError):
@@ -30,6 +42,14 @@ class Source(Protocol):
         Raises:
             Unreadable, OSError: it cannot be opened.
         """
+
+
+def is_hidden(path: str) -> bool:
+    """Return whether a path below a root is no data: a part of it begins with "." or is a system's own.
+
+    Only the parts below the root count: ~/.cache/data is a root like any other.
+    """
+    return any(part.startswith(".") or part.lower() in SYSTEM_NAMES for part in path.split("/"))
 
 
 def as_source(given: str | Source) -> Source:

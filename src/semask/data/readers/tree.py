@@ -2,30 +2,71 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from semask.data.readers.archives import ZipTree, open_zip
-from semask.data.readers.source import Source
+from semask.data.readers.source import Source, is_hidden
+
+logger = logging.getLogger(__name__)
+SHOWN = 3
 
 
-def paths_below(folder: Path) -> list[Path]:
-    """Return the files below a folder in order, with those behind links to folders, which `Path.rglob` leaves out.
+def paths_below(folder: Path, *, broken: bool = False) -> list[Path]:
+    """Return the files below a folder in order, also those behind links to folders, without hidden ones.
 
-    Links back to a folder that they lie in are not followed.
+    Every folder is searched once, however many links lead to it, and links back to a folder that they lie in are not
+    followed. Links that lead nowhere and folders that cannot be opened are returned too if `broken`, and otherwise left
+    out with a warning.
     """
     found: list[Path] = []
-    for place, folders, names in os.walk(folder, followlinks=True):
-        here = Path(place)
-        # os.walk goes on into the folders that stay in the list
-        folders[:] = [
-            name
-            for name in folders
-            if not ((here / name).is_symlink() and here.resolve().is_relative_to((here / name).resolve()))
-        ]
-        found += [here / name for name in names]
-    return sorted(path for path in found if path.is_file())
+    lost: list[Path] = []
+    repeated: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    folders: list[Path] = [folder]
+    links: list[Path] = []
+    while folders or links:
+        # the folders themselves come first, so that files have their own paths and not those through a link
+        here = folders.pop() if folders else links.pop(0)
+        try:
+            state = here.stat()
+            # a folder that is searched twice may be searched exponentially often
+            if (state.st_dev, state.st_ino) in seen:
+                repeated.append(here)
+                continue
+            seen.add((state.st_dev, state.st_ino))
+            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+        except OSError:
+            lost.append(here)
+            continue
+        real = Path(os.path.realpath(here))
+        for entry in entries:
+            path = here / entry.name
+            if is_hidden(entry.name):
+                continue
+            if os.path.isfile(path):
+                found.append(path)
+            elif not os.path.isdir(path):
+                # neither: a link that leads nowhere or to itself; devices and pipes are no data
+                lost += [path] if entry.is_symlink() and not os.path.exists(path) else []
+            elif not entry.is_symlink():
+                folders.append(path)
+            elif not real.is_relative_to(os.path.realpath(path)):
+                links.append(path)
+    for paths, what in ((repeated, "lead to folders searched already"), (() if broken else lost, "cannot be opened")):
+        if paths:
+            names = ", ".join(map(str, sorted(paths)[:SHOWN]))
+            _warn(f"{len(paths)} links or folders below {folder} {what} and are left out, such as {names}")
+    return sorted(found + lost if broken else found)
+
+
+@cache
+def _warn(message: str) -> None:
+    """Warn once: a training searches its folders several times."""
+    logger.warning(message)
 
 
 class Tree(NamedTuple):
@@ -42,24 +83,23 @@ class Tree(NamedTuple):
         return (self.root / path).is_dir() if within is None else within[1] in within[0].folders
 
     def files(self, folder: str) -> dict[str, Source]:
-        """Return the files below a folder by their paths from there, in order, without hidden ones (".DS_Store")."""
+        """Return the files below a folder by their paths from there, in order, without hidden ones."""
         within = self._within_zip(folder)
         if within is not None:
             archive, inside = within
-            return {path: member for path, member in archive.below(inside) if not member.name.startswith(".")}
+            return {path: member for path, member in archive.below(inside) if not is_hidden(path)}
         place = self.root / folder
-        paths = [path for path in paths_below(place) if not path.name.startswith(".")]
-        return {path.relative_to(place).as_posix(): path for path in paths}
+        return {path.relative_to(place).as_posix(): path for path in paths_below(place)}
 
     def read_text(self, path: str) -> str | None:
-        """Return the content of a text file in UTF-8; None where there is none."""
+        """Return the content of a text file in UTF-8, with or without a byte order mark; None where there is none."""
         within = self._within_zip(path)
         source: Source | None = self.root / path if within is None else within[0].members.get(within[1])
         if source is None or (isinstance(source, Path) and not source.is_file()):
             return None
         with source.open("rb") as file:
             try:
-                return file.read().decode()
+                return file.read().decode("utf-8-sig")
             except UnicodeDecodeError as error:
                 raise ValueError(f"{source}: no text in UTF-8 ({error}); save it as such") from error
 

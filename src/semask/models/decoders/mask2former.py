@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from semask.models.decoders.maskformer import MaskHead, stack
-from semask.models.layers.query import QueryLayer, sine_positions
+from semask.models.layers.attention import QueryLayer, sine_positions
 from semask.ops.resize import resize, size_of
 from semask.structures import Features, MaskLogits, PixelFeatures
 

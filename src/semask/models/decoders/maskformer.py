@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from semask.models.layers.attention import QueryLayer, sine_positions
 from semask.models.layers.blocks import caffe2_xavier
-from semask.models.layers.query import QueryLayer, sine_positions
 from semask.structures import Features, MaskLogits, PixelFeatures
 
 

@@ -55,8 +55,6 @@ class MaskTransformer(nn.Module):
     ) -> None:
         """`width` None is the encoder's; heads are 64 wide, or one takes all of a narrower decoder."""
         super().__init__()
-        if layers < 1:
-            raise ValueError(f"a Mask Transformer has at least 1 layer, got {layers}; use segmenter_linear without any")
         width = single_scale.channels if width is None else width
         heads = max(1, width // HEAD_WIDTH)
         self.single_scale = single_scale
@@ -118,15 +116,11 @@ class SingleScale(nn.Module):
         """`source` belongs to pyramids, `width` to "fused" alone; None is the coarsest map's width."""
         super().__init__()
         pyramid = len(in_channels) > 1
-        if source is not None and not pyramid:
+        if pyramid == (source is None):
+            fix = "last or fused, or a plain ViT" if pyramid else "None"
             raise ValueError(
-                f"this encoder gives one map already; single_scale {source!r} is for pyramids, use "
-                "--model.decoder.single-scale None"
-            )
-        if pyramid and source is None:
-            raise ValueError(
-                f"Segmenter's decoders read one map, and this encoder gives {len(in_channels)}; use "
-                "--model.decoder.single-scale last or fused, or a plain ViT"
+                f"Segmenter reads one map; this encoder gives {len(in_channels)}, and single_scale is {source!r}; "
+                f"use --model.decoder.single-scale {fix}"
             )
         if pyramid and STRIDE not in strides:
             raise ValueError(f"the encoder has no stage at stride {STRIDE}, only {tuple(strides)}; use another one")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from semask.models.encoders.staged import STAGES, Staged, StagedHiera, StagedHieraDet, StagedMViT, StagedTwins
 from semask.models.encoders.swin import make_dense
-from semask.ops.geometry import divide_up
+from semask.ops.resize import divide_up
 
 NUM_STAGES = 4
 SWIN, SWIN_V2 = "timm.models.swin_transformer", "timm.models.swin_transformer_v2"

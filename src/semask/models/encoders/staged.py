@@ -132,17 +132,14 @@ class StagedHieraDet(Staged):
     def run(self, stage: int, x: Float[Tensor, "b ..."]) -> Float[Tensor, "b h w c"]:
         if stage == 0:
             x = self.patch_embed(x)
-            x = x + self._positions(x.shape[1], x.shape[2])
+            # the coarse position table, resized, and that of one window, repeated
+            coarse = F.interpolate(self.pos_embed, size=(x.shape[1], x.shape[2]), mode="bicubic")
+            side = self.pos_embed_window.shape[-1]
+            table = coarse + self.pos_embed_window.tile((x.shape[1] // side, x.shape[2] // side))
+            x = x + table.permute(0, 2, 3, 1)
         for index in self.spans[stage]:
             x = self.blocks[index](x)
         return x
-
-    def _positions(self, height: int, width: int) -> Float[Tensor, "1 h w c"]:
-        """Return the sum of the coarse table, resized, and that of one window, repeated."""
-        coarse = F.interpolate(self.pos_embed, size=(height, width), mode="bicubic")
-        side = self.pos_embed_window.shape[-1]
-        table = coarse + self.pos_embed_window.tile((height // side, width // side))
-        return table.permute(0, 2, 3, 1)
 
 
 def _map_of(tokens: Float[Tensor, "b n c"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:

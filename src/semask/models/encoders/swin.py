@@ -8,6 +8,7 @@ divisions rounded up (`divide_up`), which a compiler for all sizes can follow th
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,9 +21,8 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from torch import Tensor, nn
 
 from semask.ops.attention import biased_attention, queries_keys_values
-from semask.ops.geometry import padding_to_multiple
 from semask.ops.memory import apply_chunked, checkpoint_pointwise
-from semask.ops.resize import pad_images, size_of
+from semask.ops.resize import pad_images, padding_to_multiple, size_of
 from semask.ops.windows import Kinds, WindowLayer, attend_in_windows, pad_to_windows, window_masks
 
 
@@ -175,43 +175,29 @@ class DensePatchEmbedding(nn.Module):
 
 
 class DensePatchMerging(nn.Module):
-    """One token per 2×2 tokens, padded where a side is odd."""
+    """One token per 2×2 tokens, zeros where a side is odd: Swin normalises and projects them, Swin V2 in turn."""
 
-    def __init__(self, merging: PatchMerging) -> None:
+    def __init__(self, merging: PatchMerging | PatchMergingV2, steps: tuple[str, str] = ("norm", "reduction")) -> None:
         super().__init__()
-        self.norm = merging.norm
-        self.reduction = merging.reduction
+        self.steps = steps
+        for step in steps:
+            self.add_module(step, getattr(merging, step))
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j o"]:
         """Return ⌈h / 2⌉ × ⌈w / 2⌉ tokens."""
-        return self.reduction(self.norm(_concatenate_2x2(x)))
-
-
-class DensePatchMergingV2(nn.Module):
-    """Patch merging of Swin V2, which normalises the merged tokens."""
-
-    def __init__(self, merging: PatchMergingV2) -> None:
-        super().__init__()
-        self.reduction = merging.reduction
-        self.norm = merging.norm
-
-    def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j o"]:
-        """Return ⌈h / 2⌉ × ⌈w / 2⌉ tokens."""
-        return self.norm(self.reduction(_concatenate_2x2(x)))
-
-
-def _concatenate_2x2(x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b i j 4*c"]:
-    """Concatenate the channels of every 2×2 tokens, zeros where a side is odd."""
-    # b h w c → b h/2 w/2 4c
-    padded = pad_to_windows(x, 2)
-    batch, height, width, channels = padded.shape
-    return padded.reshape(batch, height // 2, 2, width // 2, 2, channels).permute(0, 1, 3, 4, 2, 5).flatten(3)
+        # b h w c → b h/2 w/2 4c
+        padded = pad_to_windows(x, 2)
+        batch, height, width, channels = padded.shape
+        x = padded.reshape(batch, height // 2, 2, width // 2, 2, channels).permute(0, 1, 3, 4, 2, 5).flatten(3)
+        for step in self.steps:
+            x = getattr(self, step)(x)
+        return x
 
 
 DENSE: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     PatchEmbed: DensePatchEmbedding,
     PatchMerging: DensePatchMerging,
-    PatchMergingV2: DensePatchMergingV2,
+    PatchMergingV2: partial(DensePatchMerging, steps=("reduction", "norm")),
     SwinTransformerBlock: DenseSwinBlock,
     SwinTransformerV2Block: DenseSwinV2Block,
 }

@@ -100,13 +100,6 @@ class SemanticLayer(nn.Module):
         residual: Literal["norm", "input"] = "norm",
     ) -> None:
         super().__init__()
-        if not units:
-            raise ValueError("a semantic layer needs at least one unit (--model.encoder.semantic.units), got 0")
-        if window_size is not None and window_size < 1:
-            raise ValueError(
-                f"windows of semantic attention have 1 token or more, or None for global attention, got {window_size} "
-                "(--model.encoder.semantic.windows)"
-            )
         self.window_size, self.residual = window_size, residual
         self.shifts = [(window_size or 0) // 2 * shifted for shifted in shifts or [False] * len(units)]
         shift = max(self.shifts)

@@ -10,9 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from semask.models.layers.attention import check_heads
+from semask.models.layers.attention import PostNormMLP, check_heads, sine_positions
 from semask.models.layers.blocks import caffe2_xavier, group_norm
-from semask.models.layers.query import PostNormMLP, sine_positions
 from semask.ops.deformable import Grid, deformable_attention, grid_of
 from semask.ops.resize import resize, size_of
 from semask.structures import Features, PixelFeatures
