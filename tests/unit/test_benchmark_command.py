@@ -16,8 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from semask.benchmark import works
 from semask.benchmark.candidate import as_candidate
-from semask.benchmark.cases import Case, cases_of
-from semask.benchmark.measure import measure, ratios
+from semask.benchmark.measure import Case, cases_of, measure, ratios
 from semask.benchmark.options import Options
 from semask.benchmark.rounds import Timings
 from semask.benchmark.works import draw_files, label_maps, work_of
@@ -255,7 +254,7 @@ def test_a_reference_case_has_a_largest_batch_of_its_own(tmp_path: Path, monkeyp
         run()
         return 5 - 2 * searched[-1]
 
-    monkeypatch.setattr("semask.benchmark.cases._largest", largest)
+    monkeypatch.setattr("semask.benchmark.measure._largest", largest)
     fast, slow = cases_of(
         ["scenes/micro-fpn"], Options(max_batch=True, size=(32,), against=("reference",)), CPU, tmp_path
     )

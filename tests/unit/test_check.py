@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -244,3 +245,35 @@ def test_a_image_in_both_splits(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=facts("p1.png", "'train'", "'val'", 1, 3)):
         check_pairs(data, progress=False)
     assert check_pairs(replace(data, val_split="train"), progress=False).pairs == 2, "the same split twice is meant"
+
+
+# --- copies across splits ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("storage", ["folder", "zip"])
+def test_copies_of_training_images_in_validation_are_a_warning(
+    data: DataRecipe, caplog: pytest.LogCaptureFixture, count: int, storage: str
+) -> None:
+    root = Path(data.root or "")
+    random = np.random.default_rng(7)
+    # all images have one size in pixels, and bitmaps of them one size in bytes
+    for path in [*(root / "images/train").iterdir(), *(root / "images/val").iterdir()]:
+        path.unlink()
+        Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8)).save(path.with_suffix(".bmp"))
+    for index in range(count):
+        shutil.copy(root / f"images/train/p{index}.bmp", root / f"images/val/w{index}.bmp")
+        shutil.copy(root / f"labels/train/p{index}.png", root / f"labels/val/w{index}.png")
+    shutil.copy(root / "images/train/p0.bmp", root / "images/train/p9.bmp")
+    shutil.copy(root / "labels/train/p0.png", root / "labels/train/p9.png")
+    where = str(root)
+    if storage == "zip":
+        where = shutil.make_archive(str(root.parent / f"{root.name}-packed"), "zip", root)
+    check_pairs(replace(data, root=where), progress=False)
+    assert len(caplog.messages) == (count > 0), "copies within the training split are none of these"
+    examples = [f"{where}/images/{at}{index}.bmp" for at in ("train/p", "val/w") for index in range(min(count, 2))]
+    assert missing(caplog.text, *([count, "'train'", "'val'", *examples] if count else [])) == []
+    assert "w2.bmp" not in caplog.text, "two examples will do"
+    caplog.clear()
+    check_pairs(replace(data, root=where), splits=("val",), progress=False)
+    assert caplog.messages == []

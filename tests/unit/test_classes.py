@@ -232,3 +232,14 @@ def test_the_label_map_is_reported_in_a_line() -> None:
         {"classes": ["sky", "road", "car"], "labels": {"7": "road", "8": "car", "3": "sky", "4": "sky"}}
     )
     assert missing(table.describe(), "3 sky", "4 sky", "7 … 8 road … car", 0, 255) == [0, 255]
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_byte_order_mark_before_a_table_is_accepted(tmp_path: Path, mark: str) -> None:
+    """As Notepad and PowerShell write them; in a file, in the folder of a data set, and in a zip file."""
+    text = f'{mark}{{"classes": ["sky", "größe"]}}'
+    (tmp_path / "classes.json").write_text(text, encoding="utf-8")
+    archive = make_zip(tmp_path / "a.zip", {"classes.json": text.encode()})
+    assert Classes.load(tmp_path / "classes.json").names == ("sky", "größe")
+    for root in (tmp_path, archive):
+        assert classes_of(DataRecipe(root=str(root))).names == ("sky", "größe")

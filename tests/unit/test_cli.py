@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -11,7 +16,7 @@ import tyro
 
 from semask.cli import flags, train
 from semask.cli import main as cli
-from tests.facts import missing
+from tests.facts import facts, missing
 
 HEAVY = ("torch", "numpy", "PIL", "timm", "torchvision", "matplotlib", "scipy", "lightning", "jinja2", "transformers")
 ASKED = [[], ["--help"], ["--version"], ["foo"], *([name, "--help"] for name in cli.COMMANDS)]
@@ -198,3 +203,41 @@ def test_a_closed_output_is_calm(closing: str) -> None:
     ended = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
     assert ended.returncode == 0
     assert b"Traceback" not in ended.stdout + ended.stderr
+
+
+def numbers_of(settings: type) -> Iterator[str]:
+    """Fields of a command's settings that hold numbers, with those of its groups but not those of recipes."""
+    for name, hint in get_type_hints(settings).items():
+        kinds = {hint, *get_args(hint), *(inner for arm in get_args(hint) for inner in get_args(arm))}
+        if dataclasses.is_dataclass(hint) and hint.__module__.startswith(("semask.cli", "semask.training")):
+            yield from numbers_of(hint)
+        elif kinds & {int, float}:
+            yield name
+
+
+def test_every_number_of_a_flag_has_a_range() -> None:
+    found = set()
+    for command in cli.COMMANDS:
+        module = importlib.import_module(f"semask.cli.{command}")
+        for settings in vars(module).values():
+            if (
+                isinstance(settings, type)
+                and dataclasses.is_dataclass(settings)
+                and settings.__module__ == module.__name__
+            ):
+                found |= {*numbers_of(settings)}
+    assert found <= {*flags.BOUNDS}
+    assert {*flags.BOUNDS} - found <= {"devices", "nodes"}
+
+
+@pytest.mark.parametrize("name", flags.BOUNDS)
+@pytest.mark.parametrize("value", [-7, 10**26, math.nan, math.inf])
+def test_flags_out_of_range_are_refused_by_name(name: str, value: float) -> None:
+    settings = dataclasses.make_dataclass("Settings", [(name, float)])
+    with pytest.raises(ValueError, match=facts(f"--{name}", f"{value:g}")):
+        flags.check_flags(settings(value))
+    inside = 0.5 if name in {"alpha", "beta"} else 1
+    several = dataclasses.make_dataclass("Settings", [(name, tuple)])
+    with pytest.raises(ValueError, match=facts(f"--{name}", f"{value:g}")):
+        flags.check_flags(several((inside, value)))
+    flags.check_flags(settings(inside))

@@ -1,6 +1,7 @@
 import hashlib
 import logging
 import os
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -197,3 +198,141 @@ def test_split_files_that_name_what_is_not_there(tmp_path: Path) -> None:
         find_pairs(data, "train")
     with pytest.raises(ValueError, match=facts(tmp_path / "val.txt")):
         find_pairs(data, "val")
+
+
+# --- names and suffixes ------------------------------------------------------------------------------------------
+
+COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "Zürich/Škoda é_가") for form in ("NFC", "NFD"))
+
+
+def test_composed_and_decomposed_names_pair_up(tmp_path: Path) -> None:
+    """As macOS writes them, whose decomposed names look the same."""
+    assert COMPOSED != DECOMPOSED
+    for number, (image, label) in enumerate(((COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED), (DECOMPOSED, DECOMPOSED))):
+        root = tmp_path / str(number)
+        data = tree(root, f"images/{image}.jpg", f"labels/{label}.png", "images/b.jpg", "labels/b.png")
+        data = replace(data, images="images", labels="labels")
+        for listed in (COMPOSED, DECOMPOSED, DECOMPOSED.rpartition("/")[2]):
+            (root / "train.txt").write_text(f"{listed}.jpg\n", encoding="utf-8")
+            assert stems(data) == [COMPOSED]
+
+
+@pytest.mark.parametrize("folder", ["images", "labels"])
+@pytest.mark.parametrize(
+    "twins", [(f"{COMPOSED}.png", f"{DECOMPOSED}.png"), ("a.png", "a.PNG"), ("x/a.Png", "x/a.pNG")]
+)
+def test_names_that_are_the_same_are_refused(tmp_path: Path, folder: str, twins: tuple[str, str]) -> None:
+    for each in ("images", "labels"):
+        data = tree(tmp_path, *(f"{each}/train/{name}" for name in (twins if each == folder else twins[:1])))
+    with pytest.raises(ValueError, match=facts(*(tmp_path / folder / "train" / name for name in twins))):
+        stems(data)
+
+
+def test_byte_order_marks_in_lists(tmp_path: Path) -> None:
+    data = tree(tmp_path, *(f"images/{s}.jpg" for s in "abc"), *(f"labels/{s}.png" for s in "abc"))
+    data = replace(data, images="images", labels="labels")
+    (tmp_path / "val.txt").write_bytes(b"b\n")
+    for content in ("\ufeffa\nc\n", "\ufeffa.jpg\r\nc.jpg\r\n", "\ufeffa\n\ufeffc\n", "\ufeff\na\nc", " \ufeff a\nc"):
+        (tmp_path / "train.txt").write_bytes(content.encode())
+        assert stems(data) == ["a", "c"], content
+    (tmp_path / "train.txt").write_bytes(b"\xef\xbb\xbf")
+    with pytest.raises(ValueError, match=facts(tmp_path / "train.txt")):
+        stems(data)
+
+
+def test_suffixes_of_any_case_are_found(tmp_path: Path) -> None:
+    images = ("p1.PNG", "p2.Jpg", "x/p3.JPEG", "p4.tif", "p5.WebP", "p6.BMP")
+    data = tree(
+        tmp_path, *(f"images/{name}" for name in images),
+        *(f"labels/{name.partition('.')[0]}{end}" for name, end in zip(images, (".png", ".PNG", ".Png") * 2, strict=True)),
+    )  # fmt: skip
+    data = replace(data, images="images", labels="labels")
+    (tmp_path / "train.txt").write_text("p1.png\np2\np3.JPEG\nx/p3.jpeg\np4.TIF\np5.webp\np6.BMP\n")
+    assert stems(data) == ["p1", "p2", "p4", "p5", "p6", "x/p3"]
+    data = replace(tree(tmp_path / "2", "images/train/a_IMG.JPG", "labels/train/a_Ids.Png"), image_suffix="_img.jpg")
+    assert stems(replace(data, label_suffix="_ids.png")) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "there", "flags"),
+    [
+        (("p1.jpg", "p10.jpg"), ("p1_mask.png", "p10_mask.png"), "p1_mask.png", {"label": "_mask.png"}),
+        (("a.jpg",), ("a.tif",), "a.tif", {"label": ".tif"}),
+        (("a.PNG",), ("a.BMP",), "a.BMP", {"label": ".BMP"}),
+        (("a.png", "b.png"), ("a_gt.TIFF", "b_gt.TIFF", "a.json"), "a_gt.TIFF", {"label": "_gt.TIFF"}),
+        (("x/a.jpg",), ("x/a.labels.png",), "x/a.labels.png", {"label": ".labels.png"}),
+        (("a_img.png", "b_img.png"), ("a_ids.png", "b_ids.png"), "a_ids.png", {"image": "img.png", "label": "ids.png"}),
+        (("u_leftImg8bit.png",), ("u_gt.png", "v_gt.png"), "u_gt.png", {"image": "leftImg8bit.png", "label": "gt.png"}),
+    ],
+)  # fmt: skip
+def test_labels_of_another_suffix_are_named_with_the_flag_that_fits(
+    tmp_path: Path, images: tuple[str, ...], labels: tuple[str, ...], there: str, flags: dict[str, str]
+) -> None:
+    data = tree(tmp_path, *(f"images/train/{name}" for name in images), *(f"labels/train/{name}" for name in labels))
+    given = (f"--data.{kind}-suffix {suffix}" for kind, suffix in flags.items())
+    with pytest.raises(ValueError, match=facts(len(images), tmp_path / "labels/train" / there)) as caught:
+        stems(data)
+    assert [flag for flag in given if flag not in str(caught.value)] == []
+    fitted = replace(data, **{f"{kind}_suffix": suffix for kind, suffix in flags.items()})
+    assert len(stems(fitted)) == len(images), "and with the flags they are found"
+
+
+@pytest.mark.parametrize(
+    ("names", "there"),
+    [
+        (("images/train/a_0001.png", "images/train/a_0002.png", "labels/train/a_0001.png"), ""),
+        (("images/train/a_0001.png", "labels/train/a_0002.png"), "a_0002.png"),
+        (("images/train/a.png", "images/train/b.png", "labels/train/a.png", "labels/train/b.tif"), "b.tif"),
+        (("images/train/img1.png", "labels/train/mask1.png"), "mask1.png"),
+    ],
+)
+def test_no_flag_is_given_that_does_not_fit(tmp_path: Path, names: tuple[str, ...], there: str) -> None:
+    data = tree(tmp_path, *names)
+    with pytest.raises(ValueError, match=facts(1, there or tmp_path / "labels/train")) as caught:
+        stems(data)
+    assert "-suffix" not in str(caught.value)
+
+
+@pytest.mark.parametrize("image", ["a.png", "x/a.JPG", f"{DECOMPOSED}.jpg"])
+@pytest.mark.parametrize("suffix", [".png", ".json"])
+def test_polygons_of_labelme_are_reported_as_such(tmp_path: Path, image: str, suffix: str) -> None:
+    label = f"{COMPOSED if image[:1] == 'Z' else image.rpartition('.')[0]}.json"
+    data = replace(tree(tmp_path, f"images/train/{image}", f"labels/train/{label}"), label_suffix=suffix)
+    with pytest.raises(ValueError, match=facts(1, tmp_path / "labels/train" / label, "LabelMe", "PNG")):
+        stems(data)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.JPG", "a.tif"])
+def test_a_single_image_is_no_root_and_no_two_splits(tmp_path: Path, name: str) -> None:
+    data = replace(tree(tmp_path, f"images/{name}", "labels/a.png"), images="images", labels="labels")
+    with pytest.raises(ValueError, match=facts("data.root", "image", repr(str(tmp_path / "images" / name)))):
+        stems(replace(data, root=str(tmp_path / "images" / name)))
+    assert stems(data, "val") == ["a"]
+    with pytest.raises(ValueError, match=facts("'train'", tmp_path / "images", 1, "train.txt", "val.txt")) as caught:
+        stems(data)
+    assert "no image" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "there", "wanted"),
+    [
+        (".jpg", "a.png", "--data.image-suffix .png"),
+        (".jpg", "x/a.TIF", "--data.image-suffix .TIF"),
+        ("", "a.gif", ".png"),
+    ],
+)
+def test_images_of_another_suffix_are_named_with_the_flag_that_fits(
+    tmp_path: Path, suffix: str, there: str, wanted: str
+) -> None:
+    data = replace(tree(tmp_path, f"images/train/{there}", "labels/train/a.png"), image_suffix=suffix)
+    with pytest.raises(ValueError, match=facts("'train'", tmp_path / "images/train", there)) as caught:
+        stems(data)
+    assert wanted in str(caught.value)
+
+
+def test_copies_in_hidden_folders_are_no_data(tmp_path: Path) -> None:
+    for place in (".ipynb_checkpoints", "@eaDir", "__MACOSX", ".Trash-0/files", "lost+found"):
+        data = tree(
+            tmp_path, *(f"{kind}/train/{at}.png" for kind in ("images", "labels") for at in ("a", f"{place}/b"))
+        )
+    assert stems(data) == ["a"]

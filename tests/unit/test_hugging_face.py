@@ -80,3 +80,20 @@ def test_without_datasets_the_extra_is_named(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(ValueError, match=facts("datasets", "pip install 'semask[hf]'")):
         find_pairs(data, "train")
+
+
+@pytest.mark.parametrize("kind", ["paths", "images"])
+def test_rows_of_hidden_files_are_no_data(tmp_path: Path, kind: str) -> None:
+    import datasets
+
+    names = ["a.png", "._b.png", "x/.ipynb_checkpoints/c.png" if kind == "paths" else ".c.png", "d.png"]
+    cells = names if kind == "paths" else [{"bytes": encoded(truth(0)), "path": name} for name in names]
+    column = datasets.Value("string") if kind == "paths" else datasets.Image()
+    features = datasets.Features({"image": column, "mask": datasets.Value("binary")})
+    table = datasets.Dataset.from_dict({"image": cells, "mask": [encoded(truth(0))] * 4}, features=features)
+    table.save_to_disk(tmp_path / "train")
+    table.select([1, 2]).save_to_disk(tmp_path / "val")
+    data = DataRecipe(kind="hugging_face", root=str(tmp_path))
+    assert [pair.stem for pair in find_pairs(data, "train")] == ["000000", "000003"]
+    with pytest.raises(ValueError, match=facts("'val'", tmp_path / "val", 2)):
+        find_pairs(data, "val")

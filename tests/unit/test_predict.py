@@ -293,3 +293,25 @@ def test_memory_that_is_not_enough_is_told_with_what_helps(
         predict(checkpoint, tmp_path / "a.png", PredictOptions(out=tmp_path / "out"))
     told = capsys.readouterr().err
     assert missing(told, tmp_path / "a.png", "--test.mode sliding") == []
+
+
+@pytest.mark.parametrize("links", [1, 2, 5])
+def test_links_that_lead_nowhere_are_failures(
+    checkpoint: Path, picture: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str], links: int
+) -> None:
+    source = tmp_path / "in"
+    (source / "x").mkdir(parents=True)
+    Image.fromarray(picture).save(source / "m.png")
+    Image.fromarray(picture).save(source / "x/z.png")
+    (source / "notes.txt").write_text("no picture")
+    lost = [source / name for name in ("a.png", "x/b.jpg", "circle.png", "y", "zz.tif")[:links]]
+    for path in lost:
+        path.symlink_to(path.name if path.stem == "circle" else tmp_path / "gone" / path.name)
+    (source / ".hidden.png").symlink_to(tmp_path / "gone")
+    assert cli.main(["predict", str(checkpoint), str(source), "--out", str(tmp_path / "out")]) == 1
+    shown = capsys.readouterr()
+    assert missing(shown.err, *lost) == []
+    assert ".hidden" not in shown.err
+    assert missing(shown.out, 2, links, links + 1) == [], "images, failures, and files without a result"
+    written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png"))
+    assert written == ["predictions/m.png", "predictions/x/z.png"]

@@ -93,3 +93,27 @@ def test_one_key_in_two_shards_is_reported(tmp_path: Path) -> None:
         make_tar(tmp_path / f"train-{number}.tar", {"a.jpg": b"", "a.seg.png": b""})
     with pytest.raises(ValueError, match=facts("'a'", f"{tmp_path}/train-0.tar/a.jpg", tmp_path / "train-1.tar")):
         find_pairs(DataRecipe(kind="shards", root=str(tmp_path), images="{split}-*.tar"), "train")
+
+
+def test_hidden_files_and_shards_are_no_data(tmp_path: Path) -> None:
+    whole = {"a.jpg": b"", "a.seg.png": b""}
+    hidden = {f"{at}b.{end}": b"" for at in ("._", ".x/", "@eaDir/", "__MACOSX/") for end in ("jpg", "seg.png", "png")}
+    make_tar(tmp_path / "train-0.tar", {f"./{name}": content for name, content in (whole | hidden).items()})
+    (tmp_path / "._train-0.tar").write_bytes(b"of macOS")
+    data = DataRecipe(kind="shards", root=str(tmp_path), images="*{split}-*.tar")
+    assert [pair.stem for pair in find_pairs(data, "train")] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("a.jpg", "a.JPG"), ("d/a.seg.png", "d/a.SEG.png"), ("\u00e9.png", "e\u0301.png")]
+)
+def test_two_files_of_one_role_are_refused(tmp_path: Path, first: str, second: str) -> None:
+    path = make_tar(tmp_path / "train-0.tar", {first: b"", second: b""})
+    with pytest.raises(ValueError, match=facts(f"{path}/{first}", f"{path}/{second}")):
+        find_pairs(DataRecipe(kind="shards", root=str(tmp_path), images="{split}-*.tar"), "train")
+
+
+def test_composed_and_decomposed_keys_pair_up(tmp_path: Path) -> None:
+    make_tar(tmp_path / "train-0.tar", {"\u00e9.jpg": b"", "e\u0301.seg.png": b""})
+    data = DataRecipe(kind="shards", root=str(tmp_path), images="{split}-*.tar")
+    assert [pair.stem for pair in find_pairs(data, "train")] == ["\u00e9"]

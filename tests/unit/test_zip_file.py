@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import tarfile
+import warnings
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -158,3 +160,51 @@ def test_ade20k_zipped(ade20k_mini: Path, tmp_path: Path) -> None:
     assert torch.equal(zipped[4].image, folder[4].image)
     assert torch.equal(zipped[4].label, folder[4].label)
     assert zipped[4].name == folder[4].name
+
+
+def raw_zip(path: Path, names: list[str]) -> Path:
+    """A zip file with names as they are given, even twice."""
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
+        warnings.simplefilter("ignore")
+        for number, name in enumerate(names):
+            archive.writestr(name, b"" if name.endswith(("/", "\\")) else bytes([number]))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("a/b.png", "a/b.png"),
+        ("a/b.png", "a\\b.png"),
+        ("a/b.png", "./a/b.png"),
+        (".\\a\\b.png", "a//b.png"),
+        ("a/./b.png", "a/b.png"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_two_files_of_one_path_are_refused(tmp_path: Path, first: str, second: str, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    if kind == "zip":
+        raw_zip(path, ["classes.json", first, "c.png", second])
+    else:
+        with tarfile.open(path, "w") as archive:
+            for name in ("classes.json", first, "c.png", second):
+                archive.addfile(tarfile.TarInfo(name))
+    with pytest.raises(ValueError, match=facts(path)) as caught:
+        archives.open_zip(path) if kind == "zip" else archives.tar_members(path)
+    assert [name for name in (repr(first), repr(second)) if name not in str(caught.value)] == []
+
+
+def test_folders_may_be_listed_twice(tmp_path: Path) -> None:
+    members = archives.open_zip(raw_zip(tmp_path / "a.zip", ["a/", "a/", "a\\", "./a/", "a/b.png"])).members
+    assert list(members) == ["a/b.png"]
+
+
+@pytest.mark.parametrize("top", ["", "top\\", ".\\", "./top/"])
+def test_backslashes_are_read_as_paths(tmp_path: Path, top: str) -> None:
+    """As some programs of Windows write them."""
+    files = {top + name.replace("/", "\\"): content for name, content in FILES.items()}
+    data = DataRecipe(root=str(make_zip(tmp_path / "a.zip", files | {f"{top}images\\train\\": b""})))
+    assert [pair.stem for pair in find_pairs(data, "train")] == ["p0", "p1", "p2"]
+    assert find_pairs(data, "val")[0].image.name == "p3.png"
+    assert_same_samples(data, unpacked(tmp_path / "folder"))

@@ -31,8 +31,7 @@ SHARE = 0.8
 class Memory(NamedTuple):
     """A peak: above the memory held before the work, and in all [bytes]; and the meter.
 
-    VmHWM is exact. ru_maxrss, where there is no /proc, never falls: `above` is its rise, and 0 for work that needs less
-    than earlier work.
+    VmHWM is exact. ru_maxrss, where there is no /proc, never falls: `above` is its rise, 0 for work that needs less.
     """
 
     above: int
@@ -43,9 +42,9 @@ class Memory(NamedTuple):
 def peak_memory(work: Work, device: torch.device = CPU) -> Memory:
     """Run some work once and return its peak memory.
 
-    Allocations of a first run alone (caches, late imports) count, so run the work once before. Freed memory goes back
-    to the system first.
+    Allocations of a first run alone (caches, late imports) count, so run the work once before.
     """
+    # give freed memory back to the system
     gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -73,7 +72,7 @@ def peak_memory(work: Work, device: torch.device = CPU) -> Memory:
 
 
 def in_fresh_process(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """The result of a module's function in a process of its own, where no memory was held before.
+    """The result of a module's function, run in a fresh process that holds no memory yet.
 
     Function, arguments and result are pickled. A script that calls this needs `if __name__ == "__main__":`. Large
     blocks go back to the system when they are freed, so that peaks repeat.

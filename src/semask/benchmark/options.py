@@ -41,7 +41,7 @@ class Options:
     compile: bool = False
     """Compile the models with torch.compile; the first run, which compiles, is reported separately."""
     channels_last: bool | None = None
-    """Lay the models out channels last; None is as `semask train` has it: in training, where convolutions gain."""
+    """Use the memory format channels-last; None follows `semask train`: in training, where convolutions gain."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU if there is one."""
     threads: int | None = None
@@ -55,8 +55,7 @@ class Options:
     step: bool = False
     """With train: run the optimiser's step too."""
     checkpoint_stages: tuple[int, ...] | None = None
-    """With train: stages of our encoders, 1 … 4, whose activations are recomputed in the backward pass; None is the
-    recipe's own."""
+    """With train: stages of our encoders, 1 … 4, whose activations the backward pass recomputes; None: the recipe's."""
     rounds: int = FEW_ROUNDS
     """Number of measured runs of each case."""
     warmup: int = 3

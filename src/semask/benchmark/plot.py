@@ -45,7 +45,7 @@ AROUND = tuple(itertools.product((8, -8, 0), (7, -7, 0)))[:-1]
 class Point(NamedTuple):
     """A measurement in the plot: images per second, the other axis's value, measured here or published.
 
-    kind: of run, as `semask bench --what` has it.
+    kind: the kind of run, a value of `semask bench --what`.
     """
 
     label: str
@@ -88,8 +88,7 @@ def labels(results: Sequence[Result]) -> list[str]:
 def plot(path: Path, shown: Sequence[Point], by: By, *, caption: str = "") -> None:
     """Draw the points and write the figure, with a caption below.
 
-    Filled points were measured here, hollow ones are of published accuracy. Several kinds of run, whose times cannot be
-    compared, have a marker each.
+    Filled points were measured here, hollow ones have published accuracy. Each kind of run has a marker of its own.
     """
     # a marker for each kind of run, a colour for each library
     kinds = [kind for kind in MARKERS if kind in {point.kind for point in shown}]

@@ -106,8 +106,7 @@ def alternate(
 ) -> Timings:
     """Run every case once a round and return the durations; each round begins with the next case.
 
-    Before the first round every case runs `warmup` times, unmeasured. `progress` is called with the case after every
-    run, those of the warm-up too.
+    Before the first round every case runs `warmup` times, unmeasured. Every run ends with a call of `progress`.
 
     Raises:
         ValueError: there are no rounds, or `warmup` is negative.

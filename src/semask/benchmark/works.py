@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -20,6 +19,7 @@ from semask.benchmark.rounds import Work
 from semask.data.dataset import training_set, validation_set
 from semask.data.scenes.scene import SCENE_CLASSES, draw_scene
 from semask.evaluation import Measures, Samples, evaluate_model
+from semask.files import write_json
 from semask.recipes import DataRecipe, Recipe
 from semask.structures import IGNORE, Sample
 from semask.training.optim import build_optimizer
@@ -127,11 +127,9 @@ class Repeated:
         self._samples, self._count = samples, count
 
     def __len__(self) -> int:
-        """The number of samples."""
         return self._count
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample of that index, modulo the length of the data set."""
         # names differ by turn, so that counts of images stay apart
         turn, place = divmod(index, len(self._samples))
         sample = self._samples[place]
@@ -184,7 +182,7 @@ def with_data(recipe: Recipe, options: Options, folder: Path) -> Recipe:
     present = recipe.data.root is not None and Path(recipe.data.root).exists()
     if options.root is not None or recipe.data.kind == "scenes" or present:
         return recipe
-    # scenes as files, in a folder of our default layout, processed as the recipe has it
+    # scenes in a folder of the default layout, processed by the recipe's other fields
     draw_files(folder, options.size_for(recipe.data.crop), recipe.model.num_classes)
     own = DataRecipe(root=str(folder))
     located = dataclasses.replace(recipe.data, **{field: getattr(own, field) for field in LOCATION})
@@ -202,4 +200,4 @@ def draw_files(folder: Path, size: tuple[int, int], num_classes: int) -> None:
             Image.fromarray(image).save(folder / "images" / split / f"{number}.jpg", quality=90)
             Image.fromarray(label % num_classes).save(folder / "labels" / split / f"{number}.png")
     names = [*SCENE_CLASSES.names, *(f"class {number}" for number in range(num_classes))][:num_classes]
-    (folder / "classes.json").write_text(json.dumps({"classes": names}), encoding="utf-8")
+    write_json(folder / "classes.json", {"classes": names})

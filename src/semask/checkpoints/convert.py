@@ -111,7 +111,7 @@ def convert(source: Source, recipe: str | Recipe, num_classes: int | None = None
         if (variant := file.with_name(VARIANT)).is_file():
             check_variant(variant, recipe, any_classes=num_classes is not None)
             beside = f"The {VARIANT} beside it agrees on backbone, image size, normalisation, decoder and classes."
-    # every tensor must fit, but for those of another class count where that is asked for
+    # every tensor must fit, apart from those of another class count with num_classes
     hollow = build_on_meta(translation.recipe)
     wanted, found = hollow.state_dict(), translation.tensors
     fresh = tuple(

@@ -45,7 +45,6 @@ class MatchReport(NamedTuple):
         return self.matched / self.total
 
     def __str__(self) -> str:
-        """One line for the log."""
         return f"{self.source}: {self.matched} of {self.total} encoder tensors matched ({self.share:.1%})"
 
 
@@ -58,8 +57,7 @@ def load_encoder(
     tables of positions take the encoder's size, and the first layer takes the image's channels.
 
     Raises:
-        ValueError: The weights cannot be read, or fewer than 95 % of the tensors match by name and shape; nothing is
-            loaded then.
+        ValueError: The weights cannot be read, or fewer than 95 % of the tensors match; nothing is loaded then.
     """
     # a simple pyramid wraps a plain ViT
     if isinstance(encoder, SimplePyramidEncoder):
@@ -164,7 +162,7 @@ def _for_chain(source: dict[str, Tensor], chain: nn.ModuleDict) -> dict[str, Ten
     """Rename timm's keys to a chain's, whose children are called `layers_0` where timm has `layers.0`."""
     renamed: dict[str, Tensor] = {}
     for child in chain:
-        # one underscore of the name stands where timm has a dot; another may belong to the name
+        # timm has a dot for one underscore of the name; others may belong to the name
         nested = [f"{child[:place]}.{child[place + 1 :]}" for place, letter in enumerate(child) if letter == "_"]
         prefix = next((name for name in nested if any(key.startswith(f"{name}.") for key in source)), child)
         start = len(prefix) + 1

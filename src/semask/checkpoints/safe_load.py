@@ -164,8 +164,7 @@ def read_checkpoint(path: str | Path, *, trust: bool = False) -> dict[str, Any]:
 def tensors_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """The bare tensors of a checkpoint: wrappers and `module.` prefixes removed, floats as float32.
 
-    Accepts {'state_dict': …}, {'model': …} or a bare dict; arrays become tensors, and entries that are neither are left
-    out.
+    Accepts {'state_dict': …}, {'model': …} or a bare dict; arrays become tensors, and other entries are left out.
     """
     # wrappers may be nested
     inner: Mapping[str, Any] = checkpoint

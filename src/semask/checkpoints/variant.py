@@ -99,13 +99,13 @@ def check_variant(path: Path, recipe: Recipe, *, any_classes: bool = False) -> N
         ValueError: A value differs; the message names both values and, if there is one, the recipe that fits.
     """
     variant = read_variant(path)
-    said = describe_variant(variant)
+    theirs = describe_variant(variant)
     if any_classes:
-        said.pop("net_kwargs.n_cls", None)
+        theirs.pop("net_kwargs.n_cls", None)
     ours = describe_recipe(recipe)
     differ = [
         f"{field} is {reprlib.repr(value)}, the recipe's {ours.get(field)!r}"
-        for field, value in said.items()
+        for field, value in theirs.items()
         if ours.get(field) != value
     ]
     # our ViTs have heads of one width
@@ -115,7 +115,7 @@ def check_variant(path: Path, recipe: Recipe, *, any_classes: bool = False) -> N
     if differ:
         # the first recipe that agrees in all fields of the file
         described = {name: describe_recipe(get_recipe(name)) for name in list_recipes()}
-        fitting = next((name for name, ours in described.items() if said.items() <= ours.items()), None)
+        fitting = next((name for name, ours in described.items() if theirs.items() <= ours.items()), None)
         hint = f"use the recipe {fitting!r}" if fitting is not None else "no recipe fits"
         raise ValueError(f"{path.name} does not fit the recipe {recipe.name!r}: {'; '.join(differ)}. Here {hint}.")
 
@@ -125,18 +125,17 @@ def describe_variant(variant: Mapping[str, Any]) -> dict[str, Any]:
     model = variant["net_kwargs"]
     decoder = model.get("decoder")
     decoder = decoder if isinstance(decoder, Mapping) else {}
-    said = {f"net_kwargs.{field}": model.get(field) for field in ("backbone", "n_cls", "image_size", "normalization")}
-    said["net_kwargs.decoder.name"] = decoder.get("name")
-    if decoder.get("name") != "linear":
-        said["net_kwargs.decoder.n_layers"] = decoder.get("n_layers")
-    # timm's names, and tuples for the lists of newer files
-    backbone = said["net_kwargs.backbone"]
-    if isinstance(backbone, str):
-        said["net_kwargs.backbone"] = _BACKBONES.get(backbone, backbone)
-    size = said["net_kwargs.image_size"]
-    if isinstance(size, list):
-        said["net_kwargs.image_size"] = tuple(size)
-    return {field: value for field, value in said.items() if value is not None}
+    backbone, size, name = model.get("backbone"), model.get("image_size"), decoder.get("name")
+    # timm's names of backbones, sizes as tuples, and layers where the decoder has some
+    fields = {
+        "backbone": _BACKBONES.get(backbone, backbone) if isinstance(backbone, str) else backbone,
+        "n_cls": model.get("n_cls"),
+        "image_size": tuple(size) if isinstance(size, list) else size,
+        "normalization": model.get("normalization"),
+        "decoder.name": name,
+        "decoder.n_layers": None if name == "linear" else decoder.get("n_layers"),
+    }
+    return {f"net_kwargs.{field}": value for field, value in fields.items() if value is not None}
 
 
 def describe_recipe(recipe: Recipe) -> dict[str, Any]:

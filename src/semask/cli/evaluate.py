@@ -177,9 +177,6 @@ def _check_options(options: EvaluateOptions) -> None:
         SizeConfusions(1, areas=options.areas)
     if options.bins:
         Calibration(options.bins)
-    for name in ("resamples", "gallery", "workers", "seed"):
-        if (value := getattr(options, name)) < 0:
-            raise ValueError(f"--{name} must be at least 0, got {value}")
 
 
 def _gallery(

@@ -1,4 +1,4 @@
-"""`semask models`: all recipes with their size and cost, beside what the papers print."""
+"""`semask models`: all recipes with their size and cost, beside the papers' figures."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,10 +27,15 @@ PREDICTIONS, OVERLAYS, PRIORS, SUBMISSION = "predictions", "overlays", "priors",
 
 
 class Summary(NamedTuple):
-    """Number of segmented images, and the files that are not images."""
+    """Number of segmented images, and the files that are not images or cannot be opened."""
 
     segmented: int
     skipped: tuple[Path, ...]
+
+    @property
+    def failed(self) -> tuple[Path, ...]:
+        """Links that lead nowhere, and files and folders without permission: images may be lost."""
+        return tuple(path for path in self.skipped if not os.access(path, os.R_OK))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,8 +62,8 @@ class Settings:
 
     Writes OUT/predictions/NAME.png (class ids with the classes' colours as palette), OUT/overlays/NAME.jpg and, with
     --prior, OUT/priors/NAME.png; with --submission, the files of a benchmark's server. Files that are not images are
-    skipped with a warning and counted. The --test flags start at the checkpoint's recipe; --test.mode sliding takes
-    images that are too large for memory window by window.
+    skipped with a warning and counted; so are links that lead nowhere, which make the exit status 1. The --test flags
+    start at the checkpoint's recipe; --test.mode sliding takes images that are too large for memory window by window.
     """
 
     checkpoint: Annotated[Path, Positional, arg(metavar="CHECKPOINT")]
@@ -68,10 +74,10 @@ class Settings:
     test: Annotated[TestRecipe, FlagConversionOff] = dataclasses.field(default_factory=TestRecipe)
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Parse the flags and predict."""
+def main(arguments: Sequence[str]) -> int:
+    """Parse the flags, predict, and return the exit status: 1 when a file could not be opened."""
     settings = parse(arguments)
-    predict(settings.checkpoint, settings.images, settings.run, test=settings.test)
+    return 1 if predict(settings.checkpoint, settings.images, settings.run, test=settings.test).failed else 0
 
 
 def parse(arguments: Sequence[str]) -> Settings:
@@ -95,8 +101,6 @@ def predict(checkpoint: Path, images: Path, options: PredictOptions, *, test: Te
 
     # refuse wrong input before the model is built
     out = options.out
-    if not 0 <= options.alpha <= 1:
-        raise ValueError(f"--alpha is the share of colour and lies in [0, 1], got {options.alpha}")
     check_writable(out)
     files = find_files(images, leave_out=out)
     painter = Painter(checkpoint, options, test)
@@ -105,6 +109,8 @@ def predict(checkpoint: Path, images: Path, options: PredictOptions, *, test: Te
     skipped, warned = [], False
     for file, name in track(list(zip(files, names, strict=True)), description="Segmenting", console=log):
         try:
+            if not os.access(file, os.R_OK):
+                raise ValueError("cannot be opened; restore the link's target or the permission")
             image = read_raster(file, painter.data)
             # one warning on windows, for the first image that it concerns
             size, windows = (image.shape[-2], image.shape[-1]), None if warned else painter.windows
@@ -127,7 +133,8 @@ def predict(checkpoint: Path, images: Path, options: PredictOptions, *, test: Te
         raise ValueError(f"none of the {len(files)} files in {str(images)!r} is an image that can be segmented")
     done, left = pluralize(summary.segmented, "image"), pluralize(len(skipped), "file")
     screen = console()
-    screen.print(f"segmented {done}, skipped {left}; results in {out}")
+    lost = f", of which {len(summary.failed)} could not be opened" if summary.failed else ""
+    screen.print(f"segmented {done}, skipped {left}{lost}; results in {out}")
     if painter.submission:
         screen.print(painter.submission.summary())
     return summary
@@ -192,13 +199,10 @@ def find_files(images: Path, *, leave_out: Path) -> list[Path]:
     from semask.data.readers.tree import paths_below
 
     # results of an earlier call may be in a folder below
-    results = {(leave_out / folder).resolve() for folder in (PREDICTIONS, OVERLAYS, PRIORS, SUBMISSION)}
-    found = [
-        path
-        for path in paths_below(images)
-        if not any(part.startswith(".") for part in path.relative_to(images).parts)
-        and results.isdisjoint(path.resolve().parents)
-    ]
+    # realpath, since resolve refuses links in a circle
+    results = {Path(os.path.realpath(leave_out / folder)) for folder in (PREDICTIONS, OVERLAYS, PRIORS, SUBMISSION)}
+    found = paths_below(images, broken=True)
+    found = [path for path in found if results.isdisjoint(Path(os.path.realpath(path)).parents)]
     if not found:
         raise ValueError(f"the folder {str(images)!r} holds no files")
     return found
@@ -207,8 +211,7 @@ def find_files(images: Path, *, leave_out: Path) -> list[Path]:
 def output_names(files: Sequence[Path], root: Path) -> list[str]:
     """Unique names of the files' results, without suffix and relative to `root`.
 
-    Files that differ in suffix only, such as a.jpg and a.png, keep their suffixes. Names are compared without regard to
-    case, as some file systems do.
+    Files that differ in suffix only, such as a.jpg and a.png, keep their suffixes. Upper and lower case are alike.
     """
     paths = [file.relative_to(root) for file in files]
     stems = [path.with_suffix("") for path in paths]

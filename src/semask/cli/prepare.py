@@ -34,7 +34,7 @@ class Settings:
     """Turn official downloads, which you have fetched, into the folder that recipes read.
 
     Archives are read without being unpacked. Labels become those of the class table, every one is checked, and images
-    are counted. A second call goes on where the first one ended.
+    are counted. A second call continues after the first one.
     """
 
     dataset: Annotated[Name, Positional]
@@ -44,7 +44,7 @@ class Settings:
     root: Path
     """Folder to make, the --data.root of training; a folder of an earlier call is completed."""
     partial: bool = False
-    """Take the complete pairs of what is there, though downloads or images are missing."""
+    """Take the complete pairs although downloads or images are missing."""
     workers: int | None = None
     """Number of threads; None takes one per CPU core, at most eight."""
 

@@ -28,8 +28,7 @@ class Settings:
     """
 
     records: Annotated[tuple[Path, ...], Positional, arg(metavar="RECORD")]
-    """Records that `semask evaluate` wrote (metrics.json), or the checkpoints' folders that hold them; and records of
-    `semask bench`."""
+    """Records of `semask evaluate` (metrics.json), or checkpoints' folders that hold them; and of `semask bench`."""
     out: Path | None = None
     """File for the table: .md, .csv or .tex. None prints Markdown."""
     classes: bool = False

@@ -31,8 +31,7 @@ class RobustnessOptions:
     """Corruptions, images and files of a measurement."""
 
     corruptions: tuple[str, ...] | None = None
-    """Names of ImageNet-C's corruptions, such as fog snow, or of their kinds: noise, blur, weather, digital. None takes
-    all fifteen."""
+    """Names of ImageNet-C's corruptions, such as fog snow, or kinds: noise, blur, weather, digital; None takes all."""
     strengths: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Strengths of the corruptions, from 1 to 5."""
     images: int | None = None
@@ -164,7 +163,7 @@ def named(corruptions: Sequence[str] | None) -> tuple[str, ...]:
 
     if corruptions is None:
         return CORRUPTIONS
-    # a kind stands for its members; each corruption once, in the order of the flags
+    # the members of a kind, each corruption once, in the order of the flags
     return tuple(dict.fromkeys(member for name in corruptions for member in KINDS.get(name, (name,))))
 
 

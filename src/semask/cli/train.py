@@ -48,8 +48,7 @@ KINDS: dict[str, Callable[[Recipe, str], Recipe]] = {
     "--encoder": _with_encoder,
     "--semantic": with_semantic,
 }
-"""Flags such as --decoder NAME, and the change of a recipe by each. All other flags depend on the kinds of encoder and
-decoder, so these are read first."""
+"""Flags such as --decoder NAME, and the change of a recipe by each; read first: all other flags depend on them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

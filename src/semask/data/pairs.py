@@ -35,6 +35,7 @@ VALIDATION_SHARE = 0.1
 SHOWN = 5
 """File names in a message."""
 LOSSY = (".jpg", ".jpeg")
+TWINS = ", without regard to the suffix's case and the form of Unicode (NFC, NFD)"
 
 Files = dict[str, Source]
 """Files by their stem, or by their path below a folder."""
@@ -99,13 +100,17 @@ def _pairs_in_folders(data: DataRecipe, root: Path, split: str) -> dict[str, tup
         raise ValueError(f"the {split!r} split is empty: {root / image_folder} {reason}{_expected(data)}")
     # labels of the same stems
     files = tree.files(label_folder)
-    labels = _by_stem(files, data.label_suffix)
+    labels = {} if data.label_suffix.lower().endswith(".json") else _by_stem(files, data.label_suffix)
     if unused := sorted(labels.keys() - images.keys()):
         folder = root / label_folder
         logger.warning("%d labels in %s have no image and are not used: %s", len(unused), folder, _some(unused))
     paired = {stem: (images[stem], labels[stem]) for stem in stems if stem in labels}
     if missing := [stem for stem in stems if stem not in labels]:
-        raise Unpaired(_missing_labels(missing, images, root / label_folder, files, data.label_suffix), paired)
+        used = {*images.values(), *(label for _, label in paired.values())}
+        unused_files = [path for path, file in files.items() if file not in used]
+        names = {stem: images[stem].name for stem in missing}
+        message = _missing_labels(names, root / label_folder, unused_files, data.label_suffix, any_paired=bool(paired))
+        raise Unpaired(message, paired)
     return paired
 
 
@@ -123,7 +128,7 @@ def _by_stem(files: Files, suffix: str | None) -> Files:
         if tail.lower() != ending.lower() or (suffix is None and ending.lower() not in SUFFIXES):
             continue
         if stem in found:
-            raise ValueError(f"two files share one stem: {found[stem]} and {file}; rename or remove one")
+            raise ValueError(f"two files share one stem: {found[stem]} and {file}{TWINS}; rename or remove one")
         found[stem] = file
     return found
 
@@ -216,50 +221,53 @@ def _fold(name: str) -> str:
     return name.removesuffix(suffix) + suffix.lower()
 
 
-def _missing_labels(missing: list[str], images: Files, folder: Path, files: Files, suffix: str) -> str:
-    """Return the message on images without a label: what is there instead, and how it can be used."""
+def _missing_labels(missing: dict[str, str], folder: Path, files: list[str], suffix: str, *, any_paired: bool) -> str:
+    """Return the message on images (stem: file name) without a label, with what the unused files allow to do."""
     # annotations under the images' own names
-    own = {PurePosixPath(images[stem].name).stem for stem in missing} | {PurePosixPath(stem).name for stem in missing}
-    same = [path for path in map(PurePosixPath, files) if nfc(path.stem) in {*map(nfc, own)}]
-    lossy, polygons = ([path.name for path in same if path.suffix.lower() in kinds] for kinds in (LOSSY, (".json",)))
-    flags, example = _fitting_suffixes([(stem, images[stem].name) for stem in missing], files)
+    own = {nfc(PurePosixPath(name).stem) for name in missing.values()} | {PurePosixPath(stem).name for stem in missing}
+    same = [path for path in files if nfc(PurePosixPath(path).stem) in own]
+    lossy, polygons = ([path for path in same if path.lower().endswith(ends)] for ends in (LOSSY, ".json"))
+    flags, example = _fitting_suffixes(missing, files)
     if lossy or example.lower().endswith(LOSSY):
         return (
             f"{len(lossy) or len(missing)} labels are JPEG: {_some(lossy or [example])} in {folder}; "
             "JPEG compression changes ids near edges: make them again as 8-bit greyscale PNG"
         )
-    # Cityscapes as it was downloaded, labels of another suffix, or no label of any form
-    names = _some([images[stem].name for stem in missing])
+    first = next(iter(missing))
     fix = "add the labels or remove the images"
-    if suffix.endswith(TRAIN_IDS) and missing[0] + suffix.replace(TRAIN_IDS, LABEL_IDS) in files:
+    # Cityscapes as it was downloaded, labels of another suffix, or no label of any form
+    if suffix.endswith(TRAIN_IDS) and first + suffix.replace(TRAIN_IDS, LABEL_IDS) in files:
         fix = LABEL_IDS_FIX
     elif flags:
-        fix = f"{folder / example} is there: use {flags}"
+        # one flag is for all labels
+        fix = f"{folder / example} is there: " + (f"save it as {suffix}, like others" if any_paired else f"use {flags}")
     elif polygons:
         fix = (
             f"{len(polygons)} files such as {folder / polygons[0]} are polygons, as LabelMe writes them: export them "
             "to PNG files of class numbers, with LabelMe's own labelme2voc.py, and give the folder of those"
         )
-    elif files:
-        fix = f"the folder holds e.g. {next(iter(files))}; give images and labels the same names but for suffixes"
-    return f"{len(missing)} images without a label: {names}; expected e.g. {folder / (missing[0] + suffix)}; {fix}"
+    elif files and not any_paired:
+        fix = f"the folder holds e.g. {files[0]}; give images and labels the same names but for suffixes"
+    names = _some([*missing.values()])
+    return f"{len(missing)} images without a label: {names}; expected e.g. {folder / (first + suffix)}; {fix}"
 
 
-def _fitting_suffixes(missing: list[tuple[str, str]], files: Files) -> tuple[str, str]:
-    """Return the flags by which most of the images (stem, file name) without a label get one, and a label; or ""."""
+def _fitting_suffixes(missing: dict[str, str], files: list[str]) -> tuple[str, str]:
+    """Return the flags by which most images (stem: file name) without a label get one, and such a label; or ""."""
     # the labels whose names have most in common with the first image's
     there = {nfc(path): path for path in files if PurePosixPath(path).suffix.lower() in SUFFIXES}
-    first, name = missing[0]
+    first, name = next(iter(missing.items()))
     shared = {path: len(os.path.commonprefix([first, path])) for path in there}  # noqa: RUF071 (names, not folders)
-    most, best, flags, example = max(shared.values(), default=0), 0, "", ""
+    most, best, flags, example = max(shared.values(), default=0), len(missing) // 2, "", ""
     for path in [path for path, length in shared.items() if length == most > 0]:
         # cut between words: p1_image.png and p1_ids.png share "p1_", not "p1_i"
         cut = most
         while 0 < cut < len(first) and first[cut - 1].isalnum() and path[cut].isalnum():
             cut -= 1
         ending, suffix = first[cut:], path[cut:]
-        count = sum(stem.endswith(ending) and stem.removesuffix(ending) + suffix in there for stem, _ in missing)
-        if cut and count > best:
+        count = sum(stem.endswith(ending) and stem.removesuffix(ending) + suffix in there for stem in missing)
+        # digits number images: 0001 is no suffix
+        if cut and count > best and not any(sign.isdigit() for sign in ending):
             image_suffix = f"--data.image-suffix {ending}{PurePosixPath(name).suffix} " if ending else ""
             best, flags, example = count, f"{image_suffix}--data.label-suffix {suffix}", there[path]
     return flags, example

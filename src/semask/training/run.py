@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from semask.data.checks.check import check_pairs
 from semask.data.classes import Classes
@@ -88,7 +88,13 @@ class Run:
         # what moves the weights comes before what saves them
         own = [*([average] if average else []), ProgressReport(), RandomStates(recipe.train.seed)]
         own += [WarnUnusedSemanticAttention(), self.checkpoints]
-        self.trainer = build_trainer(recipe.train, options, callbacks=[*own, *callbacks])
+        try:
+            self.trainer = build_trainer(recipe.train, options, callbacks=[*own, *callbacks])
+        except (MisconfigurationException, RuntimeError) as error:  # Lightning's words for what the machine lacks
+            raise ValueError(
+                f"{error} (--accelerator {options.accelerator}, --devices {options.devices}, --strategy "
+                f"{options.strategy})"
+            ) from error
         self.first = self.trainer.is_global_zero
         self.console = console(quiet=not self.first)
         self.micro_batch = micro_batch(recipe.train, self.trainer.world_size)

@@ -70,7 +70,6 @@ _JOINED = re.compile(r"(.*\.)in_proj_(weight|bias)")
 """Query, key and value projections in one tensor."""
 
 CLASS_TENSORS = re.compile(rf"{swin.CLASS_TENSORS}|decoder\.predictor\.head\.classify\.(weight|bias)")
-"""Our tensors whose first axis is the classes."""
 
 
 def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:

@@ -74,7 +74,6 @@ _RENAMES: tuple[tuple[str, str], ...] = (
 )
 
 CLASS_TENSORS = re.compile(r"decoder\.((main\.)?classify(_coarse)?|heads\.0\.classify)\.(weight|bias)")
-"""Our tensors whose first axis is the classes."""
 
 
 def recognises(tensors: Mapping[str, Tensor]) -> bool:

@@ -45,7 +45,6 @@ _NEVER_USED = "decode_head.conv_seg."
 """A layer that the authors' head inherits and does not call."""
 
 CLASS_TENSORS = re.compile(r"(encoder\.semantic\..*\.(query|key)|decoder\.classify)\.(weight|bias)")
-"""Our tensors whose first axis is the classes."""
 
 
 def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:

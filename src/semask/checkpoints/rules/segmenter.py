@@ -2,11 +2,9 @@
 
 mmsegmentation's encoder has LayerNorms of epsilon 1e-6 and resizes its position table bicubically; its decoder has
 stochastic depth in place of dropout; its test does not enlarge small images. It resizes the scores of a padded image to
-the image's size, where the authors and we cut the padding off: scores of images whose sides are no multiples of the
-patch differ.
+the image's size, where the authors and we cut the padding off: scores differ where sides are no multiples of the patch.
 
-Source: Segmenter (arXiv:2105.05633), authors' code; mmsegmentation 1.2.2. The layouts are spelled out by the fixtures
-in tests/reference.
+Source: Segmenter (arXiv:2105.05633), authors' code; mmsegmentation 1.2.2; layouts by the fixtures in tests/reference.
 """
 
 from __future__ import annotations
@@ -66,7 +64,6 @@ _PATCH_WEIGHT = "encoder.backbone.patch_embed.proj.weight"
 _PATCH_BIAS = "encoder.backbone.patch_embed.proj.bias"
 
 CLASS_TENSORS = re.compile(r"decoder\.(class_embeddings|(mask_norm|classify)\.(weight|bias))")
-"""Our tensors whose first axis is the classes."""
 
 
 def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:

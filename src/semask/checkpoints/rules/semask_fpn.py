@@ -22,7 +22,6 @@ _RENAMES: tuple[tuple[str, str], ...] = (
 )
 
 CLASS_TENSORS = re.compile(rf"{swin.CLASS_TENSORS}|decoder\.classify\.(weight|bias)")
-"""Our tensors whose first axis is the classes."""
 
 
 def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:

@@ -36,7 +36,6 @@ _UPSAMPLING: tuple[tuple[str, str], ...] = (
 _PARTS = {".up_convs.": ".steps.", ".conv_seg.": ".classify."}
 
 CLASS_TENSORS = re.compile(r"decoder\.((main\.head\.)?classify|heads\.\d(\.classify)?)\.(weight|bias)")
-"""Our tensors whose first axis is the classes."""
 
 
 def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:

@@ -199,11 +199,11 @@ def check_config(config: Mapping[str, Any], recipe: Recipe) -> None:
     ours = _SEGFORMER if recipe.model.decoder.kind == "segformer" else model_config(recipe)
     differ = []
     for section, defaults in _DEFAULTS[recipe.model.decoder.kind].items():
-        said = config.get(section) if section else config
-        said = said if isinstance(said, Mapping) else {}
+        theirs = config.get(section) if section else config
+        theirs = theirs if isinstance(theirs, Mapping) else {}
         meant = ours[section] if section else ours
         for field, default in defaults.items():
-            value = said.get(field, default)
+            value = theirs.get(field, default)
             if value != meant[field]:
                 where = f"{section}.{field}" if section else field
                 differ.append(f"{where} is {value!r:.80}, the recipe's {meant[field]!r}")

@@ -24,7 +24,7 @@ LAYOUT = "transformers' mask classification"
 CLASS_TENSORS = detectron2.CLASS_TENSORS
 
 Names = tuple[tuple[str, str], ...]
-"""Pairs (theirs, ours) without `.weight` and `.bias`; # stands for a number."""
+"""Pairs (theirs, ours) without `.weight` and `.bias`; # is any number."""
 
 _ENCODER = "model.pixel_level_module.encoder."
 _PIXELS = "model.pixel_level_module.decoder."

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from semask.data.checks.class_counts import count_classes
+from semask.data.checks.duplicates import groups_of_same
 from semask.data.checks.file_stats import ImageStats, LabelStats, PairStats, ReadFailure
 from semask.data.checks.issue import Issue
 from semask.data.checks.label_heuristics import binary_fix, is_binary, label_issues
@@ -56,7 +57,8 @@ class CheckReport:
 def check_pairs(data: DataRecipe, *, splits: Sequence[str] | None = None, progress: bool = True) -> CheckReport:
     """Check the recipe's splits (both, unless `splits` names them) and refuse them if there is any error.
 
-    Files that an earlier check saw, by path, size and time of change, are not read again.
+    Files that an earlier check saw, by path, size and time of change, are not read again. Images of one split that are
+    copies of another's are logged as a warning.
 
     Raises:
         ValueError: as for `find_pairs`, `classes_of` or `CheckReport.raise_if_bad`.
@@ -64,17 +66,35 @@ def check_pairs(data: DataRecipe, *, splits: Sequence[str] | None = None, progre
     classes = classes_of(data)
     pairs: dict[Source, Pair] = {}
     shared: list[Pair] = []
+    split_of: dict[Source, str] = {}
     for name in dict.fromkeys(splits or (data.train_split, data.val_split)):
         found = find_pairs(data, name)
         shared += [pair for pair in found if pair.image in pairs]
         pairs |= {pair.image: pair for pair in found}
+        split_of |= {pair.image: name for pair in found}
     if shared:
         raise ValueError(
             f"{shared[0].image}: in the split {data.train_split!r} and in {data.val_split!r}, as are {len(shared)} "
             f"of {len(pairs)} images: scores would be too good; keep each in one split"
         )
     # look into the files
-    report = inspect_pairs(list(pairs.values()), data, classes, progress=progress)
+    checked = list(pairs.values())
+    stats = scan(checked, data, thorough=False, progress=progress)
+    report = assess(checked, stats, classes)
+    # copies across splits, by the digests that the scan needs anyway
+    copies = [
+        (group[0], other)
+        for group in groups_of_same([known.image_digest or None for known in stats])
+        for other in group[1:]
+        if split_of[checked[group[0]].image] != split_of[checked[other].image]
+    ]
+    if copies:
+        examples = ", ".join(f"{checked[other].image} of {checked[first].image}" for first, other in copies[:2])
+        logger.warning(
+            "%d images of %r are copies of images of %r, such as %s: scores will be too good; keep each in one split "
+            "(`semask doctor` lists all)",
+            *(len(copies), data.val_split, data.train_split, examples),
+        )
     for warning in report.warnings[:SHOWN]:
         logger.warning("%s", warning)
     report.raise_if_bad()

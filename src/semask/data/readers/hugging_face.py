@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO, Literal
 
-from semask.data.readers.source import MAX_BYTES, Source, Unreadable
+from semask.data.readers.source import MAX_BYTES, Source, Unreadable, is_hidden
 from semask.recipes.recipe import DataRecipe
 
 IMAGES = ("image", "images", "img", "picture", "photo", "pixel_values", "jpg", "png")
@@ -69,9 +69,24 @@ def dataset_rows(data: DataRecipe, root: Path, split: str) -> dict[str, tuple[So
     table = open_table(folder)
     image = _find_column(table.features, data.image_column, IMAGES, "--data.image-column", folder)
     label = _find_column(table.features, data.label_column, LABELS, "--data.label-column", folder)
-    if not len(table):
-        raise ValueError(f"the {split!r} split is empty: {folder} has no rows")
-    return {f"{row:06d}": (Cell(folder, image, row), Cell(folder, label, row)) for row in range(len(table))}
+    hidden = _hidden_rows(table, image) | _hidden_rows(table, label)
+    if len(table) == len(hidden):
+        raise ValueError(f"the {split!r} split is empty: {folder} has no rows but {len(hidden)} of hidden files")
+    rows = (row for row in range(len(table)) if row not in hidden)
+    return {f"{row:06d}": (Cell(folder, image, row), Cell(folder, label, row)) for row in rows}
+
+
+def _hidden_rows(table: Any, column: str) -> set[int]:
+    """Return the rows whose files were hidden ones, by their paths alone: the bytes beside those are not read."""
+    feature = table.features[column]
+    is_image = type(feature).__name__ == "Image"
+    if not is_image and "string" not in feature.dtype:
+        return set()
+    chunks = table.data.column(column).chunks
+    paths = [path for chunk in chunks for path in (chunk.field("path") if is_image else chunk).to_pylist()]
+    # of an absolute path only the name is known to lie below a root
+    given = [(row, PurePath(path)) for row, path in enumerate(paths) if path]
+    return {row for row, path in given if is_hidden(path.name if path.is_absolute() else path.as_posix())}
 
 
 def expected_dataset(root: Path | str) -> str:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import glob
 import re
 from pathlib import Path, PurePosixPath
+from unicodedata import normalize
 
 from semask.data.readers.archives import TarMember, tar_members
 from semask.data.readers.image import SUFFIXES
-from semask.data.readers.source import Source
+from semask.data.readers.source import Source, is_hidden
 from semask.recipes.recipe import DataRecipe
 
 LABELS = (".seg.png", ".label.png", ".mask.png", ".png")
@@ -27,7 +28,7 @@ def shard_samples(data: DataRecipe, root: Path, split: str) -> dict[str, tuple[S
     """Return the image and label of every sample in a split's shards by its key.
 
     Raises:
-        ValueError: shards are missing or cannot be read, samples are incomplete, or two have one key.
+        ValueError: shards are missing or cannot be read, samples are incomplete, or two samples or files share a name.
     """
     found: dict[str, tuple[Source, Source]] = {}
     for shard in find_shards(root, data.images, split):
@@ -35,9 +36,11 @@ def shard_samples(data: DataRecipe, root: Path, split: str) -> dict[str, tuple[S
         for path, member in tar_members(shard).items():
             # WebDataset's keys end at the first dot of the name
             stem, dot, suffix = PurePosixPath(path).name.partition(".")
-            if stem and dot:
-                key = (PurePosixPath(path).parent / stem).as_posix()
-                samples.setdefault(key, {})[f".{suffix.lower()}"] = member
+            if dot and not is_hidden(path):
+                key = normalize("NFC", (PurePosixPath(path).parent / stem).as_posix())
+                first = samples.setdefault(key, {}).setdefault(f".{suffix.lower()}", member)
+                if first is not member:
+                    raise ValueError(f"two files of the key {key!r} have one suffix: {first} and {member}; remove one")
         for key, members in samples.items():
             if key in found:
                 raise ValueError(f"two samples have the key {key!r}: {found[key][0]} and one in {shard}; rename one")
@@ -54,6 +57,7 @@ def find_shards(root: Path, pattern: str, split: str) -> list[Path]:
     # a number in curly brackets is not a format: only {split} is replaced
     names = _expand_ranges(pattern.replace("{split}", split))
     shards = [path for name in names for path in sorted(root.glob(name) if glob.has_magic(name) else [root / name])]
+    shards = [path for path in shards if not is_hidden(path.relative_to(root).as_posix())]
     missing = [path.name for path in shards if not path.is_file()]
     if missing or not shards:
         what = f"{len(missing)} shards are missing: {', '.join(missing[:SHOWN])}" if missing else "no shard"
