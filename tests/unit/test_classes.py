@@ -5,8 +5,11 @@ import numpy as np
 import pytest
 
 from semask.data.classes import MAX_VALUE, UNKNOWN, Classes, identity, packaged, palette
+from semask.data.dataset import classes_of
+from semask.recipes.recipe import DataRecipe
 from semask.structures import IGNORE
 from tests.facts import facts, missing
+from tests.unit.stored import make_zip
 
 
 def table(**change: object) -> dict[str, object]:
