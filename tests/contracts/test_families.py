@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -18,7 +19,7 @@ from semask.models.encoders.simple_pyramid import SimplePyramidEncoder
 from semask.models.model import SegmentationModel
 from semask.recipes import DataRecipe, ModelRecipe, Recipe
 from semask.recipes.decoders import decoder_options
-from semask.recipes.encoders import PyramidViTOptions, SwinOptions
+from semask.recipes.encoders import PyramidViTOptions, SemanticLayers
 
 NUM_CLASSES = 5
 CROP = (64, 96)
@@ -64,8 +65,8 @@ OPTIONS = {
 
 
 def recipe_of(family: str) -> Recipe:
-    windows = {"semantic_layers": True, "semantic_windows": (4, 4, None, None)}
-    encoder = SwinOptions(**{**vars(FAMILIES[family]), "weights": None, **windows})
+    semantic = SemanticLayers(windows=(4, 4, None, None))
+    encoder = dataclasses.replace(FAMILIES[family], weights=None, semantic=semantic)
     model = ModelRecipe(encoder=encoder, decoder=decoder_options("semantic_fpn", channels=16), num_classes=NUM_CLASSES)
     return Recipe(name="test/family", model=model, data=DataRecipe(crop=CROP))
 
@@ -91,7 +92,7 @@ def wake(network: nn.Module) -> None:
 def test_images_of_any_size(case: tuple[str, SegmentationModel]) -> None:
     family, model = case
     sizes = [(1, 1), (40, 57)] if family in FIXED else [(1, 1), (72, 101)]
-    assert (model.encoder.fixed_size == CROP) == (family in FIXED)
+    assert (model.fixed_size == CROP) == (family in FIXED)
     for size in sizes:
         with torch.inference_mode():
             scores = model.scores(torch.rand(1, 3, *size))

@@ -170,9 +170,9 @@ def test_undefined_scores_are_shown_as_a_dash() -> None:
     confusion.update(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]))
     scores = confusion.scores()
     assert table(scores, ("sky", "road", "car")).rows == [
-        ("sky", "50.00", "100.00", "33.33"),
-        ("road", "50.00", "50.00", "66.67"),
-        ("car", "–", "–", "0.00"),
+        ["sky", "50.00", "100.00", "33.33"],
+        ["road", "50.00", "50.00", "66.67"],
+        ["car", "–", "–", "0.00"],
     ]
     record = {"scores": scores.to_dict(["sky", "road", "car"]), "images": 7}
     assert summary(record) == "mIoU 50.00  mAcc 75.00  aAcc 66.67  over 7 images"

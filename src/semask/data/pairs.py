@@ -35,6 +35,8 @@ VALIDATION_SHARE = 0.1
 SHOWN = 5
 """File names in a message."""
 LOSSY = (".jpg", ".jpeg")
+CANDIDATES = 20
+"""Labels compared with an image without one, to find the suffix that fits."""
 TWINS = ", without regard to the suffix's case and the form of Unicode (NFC, NFD)"
 
 Files = dict[str, Source]
@@ -259,15 +261,15 @@ def _fitting_suffixes(missing: dict[str, str], files: list[str]) -> tuple[str, s
     first, name = next(iter(missing.items()))
     shared = {path: len(os.path.commonprefix([first, path])) for path in there}  # noqa: RUF071 (names, not folders)
     most, best, flags, example = max(shared.values(), default=0), len(missing) // 2, "", ""
-    for path in [path for path, length in shared.items() if length == most > 0]:
+    for path in sorted((path for path, length in shared.items() if length == most > 0), key=len)[:CANDIDATES]:
         # cut between words: p1_image.png and p1_ids.png share "p1_", not "p1_i"
         cut = most
         while 0 < cut < len(first) and first[cut - 1].isalnum() and path[cut].isalnum():
             cut -= 1
         ending, suffix = first[cut:], path[cut:]
         count = sum(stem.endswith(ending) and stem.removesuffix(ending) + suffix in there for stem in missing)
-        # digits number images: 0001 is no suffix
-        if cut and count > best and not any(sign.isdigit() for sign in ending):
+        # digits at the end number images: 0001 is no suffix
+        if cut and count > best and (count > 1 or not ending[-1:].isdigit()):
             image_suffix = f"--data.image-suffix {ending}{PurePosixPath(name).suffix} " if ending else ""
             best, flags, example = count, f"{image_suffix}--data.label-suffix {suffix}", there[path]
     return flags, example

@@ -100,21 +100,13 @@ def _rename(key: str, *, deformable: bool) -> str | None:
     if swin.is_derived(key) or key.startswith("criterion."):
         return None
     if key.startswith(_PIXEL_DECODER):
-        part = _rename_pixel_decoder(key.removeprefix(_PIXEL_DECODER), deformable=deformable)
+        rest = key.removeprefix(_PIXEL_DECODER)
+        part, match = replace_beginning(rest, _PIXEL_PARTS), re.match(r"(adapter|layer|align)_([123])\.", rest)
+        if part is None and match and (level := replace_beginning(rest, _LEVEL_PARTS)):
+            # after deformable attention there is one level, the finest
+            part = f"finest.{level}" if deformable else f"levels.{int(match[2]) - 1}.{level}"
         return key if part is None else f"decoder.pixel_decoder.{part}"
     if key.startswith(f"{_HEAD}predictor."):
         part = replace_beginning(key.removeprefix(f"{_HEAD}predictor."), _PREDICTOR_PARTS)
         return key if part is None else f"decoder.predictor.{part.replace('.out_proj.', '.project.')}"
     return swin.rename(key) or key
-
-
-def _rename_pixel_decoder(key: str, *, deformable: bool) -> str | None:
-    name = replace_beginning(key, _PIXEL_PARTS)
-    if name is not None:
-        return name
-    match = re.match(r"(adapter|layer|align)_([123])\.", key)
-    level = replace_beginning(key, _LEVEL_PARTS)
-    if match is None or level is None:
-        return None
-    # after deformable attention there is one level, the finest
-    return f"finest.{level}" if deformable else f"levels.{int(match[2]) - 1}.{level}"

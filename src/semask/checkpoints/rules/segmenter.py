@@ -73,8 +73,19 @@ def translate(tensors: Mapping[str, Tensor], recipe: Recipe) -> Translation:
     found = {ours: _shaped(ours, tensors[key], transpose=theirs) for ours, key in names.items()}
     if not theirs:
         return Translation(found, tensors, names, recipe, AUTHORS)
-    found = with_patch_bias(found)
-    return Translation(found, tensors, names, with_mmsegmentation_numerics(recipe), MMSEGMENTATION)
+    # the layout's numerics, without the paper's figures, which belong to another model
+    encoder, decoder = recipe.model.encoder, recipe.model.decoder
+    if isinstance(encoder, ViTOptions):
+        encoder = dataclasses.replace(encoder, norm_eps=1e-6, position_resize="bicubic")
+    if isinstance(decoder, SegmenterMaskOptions):
+        decoder = dataclasses.replace(decoder, dropout=0.0, drop_path=0.1)
+    recipe = dataclasses.replace(
+        recipe,
+        model=dataclasses.replace(recipe.model, encoder=encoder, decoder=decoder),
+        test=dataclasses.replace(recipe.test, enlarge=False),
+        published=Published(),
+    )
+    return Translation(with_patch_bias(found), tensors, names, recipe, MMSEGMENTATION)
 
 
 def with_patch_bias(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -93,21 +104,6 @@ def rename(key: str) -> str | None:
         for theirs, ours in _BLOCK_PARTS.items():
             name = name.replace(theirs, ours)
     return key if name is None else name
-
-
-def with_mmsegmentation_numerics(recipe: Recipe) -> Recipe:
-    """The recipe with mmsegmentation's numerics, without the paper's figures, which belong to another model."""
-    encoder, decoder = recipe.model.encoder, recipe.model.decoder
-    if isinstance(encoder, ViTOptions):
-        encoder = dataclasses.replace(encoder, norm_eps=1e-6, position_resize="bicubic")
-    if isinstance(decoder, SegmenterMaskOptions):
-        decoder = dataclasses.replace(decoder, dropout=0.0, drop_path=0.1)
-    return dataclasses.replace(
-        recipe,
-        model=dataclasses.replace(recipe.model, encoder=encoder, decoder=decoder),
-        test=dataclasses.replace(recipe.test, enlarge=False),
-        published=Published(),
-    )
 
 
 def _shaped(ours: str, value: Tensor, *, transpose: bool) -> Tensor:

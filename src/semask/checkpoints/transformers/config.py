@@ -219,7 +219,15 @@ def check_processor(processor: Mapping[str, Any], recipe: Recipe) -> None:
     """
     for field, ours in (("image_mean", recipe.model.mean), ("image_std", recipe.model.std)):
         theirs = processor.get(field, ours)
-        if not _close(theirs, ours):
+        # the bound first, since integers of JSON may be larger than any float
+        if not (
+            isinstance(theirs, Sequence)
+            and len(theirs) == len(ours)
+            and all(
+                isinstance(one, (int, float)) and abs(one) < _LARGEST and math.isclose(one, other, abs_tol=1e-3)
+                for one, other in zip(theirs, ours, strict=True)
+            )
+        ):
             raise ValueError(
                 f"{PROCESSOR} does not fit the recipe {recipe.name!r}: {field} is {theirs!r:.80}, the "
                 f"recipe's {ours!r}."
@@ -257,14 +265,3 @@ def swin_config(model: SegmentationModel, recipe: Recipe) -> dict[str, Any]:
         "out_features": _STAGES,
         **_BACKBONE_DEFAULTS,
     }
-
-
-def _close(theirs: Any, ours: Sequence[float]) -> bool:
-    if not isinstance(theirs, Sequence) or len(theirs) != len(ours):
-        return False
-    pairs = zip(theirs, ours, strict=True)
-    # the bound first, since integers of JSON may be larger than any float
-    return all(
-        isinstance(one, (int, float)) and abs(one) < _LARGEST and math.isclose(one, other, abs_tol=1e-3)
-        for one, other in pairs
-    )
