@@ -31,7 +31,7 @@ LATEX = str.maketrans(
 """LaTeX of the signs that mean something else there."""
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Signs in names that would steer a terminal, reverse text or have no encoding; line breaks are looked at apart."""
-MARKDOWN = re.compile(r"[\\`*\[\]<|]")
+MARKDOWN = re.compile(r"[\\*\[\]<|]")
 """Signs that Markdown and HTML read."""
 
 

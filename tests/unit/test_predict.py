@@ -160,7 +160,7 @@ def test_what_cannot_be_predicted_is_told(checkpoint: Path, tmp_path: Path, caps
         ([repr(str(nothing))], [checkpoint, nothing, "--out", out]),
         ([1, repr(str(notes))], [checkpoint, notes, "--out", out]),
         ([repr(str(tmp_path)), "recipe.json", "model.safetensors"], [tmp_path, notes, "--out", out]),
-        (["--alpha", "[0, 1]", "2.0"], [checkpoint, tmp_path, "--out", out, "--alpha", 2]),
+        (["--alpha", "[0, 1]", 2], [checkpoint, tmp_path, "--out", out, "--alpha", 2]),
         (["--out", repr(str(picture))], [checkpoint, picture, "--out", picture]),
         (["--test.batch-size", 1, 0], [checkpoint, picture, "--out", out, "--test.batch-size", 0]),
     ]

@@ -78,7 +78,7 @@ def test_names_do_not_steer_what_shows_them(sign: str) -> None:
 
 
 def test_markdown_shows_names_as_they_are() -> None:
-    name = "<img src=x onerror=alert(1)> [x](javascript:alert(1)) `c` *d* a|b"
+    name = "<img src=x onerror=alert(1)> [x](javascript:alert(1)) *d* a|b"
     html = MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(Table(("class",), [(name,)]).markdown())
     assert "<img" not in html
     assert "<a " not in html

@@ -142,20 +142,26 @@ class Span(NamedTuple):
 def spans(
     cells: int, places: int, step: int, *, align_corners: bool, dtype: torch.dtype, device: torch.device
 ) -> tuple[Span, ...]:
-    """Cut an axis of `cells` that is resized to `places` into spans of `step` places."""
+    """Cut an axis of `cells` that is resized to `places` into spans of `step` places.
+
+    Weights are torch's to the last bit: `interpolate` is linear, and is applied to the unit vectors of the cells.
+    """
     found = []
     with torch.inference_mode(False), torch.no_grad():
+        units = torch.eye(cells, dtype=dtype, device="cpu")[None]
+        matrix = F.interpolate(units, size=places, mode="linear", align_corners=align_corners)[0].T
+        above = (matrix > 0).int().argmax(dim=1)
+        below = (above + 1).clamp(max=cells - 1)
+        share = 1 - matrix.gather(1, above[:, None])[:, 0]
         for first in range(0, places, step):
             last = min(first + step, places)
-            taps = bilinear_taps(cells, places, first, last, align_corners=align_corners, dtype=dtype)
-            index = taps.cells - taps.top
-            bottom, matrix = taps.top + last - first, None
-            if cells != places:
-                bottom = taps.bottom
-                rows = torch.zeros(last - first, bottom - taps.top, dtype=dtype)
-                matrix = rows.scatter_add_(1, index.long(), taps.weight).to(device)
-            above, below, share = (part.to(device) for part in (*index.unbind(1), taps.weight[:, 1]))
-            found.append(Span(first, last, taps.top, bottom, above, below, share, matrix))
+            top, bottom = int(above[first]), int(below[last - 1]) + 1
+            if cells == places:
+                bottom = top + last - first
+            place = slice(first, last)
+            weights = None if cells == places else matrix[place, top:bottom].contiguous().to(device)
+            upper, lower = (each[place].sub(top).to(device) for each in (above, below))
+            found.append(Span(first, last, top, bottom, upper, lower, share[place].to(device), weights))
     return tuple(found)
 
 

@@ -97,7 +97,6 @@ def check_rows(table: Table) -> list[int]:
 def train_run(run: Run, options: RunOptions) -> float:
     """Train one run, or go on with it, leave its score behind and return it."""
     goes_on = (run.folder / LAST_CHECKPOINT).is_file() and not options.overwrite
-    # A run is evaluated, and so written, at its end alone: one that was cut short before has nothing to go on from.
     result = train(
         run.recipe,
         replace(options, out=run.folder, resume="latest" if goes_on else None, overwrite=not goes_on),

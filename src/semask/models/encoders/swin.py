@@ -55,15 +55,13 @@ class ShiftedWindowAttention(nn.Module):
     ) -> Float[Tensor, "b h w c"]:
         """Return the attended map at the same size; with `norm` that of norm(x), with `residual` x added to it."""
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1).contiguous()
-        of_kind: dict[int, Tensor] = {}
+        biases = bias - 100.0 * ~self.near[:, None]  # of every kind of window
 
         def attend(features: tuple[Tensor, ...], kinds: Kinds) -> Tensor:
             (joint,) = features
             if isinstance(kinds, int):  # windows of one kind share one bias
-                if kinds not in of_kind:
-                    of_kind[kinds] = (bias - 100.0 * ~self.near[kinds]).to(joint.dtype)
-                return biased_attention(joint, of_kind[kinds])
-            return self._attend(joint, bias if kinds is None else bias - 100.0 * ~self.near[kinds][:, None])
+                return biased_attention(joint, biases[kinds].to(joint.dtype))
+            return self._attend(joint, bias if kinds is None else biases[kinds])
 
         given: dict[str, Any] = {} if norm is None else {"norm": norm}
         if residual:
