@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/labels.py --rounds 7 --out benchmarks/labels_<hardware>_<date>.md
 
 Plain is `torch.nn.functional.interpolate` and `argmax`; of masks with classes, `interpolate`, `sigmoid`, `einsum` and
-`argmax`; of windows and of mirrored images, sums at the image's size. Ours is what `Predictor.labels` does; both begin
+`argmax`; of windows and of mirrored images, sums at the image's size. Ours is what `Pipeline.labels` does; both begin
 with the same scores. "Regions" are scores as a trained model gives them, of patches of one class; "noise" is the worst
 case, where no neighbours agree. Sides take turns, in a process of its own the memory is measured above the scores'.
 Labels must be the same, but for pixels whose two best scores are a millionth apart or less.
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from semask.benchmark.memory import in_fresh_process, peak_memory
 from semask.benchmark.rounds import alternate, cpu_time, wall
-from semask.inference import Predictor, sliding, tta
+from semask.inference import Pipeline, sliding, tta
 from semask.ops.lazy_scores import LazyScores
 from semask.ops.reference import reference_mode
 from semask.structures import MaskLogits, PixelLogits
@@ -115,7 +115,7 @@ def sides(case: Case) -> dict[str, Callable[[], Tensor]]:
     if case.what in ("windows", "flip"):
         return known_sides(case)
     prediction = masks(case) if case.what == "masks" else PixelLogits(scores(case))
-    predictor = Predictor(lambda images: prediction.lazy_scores(case.size))
+    predictor = Pipeline(lambda images: prediction.lazy_scores(case.size))
     nothing = torch.empty(1, 3, 1, 1)
 
     def plain() -> Tensor:

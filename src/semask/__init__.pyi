@@ -10,7 +10,7 @@ from .models.build import build
 from .models.model import SegmentationModel
 from .recipes import DataRecipe, LossRecipe, ModelRecipe, OptimRecipe, Recipe, TestRecipe, TrainRecipe
 from .recipes import get_recipe, list_recipes
-from .structures import Batch, Decoder, Encoder, Features, Loss, LossTerms, MaskLogits, PixelLogits, Sample
+from .structures import Batch, Decoder, Encoder, Features, Loss, LossTerms, MaskLogits, PixelLogits, Predictor, Sample
 from .structures import Segmentation
 from .training.api import fit
 

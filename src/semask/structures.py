@@ -141,6 +141,7 @@ class EncodedBatch(NamedTuple):
     labels: Integer[Tensor, "b H W"]
     names: tuple[str, ...]
 
+
 @runtime_checkable
 class Encoder(Protocol):
     """A module that turns normalised images into Features.
@@ -178,6 +179,21 @@ class Decoder(Protocol):
 
     def __call__(self, features: Features, /) -> PixelLogits | MaskLogits:
         """Logits at a grid of the decoder's own."""
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """What gives the class scores of every pixel: a model, or a pipeline of windows, scales and flips around one.
+
+    Optional, with these defaults:
+        scores_are_logits: Whether the softmax of the scores is the probability; a mask classifier's are averaged as
+            they are. Default True.
+        size_multiple: Sides of images are padded to multiples of it [px]; default 1.
+        fixed_size: The one (height, width) [px] of images it takes; default None, any.
+    """
+
+    def lazy_scores(self, images: Float[Tensor, "b c H W"], /) -> LazyScores:
+        """Class scores at the images' size, computed a block of rows at a time."""
 
 
 class Loss(Protocol):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from semask.checkpoints.convert import load_published
-from semask.inference import Predictor, rescaled, sliding, tta
+from semask.inference import Pipeline, rescaled, sliding, tta
 from semask.models.model import SegmentationModel
 from tests.reference.synthetic_weights import FIXTURES, arrays, checkpoint, synthetic_image
 
@@ -40,17 +40,17 @@ def image(model: SegmentationModel) -> Tensor:
     return normalised * model.std + model.mean
 
 
-def windows(source: SegmentationModel | Predictor) -> Predictor:
+def windows(source: SegmentationModel | Pipeline) -> Pipeline:
     return sliding(source, window=(WINDOW, WINDOW), stride=(STRIDE, STRIDE), batch_size=META["batch_size"])
 
 
-def several_scales(source: Predictor, **options: bool) -> Predictor:
+def several_scales(source: Pipeline, **options: bool) -> Pipeline:
     # The fixture rounds the sides of its scaled images. A box that is a pixel longer than the image gives these sizes
     # too: the short side binds.
     return tta(source, box=(138, 100), ratios=META["ratios"], enlarge_to=WINDOW, **options)
 
 
-CASES: dict[str, Callable[[Predictor], Predictor]] = {
+CASES: dict[str, Callable[[Pipeline], Pipeline]] = {
     "single": lambda source: tta(source, ratios=(1.0,), enlarge_to=WINDOW),
     "flip": lambda source: tta(source, ratios=(1.0,), flip=True, enlarge_to=WINDOW),
     "ms": lambda source: several_scales(source, flip=True),

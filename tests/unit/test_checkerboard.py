@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from semask.inference import Predictor, rescaled, sliding, tta
+from semask.inference import Pipeline, rescaled, sliding, tta
 from semask.models.model import SegmentationModel
 from semask.structures import Features, PixelLogits
 
@@ -38,7 +38,7 @@ def model() -> SegmentationModel:
     return SegmentationModel(Identity(), Brightness(), num_classes=2, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
-PREDICTORS: dict[str, Predictor] = {
+PREDICTORS: dict[str, Pipeline] = {
     "whole": rescaled(model()),
     "windows": sliding(model(), window=(32, 48), stride=(21, 30), batch_size=3),
     "twice the size": rescaled(model(), ratio=2.0),

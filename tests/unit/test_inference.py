@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from semask.evaluation.metrics import Confusion
-from semask.inference import Model, Predictor, build_predictor, build_prior, predictor_of, rescaled, sliding, tta
+from semask.inference import Model, Pipeline, build_predictor, build_prior, predictor_of, rescaled, sliding, tta
 from semask.models.build import build
 from semask.models.model import SegmentationModel
 from semask.recipes import recipe
@@ -60,9 +60,9 @@ def test_a_recipe_enlarges_for_windows_only() -> None:
 def test_a_recipe_blends_and_counts_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
 
-    def spy(source: Model, **options: Any) -> Predictor:
+    def spy(source: Model, **options: Any) -> Pipeline:
         given.update(options)
-        return Predictor(source.lazy_scores)
+        return Pipeline(source.lazy_scores)
 
     monkeypatch.setattr("semask.inference.from_recipe.sliding", spy)
     test = recipe.TestRecipe(mode="sliding", blend="hann", memory_budget=1.5, batch_size=3)
@@ -76,7 +76,7 @@ def test_a_recipe_blends_and_counts_memory(monkeypatch: pytest.MonkeyPatch) -> N
     }
 
 
-MODES: dict[str, Callable[[SegmentationModel], Predictor]] = {
+MODES: dict[str, Callable[[SegmentationModel], Pipeline]] = {
     "whole": rescaled,
     "smaller": lambda model: rescaled(model, ratio=0.5),
     "windows": lambda model: sliding(model, window=(16, 16), stride=(8, 8)),

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from semask.inference import Predictor, build_predictor
+from semask.inference import Pipeline, build_predictor
 from semask.ops import lazy_scores
 from semask.ops.lazy_scores import CombineMasks, Crop, InMemory, LazyScores, Resized, iter_row_blocks, materialize
 from semask.recipes import DataRecipe, recipe
@@ -97,7 +97,7 @@ def test_labels_and_confidence_are_those_of_whole_scores(monkeypatch: pytest.Mon
 def test_no_mask_anywhere_leaves_every_class_as_likely() -> None:
     scores = torch.zeros(1, 4, 2, 2)
     scores[0, 2, 0, 0] = 1e-30
-    found = Predictor(lambda images: InMemory(scores), logits=False).labelled(torch.rand(1, 3, 2, 2))
+    found = Pipeline(lambda images: InMemory(scores), scores_are_logits=False).labelled(torch.rand(1, 3, 2, 2))
     assert found.labels.tolist() == [[[2, 0], [0, 0]]]
     assert found.confidence.tolist() == [[[1.0, 0.25], [0.25, 0.25]]]
 
@@ -107,7 +107,7 @@ def test_scores_that_are_no_numbers_have_no_labels(monkeypatch: pytest.MonkeyPat
     scores = torch.rand(1, 4, 6, 5)
     scores[0, 2, 1:3, 4] = float("nan")
     scores[0, 1, 5, 0] = float("inf")
-    predictor = Predictor(lambda images: InMemory(scores))
+    predictor = Pipeline(lambda images: InMemory(scores))
     with pytest.raises(FloatingPointError, match=facts(2, 30)):
         predictor.labels(torch.rand(1, 3, 6, 5))
     assert predictor.labelled(torch.rand(1, 3, 6, 5)).confidence.isnan().nonzero().tolist() == [
@@ -120,17 +120,17 @@ def test_scores_that_are_no_numbers_have_no_labels(monkeypatch: pytest.MonkeyPat
 def test_labels_of_low_precision() -> None:
     maps = torch.randn(1, 5, 6, 7).bfloat16()
     for source in (InMemory(maps), Resized(InMemory(maps), (6, 7))):
-        found = Predictor(lambda images, source=source: source).labels(torch.rand(1, 3, 6, 7))
+        found = Pipeline(lambda images, source=source: source).labels(torch.rand(1, 3, 6, 7))
         assert torch.equal(found.long(), maps.argmax(1))
     assert Resized(InMemory(maps), (6, 7)).rows(0, 6).dtype == torch.float32
 
 
 def test_bytes_hold_256_classes() -> None:
     for count in (1, 256):
-        predictor = Predictor(lambda images, count=count: InMemory(images[:, :1].repeat(1, count, 1, 1)))
+        predictor = Pipeline(lambda images, count=count: InMemory(images[:, :1].repeat(1, count, 1, 1)))
         found = predictor.labelled(torch.rand(1, 3, 4, 5))
         torch.testing.assert_close(found.confidence, torch.full((1, 4, 5), 1 / count))
         assert int(found.labels.max()) == 0
-    for decide in (Predictor.labels, Predictor.labelled):
+    for decide in (Pipeline.labels, Pipeline.labelled):
         with pytest.raises(ValueError, match=facts(256, 257)):
-            decide(Predictor(lambda images: InMemory(images[:, :1].repeat(1, 257, 1, 1))), torch.rand(1, 3, 4, 5))
+            decide(Pipeline(lambda images: InMemory(images[:, :1].repeat(1, 257, 1, 1))), torch.rand(1, 3, 4, 5))

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from semask.inference import Predictor, build_predictor, build_prior, rescaled, sliding, tta
+from semask.inference import Pipeline, build_predictor, build_prior, rescaled, sliding, tta
 from semask.ops import lazy_scores
 from semask.ops.lazy_scores import InMemory, LazyScores, Resized
 from semask.recipes import recipe
@@ -155,7 +155,7 @@ BESIDE = 0.25
 
 
 @pytest.mark.parametrize("predict", CALLS)
-def test_one_tensor_of_whole_scores_is_held_and_none_for_labels(predict: Predictor) -> None:
+def test_one_tensor_of_whole_scores_is_held_and_none_for_labels(predict: Pipeline) -> None:
     gib, place = peak(predict)
     assert place == "cuda"
     assert PHOTO_SCORES * 0.999 < gib < PHOTO_SCORES + BESIDE

@@ -159,9 +159,7 @@ def test_spans_are_torchs_interpolation_and_lookups_equal_products(cells, places
             torch.testing.assert_close(piece.look_up(part, -2), places_of)
         back[:, piece.top : piece.bottom] += piece.enlarge_backward(places_of, -2)
         if piece.matrix is not None:
-            torch.testing.assert_close(
-                piece.look_up_backward(places_of, -2), piece.enlarge_backward(places_of, -2)
-            )
+            torch.testing.assert_close(piece.look_up_backward(places_of, -2), piece.enlarge_backward(places_of, -2))
         torch.testing.assert_close(
             piece.enlarge_backward(places_of.mT.contiguous(), -1).mT, piece.enlarge_backward(places_of, -2)
         )

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semask.inference import Predictor, sliding, tta
+from semask.inference import Pipeline, sliding, tta
 from semask.ops.lazy_scores import InMemory
 from semask.ops.resize import fit_size
 from tests.unit.toy_predictors import bilinear, gradient, positional, symmetric
@@ -48,7 +48,7 @@ def test_scores_of_masks_are_averaged_as_they_are() -> None:
             seen = bilinear(images.flip(-1) if flip else images, size)
             scores = bilinear(gradient(seen), (20, 31))
             maps.append(scores.flip(-1) if flip else scores)
-    got = tta(Predictor(lambda x: InMemory(gradient(x)), logits=False), ratios=(0.5, 1.5), flip=True)(images)
+    got = tta(Pipeline(lambda x: InMemory(gradient(x)), scores_are_logits=False), ratios=(0.5, 1.5), flip=True)(images)
     torch.testing.assert_close(got, torch.stack(maps).mean(0))
     assert float(got.max()) > 1
 

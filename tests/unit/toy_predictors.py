@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semask.inference import Predictor
+from semask.inference import Pipeline
 from semask.models.model import SegmentationModel
 from semask.ops.lazy_scores import InMemory
 from semask.structures import Features, PixelLogits
@@ -53,7 +53,7 @@ class Toy:
         return InMemory(pointwise(images))
 
 
-def watched(predictor: Predictor) -> tuple[Predictor, list[tuple[int, ...]]]:
+def watched(predictor: Pipeline) -> tuple[Pipeline, list[tuple[int, ...]]]:
     seen: list[tuple[int, ...]] = []
 
     def predict(images: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from semask.benchmark.options import Options, Test
 from semask.checkpoints import store
 from semask.checkpoints.record import read_recipe
 from semask.data.dataset import classes_of
-from semask.inference import Predictor, build_predictor
+from semask.inference import Pipeline, build_predictor
 from semask.losses.build import build_loss
 from semask.models.build import build
 from semask.models.model import SegmentationModel
@@ -36,7 +36,7 @@ class Candidate(NamedTuple):
     forward: Callable[[Tensor], object]
     labels: Callable[[Tensor], Tensor]
     loss: Callable[[Tensor, Tensor], Tensor]
-    predictor: Predictor | None = None
+    predictor: Pipeline | None = None
 
 
 def candidate(name: str, options: Options) -> Candidate:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from semask.data.dataset import ValidationFiles, ValidationScenes
     from semask.evaluation import MetricAccumulator
     from semask.evaluation.metrics import Scores
-    from semask.inference import Predictor
+    from semask.inference import Pipeline
     from semask.visualization.pages.images import GalleryImage
 
 USAGE = "semask evaluate CHECKPOINT"
@@ -181,7 +181,7 @@ def _check_options(options: EvaluateOptions) -> None:
 
 def _gallery(
     samples: ValidationFiles | ValidationScenes,
-    predictor: Predictor,
+    predictor: Pipeline,
     accumulator: MetricAccumulator,
     count: int,
     device: torch.device,

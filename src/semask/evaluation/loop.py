@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Subset
 
 from semask.evaluation.counts import Measures, MetricAccumulator
 from semask.evaluation.metrics import Confusion
-from semask.inference import Model, Predictor, Scorer, predictor_of
-from semask.structures import Sample
+from semask.inference import Pipeline, Scorer, predictor_of
+from semask.structures import Predictor, Sample
 
 
 class Samples(Protocol):
@@ -32,7 +32,7 @@ def process_share(count: int) -> range:
     return range(count)
 
 
-def count_pixels(confusion: Confusion, predictor: Predictor, samples: Sequence[Sample]) -> None:
+def count_pixels(confusion: Confusion, predictor: Pipeline, samples: Sequence[Sample]) -> None:
     """Segment samples at their labels' size and count their pixels, on the device of the counts."""
     for group, images in _batches(samples, confusion.matrix.device):
         truth = torch.stack([sample.label for sample in group])
@@ -40,7 +40,7 @@ def count_pixels(confusion: Confusion, predictor: Predictor, samples: Sequence[S
 
 
 def evaluate_model(
-    source: Model | Predictor | Scorer,
+    source: Predictor | Scorer,
     samples: Samples,
     *,
     num_classes: int,

@@ -15,15 +15,14 @@ Predictors record gradients if the caller enables them: wrap calls in `torch.inf
 """
 
 from semask.inference.from_recipe import build_predictor, build_prior
-from semask.inference.predictor import Labelled, Model, Predictor, Scorer, predictor_of
+from semask.inference.predictor import Labelled, Pipeline, Scorer, predictor_of
 from semask.inference.sliding import Blend, sliding
 from semask.inference.tta import rescaled, tta
 
 __all__ = [
     "Blend",
     "Labelled",
-    "Model",
-    "Predictor",
+    "Pipeline",
     "Scorer",
     "build_predictor",
     "build_prior",

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from semask.inference.predictor import Model, Predictor
+from semask.inference.predictor import Pipeline
 from semask.inference.sliding import sliding
 from semask.inference.tta import rescaled, tta
 from semask.ops.resize import enlarged_size, fit_size, to_float
 from semask.recipes.bounds import check_numbers
 from semask.recipes.recipe import DataRecipe, TestRecipe
+from semask.structures import Predictor
 
 Scale = tuple[int, int] | float
 
 
-def build_predictor(model: Model, test: TestRecipe, data: DataRecipe) -> Predictor:
+def build_predictor(model: Predictor, test: TestRecipe, data: DataRecipe) -> Pipeline:
     """Return the predictor of a recipe's evaluation.
 
     One scale without flip gives the model's scores; several scales, or flip, give mean probabilities or, of a mask
@@ -34,23 +35,21 @@ def build_predictor(model: Model, test: TestRecipe, data: DataRecipe) -> Predict
     return tta(source, ratios=ratios, flip=test.flip, **shared)
 
 
-def build_prior(model: Model, test: TestRecipe, data: DataRecipe) -> Predictor:
+def build_prior(model: Any, test: TestRecipe, data: DataRecipe) -> Pipeline:
     """Return the predictor of the semantic prior at the recipe's base scale, whatever the test's mode.
 
     It takes one pass; a model of a fixed size takes windows.
     """
-    source = _any_size(Predictor(lambda images: model.lazy_prior(to_float(images))), model, test)
+    source = _any_size(Pipeline(lambda images: model.lazy_prior(to_float(images))), model, test)
     return rescaled(source, ratio=_base_ratio(data), **_shared(test, data))
 
 
-def _windows(
-    source: Model | Predictor, test: TestRecipe, window: tuple[int, int], stride: tuple[int, int]
-) -> Model | Predictor:
+def _windows(source: Predictor, test: TestRecipe, window: tuple[int, int], stride: tuple[int, int]) -> Predictor:
     options: dict[str, Any] = {name: getattr(test, name) for name in ("batch_size", "blend", "memory_budget")}
     return sliding(source, window=window, stride=stride, **options)
 
 
-def _any_size(source: Model | Predictor, model: Model, test: TestRecipe) -> Model | Predictor:
+def _any_size(source: Predictor, model: Predictor, test: TestRecipe) -> Predictor:
     """Return the source itself or, for a model of a fixed size, its windows."""
     size: tuple[int, int] | None = getattr(model, "fixed_size", None)
     return source if size is None else _windows(source, test, size, (size[0] * 2 // 3, size[1] * 2 // 3))

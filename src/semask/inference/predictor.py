@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from semask.ops.argmax import check_classes, label_map
 from semask.ops.lazy_scores import InMemory, LazyScores, best_class, iter_row_blocks, materialize
 from semask.ops.resize import to_float
+from semask.structures import Predictor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,25 +27,6 @@ Scorer = Callable[[Float[Tensor, "b c H W"]], Float[Tensor, "b k H W"]]
 """A plain function from images to scores, which are logits unless said otherwise."""
 
 
-@runtime_checkable  # for the tests, which check the types in annotations
-class Model(Protocol):
-    """A model as predictors use it."""
-
-    @property
-    def size_multiple(self) -> int:
-        """Return what the model pads the sides of images to [px]: the patch of a ViT, the stride of a pyramid."""
-
-    @property
-    def scores_are_logits(self) -> bool:
-        """Return whether the softmax of scores is the probability; a mask classifier's are averaged as they are."""
-
-    def lazy_scores(self, images: Float[Tensor, "b c H W"], /) -> LazyScores:
-        """Return class scores at the images' size."""
-
-    def lazy_prior(self, images: Float[Tensor, "b c H W"], /) -> LazyScores:
-        """Return the semantic prior at the images' size; a ValueError where there is none."""
-
-
 class Labelled(NamedTuple):
     """The best class of every pixel, and its probability: of a mask classifier, its share of the summed scores."""
 
@@ -52,23 +34,27 @@ class Labelled(NamedTuple):
     confidence: Float[Tensor, "b H W"]
 
 
-class Predictor:
+class Pipeline:
     """Images (b c H W), floats in [0, 1] or bytes, to scores (b k H W), or to label maps a block of rows at a time.
 
-    logits: whether the softmax of the scores is the probability; if not, their share of the sum over classes is.
+    scores_are_logits: whether their softmax is the probability; if not, their share of the sum over classes is.
     memory_budget: [GiB] larger scores are assembled in the CPU's memory when a call returns them; None never does that.
     Label maps need no whole scores.
     """
 
     def __init__(
-        self, lazy_scores: Callable[[Images], LazyScores], *, logits: bool = True, memory_budget: float | None = None
+        self,
+        lazy_scores: Callable[[Images], LazyScores],
+        *,
+        scores_are_logits: bool = True,
+        memory_budget: float | None = None,
     ) -> None:
         if memory_budget is not None and not memory_budget > 0:
             raise ValueError(
                 f"memory_budget must be more than 0 GiB, got {memory_budget}; None leaves scores on the model's device"
             )
         self.lazy_scores = lazy_scores
-        self.logits = logits
+        self.scores_are_logits = scores_are_logits
         self.memory_budget = memory_budget
 
     def __call__(self, images: Images) -> Float[Tensor, "b k H W"]:
@@ -95,7 +81,7 @@ class Predictor:
         for first, last, scores in iter_row_blocks(lazy):
             labels[:, first:last] = best_class(scores)
             best = scores.amax(dim=1)
-            if self.logits:
+            if self.scores_are_logits:
                 # softmax at the largest logit
                 share = 1 / (scores - best[:, None]).exp_().sum(dim=1)
             else:
@@ -105,15 +91,16 @@ class Predictor:
         return Labelled(labels, confidence)
 
 
-def predictor_of(source: Model | Predictor | Scorer) -> Predictor:
-    """Return a predictor of a model, or of a function, whose scores are taken for logits."""
-    if isinstance(source, Predictor):
+def predictor_of(source: Predictor | Scorer) -> Pipeline:
+    """The pipeline of a model, or of a function, whose scores are taken for logits."""
+    if isinstance(source, Pipeline):
         return source
     # Not by isinstance, which from Python 3.12 on misses the attributes that a compiled model forwards.
     if hasattr(source, "lazy_scores"):
-        model = cast(Model, source)
-        return Predictor(lambda images: model.lazy_scores(to_float(images)), logits=model.scores_are_logits)
-    return Predictor(lambda images: InMemory(source(to_float(images))))
+        model, are_logits = cast(Predictor, source), getattr(source, "scores_are_logits", True)
+        return Pipeline(lambda images: model.lazy_scores(to_float(images)), scores_are_logits=are_logits)
+    score = cast(Scorer, source)
+    return Pipeline(lambda images: InMemory(score(to_float(images))))
 
 
 def device_within(shape: tuple[int, ...], device: torch.device, budget: float | None) -> torch.device:

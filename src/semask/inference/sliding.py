@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Float, Int16
 from torch import Tensor
 
-from semask.inference.predictor import Images, Model, Predictor, Scorer, device_within, predictor_of
+from semask.inference.predictor import Images, Pipeline, Scorer, device_within, predictor_of
 from semask.ops.lazy_scores import UNDECIDED, InMemory, LazyScores, Reader, SamplePoints, materialize, read_pixelwise
 from semask.ops.resize import window_starts
+from semask.structures import Predictor
 
 Blend = Literal["mean", "hann"]
 UNSEEN = -2
@@ -34,14 +35,14 @@ class Window(NamedTuple):
 
 
 def sliding(
-    source: Model | Predictor | Scorer,
+    source: Predictor | Scorer,
     *,
     window: tuple[int, int],
     stride: tuple[int, int],
     batch_size: int = 1,
     blend: Blend = "mean",
     memory_budget: float | None = None,
-) -> Predictor:
+) -> Pipeline:
     """Score windows (height, width) [px] every `stride` pixels and average the logits where they overlap.
 
     The last window of an axis ends at the border; an axis shorter than the window is taken whole. A model's window is
@@ -81,8 +82,10 @@ def sliding(
         raise ValueError(f"overlapping windows are blended by {' or '.join(get_args(Blend))}, got {blend!r}")
     predictor = predictor_of(source)
     options = (window, stride, batch_size, blend, memory_budget)
-    return Predictor(
-        lambda images: Windows(predictor, images, options), logits=predictor.logits, memory_budget=memory_budget
+    return Pipeline(
+        lambda images: Windows(predictor, images, options),
+        scores_are_logits=predictor.scores_are_logits,
+        memory_budget=memory_budget,
     )
 
 
@@ -92,7 +95,7 @@ class Windows(LazyScores):
     Windows are kept as a model gives them, small, and brought to their size where a block of rows crosses them.
     """
 
-    def __init__(self, predictor: Predictor, images: Images, options: Options) -> None:
+    def __init__(self, predictor: Pipeline, images: Images, options: Options) -> None:
         height, width = images.shape[-2:]
         self._predictor, self._images, self._options = predictor, images, options
         window, stride, self._batch_size, blend, self._budget = options

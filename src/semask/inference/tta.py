@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float, Int16, UInt8
 from torch import Tensor
 
-from semask.inference.predictor import Images, Model, Predictor, Scorer, predictor_of
+from semask.inference.predictor import Images, Pipeline, Scorer, predictor_of
 from semask.ops.lazy_scores import UNDECIDED, HorizontalFlip, LazyScores, Reader, Resized, read_pixelwise
 from semask.ops.resize import enlarged_size, fit_size, resize, size_of, to_float
+from semask.structures import Predictor
 
 Sized = Float[Tensor, "b c h w"] | UInt8[Tensor, "b c h w"]
 """Images of another size."""
@@ -21,20 +22,20 @@ MAX_ENLARGED_PIXELS = 64_000_000
 
 
 def rescaled(
-    source: Model | Predictor | Scorer,
+    source: Predictor | Scorer,
     *,
     box: tuple[int, int] | None = None,
     ratio: float = 1.0,
     enlarge_to: int | None = None,
     antialias: bool = False,
     memory_budget: float | None = None,
-) -> Predictor:
+) -> Pipeline:
     """Score the image at another size, aspect ratio kept, and bring the scores back to its own.
 
     `box` is (long, short) [px], None the image's own size; `ratio` scales it. Then an image whose short side is less
     than `enlarge_to` [px] is enlarged until it has that, so that it fills a window, up to `MAX_ENLARGED_PIXELS`.
     Scores go straight to the original size. All bilinear; `antialias` smooths images that are made smaller, as Pillow
-    does. `memory_budget` is that of `Predictor`.
+    does. `memory_budget` is that of `Pipeline`.
 
     Source: SeMask-FPN's test pipeline: logits → network input's size → original size. Enlarging: Segmenter's authors'
     code. Antialiasing: detectron2, which resizes by Pillow.
@@ -61,11 +62,11 @@ def rescaled(
         # scores back to the image's size
         return Resized(predictor.lazy_scores(shown), (height, width))
 
-    return Predictor(lazy_scores, logits=predictor.logits, memory_budget=memory_budget)
+    return Pipeline(lazy_scores, scores_are_logits=predictor.scores_are_logits, memory_budget=memory_budget)
 
 
 def tta(
-    source: Model | Predictor | Scorer,
+    source: Predictor | Scorer,
     *,
     box: tuple[int, int] | None = None,
     ratios: Sequence[float],
@@ -73,7 +74,7 @@ def tta(
     enlarge_to: int | None = None,
     antialias: bool = False,
     memory_budget: float | None = None,
-) -> Predictor:
+) -> Pipeline:
     """Average class probabilities over `ratios` of the box and, with `flip`, over flipped images: at test time.
 
     Scores that are no logits, those of mask classifiers, are averaged as they are. Every version is kept in memory as
@@ -105,9 +106,9 @@ def tta(
             versions.append(predictor.lazy_scores(images))
             if flip:
                 versions.append(HorizontalFlip(predictor.lazy_scores(images.flip(-1))))
-        return Mean(tuple(versions), softmax=predictors[0].logits)
+        return Mean(tuple(versions), softmax=predictors[0].scores_are_logits)
 
-    return Predictor(lazy_scores, logits=False, memory_budget=memory_budget)
+    return Pipeline(lazy_scores, scores_are_logits=False, memory_budget=memory_budget)
 
 
 class Mean(LazyScores):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from semask.evaluation import count_pixels
 from semask.evaluation.metrics import Confusion
-from semask.inference import Predictor, build_predictor
+from semask.inference import Pipeline, build_predictor
 from semask.losses.build import build_loss
 from semask.models.model import SegmentationModel
 from semask.recipes import Recipe
@@ -88,7 +88,7 @@ class SegmentationModule(LightningModule):
         """Count the pixels of some samples at the labels' own size; neighbours of one size are scored together."""
         count_pixels(self._counting, self.predictor(), batch)
 
-    def predictor(self) -> Predictor:
+    def predictor(self) -> Pipeline:
         """Predictor of evaluations during training, whose windows may lie further apart than the test's."""
         stride = self.recipe.train.eval_stride or self.recipe.test.stride
         return build_predictor(self.model, replace(self.recipe.test, stride=stride), self.recipe.data)
