@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from semask.ops.argmax import compilable_label_map
 from semask.ops.lazy_scores import Crop, LazyScores
-from semask.ops.resize import pad_images, padding_to_multiple, resize, size_of
+from semask.ops.resize import check_range, pad_images, padding_to_multiple, resize, size_of
 from semask.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
 from semask.structures import IGNORE, Decoder, Encoder, Features, MaskLogits, PixelLogits, Segmentation
 
@@ -88,7 +88,7 @@ class SegmentationModel(nn.Module):
 
     def prepare(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b c PH PW"]:
         channels = len(self.mean)
-        if images.ndim != 4 or images.shape[1] != channels or not images.is_floating_point():
+        if images.ndim != 4 or images.shape[1] != channels or not images.is_floating_point() or 0 in images.shape:
             raise ValueError(
                 f"images must be floats (b, {channels}, H, W) in [0, 1]; got {images.dtype} of shape "
                 f"{tuple(images.shape)}. Divide uint8 images by 255 and put the channels first."
@@ -101,6 +101,7 @@ class SegmentationModel(nn.Module):
                 f"(--test.mode sliding --test.window {tall} {wide}) and, in training, a smaller --data.crop, or build "
                 "it for larger ones (--model.encoder.image-size HEIGHT WIDTH)"
             )
+        images = images.to(self.mean.dtype)  # NumPy's floats have 64 bits
         normalised = (images - self.mean).div_(self.std)  # in place: of a large photograph a copy less
         return pad_images(normalised, *self._padding(height, width))
 
@@ -139,8 +140,10 @@ class SegmentationModel(nn.Module):
         Compiled or exported, it is one graph.
 
         Raises:
+            ValueError: Values lie outside [0, 1].
             FloatingPointError: Scores are NaN.
         """
+        check_range(images)
         if self.num_classes > 256:
             return self.scores(images).argmax(dim=1)
         return compilable_label_map(lambda: self.lazy_scores(images), lambda: self.scores(images))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -9,7 +10,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
-from semask.ops.reference import is_reference
+from semask.ops.reference import is_reference, runs_eagerly
+
+logger = logging.getLogger(__name__)
+OVERSHOOT = 0.1
+"""Values beyond [0, 1] that resizing by cubic curves may reach."""
 
 
 def size_of(x: Shaped[Tensor, "*b h w"]) -> tuple[int, int]:
@@ -74,6 +79,23 @@ def pad_images(images: Float[Tensor, "b c h w"], bottom: int, right: int) -> Flo
 def to_float(image: UInt8[Tensor, "*b c H W"] | Float[Tensor, "*b c H W"]) -> Float[Tensor, "*b c H W"]:
     """Return bytes as float32 in [0, 1], contiguous channel by channel, and floats as they are."""
     return image.contiguous().float().div_(255.0) if image.dtype == torch.uint8 else image
+
+
+def check_range(images: Tensor) -> None:
+    """Refuse images of another range than [0, 1], and warn of images so dark that 8-bit values were divided twice.
+
+    A little beyond is no error: resizing may overshoot. Compiled and exported graphs do not look.
+    """
+    if not runs_eagerly() or not images.is_floating_point() or not images.numel():
+        return
+    low, high = (float(value) for value in images.detach().aminmax())
+    if low < -OVERSHOOT or high > 1 + OVERSHOOT:
+        raise ValueError(
+            f"float images have values in [0, 1], got {low:g} … {high:g}; divide 8-bit values by 255, and leave mean "
+            "and standard deviation to the model"
+        )
+    if 0 < high <= 1 / 255:
+        logger.warning("all values of the images are below 1/255 (at most %.3g); were they divided by 255 twice?", high)
 
 
 def fit_size(height: int, width: int, box: tuple[int, int], ratio: float = 1.0) -> tuple[int, int]:
