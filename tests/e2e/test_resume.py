@@ -119,10 +119,13 @@ def test_nothing_is_lost_between_evaluations(
             signal.raise_signal(signal.SIGINT)
         original(self, trainer, *arguments)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, during, cut)
-        with pytest.raises(KeyboardInterrupt):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
+    try:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Checkpoints, during, cut)
             train(recipe, RunOptions(out=out, workers=0))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert torch.load(out / "last.ckpt", weights_only=True)["global_step"] == saved
     parts = train(recipe, RunOptions(out=out, workers=0, resume="latest"))
     one, two = (torch.load(r.out / "last.ckpt", weights_only=True) for r in (whole, parts))
