@@ -7,6 +7,7 @@ import io
 import math
 import re
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
@@ -29,8 +30,8 @@ LATEX = str.maketrans(
     }
 )
 """LaTeX of the signs that mean something else there."""
-CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Signs in names that would steer a terminal, reverse text or have no encoding; line breaks are looked at apart."""
+INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode's categories of signs that steer a terminal, reverse text, have no width or no encoding."""
 MARKDOWN = re.compile(r"[\\*\[\]<|]")
 """Signs that Markdown and HTML read."""
 
@@ -47,8 +48,11 @@ def pluralize(number: int, noun: str) -> str:
 
 def printable(text: str, *, lines: bool = False) -> str:
     """Return a text with control characters spelled out; `lines` keeps line breaks."""
-    shown = CONTROL.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
-    return shown if lines else shown.replace("\n", "\\n")
+    kept = "\n" if lines else ""
+    return "".join(
+        sign if sign in kept or unicodedata.category(sign) not in INVISIBLE else sign.encode("unicode_escape").decode()
+        for sign in text
+    )
 
 
 def console(*, stderr: bool = False, quiet: bool = False) -> Console:

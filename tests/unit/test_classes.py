@@ -199,6 +199,7 @@ def test_palette_is_the_same_every_time_and_far_apart() -> None:
         (table(labels={"0": True}), ("labels", 0, "True", '"ignore"')),
         (table(labels={"sky": 0}), ("labels", "'sky'", 4294967295)),
         (table(labels={"4294967296": 0}), ("labels", 4294967296, 4294967295)),
+        (table(labels={"1": 0, "01": 1}), ("labels", 1, "'01'")),
         (table(labels={"0.5": 0}), ("labels", "'0.5'", 4294967295)),
     ],
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from PIL import Image
 
 from semask.data.checks.file_stats import measure_label
 from semask.data.readers.image import read_label
+from semask.data.readers.raster import read_raster
+from semask.recipes.recipe import DataRecipe
 from tests.facts import facts
 
 VALUES = np.random.default_rng(0).integers(0, 2, (7, 10))
@@ -91,3 +95,38 @@ def test_a_palette_gives_its_indices(tmp_path: Path) -> None:
     image.save(tmp_path / "a.tif")
     assert np.array_equal(read_label(tmp_path / "a.tif").numpy(), VALUES)
     assert measure_label(tmp_path / "a.tif").palette
+
+
+class Bytes(NamedTuple):
+    """A source whose name says nothing, such as a cell of a table."""
+
+    content: bytes
+    name: str = "000000.label"
+
+    def open(self, mode: str) -> io.BytesIO:
+        return io.BytesIO(self.content)
+
+
+@pytest.mark.parametrize("name", ["000000.label", "a.png", "a.jpg", "a"])
+def test_the_content_shows_the_format_not_the_name(tmp_path: Path, name: str) -> None:
+    values = np.array([[0, 1, 2], [-1, 4, 5]])
+    tifffile.imwrite(tmp_path / "a.tif", values.astype(np.int16))
+    assert np.array_equal(read_label(Bytes((tmp_path / "a.tif").read_bytes(), name)).numpy(), values)
+    tifffile.imwrite(tmp_path / "b.tif", np.abs(values).astype(np.uint8), photometric="miniswhite")
+    assert np.array_equal(read_label(Bytes((tmp_path / "b.tif").read_bytes(), name)).numpy(), np.abs(values))
+    deep = (np.abs(values) * 1000).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "c.png")
+    read = read_raster(Bytes((tmp_path / "c.png").read_bytes(), name), DataRecipe())
+    assert np.array_equal(read.numpy(), np.broadcast_to(deep / np.float32(65535), (3, 2, 3)))
+    tifffile.imwrite(tmp_path / "d.tif", deep)
+    read = read_raster(Bytes((tmp_path / "d.tif").read_bytes(), name), DataRecipe())
+    assert np.array_equal(read.numpy(), np.broadcast_to(deep / np.float32(65535), (3, 2, 3)))
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_deep_png_is_not_read_sideways(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(np.arange(6, dtype=np.uint16).reshape(2, 3)).save(tmp_path / "a.png", exif=exif)
+    with pytest.raises(ValueError, match=facts(tmp_path / "a.png", orientation)):
+        read_raster(tmp_path / "a.png", DataRecipe())

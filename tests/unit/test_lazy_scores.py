@@ -86,7 +86,7 @@ def test_labels_and_confidence_are_those_of_whole_scores(monkeypatch: pytest.Mon
         for logits in (True, False):
             predictor = build_predictor(Model(logits=logits), test, DataRecipe(base_ratio=1.5))
             whole = predictor(images)
-            share = whole.softmax(1) if predictor.logits else whole / whole.sum(1, keepdim=True)
+            share = whole.softmax(1) if predictor.scores_are_logits else whole / whole.sum(1, keepdim=True)
             found = predictor.labelled(images)
             assert found.labels.dtype == torch.uint8
             assert torch.equal(found.labels.long(), whole.argmax(1))

@@ -62,7 +62,10 @@ def test_columns_that_are_empty_in_every_row_are_left_out() -> None:
     assert found.without("odd").sides == "l"
 
 
-@pytest.mark.parametrize("sign", [*map(chr, range(32)), *map(chr, range(127, 160)), "\u2028", "\u202e", "\ud800"])
+@pytest.mark.parametrize(
+    "sign",
+    [*map(chr, range(32)), *map(chr, range(127, 160)), "\u2028", "\u202e", "\ud800", "\u200b", "\ufeff", "\u061c"],
+)
 def test_names_do_not_steer_what_shows_them(sign: str) -> None:
     """A name with a control character, in every form of a table and in a line."""
     name = f"a{sign}b"

@@ -268,6 +268,8 @@ def _parse_labels(labels: object, names: tuple[str, ...]) -> dict[int, int]:
     for value, target in labels.items():
         if not re.fullmatch(r"-?[0-9]{1,10}", str(value)):
             raise ValueError(f"labels: {value!r} is no pixel value; keys are whole numbers from {LOWEST} to {HIGHEST}")
+        if int(value) in listed:
+            raise ValueError(f"labels: {int(value)} is given twice, once as {value!r}; keep one")
         if target == "ignore":
             listed[int(value)] = IGNORE
         elif isinstance(target, str):

@@ -264,7 +264,7 @@ def _fitting_suffixes(missing: dict[str, str], files: list[str]) -> tuple[str, s
     for path in sorted((path for path, length in shared.items() if length == most > 0), key=len)[:CANDIDATES]:
         # cut between words: p1_image.png and p1_ids.png share "p1_", not "p1_i"
         cut = most
-        while 0 < cut < len(first) and first[cut - 1].isalnum() and path[cut].isalnum():
+        while 0 < cut < min(len(first), len(path)) and first[cut - 1].isalnum() and path[cut].isalnum():
             cut -= 1
         ending, suffix = first[cut:], path[cut:]
         count = sum(stem.endswith(ending) and stem.removesuffix(ending) + suffix in there for stem in missing)

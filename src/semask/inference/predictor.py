@@ -99,8 +99,7 @@ def predictor_of(source: Predictor | Scorer) -> Pipeline:
     if hasattr(source, "lazy_scores"):
         model, are_logits = cast(Predictor, source), getattr(source, "scores_are_logits", True)
         return Pipeline(lambda images: model.lazy_scores(to_float(images)), scores_are_logits=are_logits)
-    score = cast(Scorer, source)
-    return Pipeline(lambda images: InMemory(score(to_float(images))))
+    return Pipeline(lambda images: InMemory(source(to_float(images))))
 
 
 def device_within(shape: tuple[int, ...], device: torch.device, budget: float | None) -> torch.device:

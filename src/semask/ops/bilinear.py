@@ -34,32 +34,18 @@ class Taps(NamedTuple):
         return self.cells[place].flatten(1), (self.weight[place] * weight[..., None]).flatten(1)
 
 
-def bilinear_taps(
-    cells: int,
-    places: int,
-    first: int = 0,
-    last: int | None = None,
-    *,
-    align_corners: bool = False,
-    dtype: torch.dtype = torch.float32,
-) -> Taps:
+def bilinear_taps(cells: int, places: int, first: int = 0, last: int | None = None) -> Taps:
     """Return the taps of places first … last - 1 on an axis of `cells` that is resized to `places`, as `resize` has it.
 
     Positions are computed in float64, which torch rounds to float32.
     """
-    last = places if last is None else last
-
-    def position(place: int | Tensor) -> int | float | Tensor:
-        if align_corners:
-            return place * ((cells - 1) / max(places - 1, 1))
-        return (place + 0.5) * (cells / places) - 0.5
-
-    exact = torch.as_tensor(position(torch.arange(first, last, dtype=torch.float64))).clamp(0, cells - 1)
+    last, step = places if last is None else last, cells / places
+    exact = ((torch.arange(first, last, dtype=torch.float64) + 0.5) * step - 0.5).clamp(0, cells - 1)
     # the cell before, and the share of the next one
     before = exact.int()
-    share = (exact - before).to(dtype)
+    share = (exact - before).float()
     # Computed once more as numbers, since the tensors may be fakes.
-    top, bottom = (int(min(max(position(place), 0), cells - 1)) for place in (first, last - 1))
+    top, bottom = (int(min(max((place + 0.5) * step - 0.5, 0), cells - 1)) for place in (first, last - 1))
     index = torch.stack([before, (before + 1).clamp_max(cells - 1)], 1)
     return Taps(index, torch.stack([1 - share, share], 1), top, min(bottom + 2, cells))
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Int16, Integer
 from torch import Tensor
 
-from semask.ops.bilinear import bilinear_taps, classes_last, interpolate_rows, mix
+from semask.ops.bilinear import Taps, bilinear_taps, classes_last, interpolate_rows, mix
 from semask.ops.device import without_autocast
 from semask.ops.reference import is_reference
 from semask.ops.resize import resize
@@ -101,18 +102,17 @@ class InMemory(LazyScores):
     def reader(self, first: int, last: int) -> Reader:
         scores = classes_last(self.rows(first, last))
         _, height, width, classes = scores.shape
-        table = scores.view(-1, classes)
-
-        def read(points: SamplePoints) -> Float[Tensor, "n k"]:
-            # rows of the table of all t × u pixels, and their weights
-            lines = (points.image * height)[:, None] + (points.row - first)
-            index = lines[:, :, None] * width + points.column[:, None]
-            return mix(table, index.flatten(1), (points.down[:, :, None] * points.across[:, None]).flatten(1))
-
-        return read
+        return partial(_read_table, scores.view(-1, classes), (height, width), first)
 
     def select(self, image: int) -> LazyScores:
         return InMemory(self.scores[image : image + 1])
+
+
+def _read_table(table: Float[Tensor, "m k"], size: Size, first: int, points: SamplePoints) -> Float[Tensor, "n k"]:
+    # rows of the table of all t × u pixels, and their weights
+    lines = (points.image * size[0])[:, None] + (points.row - first)
+    index = lines[:, :, None] * size[1] + points.column[:, None]
+    return mix(table, index.flatten(1), (points.down[:, :, None] * points.across[:, None]).flatten(1))
 
 
 class Resized(LazyScores):
@@ -148,15 +148,14 @@ class Resized(LazyScores):
         if (height, width) == self.size:
             return self.source.reader(first, last)
         down, across = bilinear_taps(height, self.size[0], first, last), bilinear_taps(width, self.size[1])
-        read = self.source.reader(down.top, down.bottom)
+        return partial(_read_taps, self.source.reader(down.top, down.bottom), down, across, first)
 
-        def read_taps(points: SamplePoints) -> Float[Tensor, "n k"]:
-            # twice as many pixels along each axis
-            row, vertical = down.spread(points.row - first, points.down)
-            column, horizontal = across.spread(points.column, points.across)
-            return read(SamplePoints(points.image, row, column, vertical, horizontal))
 
-        return read_taps
+def _read_taps(read: Reader, down: Taps, across: Taps, first: int, points: SamplePoints) -> Float[Tensor, "n k"]:
+    # twice as many pixels along each axis
+    row, vertical = down.spread(points.row - first, points.down)
+    column, horizontal = across.spread(points.column, points.across)
+    return read(SamplePoints(points.image, row, column, vertical, horizontal))
 
 
 class Crop(LazyScores):

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from semask.data.readers import tiff
-from semask.data.readers.source import MAX_PIXELS, Source, Unreadable, UnsupportedFile, as_source
+from semask.data.readers.source import MAX_PIXELS, Source, Unreadable, UnsupportedFile, as_source, first_bytes
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 """The decoders that may run; Pillow has dozens more, seldom used and seldom tested against attacks."""
@@ -91,7 +91,7 @@ def read_label(source: str | Source, *, max_pixels: int = MAX_PIXELS) -> Integer
         ValueError: as for `read_image`, or the file cannot hold ids (colours, JPEG).
     """
     given = as_source(source)
-    kind = tiff.read_kind(given) if tiff.is_tiff(given) else None
+    kind = tiff.read_kind(given) if tiff.is_tiff(first_bytes(given)) else None
     if kind is not None and not kind.pillow:
         return torch.from_numpy(tiff.read_ids(given))
     with open_image(given, max_pixels) as image:
@@ -138,7 +138,7 @@ def read_header(source: str | Source) -> tuple[int, bool]:
     The pixels of palette files are indices into their colours.
     """
     given = as_source(source)
-    if tiff.is_tiff(given):
+    if tiff.is_tiff(first_bytes(given)):
         return tiff.read_header(given)
     with open_image(given, MAX_PIXELS) as image:
         orientation = _exif_orientation(image)

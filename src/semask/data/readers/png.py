@@ -12,25 +12,25 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from PIL import Image
 from torchvision.io import ImageReadMode, decode_png
 
-from semask.data.readers.source import MAX_PIXELS, Source, UnsupportedFile
+from semask.data.readers.source import MAX_BYTES, MAX_PIXELS, Source, UnsupportedFile
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
 """Channels by PNG's number of the colour type; palettes (3) are read elsewhere."""
+MOST_UNPACKED = 2**29
+"""Bytes of the largest decoded image; several copies of it are in memory for a moment."""
+ORIENTATION = 0x0112
+"""EXIF's tag."""
 PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """Adam7's passes: first column, first row, and the steps between columns and between rows."""
 
 
-def read_header(source: Source) -> tuple[int, int] | None:
-    """Bits per sample and colour type of a PNG; None for other files and files that cannot be opened."""
-    try:
-        with source.open("rb") as file:
-            start = file.read(26)
-    except (OSError, ValueError):
-        return None
-    return (start[24], start[25]) if start[:8] == SIGNATURE and len(start) == 26 else None
+def read_header(start: bytes) -> tuple[int, int] | None:
+    """Bits per sample and colour type of a PNG that begins so; None for other files."""
+    return (start[24], start[25]) if start[:8] == SIGNATURE and len(start) > 25 else None
 
 
 def read_samples(source: Source) -> np.ndarray:
@@ -40,19 +40,26 @@ def read_samples(source: Source) -> np.ndarray:
         UnsupportedFile: the file is broken, too large or of another kind.
     """
     with source.open("rb") as file:
-        content = file.read()
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise UnsupportedFile(f"larger than {MAX_BYTES} bytes; cut it into tiles")
     chunks = list(_chunks(content))
+    orientation = next((_orientation(part) for name, part in chunks if name == b"eXIf"), 1)
+    if orientation != 1:
+        raise UnsupportedFile(f"is stored turned or mirrored (orientation {orientation}); save it upright")
     header = chunks[0][1] if chunks and chunks[0][0] == b"IHDR" else b""
     if len(header) != 13:
         raise UnsupportedFile("a PNG without a header; restore the file")
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     if depth not in (8, 16) or colour not in CHANNELS or header[10:12] != b"\0\0" or interlaced > 1:
         raise UnsupportedFile(f"a PNG of {depth} bits and colour type {colour}")
-    if not 0 < width * height <= MAX_PIXELS:
-        raise UnsupportedFile(f"too large ({width}×{height} pixels); at most {MAX_PIXELS} pixels are read")
+    pixel = CHANNELS[colour] * depth // 8
+    if not 0 < width * height <= MAX_PIXELS or width * height * pixel > MOST_UNPACKED:
+        raise UnsupportedFile(
+            f"too large ({width}×{height} pixels); at most {MAX_PIXELS} pixels in {MOST_UNPACKED} bytes are read"
+        )
 
     # the rows, each with its filter before it, must be as many as the header claims
-    pixel = CHANNELS[colour] * depth // 8
     passes = PASSES if interlaced else ((0, 0, 1, 1),)
     sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
     spans = [(1 + columns * pixel, rows) for columns, rows in sizes if columns > 0 and rows > 0]
@@ -64,6 +71,7 @@ def read_samples(source: Source) -> np.ndarray:
         start += stride * count
 
     # nothing else of the file reaches the decoder
+    del content, chunks
     parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 0)), (b"IEND", b""))
     checked = SIGNATURE + b"".join(
         struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part)) for name, part in parts
@@ -72,6 +80,16 @@ def read_samples(source: Source) -> np.ndarray:
         torch.frombuffer(bytearray(checked), dtype=torch.uint8), ImageReadMode.UNCHANGED
     ).numpy()
     return samples
+
+
+def _orientation(exif: bytes) -> int:
+    found = Image.Exif()
+    try:
+        found.load(b"Exif\0\0" + exif)
+    except (SyntaxError, ValueError, OSError, struct.error):
+        return 1  # no decoder turns by EXIF that it cannot read
+    value = found.get(ORIENTATION, 1)
+    return value if value in range(1, 9) else 1
 
 
 def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -83,7 +101,7 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
         stored = content[place + 8 + length : place + 12 + length]
         if name == b"IEND":
             return
-        if name in (b"IHDR", b"IDAT") and stored != struct.pack(">I", zlib.crc32(name + part)):
+        if name in (b"IHDR", b"IDAT", b"eXIf") and stored != struct.pack(">I", zlib.crc32(name + part)):
             raise UnsupportedFile("a PNG with a wrong checksum; restore the file")
         yield name, part
         place += 12 + length

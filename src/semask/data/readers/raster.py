@@ -12,7 +12,7 @@ from torch import Tensor
 
 from semask.data.readers import png, tiff
 from semask.data.readers.image import open_image, probe_image, read_image
-from semask.data.readers.source import MAX_PIXELS, Source, UnsupportedFile, as_source
+from semask.data.readers.source import MAX_PIXELS, Source, UnsupportedFile, as_source, first_bytes
 from semask.recipes.recipe import DataRecipe
 
 FULL_SCALE = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)}
@@ -37,10 +37,14 @@ def read_raster(given: str | Source, data: DataRecipe, *, at_least: tuple[int, i
             infinite samples.
     """
     source = as_source(given)
-    if not _has_bands(source, data):
+    start = first_bytes(source)
+    if not _has_bands(source, start, data):
         return read_image(source, at_least=at_least)
     try:
-        stored = (tiff.read_samples if tiff.is_tiff(source) else _image_samples)(source, data.channels)
+        if tiff.is_tiff(start):
+            stored = tiff.read_samples(source, data.channels)
+        else:
+            stored = _image_samples(source, start, data.channels)
         return _scale(stored.repeat(data.channels // len(stored), axis=0), data.value_range)
     except UnsupportedFile as error:
         raise ValueError(f"{source}: {error}") from None
@@ -49,7 +53,7 @@ def read_raster(given: str | Source, data: DataRecipe, *, at_least: tuple[int, i
 def probe_raster(given: str | Source, data: DataRecipe) -> tuple[int, int]:
     """Return (height, width) [px] of an image, after making sure that `read_raster` reads it."""
     source = as_source(given)
-    if not _has_bands(source, data):
+    if not _has_bands(source, first_bytes(source), data):
         return probe_image(source)
     _, height, width = read_raster(source, data).shape
     return height, width
@@ -83,18 +87,16 @@ def check_channels(data: DataRecipe, *statistics: Sequence[float]) -> None:
         raise ValueError("scenes are drawn in RGB; use --data.channels 3 and --data.value-range None")
 
 
-def _has_bands(source: Source, data: DataRecipe) -> bool:
+def _has_bands(source: Source, start: bytes, data: DataRecipe) -> bool:
     """Whether an image is read without Pillow's conversion to RGB of 8 bits."""
     if data.channels != 3 or data.value_range is not None:
         return True
-    if tiff.is_tiff(source):
-        return tiff.has_deep_samples(source)
-    return source.name.lower().endswith(".png") and png.read_header(source) in DEEP
+    return tiff.has_deep_samples(source) if tiff.is_tiff(start) else png.read_header(start) in DEEP
 
 
-def _image_samples(source: Source, channels: int) -> np.ndarray:
+def _image_samples(source: Source, start: bytes, channels: int) -> np.ndarray:
     """Return the channels of an image in another format, c H W, 8 or 16 bit."""
-    header = png.read_header(source)
+    header = png.read_header(start)
     if header is not None and header[0] >= 8 and header[1] in png.CHANNELS:
         samples = png.read_samples(source)
         opaque = len(samples) in (2, 4) and bool((samples[-1] == np.iinfo(samples.dtype).max).all())

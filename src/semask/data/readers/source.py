@@ -52,6 +52,18 @@ def is_hidden(path: str) -> bool:
     return any(part.startswith(".") or part.lower() in SYSTEM_NAMES for part in path.split("/"))
 
 
+def first_bytes(source: Source) -> bytes:
+    """The beginning of a file, which shows its format whatever its name; nothing where it cannot be opened.
+
+    What is wrong then is reported by the reader that opens it next.
+    """
+    try:
+        with source.open("rb") as file:
+            return file.read(26)
+    except (OSError, ValueError):
+        return b""
+
+
 def as_source(given: str | Source) -> Source:
     """Return the source of a path."""
     return Path(given) if isinstance(given, str) else given

@@ -18,9 +18,9 @@ UPRIGHT = 1
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
-def is_tiff(source: Source) -> bool:
-    """Whether the name is that of a TIFF."""
-    return source.name.lower().endswith((".tif", ".tiff"))
+def is_tiff(start: bytes) -> bool:
+    """Whether a file that begins so is a TIFF, classic or big."""
+    return start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def has_deep_samples(source: Source) -> bool:

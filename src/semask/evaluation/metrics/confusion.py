@@ -132,19 +132,12 @@ def count_pairs(
     truth = truth.to(prediction.device)
     if prediction.dtype != torch.uint8:
         prediction = torch.where(truth == IGNORE, 0, prediction)
-
-    def refuse(name: str, value: int, pixels: int) -> None:
-        raise ValueError(
-            f"{name} value {value} in {pixels} pixels is no class: classes are 0 to {num_classes - 1}, and {IGNORE} is "
-            "ignored in labels; fix the label map or the class count"
-        )
-
     # values beyond a byte
     for name, values in (("label", truth), ("prediction", prediction)):
         if values.dtype != torch.uint8:
             for value in (int(values.min()), int(values.max())):
                 if not 0 <= value <= 255:
-                    refuse(name, value, int((values == value).sum()))
+                    raise _unknown_class(name, value, int((values == value).sum()), num_classes)
     # All pairs of bytes are counted and what is ignored or wrong is sorted out in the small table: several times
     # faster than masks of the pixels.
     codes = torch.add(prediction.to(torch.int32), truth.to(torch.int32), alpha=256).flatten()
@@ -153,7 +146,7 @@ def count_pairs(
     for name, counts in (("label", valid.sum(1)), ("prediction", valid.sum(0))):
         if counts[num_classes:].any():
             value = num_classes + int(counts[num_classes:].nonzero()[0])
-            refuse(name, value, int(counts[value]))
+            raise _unknown_class(name, value, int(counts[value]), num_classes)
     return valid[:num_classes, :num_classes]
 
 
@@ -167,3 +160,10 @@ def ratio(part: Num[np.ndarray, " ..."], whole: Num[np.ndarray, " ..."]) -> Floa
     share: np.ndarray = np.full(np.shape(whole), np.nan)
     np.divide(part, whole, out=share, where=np.asarray(whole) != 0)
     return share
+
+
+def _unknown_class(name: str, value: int, pixels: int, num_classes: int) -> ValueError:
+    return ValueError(
+        f"{name} value {value} in {pixels} pixels is no class: classes are 0 to {num_classes - 1}, and {IGNORE} is "
+        "ignored in labels; fix the label map or the class count"
+    )

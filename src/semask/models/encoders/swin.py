@@ -57,19 +57,22 @@ class ShiftedWindowAttention(nn.Module):
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1).contiguous()
         biases = bias - 100.0 * ~self.near[:, None]  # of every kind of window
 
-        def attend(features: tuple[Tensor, ...], kinds: Kinds) -> Tensor:
-            (joint,) = features
-            if isinstance(kinds, int):  # windows of one kind share one bias
-                return biased_attention(joint, biases[kinds].to(joint.dtype))
-            return self._attend(joint, bias if kinds is None else biases[kinds])
-
         given: dict[str, Any] = {} if norm is None else {"norm": norm}
         if residual:
             given["residual"] = lambda tokens, _, update: tokens + update
+        attend = partial(self._attend, bias=bias, biases=biases)
         layer = WindowLayer(lambda tokens: (self.qkv(tokens),), attend, lambda out, _: (self.proj(out),), **given)
         return attend_in_windows(x, self.window_size, layer, shift=self.shift)[0]
 
-    def _attend(self, joint: Float[Tensor, "*b n qkv"], bias: Float[Tensor, "*w heads n n"]) -> Float[Tensor, "*b n c"]:
+    def _attend(self, features: tuple[Tensor, ...], kinds: Kinds, *, bias: Tensor, biases: Tensor) -> Tensor:
+        (joint,) = features
+        if isinstance(kinds, int):  # windows of one kind share one bias
+            return biased_attention(joint, biases[kinds].to(joint.dtype))
+        return self._attend_in_all(joint, bias if kinds is None else biases[kinds])
+
+    def _attend_in_all(
+        self, joint: Float[Tensor, "*b n qkv"], bias: Float[Tensor, "*w heads n n"]
+    ) -> Float[Tensor, "*b n c"]:
         """Attend in all windows at once; those of one image become heads, so that one mask serves every image."""
         # multi-head attention with relative position bias
         sides = queries_keys_values(joint, self.num_heads)  # 3 *b heads n d
@@ -141,20 +144,20 @@ class DenseSwinV2Block(nn.Module):
         self.register_buffer("near", window_masks(self.window_size, shift=self.shift), persistent=False)
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
-        def attend(features: tuple[Tensor, ...], kinds: Kinds) -> Tensor:
-            (windows,) = features
-            mask = None
-            if isinstance(kinds, Tensor) or kinds:
-                near = self.near[kinds]
-                mask = -100.0 * ~near.view(-1, *near.shape[-2:])
-            out: Tensor = self.attn(windows.flatten(0, -3), mask=mask)
-            return out.view(windows.shape)
-
-        layer = WindowLayer(project=lambda tokens: (tokens,), attend=attend)
+        layer = WindowLayer(project=lambda tokens: (tokens,), attend=self._attend)
         (attended,) = attend_in_windows(x, self.window_size, layer, shift=self.shift)
         # residual post-norm
         x = x + self.drop_path1(self.norm1(attended))
         return x + self.drop_path2(self.norm2(apply_chunked(self.mlp, x)))
+
+    def _attend(self, features: tuple[Tensor, ...], kinds: Kinds) -> Tensor:
+        (windows,) = features
+        mask = None
+        if isinstance(kinds, Tensor) or kinds:
+            near = self.near[kinds]
+            mask = -100.0 * ~near.view(-1, *near.shape[-2:])
+        out: Tensor = self.attn(windows.flatten(0, -3), mask=mask)
+        return out.view(windows.shape)
 
 
 class DensePatchEmbedding(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -130,13 +131,16 @@ class SemanticLayer(nn.Module):
         if self.window_size is None:
             return tuple(each.unflatten(1, x.shape[1:3]) for each in unit(x.flatten(1, 2)))
 
-        def attend(features: tuple[Tensor, ...], kinds: Kinds) -> Tensor:
-            # eq. 1 between tokens that were neighbours before the shift
-            mask = self.near[kinds] if shift and self.near is not None else None
-            return sdpa_mixed_widths(*features, mask=mask, scale=unit.scale)
-
+        near = self.near if shift else None
+        attend = partial(self._attend_in_window, near=near, scale=unit.scale)
         layer = WindowLayer(unit.queries_keys_values, attend, unit.update, **steps)
         return attend_in_windows(x, self.window_size, layer, shift=shift)
+
+    def _attend_in_window(
+        self, features: tuple[Tensor, ...], kinds: Kinds, *, near: Tensor | None, scale: float
+    ) -> Tensor:
+        # eq. 1 between tokens that were neighbours before the shift
+        return sdpa_mixed_widths(*features, mask=None if near is None else near[kinds], scale=scale)
 
     def _add(self, x: Float[Tensor, "*n c"], normalised: Float[Tensor, "*n c"], update: Tensor) -> Tensor:
         return (x if self.residual == "input" else normalised) + update
