@@ -38,7 +38,7 @@ def test_a_run_leaves_what_it_says(tmp_path: Path, tiny_recipe: Callable[..., Re
     assert [step for step, _ in history["train/loss"]] == list(range(5))
     for name in ("train/main", "train/prior", "train/lr", "lambda/stage1", "lambda/stage4", "val/aAcc", "val/mAcc"):
         assert name in history
-    assert {path.name for path in tmp_path.iterdir()} == {"best", "last", "last.ckpt", "logs", "recipe.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "best", "last", "last.ckpt", "logs", "recipe.json"}
     assert list(tmp_path.glob("logs/session_0/events.out.tfevents.*"))
     assert json.loads((tmp_path / "recipe.json").read_text())["recipe"]["train"]["steps"] == 5
 
@@ -167,7 +167,10 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path, tiny_recipe: Callable[..
     with locked(tmp_path / "run"), pytest.raises(ValueError, match=facts(str(tmp_path / "run"), "--out")):
         run.train(recipe, RunOptions(out=tmp_path / "run", workers=0))
     assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".1-a.tmp").write_text("of a killed run")
     run.train(recipe, RunOptions(out=tmp_path / "run", workers=0))  # the first one has ended
+    assert not (tmp_path / "run" / ".1-a.tmp").exists()
 
 
 def test_checkpoints_do_not_pass_through_the_folder_for_temporary_files(
@@ -196,3 +199,27 @@ def test_a_validation_split_without_labels_is_refused(
     monkeypatch.setattr(run, "validation_set", unlabelled)
     with pytest.raises(ValueError, match=facts("--data.val-split")):
         run.train(tiny_recipe(TrainRecipe(steps=1, batch_size=2)), RunOptions(out=tmp_path, workers=0))
+
+
+@pytest.mark.parametrize("changes", [{"optim.min_lr": 1.0}, {"train.freeze_encoder": True}])
+def test_a_refused_run_leaves_the_one_that_it_would_replace(
+    tmp_path: Path, tiny_recipe: Callable[..., Recipe], changes: dict[str, object]
+) -> None:
+    recipe = tiny_recipe(TrainRecipe(steps=1, batch_size=2))
+    run.train(recipe, RunOptions(out=tmp_path, workers=0))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=facts("optim.min_lr") if "optim.min_lr" in changes else "frozen"):
+        run.train(recipe.override(changes), RunOptions(out=tmp_path, workers=0, overwrite=True))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_fit_refuses_what_train_refuses(tmp_path: Path) -> None:
+    data = [semask.Sample(torch.rand(3, 32, 32), torch.randint(0, 4, (32, 32))) for _ in range(4)]
+    model = semask.create_model("resnet18", "pspnet", num_classes=4)
+    with pytest.raises(ValueError, match=facts("--train.batch-size")):
+        semask.fit(model, data, data, steps=2, batch_size=1, out=tmp_path / "a")
+    plain = semask.build("scenes/micro-seg", num_classes=4)
+    with pytest.raises(ValueError, match=facts("--train.cached-views")):
+        semask.fit(plain, data, data, steps=2, batch_size=2, out=tmp_path / "b", freeze_encoder=True, cached_views=2)
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "b").exists()

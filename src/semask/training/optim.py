@@ -15,18 +15,24 @@ ParameterGroup = dict[str, object]
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
-def build_optimizer(model: nn.Module, recipe: OptimRecipe) -> torch.optim.Optimizer:
-    """Return the recipe's optimiser over the parameters that are trained.
-
-    Source: AdamW, SeMask §4; SGD with Nesterov's momentum, Segmenter's authors' code.
-    """
-    if recipe.lr <= 0:
-        raise ValueError(f"optim.lr must be more than 0, got {recipe.lr:g}; to train nothing, evaluate")
-    if not 0 <= recipe.min_lr <= recipe.lr:
+def check_rates(recipe: OptimRecipe) -> None:
+    """Raise a ValueError unless the learning rate falls, from a positive one."""
+    if not 0 <= recipe.min_lr <= recipe.lr or recipe.lr <= 0:
         raise ValueError(
             f"the learning rate falls from optim.lr to optim.min_lr, which must lie in [0, {recipe.lr:g}], got "
             f"{recipe.min_lr:g}"
         )
+
+
+def build_optimizer(model: nn.Module, recipe: OptimRecipe) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser over the parameters that are trained.
+
+    Raises:
+        ValueError: The rates are wrong.
+
+    Source: AdamW, SeMask §4; SGD with Nesterov's momentum, Segmenter's authors' code.
+    """
+    check_rates(recipe)
     groups = parameter_groups(model, recipe)
     if recipe.algorithm == "sgd":
         nesterov = recipe.nesterov and recipe.momentum > 0

@@ -71,21 +71,23 @@ def locked(out: Path) -> Iterator[None]:
         return
     made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
-    path = out / LOCK
-    lock = FileLock(path, timeout=0)
+    lock = FileLock(out / LOCK, timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
         raise ValueError(
             f"another run is writing to {str(out)!r}; wait for it, or choose another folder with --out"
         ) from error
+    # what a killed run was writing
+    for folder in (out, out / "best", out / "last"):
+        for part in folder.glob(".*.tmp"):
+            part.unlink(missing_ok=True)
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
         lock.release()
-        if made and not any(out.iterdir()):
-            out.rmdir()  # refused before anything was written
+        if made and {path.name for path in out.iterdir()} <= {LOCK}:
+            shutil.rmtree(out, ignore_errors=True)  # refused before anything was written
 
 
 def check_batch_norms(model: SegmentationModel, crop: tuple[int, int]) -> None:
@@ -93,12 +95,11 @@ def check_batch_norms(model: SegmentationModel, crop: tuple[int, int]) -> None:
 
     Such values have no variance: heads that pool the whole map (PSPNet, DeepLabV3+, UPerNet), and tiny crops.
     """
-    twin = meta_twin(model).train()
     try:
-        twin(torch.zeros(1, len(model.mean), *crop, device="meta"))
-    except ValueError as error:
+        meta_twin(model).train()(torch.zeros(1, len(model.mean), *crop, device="meta"))
+    except Exception as error:
         if "more than 1 value per channel" not in str(error):
-            raise
+            return  # a model that does not run without values, or not at this size
         raise ValueError(
             "with one image per step a BatchNorm of this model sees one value per channel, which has no variance; use "
             "--train.batch-size 2 or more, fewer --train.accumulate, or a larger --data.crop"
@@ -177,11 +178,14 @@ def open_folder(out: Path, recipe: Recipe | None, classes: Classes | None, *, re
         (out / LAST_CHECKPOINT).unlink(missing_ok=True)
         for name in (FOLDER, "best", "last"):
             shutil.rmtree(out / name, ignore_errors=True)
-    write_record(out, recipe, classes)
     if resume is not None:
         for name in ("best", "last"):
             if (resume.parent / name).is_dir() and not (out / name).exists():
-                shutil.copytree(resume.parent / name, out / name)
+                part = out / f".{name}.part"
+                shutil.rmtree(part, ignore_errors=True)
+                shutil.copytree(resume.parent / name, part)
+                part.replace(out / name)
+    write_record(out, recipe, classes)
 
 
 def _check_same_recipe(record: Path, recipe: Recipe) -> None:

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from semask.data.checks.check import check_pairs
 from semask.data.classes import Classes
-from semask.data.dataset import training_set, validation_set
+from semask.data.dataset import TrainingFiles, training_set, validation_set
 from semask.evaluation.metrics import Confusion
 from semask.evaluation.metrics.confusion import Scores
 from semask.losses.build import build_loss
@@ -35,6 +35,7 @@ from semask.training.datamodule import SegmentationData, micro_batch
 from semask.training.frozen import check_frozen
 from semask.training.history import FOLDER, open_loggers
 from semask.training.module import SegmentationModule
+from semask.training.optim import check_rates
 from semask.training.options import RunOptions, check_options
 from semask.training.prepare import (
     check_batch_norms,
@@ -82,6 +83,7 @@ class Run:
         """Check the folder and set up the trainer, before any step is made."""
         check_numbers(recipe)
         check_options(options)
+        check_rates(recipe.optim)
         self.recipe, self.options, self.classes = recipe, options, classes
         self.out = folder_of(recipe, options)
         average = MovingAverage(decay=recipe.train.ema) if recipe.train.ema is not None else None
@@ -103,7 +105,17 @@ class Run:
 
     def fit(self, module: SegmentationModule, data: SegmentationData, loggers: Sequence[Logger] | None) -> TrainResult:
         """Train, and return the best evaluation."""
+        check_frozen(self.recipe, self.trainer.world_size)
+        views = self.recipe.train.cached_views
+        if views is not None and not isinstance(data.draws, TrainingFiles):
+            raise ValueError(
+                f"train.cached_views {views} is for images from files, not for {type(data.draws).__name__}"
+            )
+        synchronised = self.trainer.world_size > 1 and torch.cuda.is_available()
+        if self.micro_batch == 1 and not synchronised:
+            check_batch_norms(module.model, self.recipe.data.crop)
         checkpoint_stages(module.model.encoder, self.recipe.train.checkpoint_stages)
+        # all refusals come before an earlier run is removed
         if self.first:
             open_folder(self.out, module.model.recipe, self.classes, resume=self.resume)
         self.trainer.loggers = [*loggers] if loggers is not None else open_loggers(self.out, self.options.logger)
@@ -120,10 +132,10 @@ class Run:
                 raise KeyboardInterrupt from leaving
             raise
         matrix = self.checkpoints.matrix
-        if matrix is None or not matrix.any():
+        if matrix is None:
             raise ValueError(
-                f"the run in {str(self.out)!r} has no score: no pixel of the validation split has a label; check "
-                "--data.val-split and the class table's labels"
+                f"the weights in {str(self.out / 'best')!r} are lost, and the run has ended; train it again with "
+                "--overwrite"
             )
         best = Confusion(len(matrix))
         best.matrix += matrix
@@ -163,7 +175,6 @@ def train(recipe: Recipe, options: RunOptions | None = None) -> TrainResult:
     recipe, classes = fit_classes(recipe)
     with quiet(), locked(folder_of(recipe, options)):
         run = Run(recipe, options, classes)
-        check_frozen(recipe, run.trainer.world_size)
         if run.first and recipe.data.kind != "scenes" and not options.skip_check:
             check_pairs(recipe.data)
         if run.first:
@@ -172,8 +183,6 @@ def train(recipe: Recipe, options: RunOptions | None = None) -> TrainResult:
         model = build(recipe).train()
         if run.resume is None:
             load_pretrained(model, recipe, console=run.console, from_scratch=options.from_scratch)
-        if run.micro_batch == 1 and run.trainer.world_size == 1:
-            check_batch_norms(model, recipe.data.crop)
         module = SegmentationModule(model, build_loss(recipe), recipe)
         draws = training_set(recipe.data, seed=recipe.train.seed, mean=recipe.model.mean)
         data = SegmentationData(draws, validation_set(recipe.data), recipe, workers=options.workers)

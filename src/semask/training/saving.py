@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from semask.checkpoints import store
@@ -43,21 +44,23 @@ class Checkpoints(Callback):
         self.matrix: Tensor | None = None
         self.step = 0
         self.saved_step, self.saved_at = -1, 0.0
-        self.stopping = False
-        self.handler: Any = None
+        self.stopping = 0
+        self.handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count minutes, and to listen for Ctrl-C."""
-        self.step, self.saved_at, self.stopping = trainer.global_step, time.monotonic(), False
-        handler = signal.getsignal(signal.SIGINT)
-        if callable(handler) and threading.current_thread() is threading.main_thread():
-            self.handler = handler
-            signal.signal(signal.SIGINT, self._stop)
+        """Begin to count minutes, and to listen for Ctrl-C and SIGTERM."""
+        self.step, self.saved_at, self.stopping = trainer.global_step, time.monotonic(), 0
+        # of several processes Lightning tells all that SIGTERM came
+        for number in (signal.SIGINT, signal.SIGTERM)[: 2 if trainer.world_size == 1 else 1]:
+            handler = signal.getsignal(number)
+            if callable(handler) and threading.current_thread() is threading.main_thread():
+                self.handlers[number] = handler
+                signal.signal(number, self._stop)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """End a stopped run, whose last step has been logged by now."""
         if self.stopping and self.saved_step == trainer.global_step:
-            raise KeyboardInterrupt
+            self._end()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -72,7 +75,7 @@ class Checkpoints(Callback):
         if self._is_evaluated(step):
             return
         # A resumed run makes the step before an evaluation again, and comes to it by itself.
-        due = self._is_evaluated(step + 1) or self.stopping or trainer.received_sigterm
+        due = self._is_evaluated(step + 1) or self.stopping > 0 or trainer.received_sigterm
         due = due or time.monotonic() - self.saved_at >= 60 * self.train.checkpoint_every
         if trainer.world_size > 1:
             due = trainer.strategy.reduce_boolean_decision(due, all=False)
@@ -82,14 +85,17 @@ class Checkpoints(Callback):
     def on_validation_batch_start(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         """End a stopped run, which was saved before the evaluation."""
         if self.stopping:
-            raise KeyboardInterrupt
+            self._end()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what the evaluation asks for."""
         assert isinstance(pl_module, SegmentationModule)
         assert pl_module.confusion is not None
+        if not pl_module.confusion.matrix.any():
+            raise ValueError(
+                "no pixel of the validation split has a label; check --data.val-split and the class table's labels"
+            )
         miou = pl_module.confusion.scores().miou
-        # Without any labelled pixel mIoU is nan, which no comparison finds better.
         better = miou > self.best or self.best_step == 0
         if better:
             self.best, self.best_step = miou, trainer.global_step
@@ -107,10 +113,11 @@ class Checkpoints(Callback):
         self._save(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave Ctrl-C as it was."""
-        if self.handler is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self.handler)
-        self.handler = None
+        """Leave the signals as they were."""
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self.handlers.items():
+                signal.signal(number, handler)
+        self.handlers = {}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best mIoU and its step."""
@@ -132,7 +139,12 @@ class Checkpoints(Callback):
         trainer.strategy.barrier("checkpoint written")
         self.saved_step, self.saved_at = trainer.global_step, time.monotonic()
 
-    def _stop(self, *_: Any) -> None:
-        self.stopping = True
-        signal.signal(signal.SIGINT, self.handler)
+    def _stop(self, number: int, _: Any) -> None:
+        self.stopping = number
+        signal.signal(number, self.handlers[number])
         logger.warning("the run stops after this step; press Ctrl-C again to stop at once")
+
+    def _end(self) -> None:
+        if self.stopping == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SIGTERMException
