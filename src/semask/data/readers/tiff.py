@@ -89,7 +89,7 @@ def read_samples(source: Source, channels: int) -> np.ndarray:
                 f"is stored turned or mirrored (orientation {_orientation(series.keyframe)}); save it upright"
             )
         samples: np.ndarray = series.asarray(maxworkers=1)
-        if series.keyframe.photometric == PHOTOMETRIC.MINISWHITE and samples.dtype.kind in "ub":
+        if series.keyframe.photometric == PHOTOMETRIC.MINISWHITE and samples.dtype.kind in ("u", "b"):
             samples = ~samples  # white is stored as 0
         samples = samples[None] if samples.ndim == 2 else samples
         samples = np.moveaxis(samples, -1, 0) if series.axes[-1] == "S" else samples
@@ -116,9 +116,9 @@ def read_ids(source: Source) -> np.ndarray:
         if values.dtype.kind == "f" and not (np.isfinite(values).all() and (values == np.round(values)).all()):
             odd = values[~(np.isfinite(values) & (values == np.round(values)))].flat[0]
             raise UnsupportedFile(f"{values.dtype.name} label values such as {odd:g}; ids are whole numbers")
-        if values.dtype.kind not in "biuf" or np.abs(values.astype(np.float64)).max() > 2**53:
+        if values.dtype.kind not in ("b", "i", "u", "f") or np.abs(values.astype(np.float64)).max() > 2**53:
             raise UnsupportedFile(f"{values.dtype.name} label values; ids are whole numbers of up to 32 bits")
-        return values.astype(np.uint8 if values.dtype.kind in "bu" and values.dtype.itemsize == 1 else np.int64)
+        return values.astype(np.uint8 if values.dtype.kind in ("b", "u") and values.dtype.itemsize == 1 else np.int64)
 
     values: np.ndarray = _first_series(source, read)
     # how TIFF's orientations are undone: mirrored first, then quarter turns against the clock
