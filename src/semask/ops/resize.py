@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from semask.ops.reference import is_reference, runs_eagerly
 
 logger = logging.getLogger(__name__)
-OVERSHOOT = 0.1
-"""Values beyond [0, 1] that resizing by cubic curves may reach."""
+CLEAR, OVERSHOOT = 0.5, 0.1
+"""How far beyond [0, 1] values are of another range for certain, and may be overshoots of cubic resizing."""
 
 
 def size_of(x: Shaped[Tensor, "*b h w"]) -> tuple[int, int]:
@@ -82,18 +82,20 @@ def to_float(image: UInt8[Tensor, "*b c H W"] | Float[Tensor, "*b c H W"]) -> Fl
 
 
 def check_range(images: Tensor) -> None:
-    """Refuse images of another range than [0, 1], and warn of images so dark that 8-bit values were divided twice.
+    """Refuse images that are clearly of another range than [0, 1], and warn of those that may be.
 
-    A little beyond is no error: resizing may overshoot. Compiled and exported graphs do not look.
+    May be: somewhat beyond, or so dark that 8-bit values were divided twice. Compiled and exported graphs do not look.
     """
     if not runs_eagerly() or not images.is_floating_point() or not images.numel():
         return
     low, high = (float(value) for value in images.detach().aminmax())
-    if low < -OVERSHOOT or high > 1 + OVERSHOOT:
+    if low < -CLEAR or high > 1 + CLEAR:
         raise ValueError(
             f"float images have values in [0, 1], got {low:g} … {high:g}; divide 8-bit values by 255, and leave mean "
             "and standard deviation to the model"
         )
+    if low < -OVERSHOOT or high > 1 + OVERSHOOT:
+        logger.warning("images have values in [0, 1], and these lie in %.3g … %.3g; are they normalised?", low, high)
     if 0 < high <= 1 / 255:
         logger.warning("all values of the images are below 1/255 (at most %.3g); were they divided by 255 twice?", high)
 
