@@ -19,7 +19,7 @@ def model() -> SegmentationModel:
 
 @pytest.mark.parametrize("give", ["labels", "predict"])
 @pytest.mark.parametrize(
-    ("scale", "shift"), [(255.0, 0.0), (2.0, -1.0), (4.0, -2.0), (65535.0, 0.0), (1.0, -0.5), (1.0, 0.5)]
+    ("scale", "shift"), [(255.0, 0.0), (2.0, -1.0), (4.0, -2.0), (65535.0, 0.0), (1.0, -0.8), (1.0, 0.8)]
 )
 def test_other_ranges_are_refused_by_value(model: SegmentationModel, scale: float, shift: float, give: str) -> None:
     images = torch.linspace(0, 1, 3 * 40 * 50).view(1, 3, 40, 50) * scale + shift
@@ -30,6 +30,9 @@ def test_other_ranges_are_refused_by_value(model: SegmentationModel, scale: floa
 def test_images_divided_twice_are_told(model: SegmentationModel, caplog: pytest.LogCaptureFixture) -> None:
     model.labels(torch.rand(1, 3, 32, 32) / 255)
     assert "255" in caplog.text
+    caplog.clear()
+    model.labels(torch.rand(1, 3, 32, 32) * 1.4)
+    assert "[0, 1]" in caplog.text
     caplog.clear()
     model.labels(torch.zeros(1, 3, 32, 32))  # an image may be black
     model.labels(torch.rand(1, 3, 32, 32) * 1.05)  # cubic resizing overshoots

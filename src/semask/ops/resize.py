@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from semask.ops.reference import is_reference, runs_eagerly
 
 logger = logging.getLogger(__name__)
-CLEAR, OVERSHOOT = 0.5, 0.1
+CLEAR, OVERSHOOT = 0.75, 0.1
 """How far beyond [0, 1] values are of another range for certain, and may be overshoots of cubic resizing."""
 
 
