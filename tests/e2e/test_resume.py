@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import random
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +16,7 @@ from lightning.pytorch import Trainer
 from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
+import semask
 from semask.recipes import Recipe, TrainRecipe
 from semask.structures import Sample
 from semask.training import run
@@ -191,3 +196,47 @@ def test_resume_refuses_another_recipe(tmp_path: Path, tiny_recipe: Callable[...
         train(recipe, RunOptions(out=tmp_path, workers=0))
     with pytest.raises(ValueError, match=facts(repr(str(tmp_path / "new" / "last.ckpt")), "--resume")):
         train(recipe, RunOptions(out=tmp_path / "new", workers=0, resume="latest"))
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_any_moment_goes_on(tmp_path: Path) -> None:
+    """kill -9 at 30 random moments: what is there is whole, and the end is that of a run that was never killed."""
+    flags = ["scenes/micro-fpn", "--train.steps", "60", "--train.eval-every", "20", "--workers", "0", "--logger", "csv"]
+    flags += ["--train.batch-size", "2", "--data.crop", "32", "32", "--data.scene-size", "32", "32"]
+    flags += [
+        "--data.scene-count",
+        "8",
+        "--model.encoder.embed-dim",
+        "16",
+        "--model.encoder.depths",
+        "1",
+        "1",
+        "1",
+        "1",
+    ]
+    flags += ["--train.checkpoint-every", "0.001"]
+    command = [sys.executable, "-m", "semask.cli.main", "train", *flags, "--out"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    draw, out, kills, ended = random.Random(0), tmp_path / "parts", 0, 0
+    while kills < 30:
+        resume = ["--resume"] if (out / "last.ckpt").exists() else ["--overwrite"]
+        run = subprocess.Popen([*command, str(out), *resume], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            run.wait(draw.uniform(4, 12))
+        except subprocess.TimeoutExpired:
+            run.kill()
+            kills += 1
+        run.communicate()
+        if run.returncode == 0:
+            one, two = (torch.load(folder / "last.ckpt", weights_only=True) for folder in (tmp_path / "whole", out))
+            assert same(one["state_dict"], two["state_dict"]) == []
+            shutil.rmtree(out)
+            ended += 1
+            continue
+        assert run.returncode == -signal.SIGKILL
+        for folder in (out / "best", out / "last"):
+            if (folder / "recipe.json").exists():
+                semask.load(folder)
+        if (out / "last.ckpt").exists():
+            torch.load(out / "last.ckpt", weights_only=True)
+    assert ended

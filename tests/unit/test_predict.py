@@ -315,3 +315,10 @@ def test_links_that_lead_nowhere_are_failures(
     assert missing(shown.out, 2, links, links + 1) == [], "images, failures, and files without a result"
     written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png"))
     assert written == ["predictions/m.png", "predictions/x/z.png"]
+
+
+def test_an_image_too_long_for_a_jpeg_has_its_overlay(checkpoint: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.full((1, 65_535, 3), 90, np.uint8)).save(tmp_path / "long.png")
+    assert cli.main(["predict", str(checkpoint), str(tmp_path / "long.png"), "--out", str(tmp_path / "out")]) == 0
+    with Image.open(tmp_path / "out" / "overlays" / "long.png") as overlaid:
+        assert overlaid.size == (65_535, 1)

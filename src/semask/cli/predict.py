@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 PREDICTIONS, OVERLAYS, PRIORS, SUBMISSION = "predictions", "overlays", "priors", "submission"
+JPEG_SIDE = 65_500
+"""The longest side of a JPEG that libraries write [px]."""
 """Folders of results; the name "labels" beside images/ would overwrite a data set's truth."""
 
 
@@ -187,7 +189,8 @@ class Painter:
             write_label(out / PRIORS / f"{name}.png", prior, self.classes)
         if self.options.overlay:
             mixed = overlay(as_rgb(image), labels, self.classes, alpha=self.options.alpha)
-            write_image(out / OVERLAYS / f"{name}.jpg", mixed)
+            suffix = "jpg" if max(mixed.shape) <= JPEG_SIDE else "png"
+            write_image(out / OVERLAYS / f"{name}.{suffix}", mixed)
 
 
 def find_files(images: Path, *, leave_out: Path) -> list[Path]:
