@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from semask.training.run import train
 from semask.training.saving import Checkpoints
 from tests.facts import facts
 
-STEPS, HALF, BATCH = 6, 3, 4
+STEPS, HALF, BATCH, KILLS = 6, 3, 4, 30
 
 
 class PowerCut(RuntimeError):
@@ -217,26 +216,30 @@ def test_a_run_that_is_killed_at_any_moment_goes_on(tmp_path: Path) -> None:
     flags += ["--train.checkpoint-every", "0.001"]
     command = [sys.executable, "-m", "semask.cli.main", "train", *flags, "--out"]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
-    draw, out, kills, ended = random.Random(0), tmp_path / "parts", 0, 0
-    while kills < 30:
-        resume = ["--resume"] if (out / "last.ckpt").exists() else ["--overwrite"]
-        run = subprocess.Popen([*command, str(out), *resume], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    draw, out, kills = random.Random(0), tmp_path / "parts", 0
+
+    def go_on() -> subprocess.Popen[bytes]:
+        resume = "--resume" if (out / "last.ckpt").exists() else "--overwrite"
+        return subprocess.Popen([*command, str(out), resume], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    while kills < KILLS:
+        training = go_on()
         try:
-            run.wait(draw.uniform(4, 12))
+            training.communicate(timeout=draw.uniform(4, 12))
+            assert training.returncode == 0
+            break  # it came to its end between two kills
         except subprocess.TimeoutExpired:
-            run.kill()
+            training.kill()
+            training.communicate()
             kills += 1
-        run.communicate()
-        if run.returncode == 0:
-            one, two = (torch.load(folder / "last.ckpt", weights_only=True) for folder in (tmp_path / "whole", out))
-            assert same(one["state_dict"], two["state_dict"]) == []
-            shutil.rmtree(out)
-            ended += 1
-            continue
-        assert run.returncode == -signal.SIGKILL
         for folder in (out / "best", out / "last"):
             if (folder / "recipe.json").exists():
                 semask.load(folder)
         if (out / "last.ckpt").exists():
             torch.load(out / "last.ckpt", weights_only=True)
-    assert ended
+    training = go_on()
+    training.communicate()
+    assert training.returncode == 0
+    one, two = (torch.load(folder / "last.ckpt", weights_only=True) for folder in (tmp_path / "whole", out))
+    assert one["global_step"] == two["global_step"] == 60
+    assert same(one["state_dict"], two["state_dict"]) == []
