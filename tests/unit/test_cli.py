@@ -16,6 +16,7 @@ import tyro
 
 from semask.cli import flags, train
 from semask.cli import main as cli
+from semask.recipes import bounds
 from tests.facts import facts, missing
 
 HEAVY = ("torch", "numpy", "PIL", "timm", "torchvision", "matplotlib", "scipy", "lightning", "jinja2", "transformers")
@@ -226,18 +227,18 @@ def test_every_number_of_a_flag_has_a_range() -> None:
                 and settings.__module__ == module.__name__
             ):
                 found |= {*numbers_of(settings)}
-    assert found <= {*flags.BOUNDS}
-    assert {*flags.BOUNDS} - found <= {"devices", "nodes"}
+    assert found <= {*bounds.FLAGS}
+    assert {*bounds.FLAGS} - found <= {"devices", "nodes"}
 
 
-@pytest.mark.parametrize("name", flags.BOUNDS)
+@pytest.mark.parametrize("name", bounds.FLAGS)
 @pytest.mark.parametrize("value", [-7, 10**26, math.nan, math.inf])
 def test_flags_out_of_range_are_refused_by_name(name: str, value: float) -> None:
     settings = dataclasses.make_dataclass("Settings", [(name, float)])
     with pytest.raises(ValueError, match=facts(f"--{name}", f"{value:g}")):
-        flags.check_flags(settings(value))
+        bounds.check_flags(settings(value))
     inside = 0.5 if name in {"alpha", "beta"} else 1
     several = dataclasses.make_dataclass("Settings", [(name, tuple)])
     with pytest.raises(ValueError, match=facts(f"--{name}", f"{value:g}")):
-        flags.check_flags(several((inside, value)))
-    flags.check_flags(settings(inside))
+        bounds.check_flags(several((inside, value)))
+    bounds.check_flags(settings(inside))

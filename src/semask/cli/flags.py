@@ -14,27 +14,10 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 
 from semask.files import check_writable
 from semask.recipes import Recipe
-from semask.recipes.bounds import MANY, SHARE, Range, check_numbers
+from semask.recipes.bounds import check_flags, check_numbers
 
 T = TypeVar("T")
 HELP = ("-h", "--help", "--help-all")
-BOUNDS = {
-    "alpha": SHARE,
-    "areas": Range(1, MANY),
-    "beta": Range(0, 1, below=True),
-    "bins": Range(0, 10_000),
-    "devices": Range(1, 1024),
-    "distance": Range(0, 64),
-    "gallery": Range(0, 1000),
-    "images": Range(1, MANY),
-    "nodes": Range(1, 65_536),
-    "resamples": Range(0, 1_000_000),
-    "seed": Range(0, 2**32 - 1),
-    "seeds": Range(0, 2**32 - 1),
-    "strengths": Range(1, 5),
-    "workers": Range(0, 1024),
-}
-"""Ranges of the numbers that no recipe has, by flag; of tuples for every element."""
 
 
 def parse(target: Callable[..., T], arguments: Sequence[str], *, prog: str, **options: Any) -> T:
@@ -49,20 +32,6 @@ def parse(target: Callable[..., T], arguments: Sequence[str], *, prog: str, **op
     )
     check_flags(result)
     return result
-
-
-def check_flags(settings: Any) -> None:
-    """Check the numbers of a command's settings, apart from those of recipes.
-
-    Raises:
-        ValueError: A number is out of its range; the message names the flag.
-    """
-    for field in dataclasses.fields(settings) if dataclasses.is_dataclass(settings) else ():
-        value = getattr(settings, field.name)
-        check_flags(value)
-        for number in value if isinstance(value, tuple) else (value,):
-            if field.name in BOUNDS and isinstance(number, int | float) and number not in BOUNDS[field.name]:
-                raise ValueError(f"--{field.name} must lie in {BOUNDS[field.name]}, got {number:g}")
 
 
 def parse_over(

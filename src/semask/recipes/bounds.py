@@ -1,4 +1,4 @@
-"""Bounds of every number in a recipe, in one table; standard library alone."""
+"""Bounds of every number in a recipe and of the numbers beside it; standard library alone."""
 
 from __future__ import annotations
 
@@ -106,6 +106,25 @@ BOUNDS: dict[str, dict[str, Range]] = {
 """Ranges by the part of a recipe and its field; each holds for every element of a tuple."""
 
 
+FLAGS = {
+    "alpha": SHARE,
+    "areas": Range(1, MANY),
+    "beta": Range(0, 1, below=True),
+    "bins": Range(0, 10_000),
+    "devices": Range(1, 1024),
+    "distance": Range(0, 64),
+    "gallery": Range(0, 1000),
+    "images": Range(1, MANY),
+    "nodes": Range(1, 65_536),
+    "resamples": Range(0, 1_000_000),
+    "seed": Range(0, 2**32 - 1),
+    "seeds": Range(0, 2**32 - 1),
+    "strengths": Range(1, 5),
+    "workers": Range(0, 1024),
+}
+"""Ranges of the numbers that no recipe has, by flag; of tuples for every element."""
+
+
 def check_numbers(part: Any, where: str = "") -> None:
     """Check every number of a recipe, or of a part of one at `where`.
 
@@ -130,3 +149,17 @@ def numbers(part: Any, where: str = "") -> Iterator[tuple[str, float]]:
             yield from numbers(value, where)
     elif isinstance(part, int | float) and not isinstance(part, bool):
         yield where, part
+
+
+def check_flags(settings: Any) -> None:
+    """Check the numbers of a command's settings or a run's options, apart from those of recipes.
+
+    Raises:
+        ValueError: A number is out of its range; the message names the flag.
+    """
+    for field in fields(settings) if is_dataclass(settings) else ():
+        value = getattr(settings, field.name)
+        check_flags(value)
+        for number in value if isinstance(value, tuple) else (value,):
+            if field.name in FLAGS and isinstance(number, int | float) and number not in FLAGS[field.name]:
+                raise ValueError(f"--{field.name} must lie in {FLAGS[field.name]}, got {number:g}")

@@ -55,4 +55,4 @@ MEASURED: dict[str, Measured] = {
     "scenes/semask-micro-seg-mask": Measured(27.70, _SCENES),
     "scenes/semask-micro-mask2former": Measured(72.27, _SCENES),
 }
-"""Our own figures by recipe; docs/log.md tells how each came about."""
+"""Our own figures by recipe; docs/log.md has the run of each."""

@@ -77,7 +77,7 @@ class CachedViews(Dataset[EncodedSample]):
     """Augmented views of all training images as a frozen encoder sees them, in a new order every pass over them.
 
     The views are the first `count` draws. Maps are kept in half precision and labels in 8 bits, in a folder of the
-    system's temporary space (TMPDIR) that goes when this object does. A ValueError tells when they do not fit.
+    system's temporary space (TMPDIR) that goes when this object does. What does not fit there is a ValueError.
     """
 
     def __init__(self, draws: TrainingFiles, model: SegmentationModel, *, count: int, workers: int) -> None:

@@ -29,11 +29,3 @@ class RunOptions:
     workers: int = 2
     """Processes per device that load images; 0 loads in the training process."""
     logger: Literal["csv+tensorboard", "csv", "tensorboard"] = "csv+tensorboard"
-
-
-def check_options(options: RunOptions) -> None:
-    """Raise a ValueError for numbers of devices, nodes or workers that no machine has."""
-    for name, least, most in (("devices", 1, 1024), ("nodes", 1, 65_536), ("workers", 0, 1024)):
-        value = getattr(options, name)
-        if value is not None and not least <= value <= most:
-            raise ValueError(f"--{name} must lie in [{least}, {most}], got {value}")

@@ -28,7 +28,7 @@ from semask.models.build import build
 from semask.models.flops import parameters
 from semask.ops.memory import checkpoint_stages
 from semask.recipes import Recipe, TrainRecipe
-from semask.recipes.bounds import check_numbers
+from semask.recipes.bounds import check_flags, check_numbers
 from semask.text import console
 from semask.training.callbacks import MovingAverage, RandomStates, WarnUnusedSemanticAttention
 from semask.training.datamodule import SegmentationData, micro_batch
@@ -36,7 +36,7 @@ from semask.training.frozen import check_frozen
 from semask.training.history import FOLDER, open_loggers
 from semask.training.module import SegmentationModule
 from semask.training.optim import check_rates
-from semask.training.options import RunOptions, check_options
+from semask.training.options import RunOptions
 from semask.training.prepare import (
     check_batch_norms,
     find_checkpoint,
@@ -82,7 +82,7 @@ class Run:
     ) -> None:
         """Check the folder and set up the trainer, before any step is made."""
         check_numbers(recipe)
-        check_options(options)
+        check_flags(options)
         check_rates(recipe.optim)
         self.recipe, self.options, self.classes = recipe, options, classes
         self.out = folder_of(recipe, options)
@@ -111,7 +111,8 @@ class Run:
             raise ValueError(
                 f"train.cached_views {views} is for images from files, not for {type(data.draws).__name__}"
             )
-        synchronised = self.trainer.world_size > 1 and torch.cuda.is_available()
+        # BatchNorm is synchronised where processes train on GPUs, whatever else the machine has
+        synchronised = self.trainer.world_size > 1 and self.trainer.strategy.root_device.type == "cuda"
         if self.micro_batch == 1 and not synchronised:
             check_batch_norms(module.model, self.recipe.data.crop)
         checkpoint_stages(module.model.encoder, self.recipe.train.checkpoint_stages)

@@ -50,7 +50,7 @@ class Checkpoints(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count minutes, and to listen for Ctrl-C and SIGTERM."""
         self.step, self.saved_at, self.stopping = trainer.global_step, time.monotonic(), 0
-        # of several processes Lightning tells all that SIGTERM came
+        # Lightning passes SIGTERM on to all of several processes
         for number in (signal.SIGINT, signal.SIGTERM)[: 2 if trainer.world_size == 1 else 1]:
             handler = signal.getsignal(number)
             if callable(handler) and threading.current_thread() is threading.main_thread():
