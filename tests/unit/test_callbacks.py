@@ -88,7 +88,7 @@ def test_moving_lambdas_and_models_without_them_are_quiet() -> None:
 
 def test_progress_outside_a_terminal_is_plain_lines() -> None:
     out = io.StringIO()
-    report = ProgressReport(Console(file=out, force_terminal=False, width=100))
+    report = ProgressReport(out=Console(file=out, force_terminal=False, width=100))
     trainer = SimpleNamespace(is_global_zero=True, global_step=0, max_steps=40, log_every_n_steps=1)
     trainer.callback_metrics = {"train/loss": torch.tensor(1.25)}
     report.on_train_start(trainer, MODULE)
@@ -105,7 +105,7 @@ def test_progress_outside_a_terminal_is_plain_lines() -> None:
 
 def test_progress_in_a_terminal_is_a_bar() -> None:
     out = io.StringIO()
-    report = ProgressReport(Console(file=out, force_terminal=True, width=120))
+    report = ProgressReport(out=Console(file=out, force_terminal=True, width=120))
     trainer = SimpleNamespace(is_global_zero=True, global_step=0, max_steps=4, log_every_n_steps=1)
     trainer.callback_metrics = {"train/loss": torch.tensor(1.25)}
     report.on_train_start(trainer, MODULE)

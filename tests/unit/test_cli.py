@@ -163,7 +163,7 @@ def test_short_help_lists_the_first_flags_and_hidden_ones_parse(capsys: pytest.C
         assert ("--optim.power" in told) == ("--data.hue" in told) == (asked == "--help-all")
         lengths.append(len(told.splitlines()))
     assert lengths[0] < lengths[1] / 3
-    assert train.parse(["scenes/semask-micro-fpn", "--optim.power", "0.5"])[0].optim.power == 0.5
+    assert train.parse(["scenes/semask-micro-fpn", "--optim.power", "0.5"]).recipe.optim.power == 0.5
 
 
 @pytest.mark.parametrize(

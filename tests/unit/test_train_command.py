@@ -16,7 +16,7 @@ SCENES = "scenes/semask-micro-fpn"
 
 
 def test_flags_reach_the_recipe_and_the_run() -> None:
-    recipe, options = parse(
+    recipe, options, _ = parse(
         f"{SCENES} --optim.lr 0.5 --model.encoder.semantic.units 2 1 1 1 --train.steps 7 --train.ema 0.9 "
         "--model.encoder.semantic.windows 2 None None 4 --out somewhere --resume --from-scratch --devices 2 "
         "--strategy ddp".split()
@@ -34,25 +34,25 @@ def test_flags_reach_the_recipe_and_the_run() -> None:
 
 @for_each(recipes.list_recipes())
 def test_without_flags_every_recipe_is_itself(name: str) -> None:
-    recipe, options = parse([name])
+    recipe, options, _ = parse([name])
     assert recipe == recipes.get_recipe(name)
     assert options.resume is None
 
 
 def test_yes_and_no_take_an_equals_sign() -> None:
-    assert parse([SCENES, "--model.encoder.semantic.shift=true"])[0].model.encoder.semantic.shift is True
+    assert parse([SCENES, "--model.encoder.semantic.shift=true"]).recipe.model.encoder.semantic.shift is True
 
 
 def test_every_yes_or_no_of_a_recipe_takes_a_value() -> None:
-    recipe, _ = parse([SCENES, "--train.freeze-encoder", "true", "--test.flip", "true", "--data.photometric", "false"])
+    recipe, *_ = parse([SCENES, "--train.freeze-encoder", "true", "--test.flip", "true", "--data.photometric", "false"])
     assert recipe.train.freeze_encoder
     assert recipe.test.flip
     assert not recipe.data.photometric
 
 
 def test_resume_takes_a_path() -> None:
-    assert parse([SCENES, "--resume", "runs/a/last.ckpt"])[1].resume == "runs/a/last.ckpt"
-    assert parse([SCENES, "--resume", "--out", "b"])[1].resume == "latest"
+    assert parse([SCENES, "--resume", "runs/a/last.ckpt"]).options.resume == "runs/a/last.ckpt"
+    assert parse([SCENES, "--resume", "--out", "b"]).options.resume == "latest"
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -105,8 +105,9 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
     from semask.data.dataset import classes_of, validation_set
     from semask.evaluation import Measures, evaluate_model, process_share
     from semask.evaluation.record import NAME, measured
+    from semask.evaluation.summary import advice
     from semask.inference import build_predictor
-    from semask.inference.from_recipe import scale_warning
+    from semask.inference.from_recipe import scale_note, scale_warning
     from semask.ops.device import pick_device
 
     # refuse wrong input before hours of scoring
@@ -129,6 +130,9 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
         if rank == 0 and warning:
             logger.warning(warning)
         samples = validation_set(recipe.data)
+        height, width = samples[0].label.shape
+        if note := scale_note(recipe.data, height, width):
+            screen.print(note)
         started = time.perf_counter()
         # confusion matrices, counts of every image, outlines, calibration
         with Progress(console=console(stderr=True), transient=True) as bar:
@@ -162,6 +166,8 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
                 "seconds": round(seconds, 2),
             }
             screen.print(summary(record))
+            if collapse := advice(accumulator.confusion.matrix, classes.names, recipe):
+                logger.warning(collapse)
             # best, median and worst images for the page
             images = _gallery(samples, predictor, accumulator, options.gallery, device)
             _write(checkpoint, options, record, accumulator, classes, images, screen=screen)

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 PREDICTIONS, OVERLAYS, PRIORS, SUBMISSION = "predictions", "overlays", "priors", "submission"
+"""Folders of results; the name "labels" beside images/ would overwrite a data set's truth."""
 JPEG_SIDE = 65_500
 """The longest side of a JPEG that libraries write [px]."""
-"""Folders of results; the name "labels" beside images/ would overwrite a data set's truth."""
 
 
 class Summary(NamedTuple):
@@ -59,13 +59,24 @@ class PredictOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Fields of a DataRecipe that decide the scale of images in a test."""
+
+    base_scale: tuple[int, int] | None = None
+    """(long, short) box [px] that images are fitted into, ratio kept; None keeps their size."""
+    base_ratio: float = 1.0
+    """Factor on the image's own size where base_scale is None."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """Segment an image, or all images in a folder and its subfolders.
 
     Writes OUT/predictions/NAME.png (class ids with the classes' colours as palette), OUT/overlays/NAME.jpg and, with
     --prior, OUT/priors/NAME.png; with --submission, the files of a benchmark's server. Files that are not images are
-    skipped with a warning and counted; so are links that lead nowhere, which make the exit status 1. The --test flags
-    start at the checkpoint's recipe; --test.mode sliding takes images that are too large for memory window by window.
+    skipped with a warning and counted; so are links that lead nowhere, which make the exit status 1. The --data and
+    --test flags start at the checkpoint's recipe; --test.mode sliding takes images that are too large for memory
+    window by window.
     """
 
     checkpoint: Annotated[Path, Positional, arg(metavar="CHECKPOINT")]
@@ -73,25 +84,36 @@ class Settings:
     images: Annotated[Path, Positional, arg(metavar="IMAGES")]
     """An image or a folder."""
     run: Annotated[PredictOptions, arg(name="")]
+    data: Scale = dataclasses.field(default_factory=Scale)
     test: Annotated[TestRecipe, FlagConversionOff] = dataclasses.field(default_factory=TestRecipe)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags, predict, and return the exit status: 1 when a file could not be opened."""
     settings = parse(arguments)
-    return 1 if predict(settings.checkpoint, settings.images, settings.run, test=settings.test).failed else 0
+    done = predict(settings.checkpoint, settings.images, settings.run, scale=settings.data, test=settings.test)
+    return 1 if done.failed else 0
 
 
 def parse(arguments: Sequence[str]) -> Settings:
     """The flags over the checkpoint's recipe; --help and bad flags leave by SystemExit."""
     given = parse_flags(Settings, arguments, prog="semask predict")
     # once more: only now is the checkpoint known, at whose recipe the flags start
-    default = dataclasses.replace(given, test=read_recipe(given.checkpoint).test)
+    recipe = read_recipe(given.checkpoint)
+    scale = Scale(base_scale=recipe.data.base_scale, base_ratio=recipe.data.base_ratio)
+    default = dataclasses.replace(given, data=scale, test=recipe.test)
     return parse_flags(Settings, arguments, prog="semask predict", default=default)
 
 
-def predict(checkpoint: Path, images: Path, options: PredictOptions, *, test: TestRecipe | None = None) -> Summary:
-    """Segment images and write the results; `test` None is the checkpoint's own.
+def predict(
+    checkpoint: Path,
+    images: Path,
+    options: PredictOptions,
+    *,
+    scale: Scale | None = None,
+    test: TestRecipe | None = None,
+) -> Summary:
+    """Segment images and write the results; `scale` and `test` None are the checkpoint's own.
 
     Raises:
         ValueError: an option is out of range, or no file is an image that can be segmented.
@@ -99,26 +121,28 @@ def predict(checkpoint: Path, images: Path, options: PredictOptions, *, test: Te
     from rich.progress import track
 
     from semask.data.readers.raster import read_raster
-    from semask.inference.from_recipe import window_warning
+    from semask.inference.from_recipe import scale_note, window_warning
 
     # refuse wrong input before the model is built
     out = options.out
     check_writable(out)
     files = find_files(images, leave_out=out)
-    painter = Painter(checkpoint, options, test)
+    painter = Painter(checkpoint, options, scale, test)
     log = console(stderr=True)
     names = output_names(files, images if images.is_dir() else images.parent)
-    skipped, warned = [], False
+    skipped, warned, note = [], False, ""
     for file, name in track(list(zip(files, names, strict=True)), description="Segmenting", console=log):
         try:
             if not os.access(file, os.R_OK):
                 raise ValueError("cannot be opened; restore the link's target or the permission")
             image = read_raster(file, painter.data)
-            # one warning on windows, for the first image that it concerns
+            # one note on the scale and one warning on windows, for the first image that each concerns
             size, windows = (image.shape[-2], image.shape[-1]), None if warned else painter.windows
             if windows and (warning := window_warning(painter.data, windows, *size)):
                 log.print(f"{file}: {warning}", style="yellow")
                 warned = True
+            if not note and (note := scale_note(painter.data, *size) or ""):
+                log.print(note)
             painter.paint(image, name)
         except (ValueError, MemoryError, RuntimeError) as error:
             message = str(error)
@@ -145,8 +169,8 @@ def predict(checkpoint: Path, images: Path, options: PredictOptions, *, test: Te
 class Painter:
     """The results of images: label maps and, as the options ask, overlays, semantic priors and a submission."""
 
-    def __init__(self, checkpoint: Path, options: PredictOptions, test: TestRecipe | None) -> None:
-        """Load a checkpoint with a predictor by `test`; None is its recipe's."""
+    def __init__(self, checkpoint: Path, options: PredictOptions, scale: Scale | None, test: TestRecipe | None) -> None:
+        """Load a checkpoint with a predictor by `scale` and `test`; None are its recipe's."""
         from semask.checkpoints import store
         from semask.data.published.submission import Submission
         from semask.inference import build_predictor, build_prior
@@ -160,13 +184,15 @@ class Painter:
         if options.prior and recipe.model.encoder.semantic is None:
             raise ValueError(f"{recipe.name} has no semantic layers and so no semantic prior; leave out --prior")
         self.data, test = recipe.data, test or recipe.test
+        if scale is not None:
+            self.data = dataclasses.replace(recipe.data, **dataclasses.asdict(scale))
         self.classes = classes or numbered_classes(recipe.model.num_classes)
-        if warning := scale_warning(recipe.data, recipe.data, test):
+        if warning := scale_warning(recipe.data, self.data, test):
             logger.warning(warning)
         # windows of the flags, in place of the checkpoint's own test
         self.windows = test if (test.mode, test.window) != (recipe.test.mode, recipe.test.window) else None
-        self.predictor = build_predictor(model, test, recipe.data)
-        self.prior = build_prior(model, test, recipe.data) if options.prior else None
+        self.predictor = build_predictor(model, test, self.data)
+        self.prior = build_prior(model, test, self.data) if options.prior else None
         benchmark = options.submission
         self.submission = benchmark and Submission(benchmark, self.classes, options.out / SUBMISSION)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from tyro.conf import AvoidSubcommands, FlagConversionOff, arg
 
@@ -64,21 +64,37 @@ class Settings:
     test: Annotated[TestRecipe, FlagConversionOff]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSettings(Settings):
+    """The flags of `semask train`."""
+
+    auto: Annotated[bool, FlagConversionOff] = True
+    """Recipes for data of one's own: choose scale, crop, steps and class weights from the data and the machine, where
+    no flag does."""
+
+
+class Task(NamedTuple):
+    """A recipe, the run's options, and the fields that flags set; None leaves the recipe as it is."""
+
+    recipe: Recipe
+    options: RunOptions
+    keep: frozenset[str] | None
+
+
 def main(arguments: Sequence[str]) -> None:
     """Parse `RECIPE [flags]` and train."""
-    recipe, options = parse(arguments)
-    train(recipe, options)
+    train(*parse(arguments))
 
 
-def train(recipe: Recipe, options: RunOptions | None = None) -> TrainResult:
+def train(recipe: Recipe, options: RunOptions | None = None, keep: Collection[str] | None = None) -> TrainResult:
     """Train by a recipe and return the paths of its results."""
     from semask.training import run
 
-    return run.train(recipe, options)
+    return run.train(recipe, options, keep=keep)
 
 
-def parse(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
-    """The recipe with the values of the flags, and the run's options.
+def parse(arguments: Sequence[str]) -> Task:
+    """The recipe with the values of the flags, the run's options, and the fields that flags set.
 
     Raises:
         ValueError: there is no such recipe.
@@ -97,9 +113,11 @@ def parse(arguments: Sequence[str]) -> tuple[Recipe, RunOptions]:
         "--pixel-decoder KIND and --semantic layers|probe|none."
     )
     settings, recipe = parse_over(
-        Settings, recipe, flags, prog=f"semask train {recipe.name}", description=description, first=FIRST
+        TrainSettings, recipe, flags, prog=f"semask train {recipe.name}", description=description, first=FIRST
     )
-    return recipe, settings.run
+    # only recipes for any classes are fitted; published ones stay what they are
+    given = {flag.removeprefix("--").partition("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")}
+    return Task(recipe, settings.run, frozenset(given) if settings.auto and recipe.data.classes_from_data else None)
 
 
 def choose_kinds(recipe: Recipe, flags: Sequence[str]) -> tuple[Recipe, list[str]]:

@@ -63,6 +63,21 @@ def _base_ratio(data: DataRecipe) -> float:
     return data.base_ratio if data.base_scale is None else 1.0
 
 
+def read_size(data: DataRecipe, height: int, width: int) -> tuple[int, int]:
+    """Size (height, width) [px] at which an image of that size is read by the recipe, scale jitter aside."""
+    if data.base_scale is not None:
+        return fit_size(height, width, data.base_scale)
+    return fit_size(height, width, (height, width), data.base_ratio)
+
+
+def scale_note(data: DataRecipe, height: int, width: int) -> str | None:
+    """Say that images of that size are read at another one; None if they are not."""
+    size = read_size(data, height, width)
+    if size == (height, width):
+        return None
+    return f"images of {height}×{width} px are read at {size[0]}×{size[1]} px (×{size[0] / height:.2f})"
+
+
 def scale_warning(trained: DataRecipe, data: DataRecipe, test: TestRecipe) -> str | None:
     """Return the difference between the scale of training and that of a test as a sentence; None without any.
 
@@ -90,8 +105,7 @@ def window_warning(data: DataRecipe, test: TestRecipe, height: int, width: int) 
     if test.mode != "sliding" or (height <= tall and width <= wide):
         return None
     # the size of the image at the model
-    own = 1.0 if data.base_scale is not None else data.base_ratio
-    ratio = own * max(test.scales)
+    ratio = _base_ratio(data) * max(test.scales)
     shown = fit_size(height, width, data.base_scale or (height, width), ratio)
     if test.enlarge:
         shown = enlarged_size(*shown, max(test.window))

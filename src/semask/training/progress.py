@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -17,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from semask.evaluation.summary import class_line, never_predicted
 from semask.text import console
 from semask.training.module import SegmentationModule
 
@@ -27,7 +29,8 @@ REPORTS = 20
 class ProgressReport(Callback):
     """Count optimiser steps and evaluation passes, with the loss and the latest mIoU. Only rank 0 speaks."""
 
-    def __init__(self, out: Console | None = None) -> None:
+    def __init__(self, names: Sequence[str] = (), out: Console | None = None) -> None:
+        self.names = names
         self.console = out or console()
         self.bars: Progress | None = None
         self.training = TaskID(0)
@@ -97,6 +100,11 @@ class ProgressReport(Callback):
             f"step {trainer.global_step}/{trainer.max_steps}  mIoU {scores.miou:.2%}  mAcc {scores.macc:.2%}  "
             f"aAcc {scores.aacc:.2%}"
         )
+        if self.names:
+            self._say(f"  {class_line(scores, self.names)}")
+            missing = [self.names[index] for index in never_predicted(pl_module.confusion.matrix)]
+            if missing:
+                self._say(f"  predicted nowhere: {', '.join(missing)}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the bars down."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,8 @@ from semask.data.classes import Classes
 from semask.data.dataset import TrainingFiles, training_set, validation_set
 from semask.evaluation.metrics import Confusion
 from semask.evaluation.metrics.confusion import Scores
+from semask.evaluation.summary import advice
+from semask.inference.from_recipe import scale_note
 from semask.losses.build import build_loss
 from semask.models.build import build
 from semask.models.flops import parameters
@@ -30,6 +32,7 @@ from semask.ops.memory import checkpoint_stages
 from semask.recipes import Recipe, TrainRecipe
 from semask.recipes.bounds import check_flags, check_numbers
 from semask.text import console
+from semask.training import automatic
 from semask.training.callbacks import MovingAverage, RandomStates, WarnUnusedSemanticAttention
 from semask.training.datamodule import SegmentationData, micro_batch
 from semask.training.frozen import check_frozen
@@ -50,6 +53,7 @@ from semask.training.prepare import (
 from semask.training.progress import ProgressReport
 from semask.training.saving import Checkpoints
 
+logger = logging.getLogger(__name__)
 TERMINATED = 143
 """Exit status of a run that was ended by SIGTERM."""
 
@@ -79,17 +83,19 @@ class Run:
         classes: Classes | None,
         *,
         callbacks: Sequence[Callback] = (),
+        choice: automatic.Choice | None = None,
     ) -> None:
-        """Check the folder and set up the trainer, before any step is made."""
+        """Check the folder and set up the trainer, before any step is made; `choice` is printed and kept."""
         check_numbers(recipe)
         check_flags(options)
         check_rates(recipe.optim)
-        self.recipe, self.options, self.classes = recipe, options, classes
+        self.recipe, self.options, self.classes, self.choice = recipe, options, classes, choice
         self.out = folder_of(recipe, options)
         average = MovingAverage(decay=recipe.train.ema) if recipe.train.ema is not None else None
         self.checkpoints = Checkpoints(self.out, classes, average, recipe.train)
         # what moves the weights comes before what saves them
-        own = [*([average] if average else []), ProgressReport(), RandomStates(recipe.train.seed)]
+        names = classes.names if classes is not None else ()
+        own = [*([average] if average else []), ProgressReport(names), RandomStates(recipe.train.seed)]
         own += [WarnUnusedSemanticAttention(), self.checkpoints]
         try:
             self.trainer = build_trainer(recipe.train, options, callbacks=[*own, *callbacks])
@@ -119,10 +125,10 @@ class Run:
         # all refusals come before an earlier run is removed
         if self.first:
             open_folder(self.out, module.model.recipe, self.classes, resume=self.resume)
+            if self.choice is not None:
+                self.choice.write(self.out)
         self.trainer.loggers = [*loggers] if loggers is not None else open_loggers(self.out, self.options.logger)
-        self.console.print(self._summary(module))
-        if self.classes is not None and self.recipe.data.kind != "scenes":
-            self.console.print(self.classes.describe())
+        self.console.print(self._summary(module, data))
         try:
             self.trainer.fit(module, datamodule=data, ckpt_path=self.resume, weights_only=True)
         # What ended the run from outside keeps its meaning, which Lightning's exit statuses 0 and 1 do not have.
@@ -152,22 +158,36 @@ class Run:
             f"best mIoU {result.scores.miou:.2%} at step {result.step}; weights in {result.best}, curves in "
             f"{self.out / FOLDER}",
         )
+        names = self.classes.names if self.classes else [f"class {index}" for index in range(len(matrix))]
+        if self.first and (warning := advice(matrix, names, self.recipe)):
+            logger.warning(warning)
         return result
 
-    def _summary(self, module: SegmentationModule) -> str:
+    def _summary(self, module: SegmentationModule, data: SegmentationData) -> str:
         spec, trainer = self.recipe.train, self.trainer
         device = f"{trainer.world_size} × {type(trainer.accelerator).__name__.removesuffix('Accelerator')}"
         crop = "×".join(map(str, self.recipe.data.crop))
-        return (
-            f"{self.recipe.name}: {parameters(module) / 1e6:.2f} M parameters, {module.model.num_classes} classes\n"
+        lines = [
+            f"{self.recipe.name}: {parameters(module) / 1e6:.2f} M parameters, {module.model.num_classes} classes",
             f"{spec.steps} steps of {spec.batch_size} images ({trainer.world_size} × {spec.accumulate} × "
-            f"{self.micro_batch}) at {crop}, evaluated every {spec.eval_every}\n"
-            f"on {device}, precision {trainer.precision}"
-        )
+            f"{self.micro_batch}) at {crop}, evaluated every {spec.eval_every}",
+            f"on {device}, precision {trainer.precision}",
+        ]
+        if self.classes is not None and self.recipe.data.kind != "scenes":
+            lines.append(self.classes.describe())
+        # the scale of the images: chosen, or the recipe's
+        if self.choice is not None:
+            lines += [f"chosen: {reason}" for reason in self.choice.reasons]
+            lines.append("every flag keeps its value, and --auto false keeps the recipe's")
+        elif note := scale_note(self.recipe.data, *data.val[0].label.shape):
+            lines.append(note)
+        return "\n".join(lines)
 
 
-def train(recipe: Recipe, options: RunOptions | None = None) -> TrainResult:
+def train(recipe: Recipe, options: RunOptions | None = None, *, keep: Collection[str] | None = None) -> TrainResult:
     """Train by a recipe.
+
+    With `keep`, the recipe is fitted to its data and this machine; fields whose paths are in `keep` stay.
 
     Raises:
         ValueError: The recipe, the data or the folder is wrong; before any step is made.
@@ -175,7 +195,11 @@ def train(recipe: Recipe, options: RunOptions | None = None) -> TrainResult:
     options = options or RunOptions()
     recipe, classes = fit_classes(recipe)
     with quiet(), locked(folder_of(recipe, options)):
-        run = Run(recipe, options, classes)
+        choice = None
+        if keep is not None and recipe.data.kind != "scenes":
+            choice = automatic.choose(recipe, classes, options, folder_of(recipe, options), keep=keep)
+            recipe = choice.recipe
+        run = Run(recipe, options, classes, choice=choice)
         if run.first and recipe.data.kind != "scenes" and not options.skip_check:
             check_pairs(recipe.data)
         if run.first:

@@ -70,6 +70,16 @@ def effective_number(counts: ClassCounts, *, beta: float = 0.999) -> Float64[np.
     return _to_mean_one(counts.pixels, (1 - beta) / (1 - beta ** np.maximum(counts.images, 1)))
 
 
+def root_frequency(pixels: Int64[np.ndarray, " k"], *, limit: float = 10.0) -> tuple[float, ...]:
+    """Return √(pixels of the most frequent class / own pixels), up to `limit`, to two decimals; 1 for an absent class.
+
+    Milder than the inverse: rare classes are found, and frequent ones lose little.
+    """
+    root = np.sqrt(pixels.max() / np.maximum(pixels, 1))
+    weights: list[float] = np.where(pixels > 0, np.minimum(root, limit), 1.0).round(2).tolist()
+    return tuple(weights)
+
+
 def _to_mean_one(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
     present = pixels > 0
     if not present.any():
