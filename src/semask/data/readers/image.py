@@ -69,16 +69,25 @@ def read_image(
             image.draft("RGB", at_least if image.getexif().get(ORIENTATION) in SIDEWAYS else at_least[::-1])
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
-        deep = image.mode in SIXTEEN_BIT
-        shown = Image.fromarray(np.round(np.array(image) / 257.0).astype(np.uint8)) if deep else image
-        if shown.has_transparency_data:
-            shown = shown.convert("RGBA")
-            _refuse_data(shown)
-            shown = Image.alpha_composite(Image.new("RGBA", shown.size, WHITE), shown)
-        # converting would copy an image that is RGB already
-        pixels = np.array(shown if shown.mode == "RGB" else shown.convert("RGB"))
+        pixels = np.array(to_rgb(image))
     # left in the decoder's layout, channels last: torch resizes it three times as fast
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image to RGB: 16-bit grey is divided by 257, and transparent pixels show white below them.
+
+    Raises:
+        ValueError: the fourth channel holds data.
+    """
+    if image.mode in SIXTEEN_BIT:
+        image = Image.fromarray(np.round(np.array(image) / 257.0).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        _refuse_data(image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
+    # converting would copy an image that is RGB already
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def read_label(source: str | Source, *, max_pixels: int = MAX_PIXELS) -> Integer[Tensor, "H W"]:

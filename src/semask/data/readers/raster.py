@@ -45,7 +45,7 @@ def read_raster(given: str | Source, data: DataRecipe, *, at_least: tuple[int, i
             stored = tiff.read_samples(source, data.channels)
         else:
             stored = _image_samples(source, start, data.channels)
-        return _scale(stored.repeat(data.channels // len(stored), axis=0), data.value_range)
+        return scale_samples(stored.repeat(data.channels // len(stored), axis=0), data.value_range)
     except UnsupportedFile as error:
         raise ValueError(f"{source}: {error}") from None
 
@@ -111,7 +111,7 @@ def _image_samples(source: Source, start: bytes, channels: int) -> np.ndarray:
     return samples
 
 
-def _scale(stored: np.ndarray, value_range: tuple[float, float] | None) -> ImageTensor:
+def scale_samples(stored: np.ndarray, value_range: tuple[float, float] | None) -> ImageTensor:
     """Return samples of uint8 without a range as they are, and others in [0, 1]."""
     kind = stored.dtype.name
     if value_range is None and kind == "uint8":
