@@ -1,17 +1,17 @@
-"""Images per second from JPEG files to batches of 512×512 crops, beside a plain torchvision pipeline.
+"""Images per second from files to batches of crops, beside a plain torchvision pipeline.
 
     python benchmarks/loader.py --rounds 7 --workers 0 1 2 --out benchmarks/loader_<hardware>_<date>.md
 
-Both read the same files of drawn scenes (JPEG of quality 90, labels as PNG) and make the same batches: decode, resize
-by a random ratio, crop, flip, distort colours, to float, pad. torchvision's is what its documentation leads to: Pillow,
-`transforms.v2` on `tv_tensors`, `RandomResize`, `RandomCrop`, `RandomPhotometricDistort`. Ours does a little more: it
-redraws crops that one class fills, keeps the families' 8-bit rounding, maps label values to classes and refuses values
-that are none. They take turns, and the table holds medians of the rounds' rates and of their ratios. Images per
-second tell how workers scale, images per second of CPU time what one core does: on a machine that is shared,
+Both read the same files of drawn scenes (JPEG of quality 90 or PNG, labels as PNG) and make the same batches: decode,
+resize by a random ratio, crop, flip, distort colours, to float, pad. torchvision's is what its documentation leads to:
+Pillow, `transforms.v2` on `tv_tensors`, `RandomResize`, `RandomCrop`, `RandomPhotometricDistort`. Ours does a little
+more: it redraws crops that one class fills, keeps the families' 8-bit rounding, maps label values to classes and
+refuses values that are none. They take turns, and the table holds medians of the rounds' rates and of their ratios.
+Images per second tell how workers scale, images per second of CPU time what one core does: on a machine that is shared,
 only the second can be compared.
 
-A first table holds ours beside itself: resizing all of an image before it is cropped, and decoding JPEG at a reduced
-size (`data.jpeg_draft`), which changes pixels.
+A first table holds ours beside itself: keeping decoded images (`--decoded`), resizing all of an image before it is
+cropped, and decoding JPEG at a reduced size (`data.jpeg_draft`), which changes pixels.
 """
 
 from __future__ import annotations
@@ -38,17 +38,20 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from semask.benchmark.rounds import Quantiles, alternate, cpu_time, rotated
-from semask.data.dataset import collate, training_set
+from semask.data.dataset import TrainingFiles, collate, training_set
 from semask.data.pairs import find_pairs
 from semask.data.scenes.scene import SCENE_CLASSES, draw_scene
 from semask.ops.reference import reference_mode
 from semask.recipes.recipe import IMAGENET_MEAN, DataRecipe
 from semask.structures import IGNORE
 
-CROP = 512
 BATCH = 8
-SIZES = {"ADE20K, 512×683": ((512, 683), (2048, 512)), "1080p, 1080×1920": ((1080, 1920), (2048, 1024))}
-"""(height, width) of the images, and the box (long, short) that they are fitted into at ratio 1 [px]."""
+SIZES = {
+    "ADE20K, 512×683": ((512, 683), (2048, 512), 512, "jpg"),
+    "1080p, 1080×1920": ((1080, 1920), (2048, 1024), 512, "jpg"),
+    "own photographs, 966×1296": ((966, 1296), (1296, 966), 256, "png"),
+}
+"""(height, width) of the images, the box (long, short) that they are fitted into at ratio 1, crop [px]; format."""
 RATIOS = (0.5, 1.75)
 
 
@@ -61,7 +64,7 @@ class PlainSet(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.transform = v2.Compose(
             [
                 v2.RandomResize(int(RATIOS[0] * short), int(RATIOS[1] * short), antialias=False),
-                v2.RandomCrop(CROP, pad_if_needed=True, fill={tv_tensors.Image: mean, tv_tensors.Mask: IGNORE}),
+                v2.RandomCrop(data.crop[0], pad_if_needed=True, fill={tv_tensors.Image: mean, tv_tensors.Mask: IGNORE}),
                 v2.RandomHorizontalFlip(),
                 v2.RandomPhotometricDistort((0.875, 1.125), (0.5, 1.5), (0.5, 1.5), (-0.1, 0.1)),
                 v2.ToDtype({tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.uint8}, scale=True),
@@ -79,18 +82,18 @@ class PlainSet(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             )
 
 
-def draw_files(root: Path, size: tuple[int, int], count: int) -> None:
+def draw_files(root: Path, size: tuple[int, int], count: int, suffix: str) -> None:
     for folder in ("images/train", "labels/train"):
         (root / folder).mkdir(parents=True)
     for number in range(count):
         image, label = draw_scene(number, size)
-        Image.fromarray(image).save(root / f"images/train/{number:03}.jpg", quality=90)
+        Image.fromarray(image).save(root / f"images/train/{number:03}.{suffix}", quality=90)
         Image.fromarray(label).save(root / f"labels/train/{number:03}.png")
     (root / "classes.json").write_text(json.dumps(SCENE_CLASSES.to_dict()), encoding="utf-8")
 
 
-def recipe(root: Path, box: tuple[int, int]) -> DataRecipe:
-    return DataRecipe(root=str(root), base_scale=box, scale_range=RATIOS, crop=(CROP, CROP))
+def recipe(root: Path, box: tuple[int, int], crop: int) -> DataRecipe:
+    return DataRecipe(root=str(root), base_scale=box, scale_range=RATIOS, crop=(crop, crop))
 
 
 def one_thread(_: int = 0) -> None:
@@ -122,9 +125,8 @@ def rate(loader: DataLoader[Any], draws: int) -> Rate:
     return Rate(wall, draws / (cpu_seconds() - computing))
 
 
-def measure(root: Path, box: tuple[int, int], workers: int, draws: int, rounds: int) -> tuple[list[Rate], list[Rate]]:
+def measure(data: DataRecipe, workers: int, draws: int, rounds: int) -> tuple[list[Rate], list[Rate]]:
     """Return the rates of ours and of the plain pipeline, round by round, who is first by turns."""
-    data = recipe(root, box)
     ours = training_set(data, seed=0)
 
     def ours_once() -> Rate:
@@ -142,7 +144,7 @@ def measure(root: Path, box: tuple[int, int], workers: int, draws: int, rounds: 
         )
 
     def plain_once() -> Rate:
-        plain = PlainSet(data, draws, min(box))
+        plain = PlainSet(data, draws, min(data.base_scale or (0,)))
         return rate(DataLoader(plain, batch_size=BATCH, num_workers=workers, worker_init_fn=one_thread), draws)
 
     sides = {"ours": ours_once, "plain": plain_once}
@@ -153,9 +155,8 @@ def measure(root: Path, box: tuple[int, int], workers: int, draws: int, rounds: 
     return found["ours"], found["plain"]
 
 
-def own_ways(root: Path, box: tuple[int, int], draws: int, rounds: int) -> list[str]:
+def own_ways(data: DataRecipe, draws: int, rounds: int) -> list[str]:
     """Return lines of a table: our pipeline beside itself, in this process, by CPU time."""
-    data = recipe(root, box)
     exact, reduced = (training_set(dataclasses.replace(data, jpeg_draft=on), seed=0) for on in (False, True))
 
     def read(samples: Dataset[Any]) -> None:
@@ -169,7 +170,14 @@ def own_ways(root: Path, box: tuple[int, int], draws: int, rounds: int) -> list[
     sides = {"plain": plain, "exact": lambda: read(exact), "reduced": lambda: read(reduced)}
     timings = alternate(sides, rounds=rounds, warmup=1, clock=cpu_time)
     unlike = likeness(data, draws)
+    kept = training_set(data, seed=0)
+    assert isinstance(kept, TrainingFiles)
+    assert kept.keep_decoded(64)
+    decoded = alternate(
+        {"exact": lambda: read(exact), "kept": lambda: read(kept)}, rounds=rounds, warmup=1, clock=cpu_time
+    )
     return [
+        f"| decoded once / for every crop | {decoded.ratio('kept', 'exact')} | equal |",
         f"| the crop's part resized / the whole | {timings.ratio('exact', 'plain')} | equal |",
         f"| decoded smaller / whole | {timings.ratio('reduced', 'exact')} | {unlike} |",
     ]
@@ -211,16 +219,15 @@ def main() -> None:
     options = parser.parse_args()
     one_thread()
     rows, own = [], ["| | time | pixels |", "| --- | ---: | --- |"]
-    for name, (size, box) in SIZES.items():
+    for name, (size, box, crop, suffix) in SIZES.items():
         with tempfile.TemporaryDirectory() as folder:
-            draw_files(Path(folder), size, options.files)
-            own += [
-                line.replace("| ", f"| {name}: ", 1)
-                for line in own_ways(Path(folder), box, options.draws, options.rounds)
-            ]
-            print(*own[-2:], sep="\n", flush=True)
+            draw_files(Path(folder), size, options.files, suffix)
+            data = recipe(Path(folder), box, crop)
+            found = own_ways(data, options.draws, options.rounds)
+            own += [line.replace("| ", f"| {name}: ", 1) for line in found]
+            print(*own[-len(found) :], sep="\n", flush=True)
             for workers in options.workers:
-                rows.append((name, workers, *measure(Path(folder), box, workers, options.draws, options.rounds)))
+                rows.append((name, workers, *measure(data, workers, options.draws, options.rounds)))
                 print(table(rows[-1:]).splitlines()[-1], flush=True)
     told = (
         "\n".join(own)

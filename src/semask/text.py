@@ -1,4 +1,4 @@
-"""Numbers and tables as text."""
+"""Numbers, tables and progress as text."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import io
 import math
 import re
 import sys
+import time
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Self, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PIPE_WIDTH = 200
 """Columns of output that no terminal limits: a pipe has no width, and `grep` needs whole lines."""
+SILENCE = 30.0
+"""Longest time without a line of progress [s]."""
 LATEX = str.maketrans(
     {
         **{sign: f"\\{sign}" for sign in "&%_#${}"},
@@ -67,6 +70,59 @@ def console(*, stderr: bool = False, quiet: bool = False) -> Console:
 
     width = None if (sys.stderr if stderr else sys.stdout).isatty() else PIPE_WIDTH
     return Plain(stderr=stderr, quiet=quiet, width=width, soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+
+class Progress:
+    """How far a loop is, on stderr: a bar in a terminal; elsewhere a line every 30 s with the time that remains.
+
+    >>> with Progress("reading", 3) as progress:
+    ...     list(progress.track("abc"))
+    ['a', 'b', 'c']
+    """
+
+    def __init__(self, title: str, total: int, *, quiet: bool = False) -> None:
+        self.title, self.total, self.done = title, total, 0
+        self.console = console(stderr=True, quiet=quiet)
+        self.bars: Any = None
+
+    def __enter__(self) -> Self:
+        self.began = self.said = time.monotonic()
+        if self.console.is_terminal:
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bars
+
+            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            self.bars = Bars(*columns, console=self.console, transient=True)
+            self.bars.add_task(self.title, total=self.total)
+            self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bars is not None:
+            self.bars.stop()
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Count pieces as done; 0 with a `note` shows that a long one goes on."""
+        self.done += count
+        if self.bars is not None:
+            self.bars.update(self.bars.task_ids[0], advance=count, description=f"{self.title} {note}".strip())
+        elif (now := time.monotonic()) - self.said >= SILENCE:
+            self.said = now
+            left = f", {duration((now - self.began) * (self.total / self.done - 1))} left" if self.done else ""
+            self.console.print(f"{self.title}: {self.done} of {self.total}{left}{note and f' ({note})'}")
+
+    def track(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield the items, and count each when the next is asked for."""
+        for item in items:
+            yield item
+            self.advance()
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words, such as 40 s, 12 min or 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class Column(NamedTuple, Generic[T]):

@@ -212,3 +212,43 @@ def test_reading_refuses_unknown_values_and_other_sizes(folder: DataRecipe) -> N
     Image.fromarray(np.full((20, 40), 10, np.uint8)).save(label)
     with pytest.raises(ValueError, match=facts(label, "20×40", "30×40")):
         validation_set(folder)[0]
+
+
+# --- decoded once ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"value_range": (0.0, 200.0)}, {"rare_crops": 0.5}, {"copy_paste": 0.5}, {"antialias": True}]
+)
+def test_decoded_pairs_give_the_same_samples(
+    folder: DataRecipe, changes: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEMASK_CACHE", str(tmp_path / "cache"))
+    data = replace(folder, **changes)
+    kept, read = training_set(data, seed=3), training_set(data, seed=3)
+    assert isinstance(kept, TrainingFiles)
+    assert kept.keep_decoded(1.0)
+    assert kept.decoded is not None
+    place = kept.decoded.folder
+    # workers share the files; every epoch is as without them
+    for workers in (0, 2):
+        found = DataLoader(kept, batch_size=None, sampler=range(30), num_workers=workers)
+        assert all(equal(Sample(*sample), read[draw]) for draw, sample in enumerate(found))
+        assert place.is_dir()
+    assert len(list(place.glob("*.image.npy"))) == 7
+    # files are decoded once
+    before = kept[5]
+    for pair in kept.pairs:
+        Path(str(pair.image)).unlink()
+    assert equal(kept[5], before)
+    del kept, found
+    assert not place.exists()
+
+
+def test_what_does_not_fit_is_not_kept(folder: DataRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEMASK_CACHE", str(tmp_path / "cache"))
+    samples = training_set(folder, seed=0)
+    assert isinstance(samples, TrainingFiles)
+    assert not samples.keep_decoded(0)
+    assert not samples.keep_decoded(1e-6)
+    assert samples.decoded is None

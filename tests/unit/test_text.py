@@ -11,7 +11,7 @@ import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from semask.text import FORMATS, Column, Table, console, percent, pluralize, printable, tabulate
+from semask.text import FORMATS, Column, Progress, Table, console, duration, percent, pluralize, printable, tabulate
 
 TABLE = Table(("class", "IoU"), [("a|b [x]", "–"), (), ("=1", "50.00")], title="T")
 
@@ -92,3 +92,22 @@ def test_markdown_shows_names_as_they_are() -> None:
 def test_brackets_in_a_line_stay(capsys: pytest.CaptureFixture[str]) -> None:
     console().print("[/red] [b]x \x1b[31m")
     assert capsys.readouterr().out == "[/red] [b]x \\x1b[31m\n"
+
+
+def test_progress_elsewhere_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter(range(0, 10_000, 10))
+    monkeypatch.setattr("semask.text.time.monotonic", lambda: float(next(now)))
+    with Progress("reading", 12) as progress:
+        assert list(progress.track(range(12))) == [*range(12)]
+        progress.advance(0, "passes 7")
+    lines = capsys.readouterr().err.splitlines()
+    # twelve pieces and a note of ten seconds each
+    assert [line.split(": ")[1].split(" of")[0] for line in lines] == ["3", "6", "9", "12"]
+    assert "90 s" not in lines[0]
+    assert "2 min left" in lines[0]
+
+
+def test_times_in_words() -> None:
+    assert [duration(each) for each in (0, 40.4, 600, 7200)] == ["0 s", "40 s", "10 min", "2.0 h"]

@@ -17,7 +17,7 @@ from semask.cli.flags import check_record, parse_over
 from semask.cli.scoring import FIRST, begin, check_classes, origin, processes
 from semask.recipes import DataRecipe, TestRecipe
 from semask.recipes.protocols import name_of, what_is_seen, with_protocol
-from semask.text import Table, console, percent
+from semask.text import Progress, Table, console, percent
 
 if TYPE_CHECKING:
     import torch
@@ -99,8 +99,6 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
     Raises:
         ValueError: data, flags or classes do not fit; nothing is scored then.
     """
-    from rich.progress import Progress
-
     from semask.data.checks.check import check_pairs
     from semask.data.dataset import classes_of, validation_set
     from semask.evaluation import Measures, evaluate_model, process_share
@@ -135,8 +133,7 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
             screen.print(note)
         started = time.perf_counter()
         # confusion matrices, counts of every image, outlines, calibration
-        with Progress(console=console(stderr=True), transient=True) as bar:
-            task = bar.add_task("Evaluating", total=len(process_share(len(samples))))
+        with Progress("evaluating", len(process_share(len(samples)))) as bar:
             accumulator = evaluate_model(
                 predictor,
                 samples,
@@ -145,7 +142,7 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
                 batch_size=recipe.test.batch_size,
                 workers=options.workers,
                 measures=Measures(boundary=options.boundary, areas=options.areas, bins=options.bins),
-                progress=lambda count: bar.advance(task, count),
+                progress=bar.advance,
             )
         # means and classes on the screen, everything in the record
         seconds = time.perf_counter() - started

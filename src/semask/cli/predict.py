@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
@@ -16,7 +17,7 @@ from semask.checkpoints.record import read_recipe
 from semask.cli.flags import parse as parse_flags
 from semask.files import check_writable
 from semask.recipes import TestRecipe
-from semask.text import console, pluralize
+from semask.text import Progress, console, pluralize
 
 if TYPE_CHECKING:
     from semask.data.readers.raster import ImageTensor
@@ -118,8 +119,6 @@ def predict(
     Raises:
         ValueError: an option is out of range, or no file is an image that can be segmented.
     """
-    from rich.progress import track
-
     from semask.data.readers.raster import read_raster
     from semask.inference.from_recipe import scale_note, window_warning
 
@@ -128,31 +127,33 @@ def predict(
     check_writable(out)
     files = find_files(images, leave_out=out)
     painter = Painter(checkpoint, options, scale, test)
-    log = console(stderr=True)
     names = output_names(files, images if images.is_dir() else images.parent)
     skipped, warned, note = [], False, ""
-    for file, name in track(list(zip(files, names, strict=True)), description="Segmenting", console=log):
-        try:
-            if not os.access(file, os.R_OK):
-                raise ValueError("cannot be opened; restore the link's target or the permission")
-            image = read_raster(file, painter.data)
-            # one note on the scale and one warning on windows, for the first image that each concerns
-            size, windows = (image.shape[-2], image.shape[-1]), None if warned else painter.windows
-            if windows and (warning := window_warning(painter.data, windows, *size)):
-                log.print(f"{file}: {warning}", style="yellow")
-                warned = True
-            if not note and (note := scale_note(painter.data, *size) or ""):
-                log.print(note)
-            painter.paint(image, name)
-        except (ValueError, MemoryError, RuntimeError) as error:
-            message = str(error)
-            if not isinstance(error, ValueError):
-                # torch has a class of its own for a GPU's memory alone
-                if not isinstance(error, MemoryError) and "allocate" not in message:
-                    raise
-                message = "the memory is too small for this image at once; use --test.mode sliding, window by window"
-            log.print(f"skipped: {message if str(file) in message else f'{file}: {message}'}", style="yellow")
-            skipped.append(file)
+    with Progress("segmenting", len(files)) as progress:
+        log = progress.console
+        painter.watch(lambda passes: progress.advance(0, f"{passes} passes of the model"))
+        for file, name in progress.track(zip(files, names, strict=True)):
+            try:
+                if not os.access(file, os.R_OK):
+                    raise ValueError("cannot be opened; restore the link's target or the permission")
+                image = read_raster(file, painter.data)
+                # one note on the scale and one warning on windows, for the first image that each concerns
+                size, windows = (image.shape[-2], image.shape[-1]), None if warned else painter.windows
+                if windows and (warning := window_warning(painter.data, windows, *size)):
+                    log.print(f"{file}: {warning}", style="yellow")
+                    warned = True
+                if not note and (note := scale_note(painter.data, *size) or ""):
+                    log.print(note)
+                painter.paint(image, name)
+            except (ValueError, MemoryError, RuntimeError) as error:
+                message = str(error)
+                if not isinstance(error, ValueError):
+                    # torch has a class of its own for a GPU's memory alone
+                    if not isinstance(error, MemoryError) and "allocate" not in message:
+                        raise
+                    message = "the memory is too small for this image at once; use windows (--test.mode sliding)"
+                log.print(f"skipped: {message if str(file) in message else f'{file}: {message}'}", style="yellow")
+                skipped.append(file)
     # a folder without any image is an error, single files are not
     summary = Summary(len(files) - len(skipped), tuple(skipped))
     if not summary.segmented:
@@ -179,7 +180,7 @@ class Painter:
         from semask.visualization.colours import numbered_classes
 
         self.options, self.device = options, pick_device(options.device)
-        model, recipe, classes = store.load(checkpoint, device=self.device)
+        self.model, recipe, classes = store.load(checkpoint, device=self.device)
         assert recipe is not None  # the model was built by it
         if options.prior and recipe.model.encoder.semantic is None:
             raise ValueError(f"{recipe.name} has no semantic layers and so no semantic prior; leave out --prior")
@@ -191,10 +192,15 @@ class Painter:
             logger.warning(warning)
         # windows of the flags, in place of the checkpoint's own test
         self.windows = test if (test.mode, test.window) != (recipe.test.mode, recipe.test.window) else None
-        self.predictor = build_predictor(model, test, self.data)
-        self.prior = build_prior(model, test, self.data) if options.prior else None
+        self.predictor = build_predictor(self.model, test, self.data)
+        self.prior = build_prior(self.model, test, self.data) if options.prior else None
         benchmark = options.submission
         self.submission = benchmark and Submission(benchmark, self.classes, options.out / SUBMISSION)
+
+    def watch(self, report: Callable[[int], None]) -> None:
+        """Report the passes of the model so far after each of them: a large image takes hundreds."""
+        passes = itertools.count(1)
+        self.model.encoder.register_forward_hook(lambda *_: report(next(passes)))
 
     def paint(self, image: ImageTensor, name: str) -> None:
         """Segment one image c×H×W and write the results under `name`."""

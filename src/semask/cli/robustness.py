@@ -14,7 +14,7 @@ from semask.cli.flags import check_record, parse_over
 from semask.cli.scoring import FIRST, begin, check_classes, origin, processes
 from semask.files import write_json, write_text
 from semask.recipes import DataRecipe, TestRecipe
-from semask.text import Table, console, percent
+from semask.text import Progress, Table, console, percent
 
 if TYPE_CHECKING:
     import torch
@@ -113,8 +113,6 @@ def robustness(checkpoint: Path, bundle: Bundle, options: RobustnessOptions) -> 
 
 def _measure(bundle: Bundle, device: torch.device, options: RobustnessOptions) -> tuple[Robustness, int]:
     """The scores and the number of images."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
     from semask.data.dataset import validation_set
     from semask.evaluation import Measures, Samples, evaluate_model, process_share
     from semask.evaluation.robustness import measure_robustness, spread_out
@@ -127,11 +125,9 @@ def _measure(bundle: Bundle, device: torch.device, options: RobustnessOptions) -
     count = len(spread_out(len(samples), options.images))
     # one predictor and one progress bar for all corruptions
     predictor = build_predictor(model.to(device), recipe.test, recipe.data)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
-        # the clean images, then each corruption at each strength
-        runs = 1 + len(corruptions) * len(options.strengths)
-        task = bar.add_task("Evaluating", total=len(process_share(count)) * runs)
+    # the clean images, then each corruption at each strength
+    runs = 1 + len(corruptions) * len(options.strengths)
+    with Progress("evaluating", len(process_share(count)) * runs) as bar:
 
         def evaluate(corrupted: Samples) -> float:
             accumulator = evaluate_model(
@@ -142,7 +138,7 @@ def _measure(bundle: Bundle, device: torch.device, options: RobustnessOptions) -
                 batch_size=recipe.test.batch_size,
                 workers=options.workers,
                 measures=Measures(boundary=False, areas=(), bins=0),
-                progress=lambda done: bar.advance(task, done),
+                progress=bar.advance,
             )
             return accumulator.scores().miou
 

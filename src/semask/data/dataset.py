@@ -19,6 +19,7 @@ from semask.data import sampling
 from semask.data.augment.copy_paste import CopyPaste
 from semask.data.augment.transforms import TrainTransform
 from semask.data.classes import UNKNOWN, Classes, packaged
+from semask.data.decoded import DecodedPairs, fits
 from semask.data.pairs import Pair, find_pairs, find_root
 from semask.data.readers.image import read_label
 from semask.data.readers.raster import ImageTensor, check_channels, read_raster
@@ -115,24 +116,33 @@ class TrainingFiles(Dataset[Sample]):
         self.pairs, self.classes, self.transform, self.seed = tuple(pairs), classes, transform, seed
         self.order = sampling.ImageOrder(len(self.pairs), seed=seed, factors=factors)
         self.pasting = CopyPaste(transform.data, classes) if transform.data.copy_paste else None
+        self.decoded: DecodedPairs | None = None
+
+    def keep_decoded(self, gibibytes: float) -> bool:
+        """Decode every file once, if all of them take no more than that; return whether they do."""
+        if fits(self.pairs, self.transform.data, gibibytes):
+            self.decoded = DecodedPairs(self.transform.data)
+        return self.decoded is not None
 
     def __len__(self) -> int:
         """Return the number of images; draw numbers go beyond it."""
         return len(self.pairs)
 
     def __getitem__(self, draw: int) -> Sample:
-        pair, random = self.pairs[self.order.index(_checked(draw))], sampling.stream(sampling.AUGMENT, self.seed, draw)
-        view = self._view(pair, random)
+        index, random = self.order.index(_checked(draw)), sampling.stream(sampling.AUGMENT, self.seed, draw)
+        view = self._view(index, random)
         if self.pasting is not None:
             # a stream of its own: with and without pasting, images are cropped and distorted alike
             paste = sampling.stream(sampling.PASTE, self.seed, draw)
             if paste.random() < self.pasting.share:
-                other = self.pairs[int(paste.integers(len(self.pairs)))]
-                view = self.pasting.paste(view, self._view(other, paste), paste)
-        return Sample(*self.transform.finish(*view, random), pair.stem)
+                view = self.pasting.paste(view, self._view(int(paste.integers(len(self.pairs))), paste), paste)
+        return Sample(*self.transform.finish(*view, random), self.pairs[index].stem)
 
-    def _view(self, pair: Pair, random: np.random.Generator) -> tuple[ImageTensor, UInt8[Tensor, "h w"]]:
-        data = self.transform.data
+    def _view(self, index: int, random: np.random.Generator) -> tuple[ImageTensor, UInt8[Tensor, "h w"]]:
+        pair, data = self.pairs[index], self.transform.data
+        if self.decoded is not None:
+            decoded = self.decoded.get(index, partial(read_pair, pair, self.classes, data))
+            return self.transform.view(*decoded, random)
         if not data.jpeg_draft:
             return self.transform.view(*read_pair(pair, self.classes, data), random)
         # the drawn size comes first, since it decides at which size the JPEG is decoded

@@ -140,7 +140,7 @@ def to_batch(image: ImageLike, data: DataRecipe) -> tuple[Tensor, bool]:
             array = array.repeat(channels, axis=-1)
         if data.value_range is not None:
             array = scale_samples(array, data.value_range).numpy()
-        image = torch.from_numpy(np.require(array, requirements="CW")).movedim(-1, 0)
+        image = torch.from_numpy(np.require(array, requirements=["C", "W"])).movedim(-1, 0)
     if not isinstance(image, Tensor):
         raise ValueError(f"an image is a path, a PIL image, a NumPy array or a tensor, got {type(image).__name__}")
     single = image.ndim == 3

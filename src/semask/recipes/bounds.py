@@ -111,6 +111,7 @@ FLAGS = {
     "areas": Range(1, MANY),
     "beta": Range(0, 1, below=True),
     "bins": Range(0, 10_000),
+    "decoded": Range(0, 100_000),
     "devices": Range(1, 1024),
     "distance": Range(0, 64),
     "gallery": Range(0, 1000),

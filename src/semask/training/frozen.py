@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
-from rich.progress import Progress
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -22,7 +21,7 @@ from semask.models.model import SegmentationModel
 from semask.recipes import Recipe
 from semask.recipes.encoders import PyramidViTOptions
 from semask.structures import Batch, EncodedBatch, Sample
-from semask.text import console
+from semask.text import Progress
 
 ENCODED_AT_ONCE = 4
 """Images per forward pass of the encoder."""
@@ -94,11 +93,10 @@ class CachedViews(Dataset[EncodedSample]):
             num_workers=workers,
             generator=torch.Generator().manual_seed(0),
         )
-        with Progress(console=console(stderr=True), transient=True) as bar:
-            task = bar.add_task("Encoding once", total=self.count)
+        with Progress("encoding once", self.count) as bar:
             for batch in loader:
                 self._keep(batch, model)
-                bar.advance(task, len(batch.names))
+                bar.advance(len(batch.names))
 
     def __len__(self) -> int:
         return self.count

@@ -28,4 +28,7 @@ class RunOptions:
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     workers: int = 2
     """Processes per device that load images; 0 loads in the training process."""
+    decoded: float = 4.0
+    """Keep training images decoded, in the folder for temporary files (TMPDIR), where all of them take no more than
+    this [GiB]; 0 decodes them for every crop."""
     logger: Literal["csv+tensorboard", "csv", "tensorboard"] = "csv+tensorboard"

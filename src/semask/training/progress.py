@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 from semask.evaluation.summary import class_line, never_predicted
-from semask.text import console
+from semask.text import SILENCE, console, duration
 from semask.training.module import SegmentationModule
 
 REPORTS = 20
@@ -37,12 +37,14 @@ class ProgressReport(Callback):
         self.evaluation = TaskID(0)
         self.loss = float("nan")
         self.miou = ""
-        self.began = 0.0
+        self.began = self.said = 0.0
+        self.since = self.scored = 0
         self.reported = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bars in a terminal."""
-        self.began = time.monotonic()
+        self.began = self.said = time.monotonic()
+        self.since = trainer.global_step
         if not (trainer.is_global_zero and self.console.is_terminal):
             return
         self.bars = Progress(
@@ -69,13 +71,17 @@ class ProgressReport(Callback):
             self.loss = float(trainer.callback_metrics["train/loss"])
         if self.bars is not None:
             self.bars.update(self.training, completed=step, note=f"loss {self.loss:.3f}{self.miou}")
-        elif step % max(1, steps // REPORTS) == 0 and step != self.reported:
-            self.reported = step
-            seconds = time.monotonic() - self.began
-            self._say(f"step {step}/{steps}  loss {float(trainer.callback_metrics['train/loss']):.3f}  {seconds:.0f} s")
+        elif step != self.reported:
+            now = time.monotonic()
+            if step % max(1, steps // REPORTS) == 0 or now - self.said >= SILENCE:
+                self.reported, self.said = step, now
+                left = (now - self.began) / max(1, step - self.since) * (steps - step)
+                loss = float(trainer.callback_metrics["train/loss"])
+                self._say(f"step {step}/{steps}  loss {loss:.3f}  {duration(left)} left")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bar of the evaluation."""
+        self.scored = 0
         if self.bars is not None:
             total = sum(trainer.num_val_batches)
             self.bars.reset(self.evaluation, total=total, visible=True, note="")
@@ -84,8 +90,12 @@ class ProgressReport(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         """Count the pass."""
+        self.scored += 1
         if self.bars is not None:
             self.bars.advance(self.evaluation)
+        elif trainer.is_global_zero and time.monotonic() - self.said >= SILENCE:
+            self.said = time.monotonic()
+            self._say(f"  evaluating: {self.scored} of {sum(trainer.num_val_batches)}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave a line with the scores."""

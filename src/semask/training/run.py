@@ -210,6 +210,8 @@ def train(recipe: Recipe, options: RunOptions | None = None, *, keep: Collection
             load_pretrained(model, recipe, console=run.console, from_scratch=options.from_scratch)
         module = SegmentationModule(model, build_loss(recipe), recipe)
         draws = training_set(recipe.data, seed=recipe.train.seed, mean=recipe.model.mean)
+        if isinstance(draws, TrainingFiles):
+            draws.keep_decoded(options.decoded)
         data = SegmentationData(draws, validation_set(recipe.data), recipe, workers=options.workers)
         return run.fit(module, data, None)
 

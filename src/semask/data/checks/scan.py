@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from rich.progress import track
-
 from semask.data.checks.cache import StatsCache
 from semask.data.checks.file_stats import (
     ImageStats,
@@ -21,7 +19,7 @@ from semask.data.checks.file_stats import (
 from semask.data.pairs import Pair
 from semask.data.readers.source import Source
 from semask.recipes.recipe import DataRecipe
-from semask.text import console
+from semask.text import Progress
 
 MAX_WORKERS = 8
 
@@ -37,11 +35,9 @@ def scan(
     """
     with StatsCache() as cache, ThreadPoolExecutor(workers or min(MAX_WORKERS, os.cpu_count() or 1)) as pool:
         found = pool.map(partial(scan_pair, data=data, cache=cache, thorough=thorough), pairs)
-        screen = console(stderr=True)
         try:
-            return list(
-                track(found, "checking files", len(pairs), console=screen, transient=True, disable=not progress)
-            )
+            with Progress("checking files", len(pairs), quiet=not progress) as bar:
+                return list(bar.track(found))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -19,7 +19,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Integer
 from PIL import Image
-from rich.progress import track
 
 from semask.data.classes import UNKNOWN, Classes
 from semask.data.pairs import find_pairs
@@ -28,7 +27,7 @@ from semask.data.published.official import Official, SplitFiles
 from semask.data.readers.image import read_label
 from semask.data.readers.source import Source
 from semask.files import atomic_write
-from semask.text import console
+from semask.text import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -156,8 +155,8 @@ def _run(official: Official, jobs: Sequence[Job], workers: int | None, *, progre
         # not all at once: a pool keeps a kilobyte for every job that waits, and COCO has 240,000
         begins = range(0, len(jobs), AT_ONCE)
         results = (result for begin in begins for result in pool.map(attempt, jobs[begin : begin + AT_ONCE]))
-        screen = console(stderr=True)
-        made = sum(track(results, "preparing", len(jobs), console=screen, transient=True, disable=not progress))
+        with Progress("preparing", len(jobs), quiet=not progress) as bar:
+            made = sum(bar.track(results))
     if issues:
         listed = "".join(f"\n  {issue}" for issue in sorted(issues)[:SHOWN])
         more = f"\n  … and {len(issues) - SHOWN} more" if len(issues) > SHOWN else ""
