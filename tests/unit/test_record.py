@@ -17,6 +17,7 @@ from semask.evaluation import MetricAccumulator
 from semask.evaluation.comparison import compare
 from semask.evaluation.metrics.bootstrap import statistics
 from semask.evaluation.record import arrays, measured, read_record, write_record
+from semask.evaluation.report import evaluation_table
 from tests.facts import facts, missing
 
 CLASSES = ("sky", "road & <b>kerb</b>", "car")
@@ -101,8 +102,33 @@ def test_other_data_and_other_protocols_are_refused(tmp_path: Path, capsys: pyte
     shutil.copy(tmp_path / "a.npz", tmp_path / "flipped.npz")
     assert cli.main(["compare", str(a), str(tmp_path / "flipped.json"), "--out", str(tmp_path / "c.json")]) == 2
     message = " ".join(capsys.readouterr().err.split())
-    assert missing(message, "flip", "False", "True", "window", "None", [512, 512]) == []
+    assert missing(message, "--test.flip", "False", "True") == []
+    assert "--test.window" not in message
     assert not (tmp_path / "c.json").exists()
+
+
+def test_models_of_other_input_scales_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = write(tmp_path / "a.json"), write(tmp_path / "b.json", skill=0.9)
+    values = json.loads(b.read_text())
+    values["protocol"]["seen"] |= {"base_scale": [512, 128], "mode": "sliding", "window": [64, 64]}
+    b.write_text(json.dumps(values))
+    assert cli.main(["compare", str(a), str(b), "--out", str(tmp_path / "c.json")]) == 0
+    assert missing(capsys.readouterr().out, "base_scale", "None", [512, 128], "mode", "whole", "sliding") == []
+    found = json.loads((tmp_path / "c.json").read_text())
+    assert found["input_scale"]["base_scale"] == [None, [512, 128]]
+    assert found["difference"]["miou"][1] > 0
+
+
+def test_rows_of_a_report_are_runs_and_their_differences(tmp_path: Path) -> None:
+    records = []
+    for name, crop, root in (("small", [64, 64], "x"), ("large", [256, 256], "y")):
+        settings = {"data": {"crop": crop, "root": root, "flip": 0.5}, "optim": {"lr": 0.1}}
+        checkpoint = {"path": f"runs/{name}/best", "sha256": "ab" * 32}
+        records.append(read_record(write(tmp_path / f"{name}.json", checkpoint=checkpoint, settings=settings)))
+    table = evaluation_table(records)
+    assert [row[0] for row in table.rows] == ["small", "large"]
+    assert table.columns[-1] == "differs in"
+    assert [row[-1] for row in table.rows] == ["data.crop [64, 64]", "data.crop [256, 256]"]
 
 
 def test_what_is_no_record_is_named(tmp_path: Path) -> None:
@@ -168,10 +194,10 @@ def test_tables_in_three_formats(tmp_path: Path, capsys: pytest.CaptureFixture[s
     lines = capsys.readouterr().out.splitlines()
     scores = json.loads(Path(paths[0]).read_text())
     assert lines[2].startswith(
-        f"| ade20k/semask-swin-t-fpn | 01234567 | semask-ss | validation abababab | 12 | {100 * scores['scores']['miou']:.2f} |"
+        f"| x | ade20k/semask-swin-t-fpn | 01234567 | semask-ss | validation abababab | 12 | {100 * scores['scores']['miou']:.2f} |"
     )
     assert "| 42.06 |" in lines[2], "SeMask Table 2"
-    assert lines[3].startswith("| my \\| own=x |")
+    assert lines[3].startswith("| x | my \\| own=x |")
     for suffix in (".csv", ".tex", ".md"):
         assert cli.main(["report", *paths, "--out", str(tmp_path / f"table{suffix}")]) == 0
     rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))

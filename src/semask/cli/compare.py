@@ -18,7 +18,7 @@ MEANS = {"miou": "mIoU", "macc": "mAcc", "aacc": "aAcc", "fwiou": "fwIoU", "dice
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Compare two evaluations of the same images by the same protocol: B - A with its 95 % interval, and every class.
+    """Compare two evaluations of the same images, each at its model's scale: B - A with its 95 % interval, by class.
 
     The interval covers the choice of images: both evaluations share each resample, so that images hard for both cancel
     out. It does not cover other seeds of a training; `semask ablate` does.
@@ -54,6 +54,8 @@ def compare(settings: Settings) -> dict[str, Any]:
     out = console()
     out.print(f"A  {found['a']['recipe']}  {found['a']['path']}")
     out.print(f"B  {found['b']['recipe']}  {found['b']['path']}")
+    for name, (one, other) in found["input_scale"].items():
+        out.print(f"input scale belongs to the model: {name} is {one} in A and {other} in B")
     out.print(table(found).rich())
     out.print(verdict(found))
     if settings.out is not None:

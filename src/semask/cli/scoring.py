@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from semask.checkpoints.record import WEIGHTS, read_recipe
 from semask.cli.flags import split_name
-from semask.recipes import Recipe
+from semask.recipes import Recipe, to_dict
 
 if TYPE_CHECKING:
     import torch
@@ -95,6 +95,7 @@ def origin(checkpoint: Path, recipe: Recipe, images: int, device: torch.device) 
     joined = torch.distributed.is_available() and torch.distributed.is_initialized()
     return {
         "recipe": recipe.name,
+        "settings": to_dict(read_recipe(checkpoint)),
         "checkpoint": {"path": str(checkpoint), "sha256": weights},
         "data": {"split": split, "images": images, "sha256": digest_split(recipe.data, split)},
         "versions": versions(),

@@ -59,9 +59,9 @@ def compare(a: Record, b: Record, *, resamples: int = RESAMPLES, seed: int = 0) 
     It is null where it is undefined. The interval covers other images, not another training.
 
     Raises:
-        ValueError: the evaluations are of different images, classes or protocols.
+        ValueError: the evaluations are of different images, classes or protocols; input scales may differ.
     """
-    check_alike(a, b)
+    scales = check_alike(a, b)
     # scores of all images, and resampled differences
     everything = np.ones((1, len(a.names)))
     ours, theirs = statistics(a.counts, everything), statistics(b.counts, everything)
@@ -86,6 +86,7 @@ def compare(a: Record, b: Record, *, resamples: int = RESAMPLES, seed: int = 0) 
             for index, (name, one, other) in enumerate(zip(*columns, strict=True))
         ],
         "images": len(a.names),
+        "input_scale": {key: list(values) for key, values in scales.items()},
         "resamples": resamples,
         "seed": seed,
     }

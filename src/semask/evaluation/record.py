@@ -25,6 +25,8 @@ NEEDED = (
 """Places of the values that every record has; others depend on the measures."""
 MAX_TABLES = 2**30
 """The most that the arrays of a record may take [bytes]; a small archive can claim any size."""
+INPUT_SCALE = ("base_scale", "base_ratio", "antialias", "mode", "window", "stride")
+"""Parts of a protocol that belong to a model: how large it sees the images."""
 
 
 class Record(NamedTuple):
@@ -39,6 +41,12 @@ class Record(NamedTuple):
     def title(self) -> str:
         """Title in tables: the recipe."""
         return str(self.values["recipe"])
+
+    @property
+    def run(self) -> str:
+        """Name of the run's folder, or of the checkpoint's."""
+        path = Path(str(self.values["checkpoint"].get("path", "")))
+        return path.parent.name if path.name in ("best", "last") else path.name
 
 
 def measured(
@@ -133,8 +141,10 @@ def _check_scores(scores: Mapping[str, Any], names: Sequence[str], counts: Image
         raise ValueError(f"its counts give an mIoU of {found}, the record has {reported}")
 
 
-def check_alike(ours: Record, theirs: Record) -> None:
-    """Check that two records are of the same images, classes and protocol.
+def check_alike(ours: Record, theirs: Record) -> dict[str, tuple[Any, Any]]:
+    """Check that two records are of the same images, classes and protocol; return how their input scales differ.
+
+    Scale and windows belong to a model, since it learnt at that scale; several scales and flips are a protocol's.
 
     Raises:
         ValueError: they are not.
@@ -148,6 +158,9 @@ def check_alike(ours: Record, theirs: Record) -> None:
         raise ValueError(f"{pair}: their data differ ({described}); evaluate both on the same files and class table")
     # images as the models saw them
     seen, other = (record.values["protocol"]["seen"] for record in (ours, theirs))
-    if differing := [key for key in seen | other if seen.get(key) != other.get(key)]:
-        listed = ", ".join(f"{key} {seen.get(key)} and {other.get(key)}" for key in differing)
-        raise ValueError(f"{pair}: their protocols differ ({listed}); use the same --protocol or --test flags for both")
+    differing = {key: (seen.get(key), other.get(key)) for key in seen | other if seen.get(key) != other.get(key)}
+    if protocol := {key: values for key, values in differing.items() if key not in INPUT_SCALE}:
+        listed = ", ".join(f"{key} {one} and {two}" for key, (one, two) in protocol.items())
+        flags = ", ".join(f"--test.{key}" for key in protocol)
+        raise ValueError(f"{pair}: their protocols differ ({listed}); evaluate both with the same {flags}")
+    return differing

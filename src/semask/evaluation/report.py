@@ -8,7 +8,12 @@ from semask.evaluation.metrics.sizes import AREAS
 from semask.evaluation.record import Record
 from semask.recipes import get_recipe, list_recipes
 from semask.recipes.protocols import name_of
+from semask.recipes.record import flatten
 from semask.text import Column, Table, percent, tabulate
+
+UNIMPORTANT = ("name", "data.root", "model.encoder.weights", "published.")
+MOST_SETTINGS = 4
+"""Settings in the column that names differences."""
 
 
 def _score(name: str) -> Callable[[Record], str]:
@@ -42,6 +47,7 @@ def _published(record: Record) -> str:
 
 
 COLUMNS: tuple[Column[Record], ...] = (
+    Column("run", lambda record: record.run, "l"),
     Column("recipe", lambda record: record.title, "l"),
     Column("checkpoint", lambda record: str(record.values["checkpoint"]["sha256"])[:8], "l"),
     Column("protocol", lambda record: str(record.values["protocol"]["name"] or "its own"), "l"),
@@ -64,8 +70,15 @@ COLUMNS: tuple[Column[Record], ...] = (
 
 
 def evaluation_table(records: Sequence[Record]) -> Table:
-    """Return a row for every evaluation."""
-    return tabulate(records, COLUMNS)
+    """Return a row for every evaluation; its last column has the settings in which the recipes differ."""
+    settings = [flatten(record.values.get("settings") or {}) for record in records]
+    keys = [key for each in settings for key in each if len({str(other.get(key)) for other in settings}) > 1]
+    shown = [key for key in dict.fromkeys(keys) if not key.startswith(UNIMPORTANT)][:MOST_SETTINGS]
+    differing = {
+        record.path: ", ".join(f"{key} {each.get(key)}" for key in shown)
+        for record, each in zip(records, settings, strict=True)
+    }
+    return tabulate(records, [*COLUMNS, Column("differs in", lambda record: differing[record.path], "l")])
 
 
 def class_table(records: Sequence[Record]) -> Table:

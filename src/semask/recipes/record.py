@@ -31,6 +31,18 @@ def from_dict(values: dict[str, Any], cls: type[T] = Recipe) -> T:  # type: igno
     return _restore(cls, values, cls.__name__.lower())
 
 
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by their paths, such as "data.crop".
+
+    >>> flatten({"data": {"crop": [64, 64]}, "name": "a"})
+    {'data.crop': [64, 64], 'name': 'a'}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
 def _restore(cls: type[T], values: object, where: str) -> T:
     if not isinstance(values, dict):
         raise ValueError(f"{where} must hold named fields, got {type(values).__name__}")

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -23,6 +22,7 @@ from semask.models.flops import meta_twin
 from semask.models.model import SegmentationModel
 from semask.recipes import Recipe, from_dict, to_dict
 from semask.recipes.folder import PLACEHOLDER_CLASSES
+from semask.recipes.record import flatten
 from semask.training.history import FOLDER
 from semask.training.options import RunOptions
 from semask.training.saving import LAST_CHECKPOINT
@@ -200,12 +200,5 @@ def _check_same_recipe(record: Path, recipe: Recipe) -> None:
 
 def differences(before: Recipe, recipe: Recipe) -> list[str]:
     """Return in words what makes a recipe another one than before, where files lie left aside."""
-    then, now = _flatten(to_dict(before)), _flatten(to_dict(recipe))
+    then, now = flatten(to_dict(before)), flatten(to_dict(recipe))
     return [f"{key} was {then[key]!r}, is {now[key]!r}" for key in now if then[key] != now[key] and key not in MOVABLE]
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
