@@ -146,6 +146,18 @@ def convert(source: Source, recipe: str | Recipe, num_classes: int | None = None
     return Conversion(model, translation.recipe, len(kept), fresh, classes, translation.layout, beside)
 
 
+def translated_tensors(path: Path, recipe: Recipe) -> dict[str, Tensor]:
+    """Tensors of a published file by the names that a recipe's model has for them, whatever the class count.
+
+    Raises:
+        ValueError: The file cannot be read, or no published files are known for the decoder.
+    """
+    if (kind := recipe.model.decoder.kind) not in RULES:
+        raise ValueError(f"no published files are known for the decoder {kind!r}; there are for: {', '.join(RULES)}")
+    tensors = tensors_of(read_checkpoint(_weights_file(path)))
+    return dict(_rule(recipe, tensors).translate(tensors, recipe).tensors)
+
+
 def fitting_recipe(tensors: Mapping[str, Tensor], recipe: Recipe) -> str | None:
     """Name of a recipe that a file fills, of the same dataset if its class count allows, else None."""
     dataset = recipe.name.partition("/")[0]

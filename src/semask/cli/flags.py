@@ -7,17 +7,19 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
 from semask.files import check_writable
-from semask.recipes import Recipe
+from semask.recipes import Recipe, TrainRecipe
 from semask.recipes.bounds import check_flags, check_numbers
 
 T = TypeVar("T")
 HELP = ("-h", "--help", "--help-all")
+SHORT = {(TrainRecipe, "freeze"), (TrainRecipe, "early_stop")}
+"""Fields whose flags have no prefix: --freeze, not --train.freeze."""
 
 
 def parse(target: Callable[..., T], arguments: Sequence[str], *, prog: str, **options: Any) -> T:
@@ -48,12 +50,12 @@ def parse_over(
     }
     default = settings(**{name: getattr(recipe, name) for name in names})
     # a short help names the most used flags, --help-all every one
-    registry = ConstructorRegistry()
+    registry = _field_rules(None, default)
     if {"-h", "--help"} & {*arguments}:
         description += (
             f"\n\nThis lists the flags that are used most. `{prog} --help-all` lists every field of the recipe."
         )
-        registry = _showing_only(first, default)
+        registry = _field_rules(first, default)
     parsed = parse(settings, arguments, prog=prog, description=description, default=default, registry=registry)
     changed = dataclasses.replace(recipe, **{name: getattr(parsed, name) for name in names})
     check_numbers(changed)
@@ -102,20 +104,28 @@ def check_record(out: Path | None) -> None:
         check_writable(out.parent)
 
 
-def _showing_only(flags: Sequence[str], default: Any) -> ConstructorRegistry:
-    """Rules for tyro that hide all fields of recipes but these; a hidden flag still parses."""
+def _field_rules(first: Sequence[str] | None, default: Any) -> ConstructorRegistry:
+    """Rules for tyro: fields with short names, and the fields of recipes that are not `first` hidden from the help.
+
+    A hidden flag still parses; None hides none.
+    """
     # every part of a dotted name as (class of its owner, field)
     shown = set()
-    for path in (flag.replace("-", "_").split(".") for flag in flags):
+    for path in (flag.replace("-", "_").split(".") for flag in first or ()):
         for depth in range(1, len(path)):
             owner = operator.attrgetter(".".join(path[:depth]))(default)
             shown.add((type(owner), path[depth]))
     registry, asking = ConstructorRegistry(), False
 
+    def annotated(owner: Any, field: Any) -> Any:
+        marks = [tyro.conf.arg(prefix_name=False)] if (owner, field.name) in SHORT else []
+        marks += [tyro.conf.Suppress] if first is not None and (owner, field.name) not in shown else []
+        return dataclasses.replace(field, type=Annotated[field.type, *marks]) if marks else field
+
     @registry.struct_rule
-    def hide(info: StructTypeInfo) -> StructConstructorSpec | None:
+    def annotate(info: StructTypeInfo) -> StructConstructorSpec | None:
         nonlocal asking
-        if asking or not getattr(info.type, "__module__", "").startswith("semask.recipes"):
+        if asking or not getattr(info.type, "__module__", "").startswith(("semask.recipes", "semask.training.options")):
             return None
         # ask the next rule, without recursion into this one
         asking = True
@@ -123,12 +133,6 @@ def _showing_only(flags: Sequence[str], default: Any) -> ConstructorRegistry:
         asking = False
         if not isinstance(spec, StructConstructorSpec):
             return None
-        fields = (
-            field
-            if (info.type, field.name) in shown
-            else dataclasses.replace(field, type=cast(Any, Annotated[field.type, tyro.conf.Suppress]))
-            for field in spec.fields
-        )
-        return dataclasses.replace(spec, fields=tuple(fields))
+        return dataclasses.replace(spec, fields=tuple(annotated(info.type, field) for field in spec.fields))
 
     return registry

@@ -11,7 +11,7 @@ from tyro.conf import AvoidSubcommands, FlagConversionOff, arg
 
 from semask.cli.flags import parse_over, split_name, take
 from semask.recipes import DataRecipe, LossRecipe, ModelRecipe, OptimRecipe, Recipe, TestRecipe, TrainRecipe, get_recipe
-from semask.recipes.kinds import with_decoder, with_pixel_decoder, with_semantic
+from semask.recipes.kinds import with_augment, with_decoder, with_pixel_decoder, with_semantic
 from semask.training.options import RunOptions
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 USAGE = "semask train RECIPE"
 FIRST = (
+    *("run.out", "run.resume", "run.init", "run.overwrite", "run.from-scratch", "run.workers"),
     "data.root",
     "data.classes",
     "data.crop",
@@ -29,6 +30,8 @@ FIRST = (
     "train.steps",
     "train.batch-size",
     "train.eval-every",
+    "train.early-stop",
+    "train.freeze",
     "train.seed",
     "train.precision",
     "test.mode",
@@ -47,6 +50,7 @@ KINDS: dict[str, Callable[[Recipe, str], Recipe]] = {
     "--pixel-decoder": with_pixel_decoder,
     "--encoder": _with_encoder,
     "--semantic": with_semantic,
+    "--augment": with_augment,
 }
 """Flags such as --decoder NAME, and the change of a recipe by each; read first: all other flags depend on them."""
 
@@ -108,9 +112,9 @@ def parse(arguments: Sequence[str]) -> Task:
         if flag == "--resume" and following.startswith("--"):
             flags.insert(place + 1, "latest")
     description = (
-        f"Train by the recipe {recipe.name}: every field of the recipe is a flag.\n\nFour flags change the kind of a "
-        "part, with the defaults of that kind: --encoder NAME (of timm, or mit_b0 … mit_b5), --decoder KIND, "
-        "--pixel-decoder KIND and --semantic layers|probe|none."
+        f"Train by the recipe {recipe.name}: every field of the recipe is a flag.\n\nFive flags change several fields, "
+        "others go beyond them: --encoder NAME (of timm, or mit_b0 … mit_b5), --decoder KIND, --pixel-decoder KIND, "
+        "--semantic layers|probe|none, and --augment street|aerial|microscopy."
     )
     settings, recipe = parse_over(
         TrainSettings, recipe, flags, prog=f"semask train {recipe.name}", description=description, first=FIRST

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from semask.losses.regions import RegionTerm, region_loss
 from semask.ops.cross_entropy import pixel_losses, resized_cross_entropy
 from semask.structures import IGNORE, LossTerms, PixelLogits, Segmentation
 
@@ -64,8 +65,10 @@ def hardest(losses: Float[Tensor, "b H W"], valid: Tensor, keep: int) -> Float[T
 class SegmentationLoss:
     """Cross-entropy of the main prediction plus α times that of the semantic prior and of every earlier prediction.
 
-    Source: SeMask eq. 5, α = `prior_weight` = 0.4; auxiliary heads as in PSPNet (arXiv:1612.01105) §3.3. OHEM acts on
-    the main loss only.
+    `regions` are weighted losses of `semask.losses.regions` on the main prediction, beside `cross_entropy` times its
+    cross-entropy. OHEM acts on the main cross-entropy only.
+
+    Source: SeMask eq. 5, α = `prior_weight` = 0.4; auxiliary heads as in PSPNet (arXiv:1612.01105) §3.3.
     """
 
     prior_weight: float = 0.4
@@ -73,6 +76,8 @@ class SegmentationLoss:
     ohem_pixels: int | None = None
     auxiliary_weight: float = 0.4
     class_weights: tuple[float, ...] | None = None
+    cross_entropy: float = 1.0
+    regions: Mapping[str, RegionTerm] = field(default_factory=dict)
 
     def __call__(self, out: Segmentation, labels: Integer[Tensor, "b H W"]) -> LossTerms:
         """Return the terms for logits at the decoder's grid and labels of the (padded) image."""
@@ -81,7 +86,7 @@ class SegmentationLoss:
         if self.class_weights is not None:  # copied without waiting for the device
             weights = torch.tensor(self.class_weights).to(labels.device, non_blocking=True)
         # eq. 5: main loss + α · prior loss
-        main = pixel_cross_entropy(
+        main = self.cross_entropy * pixel_cross_entropy(
             out.main.logits,
             labels,
             normalize_by=self.normalize_by,
@@ -89,6 +94,8 @@ class SegmentationLoss:
             class_weights=weights,
             align_corners=out.main.align_corners,
         )
+        if self.regions:
+            main = main + region_loss(out.main, labels, self.regions)
         prior = self._weighed(self.prior_weight, () if out.prior is None else (out.prior,), labels)
         auxiliary = self._weighed(self.auxiliary_weight, out.main.auxiliary, labels)
         return LossTerms(main + prior + auxiliary, main, prior, auxiliary)

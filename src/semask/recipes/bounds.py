@@ -53,6 +53,9 @@ BOUNDS: dict[str, dict[str, Range]] = {
     "model.decoder.pixel_decoder": {"layers": COUNT, "feedforward": COUNT},
     "loss": {
         **dict.fromkeys(("prior_weight", "auxiliary_weight", "class_weights"), WEIGHT),
+        **dict.fromkeys(("cross_entropy", "dice", "tversky", "lovasz", "focal"), WEIGHT),
+        "tversky_alpha": SHARE,
+        "focal_gamma": Range(0, 100),
         "ohem_pixels": Range(1, MANY),
     },
     "loss.masks": {
@@ -63,7 +66,7 @@ BOUNDS: dict[str, dict[str, Range]] = {
     },
     "data": {
         **dict.fromkeys(("fraction", "cat_max_ratio", "repeat_threshold"), Range(0, 1, above=True)),
-        **dict.fromkeys(("padding", "flip", "rare_crops", "copy_paste"), SHARE),
+        **dict.fromkeys(("padding", "flip", "vertical_flip", "rare_crops", "copy_paste"), SHARE),
         "channels": Range(1, 4096),
         "value_range": Range(-1e12, 1e12),
         **dict.fromkeys(("base_scale", "short_edges", "long_edge"), Range(1, 2**20)),
@@ -84,6 +87,7 @@ BOUNDS: dict[str, dict[str, Range]] = {
         "warmup_steps": Range(0, MANY),
         "warmup_ratio": SHARE,
         "encoder_lr_scale": WEIGHT,
+        "layer_decay": Range(0, 1, above=True),
     },
     "train": {
         **dict.fromkeys(("steps", "eval_every"), Range(1, MANY)),
@@ -92,6 +96,7 @@ BOUNDS: dict[str, dict[str, Range]] = {
         "checkpoint_every": POSITIVE,
         "cached_views": Range(1, 10_000),
         "ema": RATE,
+        "early_stop": COUNT,
         "checkpoint_stages": Range(0, 65_536),  # the encoder knows how many there are
         "eval_stride": SIDES,
         "seed": Range(0, 2**32 - 1),

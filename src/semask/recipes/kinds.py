@@ -12,6 +12,23 @@ from semask.recipes.recipe import Recipe
 AFTER_STAGES: dict[str, Any] = {"layers": SemanticLayers(), "probe": StageProbe(), "none": None}
 """Choices of `--semantic`: semantic layers, the probes that they are compared with, or neither."""
 
+FROM_ABOVE: dict[str, Any] = {"vertical_flip": 0.5, "rotate": True, "scale_range": (0.75, 1.33)}
+"""Augmentation of images without an upper side, whose objects have one size."""
+AUGMENTATIONS: dict[str, dict[str, Any]] = {
+    "street": {"vertical_flip": 0.0, "rotate": False, "scale_range": (0.5, 2.0), "hue": (-18, 17)},
+    "aerial": {**FROM_ABOVE, "hue": (-9, 9)},
+    "microscopy": {**FROM_ABOVE, "hue": (0, 0)},
+}
+"""Choices of `--augment`, as fields of a DataRecipe."""
+
+
+def with_augment(recipe: Recipe, name: str) -> Recipe:
+    """The recipe with the flips, turns, scales and colours of a kind of images."""
+    if name not in AUGMENTATIONS:
+        raise ValueError(f"--augment {name}: allowed are {', '.join(AUGMENTATIONS)}")
+    fields = {"flip": 0.5, "photometric": True, "scale_choices": None, "short_edges": None, **AUGMENTATIONS[name]}
+    return recipe.override({f"data.{field}": value for field, value in fields.items()})
+
 
 def with_decoder(recipe: Recipe, kind: str) -> Recipe:
     """The recipe with another kind of decoder, in that kind's published form."""

@@ -66,6 +66,16 @@ class LossRecipe:
     """Weight of each prediction of an earlier map, where a per-pixel decoder makes some."""
     ohem_pixels: int | None = None
     """Keep this many of the hardest pixels per image in the main loss; None keeps all."""
+    cross_entropy: float = 1.0
+    """Weight of the cross-entropy of the main prediction of pixels; those of the next four are beside it."""
+    dice: float = 0.0
+    tversky: float = 0.0
+    tversky_alpha: float = 0.3
+    """Cost of a pixel that is wrongly found, against 1 - this of one that is missed; 0.5 is the Dice loss."""
+    lovasz: float = 0.0
+    focal: float = 0.0
+    focal_gamma: float = 2.0
+    """Exponent by which well-classified pixels weigh less."""
     class_weights: tuple[float, ...] | None = None
     """Weight of each class in the main cross-entropy of pixels, in the class table's order; only their ratios matter.
     `semask doctor` suggests some. None weighs all alike."""
@@ -129,6 +139,11 @@ class DataRecipe:
     cat_max_ratio: float = 0.75
     """Redraw a crop, up to ten times, while one class covers this share of its labelled pixels; 1 accepts any."""
     flip: float = 0.5
+    """Share of crops that are mirrored left to right."""
+    vertical_flip: float = 0.0
+    """Share of crops that are turned upside down."""
+    rotate: bool = False
+    """Turn crops by a random number of quarter turns; those that are not square by half turns."""
     photometric: bool = True
     """Distort brightness, contrast, saturation and hue; of images that are not of three 8-bit channels, the first
     two."""
@@ -177,6 +192,9 @@ class OptimRecipe:
     """Factor on the learning rate at the first step of the warm-up."""
     encoder_lr_scale: float = 1.0
     """Factor on the learning rate of the encoder."""
+    layer_decay: float = 1.0
+    """Factor on the learning rate from each block of the encoder to the one before it (BEiT); semantic layers, which
+    start anew, have the full rate."""
     no_decay: tuple[str, ...] = ("norm", "relative_position_bias_table", "absolute_pos_embed")
     """Parameters whose name contains one of these are not decayed."""
     norm_decay: bool = True
@@ -193,6 +211,11 @@ class TrainRecipe:
     accumulate: int = 1
     """Forward passes per optimiser step."""
     clip_norm: float | None = None
+    freeze: tuple[str, ...] = ()
+    """Patterns of parameters that stay as they are, such as encoder.backbone.blocks.0.* or *.norm*; * stands for any
+    text. BatchNorms without a trained parameter keep their statistics."""
+    early_stop: int | None = None
+    """End after so many evaluations in a row without a better mIoU; None trains to the end."""
     freeze_encoder: bool = False
     """Train the decoder alone; the encoder keeps its weights and is in evaluation mode throughout."""
     cached_views: int | None = None

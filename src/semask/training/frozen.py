@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 import shutil
 import tempfile
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +41,24 @@ def freeze(encoder: nn.Module) -> None:
     """Take an encoder out of training."""
     encoder.requires_grad_(False)
     encoder.eval()
+
+
+def freeze_matching(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Take the parameters out of training whose names match a pattern, * standing for any text.
+
+    Raises:
+        ValueError: A pattern matches none, or nothing is left to train.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            parts = ", ".join(dict.fromkeys(".".join(name.split(".")[:2]) + ".*" for name in names))
+            raise ValueError(f"--freeze {pattern} matches no parameter; names begin with {parts}")
+    for name, parameter in model.named_parameters():
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"--freeze {' '.join(patterns)} leaves nothing to train; leave some parameters out")
 
 
 def check_frozen(recipe: Recipe, world_size: int) -> None:

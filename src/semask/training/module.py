@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from semask.evaluation import count_pixels
 from semask.evaluation.metrics import Confusion
@@ -18,7 +19,7 @@ from semask.losses.build import build_loss
 from semask.models.model import SegmentationModel
 from semask.recipes import Recipe
 from semask.structures import Batch, EncodedBatch, Features, Loss, LossTerms, Sample
-from semask.training.frozen import freeze
+from semask.training.frozen import freeze, freeze_matching
 from semask.training.optim import build_optimizer, schedule
 
 
@@ -49,14 +50,19 @@ class SegmentationModule(LightningModule):
         self.confusion: Confusion | None = None
         if self.recipe.train.freeze_encoder:
             freeze(self.model.encoder)
+        freeze_matching(self.model, self.recipe.train.freeze)
         self._counting = Confusion(model.num_classes)
         self.predictor()  # An impossible test is refused now, not at the first evaluation.
 
     def train(self, mode: bool = True) -> SegmentationModule:
-        """Change the mode of the trained parts: a frozen encoder stays in evaluation mode."""
+        """Change the mode of the trained parts: a frozen encoder, and frozen BatchNorms, stay in evaluation mode."""
         super().train(mode)
         if self.recipe.train.freeze_encoder:
             self.model.encoder.eval()
+        if self.recipe.train.freeze:
+            for layer in self.model.modules():
+                if isinstance(layer, _BatchNorm) and not any(each.requires_grad for each in layer.parameters()):
+                    layer.eval()
         return self
 
     def training_step(self, batch: Batch | EncodedBatch, batch_idx: int) -> Float[Tensor, ""]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -12,6 +13,10 @@ from torch import nn
 from semask.recipes import OptimRecipe
 
 ParameterGroup = dict[str, object]
+BLOCK = re.compile(
+    r"encoder\.(?!semantic\.)(?:[A-Za-z_]\w*\.)*?(?!norm|bn)[A-Za-z_]\w*?[._]?\d+(?:\.(?:\w+\.)?\d+)?(?=\.)"
+)
+"""Names of blocks, with or without their stage's."""
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
@@ -43,6 +48,8 @@ def build_optimizer(model: nn.Module, recipe: OptimRecipe) -> torch.optim.Optimi
 def parameter_groups(model: nn.Module, recipe: OptimRecipe) -> list[ParameterGroup]:
     """Return the optimiser's groups: encoder and rest, each with and without weight decay; empty groups are left out.
 
+    With `recipe.layer_decay` every block of the encoder has a rate, and a group, of its own.
+
     A parameter whose name contains one of `recipe.no_decay` is not decayed, nor, where `recipe.norm_decay` is False, is
     one of a normalisation layer. All others are: biases, λ and, in SeMask-FPN, the head's BatchNorm (named `bn`).
     Our names agree with the published ones in this respect. A parameter that two layers share is there once.
@@ -50,21 +57,42 @@ def parameter_groups(model: nn.Module, recipe: OptimRecipe) -> list[ParameterGro
     Source: SeMask's recipes (mmsegmentation's paramwise_cfg, detectron2's rule by the kind of layer).
     """
     norms = {id(parameter) for layer in model.modules() if isinstance(layer, NORMS) for parameter in layer.parameters()}
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    above = blocks_above([name for name, _ in model.named_parameters()]) if recipe.layer_decay < 1 else {}
+    groups: dict[tuple[bool, bool, int], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         decay = decays(name, recipe) and (recipe.norm_decay or id(parameter) not in norms)
-        groups.setdefault((name.startswith("encoder."), decay), []).append(parameter)
+        groups.setdefault((name.startswith("encoder."), decay, above.get(name, 0)), []).append(parameter)
     return [
         {
-            "name": f"{'encoder' if in_encoder else 'decoder'}{'' if decay else ', no decay'}",
+            "name": f"{'encoder' if in_encoder else 'decoder'}{'' if decay else ', no decay'}"
+            f"{f', {blocks} blocks below the last' if blocks else ''}",
             "params": parameters,
-            "lr": recipe.lr * (recipe.encoder_lr_scale if in_encoder else 1.0),
+            "lr": recipe.lr * (recipe.encoder_lr_scale if in_encoder else 1.0) * recipe.layer_decay**blocks,
             "weight_decay": recipe.weight_decay if decay else 0.0,
         }
-        for (in_encoder, decay), parameters in groups.items()
+        for (in_encoder, decay, blocks), parameters in groups.items()
     ]
+
+
+def blocks_above(names: Sequence[str]) -> dict[str, int]:
+    """Number of blocks from each parameter of the encoder to the end of the encoder.
+
+    Blocks are those of its lists, stage by stage, in their order: `blocks.3` of a ViT, `layers.0.blocks.1` of a Swin.
+    What comes before all of them (patch embedding, positions) is one block more; semantic layers count as the last one.
+
+    Source: layer-wise learning rates of BEiT (arXiv:2106.08254) §A.
+    """
+    found = {name: BLOCK.match(name) for name in names if name.startswith("encoder.")}
+    blocks = [*dict.fromkeys(match[0] for match in found.values() if match)]
+    above, here = {}, len(blocks)
+    for name, match in found.items():
+        if match:
+            here = len(blocks) - 1 - blocks.index(match[0])
+        # norms between blocks belong to the block before them
+        above[name] = 0 if name.startswith("encoder.semantic.") else here
+    return above
 
 
 def decays(name: str, recipe: OptimRecipe) -> bool:

@@ -15,6 +15,9 @@ class RunOptions:
     """Folder of the run; None takes runs/RECIPE with - for /."""
     resume: str | None = None
     """Go on from this last.ckpt; "latest" (or no value on the command line) is the one in the run's own folder."""
+    init: Path | None = None
+    """Start from another model: a checkpoint's folder or a published file. What fits is taken over, classes by their
+    names; recipe, learning rate, data and classes may be others."""
     overwrite: bool = False
     """Replace an earlier run in the same folder."""
     from_scratch: bool = False

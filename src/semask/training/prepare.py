@@ -30,8 +30,8 @@ from semask.training.saving import LAST_CHECKPOINT
 logger = logging.getLogger(__name__)
 LOCK = ".lock"
 
-MOVABLE = {"data.root", "model.encoder.weights", "train.checkpoint_every"}
-"""Fields that a resumed run may change: where files lie, and how often it is saved."""
+MOVABLE = {"data.root", "model.encoder.weights", "train.checkpoint_every", "train.steps", "train.early_stop"}
+"""Fields that a resumed run may change: where files lie, how often it is saved, and when it ends."""
 
 
 def fit_classes(recipe: Recipe) -> tuple[Recipe, Classes]:
@@ -195,7 +195,11 @@ def _check_same_recipe(record: Path, recipe: Recipe) -> None:
     differing = differences(from_dict(before), recipe) if before is not None else []
     if differing:
         listed = ", ".join(differing[:5])
-        raise ValueError(f"a resumed run needs the recipe that it began with: {listed}. It is in {str(record)!r}.")
+        best = record.parent / "best"
+        raise ValueError(
+            f"a resumed run needs the recipe that it began with: {listed}. It is in {str(record)!r}. To train on with "
+            f"other settings, start a new run from its weights: --init {best} --out FOLDER; --train.steps may grow"
+        )
 
 
 def differences(before: Recipe, recipe: Recipe) -> list[str]:

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from semask.checkpoints.warm_start import start_from
 from semask.data.checks.check import check_pairs
 from semask.data.classes import Classes
 from semask.data.dataset import TrainingFiles, training_set, validation_set
@@ -97,6 +98,8 @@ class Run:
         names = classes.names if classes is not None else ()
         own = [*([average] if average else []), ProgressReport(names), RandomStates(recipe.train.seed)]
         own += [WarnUnusedSemanticAttention(), self.checkpoints]
+        if recipe.train.early_stop is not None:
+            own.append(EarlyStopping("val/mIoU", mode="max", patience=recipe.train.early_stop, check_finite=False))
         try:
             self.trainer = build_trainer(recipe.train, options, callbacks=[*own, *callbacks])
         except (MisconfigurationException, RuntimeError) as error:  # Lightning's words for what the machine lacks
@@ -206,7 +209,9 @@ def train(recipe: Recipe, options: RunOptions | None = None, *, keep: Collection
             warn_of_warm_up(recipe)
         seed_everything(recipe.train.seed, workers=True, verbose=False)
         model = build(recipe).train()
-        if run.resume is None:
+        if run.resume is None and options.init is not None:
+            run.console.print(str(start_from(model, options.init, classes.names)))
+        elif run.resume is None:
             load_pretrained(model, recipe, console=run.console, from_scratch=options.from_scratch)
         module = SegmentationModule(model, build_loss(recipe), recipe)
         draws = training_set(recipe.data, seed=recipe.train.seed, mean=recipe.model.mean)

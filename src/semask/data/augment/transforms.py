@@ -64,7 +64,14 @@ class TrainTransform:
         resized = ResizedLabel(label, size or self.draw_size(*size_of(label), random))
         window = self._draw_crop(resized, random)
         crop, ids = resize_window(image, resized.shape, window, antialias=self.data.antialias), resized[window]
-        return (crop.flip(-1), ids.flip(-1)) if random.random() < self.data.flip else (crop, ids)
+        if random.random() < self.data.flip:
+            crop, ids = crop.flip(-1), ids.flip(-1)
+        if self.data.vertical_flip and random.random() < self.data.vertical_flip:
+            crop, ids = crop.flip(-2), ids.flip(-2)
+        if self.data.rotate:
+            turns = int(random.integers(4)) if self.data.crop[0] == self.data.crop[1] else 2 * int(random.integers(2))
+            crop, ids = (each.rot90(turns, (-2, -1)) for each in (crop, ids))
+        return crop, ids
 
     def finish(
         self, image: ImageTensor, label: UInt8[Tensor, "h w"], random: np.random.Generator
@@ -166,7 +173,7 @@ def _check(data: DataRecipe) -> None:
     if min(data.crop) < 1:
         raise ValueError(f"crop must be positive, (height, width) [px], got {data.crop}")
     # probabilities and colours
-    for name in ("flip", "rare_crops", "copy_paste"):
+    for name in ("flip", "vertical_flip", "rare_crops", "copy_paste"):
         if not 0 <= getattr(data, name) <= 1:
             raise ValueError(f"data.{name} is a probability and lies in [0, 1], got {getattr(data, name):g}")
     if data.copy_paste_classes is not None and not data.copy_paste:
