@@ -114,6 +114,7 @@ BOUNDS: dict[str, dict[str, Range]] = {
 FLAGS = {
     "alpha": SHARE,
     "areas": Range(1, MANY),
+    **{name: BOUNDS["data"][name] for name in ("base_scale", "base_ratio")},
     "beta": Range(0, 1, below=True),
     "bins": Range(0, 10_000),
     "decoded": Range(0, 100_000),
