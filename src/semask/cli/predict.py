@@ -142,7 +142,7 @@ def predict(
                 if windows and (warning := window_warning(painter.data, windows, *size)):
                     log.print(f"{file}: {warning}", style="yellow")
                     warned = True
-                elif not note and (note := scale_note(painter.data, *size) or ""):
+                elif not (note or warned) and (note := scale_note(painter.data, *size) or ""):
                     log.print(note)
                 painter.paint(image, name)
             except (ValueError, MemoryError, RuntimeError) as error:
