@@ -260,8 +260,9 @@ def test_a_photograph_that_is_made_small_before_it_is_cut_is_told_once(
         flags = ["--out", str(tmp_path / "out"), "--test.mode", "sliding"]
         assert cli.main(["predict", str(tmp_path / run), str(tmp_path / "pictures"), *flags]) == 0
         text = capsys.readouterr().err
-        for fact in ("512×512", "a.jpg", "600×800", "192×256", "--test.scales 3.1"):
+        for fact in ("512×512", "a.jpg", "--test.scales 3.1"):
             assert text.count(fact) == told
+        assert (text.count("600×800"), text.count("192×256")) == (1, 1)
         assert "b.jpg" not in text
 
 
