@@ -27,10 +27,10 @@ def test_the_demo_leaves_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixt
     assert record["images"] == 200
     assert f"mIoU {100 * record['scores']['miou']:.2f}" in told
     assert all(f" {row['name']} " in told for row in record["scores"]["classes"])
-    for name in ("best", "curves.png", "figure.png", "metrics.json", "metrics.png"):
+    for name in ("best", "curves.png", "overview.png", "metrics.json", "metrics.png"):
         assert str(tmp_path / name) in told
     assert semask.load(str(tmp_path / "best")).num_classes == 12
-    for name in ("curves.png", "figure.png", "metrics.png"):
+    for name in ("curves.png", "overview.png", "metrics.png"):
         assert np.array(Image.open(tmp_path / name).convert("L")).std() > 5, "not blank"
 
 

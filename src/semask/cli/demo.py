@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from semask.checkpoints.record import RECORD, read_record
 from semask.cli.flags import parse
 from semask.recipes import from_dict, get_recipe
 from semask.text import console
 
-if TYPE_CHECKING:
-    from semask.checkpoints.store import Bundle
-    from semask.visualization.figures import Row
-
 RECIPE = "scenes/semask-micro-fpn"
-SCENES = 8
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -30,17 +24,14 @@ def demo(*, out: Path = Path("runs/demo"), steps: int | None = None) -> None:
     This takes a few minutes on two CPU cores. An earlier demo in the same folder is replaced, but no other run.
 
     Args:
-        out: Folder for the checkpoint, metrics.json, curves.png and figure.png.
+        out: Folder for the checkpoint, metrics.json, curves.png and overview.png.
         steps: Optimiser steps; None takes the recipe's.
     """
     from semask.checkpoints import store
     from semask.cli.evaluate import EvaluateOptions, evaluate
     from semask.cli.train import train
-    from semask.data.dataset import classes_of
-    from semask.training.history import read_history
     from semask.training.options import RunOptions
     from semask.training.prepare import holds_run
-    from semask.visualization.figures import figure_grid, training_curves
 
     # an earlier demo is replaced, another run never
     if holds_run(out):
@@ -54,35 +45,11 @@ def demo(*, out: Path = Path("runs/demo"), steps: int | None = None) -> None:
         evaluations, warmup = min(steps, recipe.train.eval_every), min(recipe.optim.warmup_steps, steps // 2)
         changes = {"train.steps": steps, "train.eval_every": evaluations, "optim.warmup_steps": warmup}
         recipe = recipe.override(changes)
-    # train, draw figures, evaluate
+    # train and evaluate
     result = train(recipe, RunOptions(out=out, overwrite=True))
     bundle = store.load(result.best)
-    figure_grid(out / "figure.png", segment_scenes(bundle), classes_of(recipe.data))
-    training_curves(out / "curves.png", read_history(out))
     evaluate(result.best, bundle, EvaluateOptions(out=out / "metrics.json"))
     screen = console()
     screen.print(f"checkpoint  {result.best}")
     screen.print(f"curves      {out / 'curves.png'}")
-    screen.print(f"figure      {out / 'figure.png'}: image | truth | prediction | semantic prior")
-
-
-def segment_scenes(bundle: Bundle) -> list[Row]:
-    """Segment the first scenes of the validation split."""
-    import torch
-
-    from semask.data.dataset import validation_set
-    from semask.inference import build_predictor, build_prior
-    from semask.visualization.figures import Row
-
-    model, recipe, _ = bundle
-    assert recipe is not None
-    predictor = build_predictor(model, recipe.test, recipe.data)
-    prior = build_prior(model, recipe.test, recipe.data)
-    # image, truth, prediction and semantic prior of each
-    scenes = validation_set(recipe.data)
-    with torch.inference_mode():
-        samples = [scenes[index] for index in range(SCENES)]
-        return [
-            Row(image, label, predictor.labels(image[None])[0], prior.labels(image[None])[0])
-            for image, label, _ in samples
-        ]
+    screen.print(f"figure      {out / 'overview.png'}: image | truth | prediction | semantic prior")

@@ -51,6 +51,12 @@ class PredictOptions:
     """Write images with the classes' colours laid over them."""
     alpha: float = 0.5
     """Share of colour in overlays, from 0 to 1."""
+    outline: int = 0
+    """Width of lines around regions in overlays [px]; with --alpha 0 there are lines alone."""
+    only: tuple[str, ...] | None = None
+    """Names of the classes in overlays; None shows all but the one called background."""
+    legend: bool = True
+    """Write the names of the classes into a corner of overlays."""
     prior: bool = False
     """Write the semantic prior's label map too; the checkpoint must have semantic layers."""
     submission: Literal["ade20k", "cityscapes", "voc"] | None = None
@@ -177,7 +183,7 @@ class Painter:
         from semask.inference import build_predictor, build_prior
         from semask.inference.from_recipe import scale_warning
         from semask.ops.device import pick_device
-        from semask.visualization.colours import numbered_classes
+        from semask.visualization.colours import foreground, numbered_classes
 
         self.options, self.device = options, pick_device(options.device)
         self.model, recipe, classes = store.load(checkpoint, device=self.device)
@@ -188,6 +194,7 @@ class Painter:
         if scale is not None:
             self.data = dataclasses.replace(recipe.data, **dataclasses.asdict(scale))
         self.classes = classes or numbered_classes(recipe.model.num_classes)
+        self.shown = foreground(self.classes) if options.only is None else self.classes.numbers(options.only, "--only")
         if warning := scale_warning(recipe.data, self.data, test):
             logger.warning(warning)
         # windows of the flags, in place of the checkpoint's own test
@@ -220,7 +227,8 @@ class Painter:
         if prior is not None:
             write_label(out / PRIORS / f"{name}.png", prior, self.classes)
         if self.options.overlay:
-            mixed = overlay(as_rgb(image), labels, self.classes, alpha=self.options.alpha)
+            options = {name: getattr(self.options, name) for name in ("alpha", "outline", "legend")}
+            mixed = overlay(as_rgb(image), labels, self.classes, shown=self.shown, **options)
             suffix = "jpg" if max(mixed.shape) <= JPEG_SIDE else "png"
             write_image(out / OVERLAYS / f"{name}.{suffix}", mixed)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, cached_property
@@ -34,6 +34,17 @@ Colour = tuple[int, int, int]
 
 UNKNOWN = -1
 """The entry of `Classes.lookup` for source values outside the label map."""
+OKABE_ITO: tuple[Colour, ...] = (
+    (86, 180, 233),
+    (230, 159, 0),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (204, 121, 167),
+)
+"""Sky blue, orange, bluish green, yellow, blue, reddish purple."""
+ERROR_COLOUR: Colour = (214, 39, 40)
+"""The red of wrong pixels, which no class has."""
 MAX_CLASSES = IGNORE
 MAX_VALUE = 65535
 """The largest value of label files with a table of their own; others are looked for one by one."""
@@ -158,6 +169,19 @@ class Classes:
         label_map = _parse_labels(record.get("labels"), tuple(names))
         return cls(tuple(names), tuple(colours), label_map, None if ids is None else tuple(ids))
 
+    def numbers(self, names: Sequence[str], flag: str) -> tuple[int, ...]:
+        """Return the numbers of classes by their names, which a flag gave.
+
+        Raises:
+            ValueError: there is no such class.
+        """
+        for name in names:
+            if name not in self.names:
+                near = get_close_matches(name, self.names, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"the classes are {', '.join(self.names[:20])}"
+                raise ValueError(f"{flag} {name!r} is no class; {hint}")
+        return tuple(self.names.index(name) for name in names)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form; `from_dict` restores an equal table."""
         entries = [{"name": n, "colour": list(c)} for n, c in zip(self.names, self.colours, strict=True)]
@@ -230,12 +254,18 @@ def identity(num_classes: int) -> dict[int, int]:
 
 @cache
 def palette(count: int) -> tuple[Colour, ...]:
-    """Return `count` ≤ 255 colours far apart: each the grid colour farthest from black, white and those before."""
+    """Return `count` ≤ 255 colours: Okabe and Ito's, which colour-blind readers distinguish, then others far apart.
+
+    Each further one is the grid colour farthest from black, white, the red of errors and those before.
+
+    Source: Okabe and Ito 2008, without black and vermilion, which is near the red of errors.
+    """
+    colours = [*OKABE_ITO[:count]]
     levels = np.linspace(0, 255, 7).round()
     grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
-    distance = np.minimum(np.square(grid).sum(1), np.square(grid - 255).sum(1))
-    colours: list[Colour] = []
-    for _ in range(count):
+    taken = np.array([(0, 0, 0), (255, 255, 255), ERROR_COLOUR, *OKABE_ITO])
+    distance = np.square(grid[:, None] - taken).sum(-1).min(axis=1)
+    for _ in range(count - len(colours)):
         # farthest-point sampling of the grid
         chosen = grid[distance.argmax()]
         distance = np.minimum(distance, np.square(grid - chosen).sum(1))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Integer, UInt8
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from semask.data.classes import Classes
@@ -17,6 +18,8 @@ from semask.structures import IGNORE
 
 IGNORE_COLOUR = (0, 0, 0)
 """Colour of unlabelled pixels."""
+BACKGROUND = ("background", "bg")
+"""Names of a class that overlays leave clear."""
 PIXELS = 2**20
 """Pixels painted at once: an image as floats takes twelve bytes a pixel, several times over."""
 
@@ -40,10 +43,20 @@ def overlay(
     classes: Classes,
     *,
     alpha: float = 0.5,
+    shown: Collection[int] | None = None,
+    outline: int = 0,
+    legend: bool = False,
 ) -> UInt8[Tensor, "3 H W"]:
-    """Lay the colours over an image in [0, 1], or of bytes; `alpha` 0 shows the image alone, 1 the colours alone.
+    """Lay the colours over an image in [0, 1], or of bytes.
 
-    Pixels without a class show the image.
+    Args:
+        image: The image.
+        labels: Class ids; pixels without a class show the image.
+        classes: Names and colours.
+        alpha: Share of colour: 0 shows the image alone, 1 the colours alone.
+        shown: Classes that are laid over; None: all.
+        outline: Width of lines in full colour around regions [px].
+        legend: Write the names of the classes in the labels into a corner, where the image has room for them.
 
     Raises:
         ValueError: `alpha` is out of range, or the sizes differ.
@@ -53,14 +66,68 @@ def overlay(
     if image.shape[-2:] != labels.shape:
         raise ValueError(f"image {tuple(image.shape)} and labels {tuple(labels.shape)} differ in size")
     mixed = torch.empty(image.shape, dtype=torch.uint8)
-    # row block by row block
+    visible = torch.zeros(IGNORE + 1, dtype=torch.bool)
+    visible[[*(range(len(classes)) if shown is None else shown)]] = True
+    present = torch.zeros(IGNORE + 1, dtype=torch.bool)
+    # row block by row block, with the rows around it that outlines reach
     step = max(1, PIXELS // labels.shape[1])
-    for rows in (slice(first, first + step) for first in range(0, len(labels), step)):
-        ids = labels[rows].cpu()
-        weight = alpha * ((ids >= 0) & (ids < len(classes.colours))).float()
-        shown = to_float(image[:, rows].cpu()).float() * (1 - weight) + colourise(ids, classes) / 255 * weight
-        mixed[:, rows] = (shown.clamp(0, 1) * 255).round().to(torch.uint8)
+    for first in range(0, len(labels), step):
+        above, last = max(0, first - outline), min(len(labels), first + step)
+        wide = labels[above : last + outline].cpu().long()
+        wide = torch.where((wide >= 0) & (wide < len(classes)), wide, IGNORE)
+        rows = slice(first - above, last - above)
+        ids = wide[rows]
+        weight = alpha * visible[ids].float()
+        if outline:
+            weight[_near_edges(wide, outline)[rows] & visible[ids]] = 1.0
+        colours = colourise(ids, classes) / 255
+        blended = to_float(image[:, first:last].cpu()).float() * (1 - weight) + colours * weight
+        mixed[:, first:last] = (blended.clamp(0, 1) * 255).round().to(torch.uint8)
+        present[ids.unique()] = True
+    if legend:
+        write_legend(mixed, [index for index in range(len(classes)) if present[index] and visible[index]], classes)
     return mixed
+
+
+def _near_edges(ids: Integer[Tensor, "h w"], width: int) -> Tensor:
+    """Whether a pixel has another class than one of those up to `width` - 1 steps further down, up, right or left."""
+    near = torch.zeros_like(ids, dtype=torch.bool)
+    for axis in (0, 1):
+        differ = ids.diff(dim=axis) != 0
+        for step in range(width):
+            # the edge lies between two pixels; both sides of it are painted
+            length = differ.shape[axis] - step
+            if length > 0:
+                near.narrow(axis, 0, length).logical_or_(differ.narrow(axis, step, length))
+                near.narrow(axis, 1 + step, length).logical_or_(differ.narrow(axis, 0, length))
+    return near
+
+
+def write_legend(image: UInt8[Tensor, "3 H W"], ids: Sequence[int], classes: Classes) -> None:
+    """Write names of classes on their colours into the lower left corner, in place; too small an image has none."""
+    height, width = image.shape[-2:]
+    size = max(10, min(40, min(height, width) // 24))
+    font, gap = ImageFont.load_default(size), size // 2
+    names = [classes.names[index] for index in ids]
+    wide = round(max((font.getlength(name) for name in names), default=0)) + size + 3 * gap
+    tall = round(1.4 * size) * len(ids) + gap
+    if not ids or wide > 0.7 * width or tall > 0.7 * height:
+        return
+    corner = image[:, height - tall :, :wide]
+    # a dark ground under white names
+    picture = Image.fromarray((corner.float() * 0.35).to(torch.uint8).permute(1, 2, 0).numpy())
+    draw = ImageDraw.Draw(picture)
+    for line, (index, name) in enumerate(zip(ids, names, strict=True)):
+        top = gap + round(1.4 * size) * line
+        draw.rectangle((gap, top, gap + size, top + size), fill=classes.colours[index], outline=(255, 255, 255))
+        draw.text((2 * gap + size, top + size / 2), name, fill=(255, 255, 255), font=font, anchor="lm")
+    corner.copy_(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
+
+
+def foreground(classes: Classes) -> tuple[int, ...]:
+    """Classes that an overlay shows: all but the one called background, where there are others."""
+    found = tuple(index for index, name in enumerate(classes.names) if name.strip().casefold() not in BACKGROUND)
+    return found or tuple(range(len(classes)))
 
 
 def write_label(path: str | Path, labels: Integer[Tensor, "H W"], classes: Classes) -> None:

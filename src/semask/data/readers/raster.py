@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,8 @@ from semask.recipes.recipe import DataRecipe
 
 FULL_SCALE = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)}
 """Sample types whose range is that of the type; the range of others is known only to the file's author."""
+SAMPLED = 2**18
+"""Pixels that are enough to stretch an image for display."""
 DEEP = {(16, colour) for colour in png.CHANNELS}
 """Headers of PNG files that Pillow cuts to 8 bits."""
 
@@ -60,8 +63,19 @@ def probe_raster(given: str | Source, data: DataRecipe) -> tuple[int, int]:
 
 
 def as_rgb(image: ImageTensor) -> ImageTensor:
-    """Return the visible part of an image: its first three channels, or its first as grey."""
-    return image[:3] if image.shape[0] >= 3 else image[:1].expand(3, -1, -1)
+    """Return the visible part of an image: its first three channels, or its first as grey.
+
+    RGB of 8 bits is shown as it is; other images, most of which leave much of their range unused, are stretched so that
+    2 and 98 % of their values become black and white.
+    """
+    rgb = image[:3] if image.shape[0] >= 3 else image[:1].expand(3, -1, -1)
+    if image.shape[0] == 3 and image.dtype == torch.uint8:
+        return rgb
+    step = max(1, math.isqrt(rgb[0].numel() // SAMPLED))
+    low, high = np.percentile(rgb[:, ::step, ::step].float().numpy(), (2, 98))
+    if high <= low:
+        return rgb
+    return ((rgb.float() - float(low)) / float(high - low)).clamp(0, 1)
 
 
 def check_channels(data: DataRecipe, *statistics: Sequence[float]) -> None:

@@ -14,13 +14,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from semask.data.classes import Classes, Colour
+from semask.data.classes import ERROR_COLOUR, Classes, Colour
 from semask.structures import IGNORE
 from semask.visualization.colours import overlay
 
 MAX_SIDE = 360
 """Longest side of an image in a page [px]."""
-WRONG, RIGHT, UNLABELLED = (214, 39, 40), (232, 236, 240), (150, 156, 164)
+WRONG, RIGHT, UNLABELLED = ERROR_COLOUR, (232, 236, 240), (150, 156, 164)
 """Colours of an error map."""
 UNKNOWN_COLOUR = (255, 0, 128)
 """Colour of label values outside the class table."""
@@ -44,16 +44,17 @@ Exhibit = tuple[GalleryImage, dict[str, str], list[tuple[str, Colour]]]
 def choose(scores: Float64[np.ndarray, " n"], count: int) -> list[tuple[int, str]]:
     """Return the indices of up to `count` images each of the best, the median and the worst, with that as their title.
 
-    None comes twice, undefined ones never. The best and the median come by falling score, the worst by rising score.
+    None comes twice, undefined ones never; of few images each third has its title. The best and the median come by
+    falling score, the worst by rising score.
     """
     ranked = [int(i) for i in np.argsort(-scores, kind="stable") if np.isfinite(scores[i])]
-    first = max(0, len(ranked) // 2 - count // 2)
-    wanted = {"median": ranked[first : first + count], "best": ranked[:count], "worst": ranked[::-1][:count]}
-    # Of few images, the worst matter most, then the best.
-    titles = {index: title for title, indices in wanted.items() for index in indices}
-    return [
-        (index, title) for title in ("best", "median", "worst") for index in wanted[title] if titles[index] == title
-    ]
+    each = min(count, -(-len(ranked) // 3))
+    worst = ranked[::-1][: min(each, len(ranked) // 2)]
+    best = ranked[: min(each, len(ranked) - len(worst))]
+    between = [index for index in ranked if index not in best and index not in worst]
+    first = max(0, len(between) // 2 - each // 2)
+    chosen = (("best", best), ("median", between[first : first + each]), ("worst", worst))
+    return [(index, title) for title, indices in chosen for index in indices]
 
 
 def exhibits(images: Sequence[GalleryImage], classes: Classes) -> list[Exhibit]:
