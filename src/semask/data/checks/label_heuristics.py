@@ -12,6 +12,7 @@ from typing import NamedTuple
 from semask.data.checks.file_stats import LabelStats, PairStats
 from semask.data.checks.issue import Issue
 from semask.data.classes import UNKNOWN, Classes, identity
+from semask.data.label_values import COLOUR
 from semask.data.pairs import Pair
 from semask.structures import IGNORE
 
@@ -38,8 +39,8 @@ def label_issues(pairs: Sequence[Pair], stats: Sequence[PairStats], classes: Cla
     readable = [(pair, label) for pair, label in labels if isinstance(label, LabelStats)]
     counts = ValueCounts(Counter(), Counter(), len(readable))
     for _, label in readable:
-        counts.pixels.update(dict(label.values))
-        counts.labels.update(value for value, _ in label.values)
+        counts.pixels.update(dict(label.values_for(classes)))
+        counts.labels.update(value for value, _ in label.values_for(classes))
     yield from _binary_masks(readable, counts, classes)
     yield from list(_counted_from_one(counts, classes)) or _zero_everywhere(counts, classes)
     yield from _reduced(counts, classes)
@@ -146,7 +147,8 @@ def _reduced(counts: ValueCounts, classes: Classes) -> Iterator[Issue]:
 
 def _zero_everywhere(counts: ValueCounts, classes: Classes) -> Iterator[Issue]:
     """Report a class 0 that resembles "no label", a little of it in nearly every label, if the table has no labels."""
-    if classes.label_map != identity(len(classes)) or len(classes) <= 2 or counts.total < ENOUGH:
+    targets = {value: target for value, target in classes.label_map.items() if value < COLOUR}
+    if targets != identity(len(classes)) or len(classes) <= 2 or counts.total < ENOUGH:
         return
     name, share = classes.names[0], counts.pixels[0] / max(1, counts.pixels.total())
     message = ""
