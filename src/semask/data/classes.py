@@ -47,6 +47,8 @@ from semask.structures import IGNORE
 UNKNOWN = -1
 """The entry of `Classes.lookup` for source values outside the label map."""
 MAX_CLASSES = IGNORE
+RECORD = "recipe.json"
+"""The file of a checkpoint that holds its class table."""
 NAME, COLOUR_KEYS = "name", ("colour", "color")
 """Keys of a class in a table."""
 
@@ -100,8 +102,15 @@ class Classes:
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Classes:
-        """Read a packaged table by its name, or a JSON file."""
+        """Read a packaged table by its name, a JSON file, or the table of a checkpoint by its folder."""
         path, name = Path(name_or_path), str(name_or_path)
+        if (path / RECORD).is_file():
+            try:
+                return cls.from_dict(json.loads((path / RECORD).read_text(encoding="utf-8"))["classes"])
+            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+                raise ValueError(
+                    f"{path / RECORD}: no class table of a checkpoint ({error}); give a JSON file"
+                ) from error
         # a file of the user
         if path.suffix == ".json" or path.is_file():
             try:

@@ -40,8 +40,8 @@ class Proposal(NamedTuple):
     safe: bool
 
 
-def propose(data: DataRecipe) -> Proposal:
-    """Return the class table that the labels of both splits show.
+def propose(data: DataRecipe, *, sample: int | None = SAMPLE, workers: int | None = None) -> Proposal:
+    """Return the class table that the labels of both splits show: so many of them, or (None) all.
 
     Raises:
         ValueError: there are no labels, or their values are no classes.
@@ -59,8 +59,8 @@ def propose(data: DataRecipe) -> Proposal:
     if not pairs:
         raise failures[0]
     # evenly spaced labels are enough, and the same ones every time
-    places = np.linspace(0, len(pairs) - 1, min(SAMPLE, len(pairs))).round().astype(int)
-    return propose_from(scan([pairs[place] for place in places], data, thorough=False))
+    places = np.linspace(0, len(pairs) - 1, min(sample or len(pairs), len(pairs))).round().astype(int)
+    return propose_from(scan([pairs[place] for place in places], data, thorough=False, workers=workers))
 
 
 def propose_masks(data: DataRecipe) -> Proposal:
