@@ -155,9 +155,10 @@ def show(diagnosis: Diagnosis, screen: Console) -> None:
             if len(listed) > SHOWN:
                 screen.print(f"… and {len(listed) - SHOWN} more of this kind ({kind})", style=style)
     if diagnosis.proposal is not None:
+        table = diagnosis.proposal.classes.to_text()
         screen.print(
-            f"no class table; {diagnosis.proposal.reason}. `semask doctor {diagnosis.data.root} --write-classes` writes "
-            f"this as classes.json, to edit the names:\n{diagnosis.proposal.classes.to_text()}",
+            f"no class table; {diagnosis.proposal.reason}. `semask doctor {diagnosis.data.root} --write-classes` "
+            f"writes this as classes.json, to edit the names:\n{table}",
             markup=False,
             soft_wrap=True,
         )
