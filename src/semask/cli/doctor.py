@@ -145,6 +145,7 @@ def show(diagnosis: Diagnosis, screen: Console) -> None:
     from rich.text import Text
 
     from semask.data.checks.issue import KINDS
+    from semask.data.checks.propose import write_command
 
     # problems by severity and kind, the first of each
     for problems, word, style in ((diagnosis.errors, "wrong", "bold red"), (diagnosis.warnings, "warning", "yellow")):
@@ -157,8 +158,8 @@ def show(diagnosis: Diagnosis, screen: Console) -> None:
     if diagnosis.proposal is not None:
         table = diagnosis.proposal.classes.to_text()
         screen.print(
-            f"no class table; {diagnosis.proposal.reason}. `semask doctor {diagnosis.data.root} --write-classes` "
-            f"writes this as classes.json, to edit the names:\n{table}",
+            f"no class table; {diagnosis.proposal.reason}. `{write_command(diagnosis.data)}` writes this as "
+            f"classes.json, to edit the names:\n{table}",
             markup=False,
             soft_wrap=True,
         )

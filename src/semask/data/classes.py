@@ -188,7 +188,7 @@ class Classes:
         }
 
     def to_text(self) -> str:
-        """Return the JSON form for people to read and edit: a class a line, numbers of classes in "labels"."""
+        """Return the JSON form for people to read and edit: a class a line, and "labels" unless value i is class i."""
         entries = [
             json.dumps(
                 {"name": name, "colour": name_of(int(pack_colours(np.array(colour, np.uint8))))}, ensure_ascii=False
@@ -196,7 +196,9 @@ class Classes:
             for name, colour in zip(self.names, self.colours, strict=True)
         ]
         listed = ",\n    ".join(entries)
-        return f'{{\n  "classes": [\n    {listed}\n  ],\n  "labels": {json.dumps(self.labels())}\n}}\n'
+        plain = self.label_map == identity(len(self))
+        labels = "" if plain else f',\n  "labels": {json.dumps(self.labels())}'
+        return f'{{\n  "classes": [\n    {listed}\n  ]{labels}\n}}\n'
 
     def describe(self) -> str:
         """Return the meaning of the values of label files in a line."""

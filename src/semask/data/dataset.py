@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from semask.data import sampling
 from semask.data.augment.copy_paste import CopyPaste
 from semask.data.augment.transforms import TrainTransform
-from semask.data.checks.propose import propose
+from semask.data.checks.propose import propose, write_command
 from semask.data.classes import UNKNOWN, Classes, packaged
 from semask.data.decoded import DecodedPairs, fits
 from semask.data.label_values import name_of
@@ -49,7 +49,7 @@ def classes_of(data: DataRecipe) -> Classes:
     if stored is not None:
         return stored
     proposal = propose(data)
-    write = f"`semask doctor {data.root} --write-classes` writes it, to edit the names"
+    write = f"`{write_command(data)}` writes it, to edit the names"
     if not proposal.safe:
         raise ValueError(
             f"no class table in {data.root}, and the labels leave its meaning open: {proposal.reason}; {write}; or "

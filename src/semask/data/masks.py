@@ -7,7 +7,7 @@ where it has no mask itself, and are ignored otherwise.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -25,6 +25,8 @@ from semask.structures import IGNORE
 
 CLASS, STEM = "{class}", "{stem}"
 BACKGROUND = "background"
+USUAL = ("{stem}_{class}", "{stem}-{class}", "{stem}/{class}", "{class}/{stem}")
+"""Templates that are looked for where images have no label."""
 KEPT = 16
 """Composed labels that are kept, as a reader opens a source several times."""
 
@@ -130,3 +132,14 @@ def find_masks(
         if any(mask is not None for mask in masks):
             found[stem] = ClassMasks(tuple(names), masks)
     return found
+
+
+def usual_masks(paths: Sequence[str], stems: Collection[str]) -> tuple[str, str] | None:
+    """Return the template by which images have one mask per class, and the path of such a mask."""
+    files = {path: Path(path) for path in paths}
+    for template in (stem + ending for stem in USUAL for ending in (".png", ".jpg")):
+        names = sorted(names_of_masks(paths, stems, template))
+        # of several classes, one is in half of the images: endings that differ by image name no class
+        if len(names) > 1 and any(len(find_masks(files, stems, template, [name])) >= len(stems) / 2 for name in names):
+            return template, str(next(iter(find_masks(files, stems, template, names).values())).present[0])
+    return None

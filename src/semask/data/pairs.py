@@ -25,10 +25,12 @@ from semask.data.label_values import COLOUR
 from semask.data.masks import (
     BACKGROUND,
     CLASS,
+    STEM,
     find_masks,
     has_mask_per_class,
     mask_pattern,
     names_of_masks,
+    usual_masks,
 )
 from semask.data.published.catalogue import DATASETS, LABEL_IDS, LABEL_IDS_FIX, TRAIN_IDS
 from semask.data.readers.hugging_face import dataset_rows, expected_dataset
@@ -167,7 +169,7 @@ def _pairs_in_folders(data: DataRecipe, root: Path, split: str) -> dict[str, tup
         used = {*images.values(), *(label for _, label in paired.values())}
         unused_files = [path for path, file in files.items() if file not in used]
         names = {stem: images[stem].name for stem in missing}
-        message = _missing_labels(names, root / label_folder, unused_files, data.label_suffix, any_paired=bool(paired))
+        message = _missing_labels(names, root / label_folder, unused_files, data, any_paired=bool(paired))
         raise Unpaired(message, paired)
     return paired
 
@@ -279,14 +281,23 @@ def _fold(name: str) -> str:
     return name.removesuffix(suffix) + suffix.lower()
 
 
-def _missing_labels(missing: dict[str, str], folder: Path, files: list[str], suffix: str, *, any_paired: bool) -> str:
+def _missing_labels(
+    missing: dict[str, str], folder: Path, files: list[str], data: DataRecipe, *, any_paired: bool
+) -> str:
     """Return the message on images (stem: file name) without a label, with what the unused files allow to do."""
+    suffix = data.label_suffix
     # annotations under the images' own names
     own = {nfc(PurePosixPath(name).stem) for name in missing.values()} | {PurePosixPath(stem).name for stem in missing}
     same = [path for path in files if nfc(PurePosixPath(path).stem) in own]
     lossy, polygons = ([path for path in same if path.lower().endswith(ends)] for ends in (LOSSY, ".json"))
     flags, example = _fitting_suffixes(missing, files)
-    if lossy or example.lower().endswith(LOSSY):
+    if masks := usual_masks(files, missing):
+        template, example = masks
+        lossy, ending = [], PurePosixPath(example).suffix
+        flags = f"--data.label-suffix '{template.removeprefix(STEM)}'"
+        if not template.startswith(STEM):
+            flags = f"--data.labels '{data.labels}/{CLASS}' --data.label-suffix {ending}"
+    if lossy or (example.lower().endswith(LOSSY) and not masks):
         return (
             f"{len(lossy) or len(missing)} labels are JPEG: {_some(lossy or [example])} in {folder}; "
             "JPEG compression changes ids near edges: make them again as 8-bit greyscale PNG, or, if they are masks of "

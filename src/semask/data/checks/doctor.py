@@ -141,6 +141,7 @@ class Diagnosis:
         return {
             "root": self.data.root,
             "classes": list(self.classes.names),
+            "proposal": None if self.proposal is None else self.proposal.to_dict(),
             "splits": {split.name: split.to_dict() for split in self.splits},
             **issues,
             "duplicates": duplicates,

@@ -70,12 +70,15 @@ def label_issues(pairs: Sequence[Pair], stats: Sequence[PairStats], classes: Cla
 
 def _missing_masks(pairs: Sequence[Pair], classes: Classes) -> Iterator[Issue]:
     """Report classes whose masks some images lack, where labels are one mask per class."""
-    labels = [(pair, pair.label) for pair in pairs if isinstance(pair.label, ClassMasks)]
+    labels = [pair.label for pair in pairs if isinstance(pair.label, ClassMasks)]
     for index, name in enumerate(classes.names):
-        absent = [pair for pair, label in labels if label.masks[index] is None]
+        absent = [label for label in labels if label.masks[index] is None]
         if absent and name.casefold() != BACKGROUND:
-            message = f"no mask of {name!r}, nor have {len(absent) - 1} other images one; they are read as without it"
-            yield Issue("split", message, absent[0].label, "warning")
+            message = (
+                f"{len(absent)} of {len(labels)} images have no mask of {name!r}, such as the image of {absent[0]}; "
+                "they are read as without it"
+            )
+            yield Issue("split", message, severity="warning")
 
 
 def _other_table(stats: Sequence[PairStats], counts: ValueCounts, classes: Classes) -> Iterator[Issue]:
@@ -184,7 +187,8 @@ def _reduced(counts: ValueCounts, classes: Classes) -> Iterator[Issue]:
 def _zero_everywhere(counts: ValueCounts, classes: Classes) -> Iterator[Issue]:
     """Report a class 0 that resembles "no label", a little of it in nearly every label, if the table has no labels."""
     targets = {value: target for value, target in classes.label_map.items() if value < COLOUR}
-    if targets != identity(len(classes)) or len(classes) <= 2 or counts.total < ENOUGH:
+    named = classes.names[0].casefold() == BACKGROUND
+    if named or targets != identity(len(classes)) or len(classes) <= 2 or counts.total < ENOUGH:
         return
     name, share = classes.names[0], counts.pixels[0] / max(1, counts.pixels.total())
     message = ""

@@ -7,9 +7,10 @@ for people to check.
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,6 +40,10 @@ class Proposal(NamedTuple):
     reason: str
     safe: bool
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return {"table": self.classes.to_dict(), "reason": self.reason, "safe": self.safe}
+
 
 def propose(data: DataRecipe, *, sample: int | None = SAMPLE, workers: int | None = None) -> Proposal:
     """Return the class table that the labels of both splits show: so many of them, or (None) all.
@@ -61,6 +66,18 @@ def propose(data: DataRecipe, *, sample: int | None = SAMPLE, workers: int | Non
     # evenly spaced labels are enough, and the same ones every time
     places = np.linspace(0, len(pairs) - 1, min(sample or len(pairs), len(pairs))).round().astype(int)
     return propose_from(scan([pairs[place] for place in places], data, thorough=False, workers=workers))
+
+
+def write_command(data: DataRecipe) -> str:
+    """Return the command that writes the table that the labels show."""
+    default = DataRecipe()
+    names = ("kind", "images", "labels", "image_suffix", "label_suffix", "train_split", "val_split")
+    flags = "".join(
+        f" --data.{name.replace('_', '-')} {shlex.quote(getattr(data, name))}"
+        for name in names
+        if getattr(data, name) != getattr(default, name)
+    )
+    return f"semask doctor {shlex.quote(str(data.root))}{flags} --write-classes"
 
 
 def propose_masks(data: DataRecipe) -> Proposal:
