@@ -115,7 +115,14 @@ def write_classes(data: DataRecipe, *, replace: bool, workers: int | None) -> No
     if not root.is_dir():
         raise ValueError(f"{root} is no folder: save this as a file, and name it by --data.classes:\n{text}")
     write_text(path, text)
-    console().print(f"written to {path}, since {proposal.reason}; edit the names:\n{text}", markup=False)
+    console().print(f"written to {path}, since {proposal.reason}; {_next_step(data)}:\n{text}", markup=False)
+
+
+def _next_step(data: DataRecipe) -> str:
+    from semask.data.masks import has_mask_per_class
+
+    masks = "the names are those of the masks, and later classes lie above earlier ones"
+    return masks if has_mask_per_class(data) else "edit the names"
 
 
 def examine(name: str, data: DataRecipe, options: DoctorOptions, out: Path, *, num_classes: int | None) -> Diagnosis:
@@ -159,7 +166,7 @@ def show(diagnosis: Diagnosis, screen: Console) -> None:
         table = diagnosis.proposal.classes.to_text()
         screen.print(
             f"no class table; {diagnosis.proposal.reason}. `{write_command(diagnosis.data)}` writes this as "
-            f"classes.json, to edit the names:\n{table}",
+            f"classes.json; {_next_step(diagnosis.data)}:\n{table}",
             markup=False,
             soft_wrap=True,
         )

@@ -49,7 +49,7 @@ def classes_of(data: DataRecipe) -> Classes:
     if stored is not None:
         return stored
     proposal = propose(data)
-    write = f"`{write_command(data)}` writes it, to edit the names"
+    write = f"`{write_command(data)}` writes it, to name the classes"
     if not proposal.safe:
         raise ValueError(
             f"no class table in {data.root}, and the labels leave its meaning open: {proposal.reason}; {write}; or "

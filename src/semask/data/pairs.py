@@ -102,21 +102,28 @@ def stored_classes(data: DataRecipe) -> Classes | None:
 
 
 def mask_classes(data: DataRecipe) -> tuple[str, ...]:
-    """Return the names of the classes that masks are looked for: those of the table, or all that there are masks of.
-
-    Without a table "background" comes first and stands for pixels of no mask.
+    """Return the names of the classes that masks are looked for: those of the table, or without one all that exist.
 
     Raises:
         ValueError: the root or a folder is missing, or the table is invalid or maps values.
     """
     classes = stored_classes(data)
-    if classes is not None:
-        if any(target != value for value, target in classes.label_map.items() if value < COLOUR):
-            raise ValueError(
-                f'labels are one mask per class by "{CLASS}" in --data.labels or --data.label-suffix, and the class '
-                'table has "labels" for the values of a single file; leave "labels" out of the table'
-            )
-        return classes.names
+    if classes is None:
+        return existing_masks(data)
+    if any(target != value for value, target in classes.label_map.items() if value < COLOUR):
+        raise ValueError(
+            f'labels are one mask per class by "{CLASS}" in --data.labels or --data.label-suffix, and the class table '
+            'has "labels" for the values of a single file; leave "labels" out of the table'
+        )
+    return classes.names
+
+
+def existing_masks(data: DataRecipe) -> tuple[str, ...]:
+    """Return "background", for pixels of no mask, and the classes that there are masks of, in both splits.
+
+    Raises:
+        ValueError: the root or a folder is missing.
+    """
     found: set[str] = set()
     tree = Tree(find_root(data))
     for split in dict.fromkeys((data.train_split, data.val_split)):

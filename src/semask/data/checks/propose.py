@@ -19,7 +19,7 @@ from semask.data.checks.scan import scan
 from semask.data.classes import MAX_CLASSES, Classes, identity, palette
 from semask.data.label_values import COLOUR, Colour, grey_levels, name_of
 from semask.data.masks import has_mask_per_class
-from semask.data.pairs import Pair, Unpaired, find_pairs, mask_classes
+from semask.data.pairs import Pair, Unpaired, existing_masks, find_pairs
 from semask.recipes.recipe import DataRecipe
 from semask.structures import IGNORE
 
@@ -30,7 +30,7 @@ FEW = 64
 BINARY = ("background", "foreground")
 PEAK, PEAKED, SOFT = 32, 0.95, 8
 """A mask with soft edges has this share of its pixels within so many levels of 0 and 255, and more values than this."""
-SHOWN = 6
+SHOWN = 5
 
 
 class Proposal(NamedTuple):
@@ -75,14 +75,14 @@ def write_command(data: DataRecipe) -> str:
     flags = "".join(
         f" --data.{name.replace('_', '-')} {shlex.quote(getattr(data, name))}"
         for name in names
-        if getattr(data, name) != getattr(default, name)
+        if getattr(data, name).removesuffix("/{split}") != getattr(default, name).removesuffix("/{split}")
     )
     return f"semask doctor {shlex.quote(str(data.root))}{flags} --write-classes"
 
 
 def propose_masks(data: DataRecipe) -> Proposal:
     """Return the class table of labels that are one mask per class."""
-    names = mask_classes(data)
+    names = existing_masks(data)
     reason = f"there are masks of {', '.join(names[1:][:SHOWN])}" if names[1:] else "there are no masks of any class"
     return Proposal(Classes(names, palette(len(names)), identity(len(names))), reason, safe=len(names) > 1)
 
@@ -106,7 +106,8 @@ def propose_from(stats: Sequence[PairStats]) -> Proposal:
     if _has_soft_edges(levels, lossy=lossy):
         ranges = {value: int(value > 127) for value in range(256)}
         table = Classes(BINARY, palette(2), ranges, ranges=((0, 127), (128, 255)))
-        return Proposal(table, f"nearly all pixels of the labels lie at two of {len(counts)} values ({shown})", True)
+        reason = f"nearly all pixels of the labels lie near 0 and 255, at {len(counts)} values ({shown})"
+        return Proposal(table, reason, safe=True)
     if lossy or len(counts) > MAX_CLASSES:
         kind = "JPEG files of" if lossy else "blurred:"
         raise ValueError(f"the labels are {kind} {len(counts)} values ({shown}); save class numbers as 8-bit grey PNG")
