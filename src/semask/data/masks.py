@@ -27,6 +27,7 @@ CLASS, STEM = "{class}", "{stem}"
 BACKGROUND = "background"
 USUAL = ("{stem}_{class}", "{stem}-{class}", "{stem}/{class}", "{class}/{stem}")
 """Templates that are looked for where images have no label."""
+MAX_NAMES = 255
 KEPT = 16
 """Composed labels that are kept, as a reader opens a source several times."""
 
@@ -136,10 +137,12 @@ def find_masks(
 
 def usual_masks(paths: Sequence[str], stems: Collection[str]) -> tuple[str, str] | None:
     """Return the template by which images have one mask per class, and the path of such a mask."""
-    files = {path: Path(path) for path in paths}
-    for template in (stem + ending for stem in USUAL for ending in (".png", ".jpg")):
+    files, best, most = {path: Path(path) for path in paths}, None, (len(stems) / 2, -MAX_NAMES)
+    for template in (usual + ending for usual in USUAL for ending in (".png", ".jpg")):
         names = sorted(names_of_masks(paths, stems, template))
         # of several classes, one is in half of the images: endings that differ by image name no class
-        if len(names) > 1 and any(len(find_masks(files, stems, template, [name])) >= len(stems) / 2 for name in names):
-            return template, str(next(iter(find_masks(files, stems, template, names).values())).present[0])
-    return None
+        common = max((len(find_masks(files, stems, template, [name])) for name in names), default=0)
+        if len(names) > 1 and (common, -len(names)) > most:
+            example = next(iter(find_masks(files, stems, template, names).values())).present[0]
+            best, most = (template, str(example)), (common, -len(names))
+    return best
