@@ -5,16 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from semask.checkpoints.record import write_record
+from semask.checkpoints.store import Bundle
+from semask.cli.scoring import with_own_classes
 from semask.data.checks.file_stats import ImageStats, LabelStats, PairStats, ReadFailure
 from semask.data.checks.propose import Proposal, propose, propose_from, write_command
 from semask.data.classes import Classes, identity
 from semask.data.dataset import classes_of, read_values
 from semask.data.label_values import COLOUR
 from semask.data.pairs import find_pairs
-from semask.recipes.recipe import DataRecipe
+from semask.recipes.recipe import DataRecipe, Recipe
 from semask.structures import IGNORE
 from tests.facts import facts
 
@@ -163,6 +166,18 @@ def test_real_ids_come_back_from_their_colours(camvid: Path, tmp_path: Path) -> 
         for pair, values in zip(find_pairs(data, split), expected, strict=True):
             encoded = classes.encode(read_values(pair.label, classes).numpy())
             assert np.array_equal(encoded, np.where(values == 11, IGNORE, values))
+
+
+def test_a_checkpoint_reads_data_without_a_table_by_its_own(tmp_path: Path) -> None:
+    data = put(tmp_path / "data", [*np.random.default_rng(0).integers(0, 2, (3, 6, 8)) * 255])
+    classes = Classes.from_dict({"classes": ["rest", "cell"], "labels": {"0": 0, "255": 1}})
+    write_record(tmp_path, None, classes)
+    bundle = Bundle(torch.nn.Identity(), Recipe(name="x", data=data), classes)
+    read = with_own_classes(tmp_path, bundle)
+    assert classes_of(read.recipe.data) == classes
+    assert with_own_classes(tmp_path, bundle._replace(classes=None)).recipe.data == data, "it has no names to give"
+    (tmp_path / "data/classes.json").write_text(json.dumps({"classes": ["a", "b"]}))
+    assert with_own_classes(tmp_path, bundle).recipe.data == data, "the data's own table decides"
 
 
 def test_a_checkpoint_is_a_class_table(tmp_path: Path) -> None:
