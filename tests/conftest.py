@@ -45,6 +45,18 @@ def camvid() -> Path:
 
 
 @pytest.fixture
+def cells() -> Path:
+    """30 microscopy images with masks of 0 and 255, without a class table."""
+    return _present(SHARED / "data" / "cells")
+
+
+@pytest.fixture
+def roads() -> Path:
+    """40 aerial images with masks of soft edges, without a class table."""
+    return _present(SHARED / "data" / "roads")
+
+
+@pytest.fixture
 def ade20k_mini() -> Path:
     return _present(SHARED / "data" / "ade20k_mini")
 

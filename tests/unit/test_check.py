@@ -112,8 +112,8 @@ def test_palette_label_of_valid_ids_is_fine(data: DataRecipe) -> None:
 
 
 def test_rgb_label(data: DataRecipe) -> None:
-    put_image(Path(data.root or "") / "labels/train/p1.png")
-    assert missing(refused(data), "labels/train/p1.png", "RGB", "PNG") == []
+    put_label(Path(data.root or "") / "labels/train/p1.png", np.full((12, 16, 3), (0, 255, 9), np.uint8))
+    assert missing(refused(data), "labels/train/p1.png", "#00ff09", 192, '"labels"') == []
 
 
 def test_jpeg_label(data: DataRecipe) -> None:

@@ -25,7 +25,7 @@ CLASSES = Classes.from_dict(
 
 def facts(label: np.ndarray) -> LabelStats:
     values, counts = np.unique(label, return_counts=True)
-    return LabelStats(*label.shape, 1, False, tuple(zip(values.tolist(), counts.tolist(), strict=True)))
+    return LabelStats(*label.shape, 1, (), tuple(zip(values.tolist(), counts.tolist(), strict=True)))
 
 
 @settings(deadline=None, max_examples=40)

@@ -1,11 +1,15 @@
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from semask.data.classes import MAX_VALUE, UNKNOWN, Classes, identity, packaged, palette
+from semask.data.classes import UNKNOWN, Classes, identity, packaged, palette
 from semask.data.dataset import classes_of
+from semask.data.label_values import COLOUR, MAX_VALUE, pack_colours
 from semask.recipes.recipe import DataRecipe
 from semask.structures import IGNORE
 from tests.facts import facts, missing
@@ -72,7 +76,7 @@ def test_voc_is_what_torchvision_has_in_the_colours_of_the_kit() -> None:
     assert classes.names == ("background", *_VOC_CATEGORIES[1:])
     bits = (np.arange(21)[:, None, None] >> (3 * np.arange(8)[:, None] + np.arange(3))) & 1
     assert np.array_equal(classes.colours, (bits << np.arange(7, -1, -1)[:, None]).sum(1))
-    assert classes.label_map == identity(21)
+    assert {value: target for value, target in classes.label_map.items() if value <= MAX_VALUE} == identity(21)
 
 
 def test_coco_stuff_leaves_out_the_ids_that_coco_does() -> None:
@@ -143,6 +147,61 @@ def test_labels_that_only_ignore_leave_the_other_values_as_they_are() -> None:
     assert classes.label_map == {0: 0, 1: 1, 11: 255, 255: 255}
 
 
+def test_colours_in_every_spelling() -> None:
+    entries = [
+        {"name": "a", "colour": [1, 2, 255]},
+        {"name": "b", "color": "#0102fE"},
+        {"name": "c", "colour": "#0102fd"},
+    ]
+    assert Classes.from_dict({"classes": entries}).colours == ((1, 2, 255), (1, 2, 254), (1, 2, 253))
+
+
+def test_colours_are_labels_where_they_are_given() -> None:
+    green, red = COLOUR + 0x00FF00, COLOUR + 0xFF0000
+    entries = ["soil", {"name": "crop", "colour": "#00ff00"}]
+    source = np.array([[0, 1, green, red]], np.int64)
+    mapped = Classes.from_dict({"classes": entries, "labels": {"#00FF00": "crop", "#ff0000": "soil"}})
+    assert (mapped.by_colour, mapped.encode(source).tolist()) == (True, [[UNKNOWN, UNKNOWN, 1, 0]])
+    own = Classes.from_dict({"classes": entries})
+    assert (own.by_colour, own.encode(source).tolist()) == (False, [[0, 1, 1, UNKNOWN]]), "soil's colour is generated"
+    ignoring = Classes.from_dict({"classes": entries, "labels": {"#ff0000": "ignore"}})
+    assert ignoring.encode(source).tolist() == [[0, 1, 1, IGNORE]]
+    same = [{"name": "a", "colour": "#00ff00"}, {"name": "b", "colour": "#00ff00"}]
+    assert Classes.from_dict({"classes": same}).encode(source).tolist() == [[0, 1, UNKNOWN, UNKNOWN]]
+
+
+@given(st.lists(st.integers(0, 2**24 - 1), min_size=1, max_size=255, unique=True), st.integers(0, 2**32))
+def test_ids_come_back_from_colours(colours: list[int], seed: int) -> None:
+    classes = Classes.from_dict(
+        {
+            "classes": [str(index) for index in range(len(colours))],
+            "labels": {f"#{colour:06x}": index for index, colour in enumerate(colours)},
+        }
+    )
+    ids = np.random.default_rng(seed).integers(0, len(colours), (5, 7))
+    pixels = np.array(colours)[ids][..., None] >> np.array([16, 8, 0]) & 255
+    assert np.array_equal(classes.encode(pack_colours(pixels.astype(np.uint8))), ids)
+    assert Classes.from_dict(json.loads(classes.to_text())) == classes
+    assert Classes.from_dict(classes.to_dict()) == classes
+
+
+@given(st.sets(st.integers(1, 255), max_size=9), st.data())
+def test_ranges_are_their_values_one_by_one(cuts: set[int], data: st.DataObject) -> None:
+    ends = [0, *sorted(cuts), 256]
+    targets = [data.draw(st.sampled_from([0, 1, "ignore"])) for _ in ends[1:]]
+    keys = [f"{first}-{last - 1}" if last - first > 1 else str(first) for first, last in pairwise(ends)]
+    ranged = Classes.from_dict(table(labels={**dict(zip(keys, targets, strict=True)), "1000": 0}))
+    single = {str(v): t for (a, b), t in zip(pairwise(ends), targets, strict=True) for v in range(a, b)}
+    levels = np.arange(256)
+    expected = Classes.from_dict(table(labels={**single, "1000": 0})).encode(levels)
+    assert UNKNOWN not in expected
+    assert np.array_equal(ranged.encode(levels.astype(np.uint8)), expected)
+    assert np.array_equal(ranged.encode(COLOUR + levels * 0x010101), expected), "grey in three channels"
+    assert ranged.encode(np.array([COLOUR + 0x000102])).tolist() == [UNKNOWN]
+    assert Classes.from_dict(json.loads(ranged.to_text())) == ranged
+    assert set(ranged.to_dict()["labels"]) <= {*keys, "1000"}
+
+
 def test_without_labels_values_are_classes_and_255_is_ignored() -> None:
     classes = Classes.from_dict(table())
     assert classes.label_map == {0: 0, 1: 1, 255: IGNORE} == identity(2)
@@ -201,6 +260,13 @@ def test_palette_is_the_same_every_time_and_far_apart() -> None:
         (table(labels={"4294967296": 0}), ("labels", 4294967296, 4294967295)),
         (table(labels={"1": 0, "01": 1}), ("labels", 1, "'01'")),
         (table(labels={"0.5": 0}), ("labels", "'0.5'", 4294967295)),
+        (table(labels={"#00ff0": 0}), ("labels", "'#00ff0'", '"#00ff00"')),
+        (table(labels={"9-3": 0}), ("labels", "'9-3'", 65535)),
+        (table(labels={"0-65536": 0}), ("labels", "'0-65536'", 65535)),
+        (table(labels={"0-127": 0, "127-255": 1}), ("labels", 127, "'127-255'")),
+        (table(labels={"#00ff00": 0, "#00FF00": 1}), ("labels", "#00ff00", "'#00FF00'")),
+        ({"classes": [{"name": "a", "colours": "#00ff00"}]}, ("'colours'", "'a'", "'colour'", "name")),
+        ({"classes": [{"name": "a", "colour": "#00ff00", "color": "#00ff00"}]}, ("'a'", "colour", "color")),
     ],
 )
 def test_bad_tables_say_what_is_wrong(record: object, wanted: tuple[object, ...], tmp_path: Path) -> None:

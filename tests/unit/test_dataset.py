@@ -183,12 +183,12 @@ def test_classes_come_from_the_recipe_the_root_or_the_scenes(folder: DataRecipe)
     assert classes_of(replace(folder, classes="camvid")) == Classes.load("camvid")
 
 
-def test_a_missing_table_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError,
-        match=facts("ade20k, camvid", "--data.classes", tmp_path / "classes.json"),
-    ):
-        classes_of(DataRecipe(root=str(tmp_path)))
+def test_labels_that_leave_their_meaning_open_are_refused(folder: DataRecipe) -> None:
+    (Path(str(folder.root)) / "classes.json").unlink()
+    label = next(Path(str(folder.root)).rglob("labels/**/*.png"))
+    Image.fromarray(np.full((3, 3), 38, np.uint8)).save(label)
+    with pytest.raises(ValueError, match=facts(38, "ade20k, camvid", "--data.classes", "--write-classes", folder.root)):
+        classes_of(folder)
 
 
 # --- batches and bad files -----------------------------------------------------------------------------------------

@@ -79,6 +79,67 @@ def test_the_many_of_a_kind_are_summed_up(root: Path, tmp_path: Path, capsys: py
     assert any(missing(line, 4, "size") == [] for line in screen.splitlines())
 
 
+def test_a_missing_table_is_proposed_written_and_never_replaced_unasked(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "classes.json").unlink()
+    assert run(root) == 0
+    screen = capsys.readouterr().out
+    assert f"semask doctor {root} --write-classes" in screen
+    record = json.loads((tmp_path / "runs/doctor/data/doctor.json").read_text())
+    assert (record["proposal"]["safe"], record["classes"]) == (True, [f"class {index}" for index in range(4)])
+    assert not (root / "classes.json").exists()
+    assert run(root, "--write-classes") == 0
+    text = (root / "classes.json").read_text()
+    assert text in capsys.readouterr().out
+    assert [entry["name"] for entry in json.loads(text)["classes"]] == record["classes"]
+    (root / "classes.json").write_text(json.dumps({"classes": [*NAMES]}))
+    assert run(root, "--write-classes") == 2
+    assert missing(capsys.readouterr().err, "--replace-classes", root / "classes.json") == []
+    assert json.loads((root / "classes.json").read_text()) == {"classes": [*NAMES]}
+    assert run(root, "--write-classes", "--replace-classes") == 0
+    assert (root / "classes.json").read_text() == text
+
+
+def test_tables_that_cannot_be_written_or_assumed(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "classes.json").unlink()
+    shutil.make_archive(str(tmp_path / "data"), "zip", root)
+    assert run(tmp_path / "data.zip", "--write-classes") == 2
+    assert missing(capsys.readouterr().err, "--data.classes", '"class 3"') == []
+    assert run("camvid/semask-lite0-fpn", "--data.root", root, "--write-classes") == 2
+    assert missing(capsys.readouterr().err, "--write-classes", "--data.classes", "camvid") == []
+    # the last id is missing below another: its meaning is open
+    for path in (root / "labels").rglob("*.png"):
+        Image.fromarray(np.where(np.array(Image.open(path)) == 1, 38, 0).astype(np.uint8)).save(path)
+    assert run(root) == 1
+    assert missing(capsys.readouterr().out, "38", "--write-classes") == []
+
+
+def test_colours_and_soft_edges_get_the_map_to_paste(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paint = np.array([(0, 0, 0), (0, 255, 0), (255, 0, 0), (9, 9, 9)], np.uint8)
+    for path in (root / "labels").rglob("*.png"):
+        Image.fromarray(paint[np.array(Image.open(path))]).save(path)
+    assert run(root) == 1
+    wrong = next(line for line in capsys.readouterr().out.splitlines() if '"labels"' in line)
+    labels = json.loads(wrong[wrong.index('{"#') :])
+    assert labels == {"#000000": 0, "#00ff00": 1, "#090909": 2, "#ff0000": 3}
+    (root / "classes.json").write_text(json.dumps({"classes": [*NAMES], "labels": labels}))
+    assert run(root) == 0
+    capsys.readouterr()
+    random = np.random.default_rng(0)
+    for path in (root / "labels").rglob("*.png"):
+        soft = np.where(np.array(Image.open(path))[..., 1] == 255, 250, 0)
+        soft[::20, ::20] = random.integers(3, 256, soft[::20, ::20].shape)
+        Image.fromarray(soft.astype(np.uint8)).save(path)
+    (root / "classes.json").write_text(json.dumps({"classes": ["ground", "wall"]}))
+    assert run(root) == 1
+    assert '{"0-127": 0, "128-255": 1}' in capsys.readouterr().out
+
+
 def test_recipes_take_their_data_from_root(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         run("folder/semask-micro-fpn", "--data.root", root, "--data.images", "images/{split}", "--out", tmp_path) == 0

@@ -14,6 +14,7 @@ from PIL import Image
 from semask.data.checks.cache import FILE, StatsCache, cache_folder
 from semask.data.checks.file_stats import ImageStats, LabelStats, PairStats, ReadFailure, measure_pixels, signature
 from semask.data.checks.scan import scan
+from semask.data.label_values import COLOUR
 from semask.data.pairs import Pair
 from semask.recipes.recipe import DataRecipe
 from tests.facts import missing
@@ -101,17 +102,17 @@ def test_a_pair(tmp_path: Path) -> None:
     assert len(thorough.image.pixels.mean) == 3
     values, counts = np.unique(label, return_counts=True)
     expected = tuple(zip(values.tolist(), counts.tolist(), strict=True))
-    assert quick.label == thorough.label == LabelStats(12, 16, 1, False, expected)
+    assert quick.label == thorough.label == LabelStats(12, 16, 1, (), expected)
 
 
 def test_labels_of_sixteen_bits_palettes_and_turned_files(tmp_path: Path) -> None:
     deep = put(tmp_path, "deep", label=np.repeat(np.uint16([[7, 40_000]]), 6, axis=0))
-    assert stats_of(deep).label == LabelStats(6, 2, 1, False, ((7, 6), (40_000, 6)))
+    assert stats_of(deep).label == LabelStats(6, 2, 1, (), ((7, 6), (40_000, 6)))
     coloured = Image.fromarray(np.full((12, 16), 3, np.uint8))
     coloured.putpalette(list(range(30)))
     pair = put(tmp_path, "palette")
     coloured.save(str(pair.label))
-    assert stats_of(pair).label == LabelStats(12, 16, 1, True, ((3, 192),))
+    assert stats_of(pair).label == LabelStats(12, 16, 1, (COLOUR + 0x090A0B,), ((3, 192),))
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = put(tmp_path, "turned", exif=exif)
@@ -209,18 +210,18 @@ def test_changed_files_are_read_again(tmp_path: Path) -> None:
     age(pair)
     stats_of(pair)
     Image.fromarray(np.full((12, 16), 9, np.uint8)).save(str(pair.label))
-    assert stats_of(pair).label == LabelStats(12, 16, 1, False, ((9, 192),))
+    assert stats_of(pair).label == LabelStats(12, 16, 1, (), ((9, 192),))
 
 
 def test_a_file_that_has_just_changed_has_no_stamp(tmp_path: Path) -> None:
     pair = put(tmp_path)
     Image.fromarray(np.full((12, 16), 3, np.uint8)).save(str(pair.label), format="BMP")
     before = Path(str(pair.label)).stat()
-    assert stats_of(pair).label == LabelStats(12, 16, 1, False, ((3, 192),))
+    assert stats_of(pair).label == LabelStats(12, 16, 1, (), ((3, 192),))
     Image.fromarray(np.full((12, 16), 4, np.uint8)).save(str(pair.label), format="BMP")
     assert Path(str(pair.label)).stat().st_size == before.st_size, "size and time will not show the change"
     os.utime(str(pair.label), ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert stats_of(pair).label == LabelStats(12, 16, 1, False, ((4, 192),))
+    assert stats_of(pair).label == LabelStats(12, 16, 1, (), ((4, 192),))
 
 
 def records() -> list[list[str]]:
@@ -261,21 +262,21 @@ def test_writers_in_many_processes_lose_nothing(tmp_path: Path) -> None:
     with StatsCache() as cache:
         for writer in range(4):
             for number in range(600):
-                assert cache.get("label", f"{writer}-{number}") == LabelStats(number, writer, 1, False, ((0, number),))
+                assert cache.get("label", f"{writer}-{number}") == LabelStats(number, writer, 1, (), ((0, number),))
 
 
 def write_many(writer: int) -> None:
     with StatsCache() as cache:
         for number in range(600):
-            cache.put("label", f"{writer}-{number}", LabelStats(number, writer, 1, False, ((0, number),)))
+            cache.put("label", f"{writer}-{number}", LabelStats(number, writer, 1, (), ((0, number),)))
 
 
 def test_the_last_record_of_a_key_wins_and_superseded_ones_go(tmp_path: Path) -> None:
     for height in range(5):
         with StatsCache() as cache:
-            cache.put("label", "a", LabelStats(height, 1, 1, False, ()))
+            cache.put("label", "a", LabelStats(height, 1, 1, (), ()))
     with StatsCache() as cache:
-        assert cache.get("label", "a") == LabelStats(4, 1, 1, False, ())
+        assert cache.get("label", "a") == LabelStats(4, 1, 1, (), ())
     assert len(records()) == 1
 
 

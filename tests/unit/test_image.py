@@ -208,24 +208,26 @@ def test_labels_turn_with_their_exif_orientation(tmp_path: Path) -> None:
     assert read_label(tmp_path / "l.png").tolist() == [[4, 1], [5, 2], [6, 3]]
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "CMYK"])
-def test_colour_labels_are_refused(mode: str, ramp: np.ndarray, tmp_path: Path) -> None:
-    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
-    Image.fromarray(ramp).convert(mode).save(path)
-    with pytest.raises(ValueError, match=facts(path, mode, "PNG")):
-        read_label(path)
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "PA", "P"])
+def test_colours_are_values_beyond_all_numbers(mode: str, tmp_path: Path) -> None:
+    image = Image.fromarray(np.array([[(0, 255, 0), (1, 2, 3)]], np.uint8))
+    image.convert("P" if mode == "PA" else mode, palette=Image.Palette.ADAPTIVE).convert(mode).save(tmp_path / "a.tif")
+    expected = np.array(Image.open(tmp_path / "a.tif").convert("RGB")).astype(int) @ [2**16, 2**8, 1] + 2**32
+    assert read_label(tmp_path / "a.tif", by_colour=True).tolist() == expected.tolist()
+    assert (read_label(tmp_path / "a.tif").tolist() == expected.tolist()) == (mode != "P")
 
 
-def test_grey_saved_as_rgb_gets_its_own_advice(tmp_path: Path) -> None:
-    Image.fromarray(np.ones((3, 3), np.uint8)).convert("RGB").save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=facts(tmp_path / "a.png", "RGB", "PNG")):
-        read_label(tmp_path / "a.png")
+def test_labels_of_other_colours_are_refused(ramp: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(ramp).convert("CMYK").save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match=facts(tmp_path / "a.tif", "CMYK", "PNG")):
+        read_label(tmp_path / "a.tif")
 
 
 def test_jpeg_labels_are_refused_whatever_their_name(tmp_path: Path) -> None:
     Image.fromarray(np.ones((8, 8), np.uint8)).save(tmp_path / "a.png", format="JPEG")
-    with pytest.raises(ValueError, match=facts(tmp_path / "a.png", "JPEG", "PNG")):
+    with pytest.raises(ValueError, match=facts(tmp_path / "a.png", "JPEG", "PNG", '"labels": {"0-127": 0')):
         read_label(tmp_path / "a.png")
+    assert read_label(tmp_path / "a.png", lossy=True).tolist() == [[1] * 8] * 8
 
 
 @pytest.mark.parametrize(("bits", "packed"), [(1, 0b10110000), (2, 0b11_01_00_10), (4, 0b1111_0101)])

@@ -20,7 +20,7 @@ SHIFTED = Classes.from_dict(
 
 def found(classes: Classes, *labels: dict[int, int]) -> list[Issue]:
     """Judge labels given as pixels by value."""
-    facts = [PairStats(IMAGE, LabelStats(4, 4, 1, False, tuple(sorted(label.items())))) for label in labels]
+    facts = [PairStats(IMAGE, LabelStats(4, 4, 1, (), tuple(sorted(label.items())))) for label in labels]
     pairs = [Pair(str(i), Path(f"{i}.jpg"), Path(f"{i}.png")) for i in range(len(labels))]
     return list(label_issues(pairs, facts, classes))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import FlagConversionOff, arg
 
 from semask.cli.flags import parse_over, split_name
-from semask.files import check_writable, write_json
+from semask.files import check_writable, write_json, write_text
 from semask.recipes import DataRecipe, Recipe, get_recipe
 from semask.text import Table, console, pluralize
 
@@ -38,6 +38,10 @@ class DoctorOptions:
     """Parameter of class weights by effective number, in [0, 1)."""
     workers: int | None = None
     """Number of threads that read files; None is one per CPU core, at most eight."""
+    write_classes: bool = False
+    """Write ROOT/classes.json, derived from the values of all labels, for a data set without a class table."""
+    replace_classes: bool = False
+    """With --write-classes: replace the ROOT/classes.json that is there."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +58,11 @@ def main(arguments: Sequence[str]) -> int:
     name, flags = split_name(arguments, usage=USAGE, hint="DATA is a folder, a zip file or a recipe.")
     description = (
         "Read every image and label of a folder, zip file or recipe (with --data.root) and report all problems. Exit "
-        "status 1 when training would fail or give wrong results in silence."
+        "status 1 when training would fail or give wrong results in silence.\n\nclasses.json in the folder names the "
+        "classes and the label values of each: numbers, ranges and colours.\n"
+        '{"classes": ["background", {"name": "crop", "colour": "#00ff00"}],\n'
+        ' "labels": {"0-127": "background", "128-255": "crop"}}   or {"#000000": "background", "#00ff00": "crop"}\n'
+        "--data.label-suffix _{class}.png, or --data.labels labels/{class}, reads one mask per class."
     )
     recipe = Recipe(name="DATA") if name is None else find_data(name)
     settings, recipe = parse_over(Settings, recipe, flags, prog=USAGE, description=description, first=FIRST)
@@ -62,6 +70,8 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError(f"{recipe.name} draws its scenes and has no files to check; give a folder or a recipe")
     out = settings.run.out or Path("runs") / "doctor" / recipe.name.replace("/", "-")
     check_writable(out)
+    if settings.run.write_classes:
+        write_classes(recipe.data, replace=settings.run.replace_classes, workers=settings.run.workers)
     # a recipe for any classes takes the number of its data
     expected = None if recipe.data.classes_from_data else recipe.model.num_classes
     return 1 if examine(recipe.name, recipe.data, settings.run, out, num_classes=expected).errors else 0
@@ -80,6 +90,39 @@ def find_data(name: str) -> Recipe:
         return get_recipe(name)
     except ValueError as error:
         raise ValueError(f"{name!r} is neither a folder nor a zip file, and there is {error}") from None
+
+
+def write_classes(data: DataRecipe, *, replace: bool, workers: int | None) -> None:
+    """Write ROOT/classes.json, derived from all labels.
+
+    Raises:
+        ValueError: there is a table already and it is not to be replaced, the labels show none, or the root is a zip
+            file; the message then holds the table.
+    """
+    from semask.data.checks.propose import propose
+    from semask.data.pairs import TABLE, find_root
+
+    if data.classes is not None:
+        raise ValueError(
+            f"--write-classes is for data without a class table; use it with --data.classes None, not {data.classes}"
+        )
+    root = find_root(data)
+    path = root / TABLE
+    if path.exists() and not replace:
+        raise ValueError(f"{path} is there already; add --replace-classes to replace it")
+    proposal = propose(data, sample=None, workers=workers)
+    text = proposal.classes.to_text()
+    if not root.is_dir():
+        raise ValueError(f"{root} is no folder: save this as a file, and name it by --data.classes:\n{text}")
+    write_text(path, text)
+    console().print(f"written to {path}, since {proposal.reason}; {_next_step(data)}:\n{text}", markup=False)
+
+
+def _next_step(data: DataRecipe) -> str:
+    from semask.data.masks import has_mask_per_class
+
+    masks = "the names are those of the masks, and later classes lie above earlier ones"
+    return masks if has_mask_per_class(data) else "edit the names"
 
 
 def examine(name: str, data: DataRecipe, options: DoctorOptions, out: Path, *, num_classes: int | None) -> Diagnosis:
@@ -109,6 +152,7 @@ def show(diagnosis: Diagnosis, screen: Console) -> None:
     from rich.text import Text
 
     from semask.data.checks.issue import KINDS
+    from semask.data.checks.propose import write_command
 
     # problems by severity and kind, the first of each
     for problems, word, style in ((diagnosis.errors, "wrong", "bold red"), (diagnosis.warnings, "warning", "yellow")):
@@ -118,6 +162,14 @@ def show(diagnosis: Diagnosis, screen: Console) -> None:
                 screen.print(Text.assemble((word, style), f" {problem}"))
             if len(listed) > SHOWN:
                 screen.print(f"… and {len(listed) - SHOWN} more of this kind ({kind})", style=style)
+    if diagnosis.proposal is not None:
+        table = diagnosis.proposal.classes.to_text()
+        screen.print(
+            f"no class table; {diagnosis.proposal.reason}. `{write_command(diagnosis.data)}` writes this as "
+            f"classes.json; {_next_step(diagnosis.data)}:\n{table}",
+            markup=False,
+            soft_wrap=True,
+        )
     # classes, then flags to paste, and the verdict where readers look last
     screen.print(diagnosis.classes.describe())
     screen.print(class_table(diagnosis).rich())

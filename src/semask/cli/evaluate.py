@@ -14,7 +14,7 @@ from tyro.conf import FlagConversionOff, arg
 
 from semask.checkpoints.record import read_recipe
 from semask.cli.flags import check_record, parse_over
-from semask.cli.scoring import FIRST, begin, check_classes, origin, processes
+from semask.cli.scoring import FIRST, begin, check_classes, origin, processes, with_own_classes
 from semask.recipes import DataRecipe, TestRecipe
 from semask.recipes.protocols import name_of, what_is_seen, with_protocol
 from semask.text import Progress, Table, console, percent
@@ -109,6 +109,7 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
     from semask.ops.device import pick_device
 
     # refuse wrong input before hours of scoring
+    bundle = with_own_classes(checkpoint, bundle)
     recipe = bundle.recipe
     assert recipe is not None
     check_record(options.out or checkpoint / NAME)

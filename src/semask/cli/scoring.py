@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from semask.checkpoints.store import Bundle
     from semask.data.classes import Classes
 
+logger = logging.getLogger(__name__)
 FIRST = (
     "data.root",
     "data.classes",
@@ -43,6 +45,18 @@ def begin(arguments: Sequence[str], *, usage: str) -> tuple[Path, Recipe, list[s
     return checkpoint, Recipe(name="CHECKPOINT") if name is None else read_recipe(checkpoint), flags
 
 
+def with_own_classes(checkpoint: Path, bundle: Bundle) -> Bundle:
+    """Let the checkpoint's class table read the labels of data that have none."""
+    from semask.data.pairs import stored_classes
+
+    assert bundle.recipe is not None
+    data = bundle.recipe.data
+    if data.kind == "scenes" or bundle.classes is None or stored_classes(data) is not None:
+        return bundle
+    logger.warning("no class table in %s: the checkpoint's reads the labels", data.root)
+    return bundle._replace(recipe=bundle.recipe.override({"data.classes": str(checkpoint)}))
+
+
 def check_classes(bundle: Bundle, classes: Classes) -> None:
     """Check that the data set's classes are the checkpoint's, without regard to case and outer spaces.
 
@@ -52,7 +66,10 @@ def check_classes(bundle: Bundle, classes: Classes) -> None:
         ValueError: the numbers of classes differ, or the names of one.
     """
     assert bundle.recipe is not None
-    trained, fix = bundle.recipe.model.num_classes, "give the class table of its training by --data.classes"
+    trained, fix = (
+        bundle.recipe.model.num_classes,
+        "give the class table of its training, or the checkpoint itself, by --data.classes",
+    )
     if len(classes.names) != trained:
         raise ValueError(f"the checkpoint has {trained} classes, the data set {len(classes.names)}; {fix}")
     # a checkpoint without names fits any table of its length

@@ -3,20 +3,21 @@
 A table is packaged (`semask.data.classes.packaged()` lists them) or a JSON file:
 
     {
-      "classes": [{"name": "sky", "colour": [128, 128, 128]}, {"name": "road", "colour": [128, 64, 128]}],
+      "classes": [{"name": "sky", "colour": [128, 128, 128]}, {"name": "road", "colour": "#804080"}],
       "labels": {"0": "sky", "1": "road", "11": "ignore"}
     }
 
 `classes` may also be a plain list of names; colours are then generated, always the same ones. `labels` maps a value in
-the label files to a class, by its name or its number in the list, or to "ignore". Values it does not list are errors.
-Without `labels`, value i is class i and 255 is ignored; `labels` that only ignore values add to that. `ids`, a list of
-one number per class, are those of the dataset's own tools, where label files have others.
+the label files to a class, by its name or its number in the list, or to "ignore". A value is a number, a range of them
+("0-127", for antialiased and JPEG masks) or a colour ("#804080"); values that are not listed are errors. Without
+`labels`, value i is class i, 255 is ignored, and pixels of colour label files are read by the colours of the classes;
+`labels` that only ignore values add to that. `ids`, a list of one number per class, are those of the dataset's own
+tools, where label files have others.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -26,11 +27,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int16, Integer
+from jaxtyping import Int16, Int64, Integer
 
+from semask.data.label_values import (
+    COLOUR,
+    LARGEST,
+    LOWEST,
+    MAX_VALUE,
+    Colour,
+    grey_levels,
+    name_of,
+    pack_colours,
+    parse_colour,
+    parse_key,
+    runs,
+)
 from semask.structures import IGNORE
-
-Colour = tuple[int, int, int]
 
 UNKNOWN = -1
 """The entry of `Classes.lookup` for source values outside the label map."""
@@ -46,10 +58,10 @@ OKABE_ITO: tuple[Colour, ...] = (
 ERROR_COLOUR: Colour = (214, 39, 40)
 """The red of wrong pixels, which no class has."""
 MAX_CLASSES = IGNORE
-MAX_VALUE = 65535
-"""The largest value of label files with a table of their own; others are looked for one by one."""
-LOWEST, HIGHEST = -(2**31), 2**32 - 1
-"""Limits of the values of label files: 32 bits, signed or not."""
+RECORD = "recipe.json"
+"""The file of a checkpoint that holds its class table."""
+NAME, COLOUR_KEYS = "name", ("colour", "color")
+"""Keys of a class in a table."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +69,14 @@ class Classes:
     """Names and colours (RGB, 0 … 255) of the classes, and label_map: source value → class number or `IGNORE`.
 
     ids: the number of every class in the dataset's own tools; None are the values of label files.
+    ranges: the first and last of values that the table gives as one; such a table reads JPEG labels, too.
     """
 
     names: tuple[str, ...]
     colours: tuple[Colour, ...]
     label_map: dict[int, int]
     ids: tuple[int, ...] | None = None
+    ranges: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         names, count = self.names, len(self.names)
@@ -77,12 +91,11 @@ class Classes:
         if len(self.colours) != count:
             raise ValueError(f"{count} classes but {len(self.colours)} colours; give one colour per class")
         for name, colour in zip(names, self.colours, strict=True):
-            if len(colour) != 3 or not all(type(part) is int and 0 <= part <= 255 for part in colour):
-                raise ValueError(f"colour {list(colour)} of {name!r}: the three parts are whole numbers from 0 to 255")
+            _check_colour(colour, name)
         # label map
         for value, target in self.label_map.items():
-            if not LOWEST <= value <= HIGHEST:
-                raise ValueError(f"labels: source value {value} is outside {LOWEST} … {HIGHEST}")
+            if not LOWEST <= value <= LARGEST:
+                raise ValueError(f"labels: source value {value} is outside {LOWEST} … {LARGEST}")
             if not (0 <= target < count or target == IGNORE):
                 raise ValueError(
                     f"labels: value {value} maps to class {target}, but the classes are 0 … {count - 1}; "
@@ -100,8 +113,15 @@ class Classes:
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Classes:
-        """Read a packaged table by its name, or a JSON file."""
+        """Read a packaged table by its name, a JSON file, or the table of a checkpoint by its folder."""
         path, name = Path(name_or_path), str(name_or_path)
+        if (path / RECORD).is_file():
+            try:
+                return cls.from_dict(json.loads((path / RECORD).read_text(encoding="utf-8"))["classes"])
+            except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+                raise ValueError(
+                    f"{path / RECORD}: no class table of a checkpoint ({error}); give a JSON file"
+                ) from error
         # a file of the user
         if path.suffix == ".json" or path.is_file():
             try:
@@ -151,23 +171,16 @@ class Classes:
         # names and colours
         names, listed = [], []
         for entry in entries:
-            name = entry.get("name") if isinstance(entry, Mapping) else entry
-            if not isinstance(name, str) or not name.strip():
-                raise ValueError(
-                    f'classes: {entry!r} has no name; give "name" or {{"name": "road", "colour": [128, 64, 128]}}'
-                )
+            name, colour = _parse_class(entry)
             names.append(name)
-            colour = entry.get("colour") if isinstance(entry, Mapping) else None
-            if isinstance(entry, Mapping) and "colour" in entry and (not isinstance(colour, list) or len(colour) != 3):
-                raise ValueError(f"classes: colour {colour!r} of {name!r} is no list of three numbers [r, g, b]")
             listed.append(colour)
-        colours = (tuple(colour or own) for colour, own in zip(listed, palette(len(names)), strict=True))
+        colours = (colour or own for colour, own in zip(listed, palette(len(names)), strict=True))
         # ids and label values
         ids = record.get("ids")
         if ids is not None and not isinstance(ids, list):
             raise ValueError(f"ids: expected a list of one number per class, got {ids!r}")
-        label_map = _parse_labels(record.get("labels"), tuple(names))
-        return cls(tuple(names), tuple(colours), label_map, None if ids is None else tuple(ids))
+        label_map, ranges = _parse_labels(record.get("labels"), tuple(names), listed)
+        return cls(tuple(names), tuple(colours), label_map, None if ids is None else tuple(ids), ranges)
 
     def numbers(self, names: Sequence[str], flag: str) -> tuple[int, ...]:
         """Return the numbers of classes by their names, which a flag gave.
@@ -185,29 +198,60 @@ class Classes:
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form; `from_dict` restores an equal table."""
         entries = [{"name": n, "colour": list(c)} for n, c in zip(self.names, self.colours, strict=True)]
-        labels = {str(v): "ignore" if t == IGNORE else t for v, t in sorted(self.label_map.items())}
-        record: dict[str, Any] = {"classes": entries, "labels": labels}
+        record: dict[str, Any] = {"classes": entries, "labels": self.labels()}
         return record if self.ids is None else {**record, "ids": list(self.ids)}
+
+    def labels(self) -> dict[str, int | str]:
+        """Return the label map as JSON writes it."""
+        last = dict(self.ranges)
+        within = {value for first, end in self.ranges for value in range(first + 1, end + 1)}
+        return {
+            f"{value}-{last[value]}" if value in last else name_of(value): "ignore" if target == IGNORE else target
+            for value, target in sorted(self.label_map.items())
+            if value not in within
+        }
+
+    def to_text(self) -> str:
+        """Return the JSON form for people to read and edit: a class a line, and "labels" unless value i is class i."""
+        entries = [
+            json.dumps(
+                {"name": name, "colour": name_of(int(pack_colours(np.array(colour, np.uint8))))}, ensure_ascii=False
+            )
+            for name, colour in zip(self.names, self.colours, strict=True)
+        ]
+        listed = ",\n    ".join(entries)
+        plain = self.label_map == identity(len(self))
+        labels = "" if plain else f',\n  "labels": {json.dumps(self.labels())}'
+        return f'{{\n  "classes": [\n    {listed}\n  ]{labels}\n}}\n'
 
     def describe(self) -> str:
         """Return the meaning of the values of label files in a line."""
+        keys = {key: target for key, target in self.labels().items() if self.by_colour or key[0] != "#"}
         # runs of consecutive values for consecutive classes
-        runs: list[list[tuple[int, int]]] = []
-        for value, target in sorted((v, t) for v, t in self.label_map.items() if t != IGNORE):
-            if runs and (value - 1, target - 1) == runs[-1][-1]:
-                runs[-1].append((value, target))
+        found: list[list[tuple[str, int]]] = []
+        before = None
+        for key, target in ((key, target) for key, target in keys.items() if isinstance(target, int)):
+            number = None if key[0] == "#" or "-" in key[1:] else int(key) - target
+            if number is not None and before == (number, target - 1):
+                found[-1].append((key, target))
             else:
-                runs.append([(value, target)])
+                found.append([(key, target)])
+            before = (number, target)
         parts = []
-        for (first, first_class), *rest in runs:
+        for (first, first_class), *rest in found:
             text = f"{first} {self.names[first_class]}"
             if rest:
                 last, last_class = rest[-1]
                 text = f"{first} … {last} {self.names[first_class]} … {self.names[last_class]}"
             parts.append(text)
-        ignored = sorted(value for value, target in self.label_map.items() if target == IGNORE)
-        parts += [f"{', '.join(map(str, ignored))} ignored"] if ignored else []
+        ignored = [key for key, target in keys.items() if target == "ignore"]
+        parts += [f"{', '.join(ignored)} ignored"] if ignored else []
         return f"label values: {'; '.join(parts)}; others are errors"
+
+    @cached_property
+    def by_colour(self) -> bool:
+        """Whether colours alone mean classes, so that palette files are read by their colours and not by indices."""
+        return all(value >= COLOUR or target == IGNORE for value, target in self.label_map.items())
 
     @cached_property
     def lookup(self) -> Int16[np.ndarray, " values"]:
@@ -224,13 +268,24 @@ class Classes:
             # 8-bit files index the table directly
             encoded: np.ndarray = self.lookup[:256].take(source)
             return encoded
-        found = self.lookup[np.clip(source, 0, MAX_VALUE)]
-        found = np.where((source < 0) | (source > MAX_VALUE), np.int16(UNKNOWN), found)
-        # signed and 32-bit files, such as -9999 for "no data"
-        for value, target in self.label_map.items():
-            if not 0 <= value <= MAX_VALUE:
-                found[source == value] = target
-        return found
+        # other labels are encoded run by run, as there are far fewer runs than pixels
+        values, lengths = runs(source)
+        if self.ranges and max(self.label_map) < COLOUR:
+            values = grey_levels(values)
+        found = self.lookup[np.clip(values, 0, MAX_VALUE)]
+        # colours, signed and 32-bit values, such as -9999 for "no data"
+        wide, targets = self._wide
+        place = np.searchsorted(wide, values).clip(max=len(wide) - 1)
+        beyond = (values < 0) | (values > MAX_VALUE)
+        found = np.where(beyond, np.where(wide[place] == values, targets[place], np.int16(UNKNOWN)), found)
+        return np.repeat(found, lengths).reshape(source.shape)
+
+    @cached_property
+    def _wide(self) -> tuple[Int64[np.ndarray, " n"], Int16[np.ndarray, " n"]]:
+        """Values beyond `lookup` in order, with their targets; the first is below any value."""
+        listed = sorted((value, target) for value, target in self.label_map.items() if not 0 <= value <= MAX_VALUE)
+        values, targets = zip((2 * LOWEST, UNKNOWN), *listed, strict=True)
+        return np.array(values, np.int64), np.array(targets, np.int16)
 
     @cached_property
     def values(self) -> tuple[int, ...]:
@@ -288,30 +343,73 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
-def _parse_labels(labels: object, names: tuple[str, ...]) -> dict[int, int]:
-    """Return the label map of "labels", by names or numbers of classes."""
+def _check_colour(colour: object, name: str) -> None:
+    if not isinstance(colour, (list, tuple)) or len(colour) != 3:
+        raise ValueError(f'classes: colour {colour!r} of {name!r} is neither [r, g, b] nor "#rrggbb"')
+    if not all(type(part) is int and 0 <= part <= 255 for part in colour):
+        raise ValueError(f"colour {list(colour)} of {name!r}: the three parts are whole numbers from 0 to 255")
+
+
+def _parse_class(entry: object) -> tuple[str, Colour | None]:
+    """Return name and colour of an entry of "classes": a name, or an object."""
+    record: Mapping[str, Any] = entry if isinstance(entry, Mapping) else {NAME: entry}
+    name, given = record.get(NAME), [key for key in COLOUR_KEYS if key in record]
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f'classes: {entry!r} has no name; give "name" or {{"name": "road", "colour": [128, 64, 128]}}')
+    allowed = (NAME, *COLOUR_KEYS)
+    if surplus := [key for key in record if key not in allowed]:
+        near = get_close_matches(surplus[0], allowed, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"classes: unknown key {surplus[0]!r} of {name!r}; {hint}allowed are {', '.join(allowed)}")
+    if len(given) > 1:
+        raise ValueError(f"classes: {name!r} has {' and '.join(given)}; keep one of them")
+    if not given:
+        return name, None
+    colour = record[given[0]]
+    colour = (parse_colour(colour) if isinstance(colour, str) else None) or colour
+    _check_colour(colour, name)
+    red, green, blue = colour
+    return name, (red, green, blue)
+
+
+def _parse_labels(
+    labels: object, names: tuple[str, ...], colours: Sequence[Colour | None]
+) -> tuple[dict[int, int], tuple[tuple[int, int], ...]]:
+    """Return the label map of "labels", by names or numbers of classes, and its ranges; `colours` are those given."""
+    # colours that two classes share mean neither
+    own = {
+        int(pack_colours(np.array(colour, np.uint8))): index
+        for index, colour in enumerate(colours)
+        if colour is not None and colours.count(colour) == 1
+    }
     if labels is None:
-        return identity(len(names))
+        return identity(len(names)) | own, ()
     if not isinstance(labels, Mapping) or not labels:
         raise ValueError('labels: expected an object like {"0": "sky", "11": "ignore"}')
     listed: dict[int, int] = {}
-    for value, target in labels.items():
-        if not re.fullmatch(r"-?[0-9]{1,10}", str(value)):
-            raise ValueError(f"labels: {value!r} is no pixel value; keys are whole numbers from {LOWEST} to {HIGHEST}")
-        if int(value) in listed:
-            raise ValueError(f"labels: {int(value)} is given twice, once as {value!r}; keep one")
-        if target == "ignore":
-            listed[int(value)] = IGNORE
-        elif isinstance(target, str):
-            if target not in names:
-                near = get_close_matches(target, names, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"the classes are {', '.join(names[:8])} …"
-                raise ValueError(f"labels: value {value} maps to {target!r}, which is no class; {hint}")
-            listed[int(value)] = names.index(target)
-        elif isinstance(target, bool) or not isinstance(target, int):
-            raise ValueError(f'labels: value {value} maps to {target!r}; give a class number, its name, or "ignore"')
-        else:
-            listed[int(value)] = target
-    # a table that only ignores values keeps value i for class i
-    only_ignores = all(target == IGNORE for target in listed.values())
-    return identity(len(names)) | listed if only_ignores else listed
+    ranges = []
+    for key, target in labels.items():
+        first, last = parse_key(str(key))
+        if twice := [value for value in range(first, last + 1) if value in listed]:
+            raise ValueError(f"labels: {name_of(twice[0])} is given twice, once as {key!r}; keep one")
+        listed |= dict.fromkeys(range(first, last + 1), _parse_target(key, target, names))
+        ranges += [(first, last)] if last > first else []
+    if any(target != IGNORE for target in listed.values()):
+        return listed, tuple(sorted(ranges))
+    # a table that only ignores keeps value i for class i, or the classes' own colours where it ignores colours
+    base = identity(len(names)) | (own if max(listed) >= COLOUR else {})
+    return base | listed, tuple(sorted(ranges))
+
+
+def _parse_target(key: object, target: object, names: tuple[str, ...]) -> int:
+    if target == "ignore":
+        return IGNORE
+    if isinstance(target, str):
+        if target not in names:
+            near = get_close_matches(target, names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the classes are {', '.join(names[:8])} …"
+            raise ValueError(f"labels: value {key} maps to {target!r}, which is no class; {hint}")
+        return names.index(target)
+    if isinstance(target, bool) or not isinstance(target, int):
+        raise ValueError(f'labels: value {key} maps to {target!r}; give a class number, its name, or "ignore"')
+    return target

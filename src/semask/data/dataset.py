@@ -5,50 +5,64 @@ To resume at step t, or to split a batch over devices, a loader asks for the rig
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64, Integer, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from semask.data import sampling
 from semask.data.augment.copy_paste import CopyPaste
 from semask.data.augment.transforms import TrainTransform
+from semask.data.checks.propose import propose, write_command
 from semask.data.classes import UNKNOWN, Classes, packaged
 from semask.data.decoded import DecodedPairs, fits
-from semask.data.pairs import Pair, find_pairs, find_root
+from semask.data.label_values import name_of
+from semask.data.pairs import Pair, find_pairs, stored_classes
 from semask.data.readers.image import read_label
 from semask.data.readers.raster import ImageTensor, check_channels, read_raster
-from semask.data.readers.tree import Tree
+from semask.data.readers.source import Source
 from semask.data.scenes.scene import SCENE_CLASSES, draw_scene
 from semask.ops.resize import to_float
 from semask.recipes.recipe import IMAGENET_MEAN, DataRecipe
 from semask.structures import Batch, Sample
 
+logger = logging.getLogger(__name__)
+
 
 def classes_of(data: DataRecipe) -> Classes:
-    """Return the recipe's class table: the scenes' own, the one it names, or ROOT/classes.json.
+    """Return the recipe's class table: the scenes' own, the one it names, ROOT/classes.json, or one made of the labels.
+
+    A table that the labels allow to assume is warned of; `semask.data.checks.propose` has its rules.
 
     Raises:
-        ValueError: there is none, or it is invalid.
+        ValueError: the table is invalid, or there is none and the labels do not show one.
     """
     if data.kind == "scenes":
         return SCENE_CLASSES
-    if data.classes is not None:
-        return Classes.load(data.classes)
-    # the file of the dataset itself
-    root = find_root(data)
-    table, text = root / "classes.json", Tree(root).read_text("classes.json")
-    if text is None:
+    stored = stored_classes(data)
+    if stored is not None:
+        return stored
+    proposal = propose(data)
+    write = f"`{write_command(data)}` writes it, to name the classes"
+    if not proposal.safe:
         raise ValueError(
-            f"no class table; name a packaged one ({', '.join(packaged())}) or a file by --data.classes, or write "
-            f'{table}: {{"classes": ["background", "thing"]}}'
+            f"no class table in {data.root}, and the labels leave its meaning open: {proposal.reason}; {write}; or "
+            f"name a packaged table ({', '.join(packaged())}) or a file by --data.classes"
         )
-    return Classes.from_text(text, source=str(table))
+    _warn_assumed(f"no class table in {data.root}: {proposal.reason}, so {proposal.classes.describe()}; {write}")
+    return proposal.classes
+
+
+@cache
+def _warn_assumed(message: str) -> None:
+    """Warn once: a training asks for its classes several times."""
+    logger.warning("%s", message)
 
 
 def training_set(
@@ -226,8 +240,17 @@ def read_pair(pair: Pair, classes: Classes, data: DataRecipe) -> tuple[ImageTens
     Raises:
         ValueError: a file cannot be read, the sizes differ, or a label value is not in the label map.
     """
-    image, source = read_raster(pair.image, data), read_label(pair.label)
+    image, source = read_raster(pair.image, data), read_values(pair.label, classes)
     return image, _encode(pair, classes, image, source)
+
+
+def read_values(label: Source, classes: Classes) -> Integer[Tensor, "H W"]:
+    """Read the values of a label file as a class table sees them, for `Classes.encode`.
+
+    Raises:
+        ValueError: as for `read_label`.
+    """
+    return read_label(label, by_colour=classes.by_colour, lossy=bool(classes.ranges))
 
 
 def read_reduced_pair(
@@ -238,7 +261,7 @@ def read_reduced_pair(
     Raises:
         ValueError: as for `read_pair`.
     """
-    source = read_label(pair.label)
+    source = read_values(pair.label, classes)
     size = draw_size(*source.shape)
     image = read_raster(pair.image, data, at_least=size)
     return image, _encode(pair, classes, image, source, factors=(1, 2, 4, 8)), size
@@ -257,7 +280,7 @@ def _encode(
     if (unknown := label == UNKNOWN).any():
         # the first unknown value stands for all
         value = int(source.numpy()[unknown][0])
-        raise ValueError(f'{pair.label}: value {value} is in no class; add it to "labels" of the class table')
+        raise ValueError(f'{pair.label}: value {name_of(value)} is in no class; add it to "labels" of the class table')
     return torch.from_numpy(label.astype(np.uint8))
 
 

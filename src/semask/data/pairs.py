@@ -14,11 +14,24 @@ import hashlib
 import logging
 import os
 import zipfile
+from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from unicodedata import normalize
 
+from semask.data.classes import Classes
+from semask.data.label_values import COLOUR
+from semask.data.masks import (
+    BACKGROUND,
+    CLASS,
+    STEM,
+    find_masks,
+    has_mask_per_class,
+    mask_pattern,
+    names_of_masks,
+    usual_masks,
+)
 from semask.data.published.catalogue import DATASETS, LABEL_IDS, LABEL_IDS_FIX, TRAIN_IDS
 from semask.data.readers.hugging_face import dataset_rows, expected_dataset
 from semask.data.readers.image import SUFFIXES
@@ -32,6 +45,7 @@ nfc = partial(normalize, "NFC")
 
 VALIDATION_SHARE = 0.1
 """The share of a folder without splits."""
+TABLE = "classes.json"
 SHOWN = 5
 """File names in a message."""
 LOSSY = (".jpg", ".jpeg")
@@ -74,6 +88,52 @@ def _sorted_pairs(found: dict[str, tuple[Source, Source]]) -> list[Pair]:
     return [Pair(stem, image, label) for stem, (image, label) in sorted(found.items())]
 
 
+def stored_classes(data: DataRecipe) -> Classes | None:
+    """Return the class table that the recipe names, or ROOT/classes.json; None without one.
+
+    Raises:
+        ValueError: the root is missing, or the table is invalid.
+    """
+    if data.classes is not None:
+        return Classes.load(data.classes)
+    root = find_root(data)
+    text = Tree(root).read_text(TABLE)
+    return None if text is None else Classes.from_text(text, source=str(root / TABLE))
+
+
+def mask_classes(data: DataRecipe) -> tuple[str, ...]:
+    """Return the names of the classes that masks are looked for: those of the table, or without one all that exist.
+
+    Raises:
+        ValueError: the root or a folder is missing, or the table is invalid or maps values.
+    """
+    classes = stored_classes(data)
+    if classes is None:
+        return existing_masks(data)
+    if any(target != value for value, target in classes.label_map.items() if value < COLOUR):
+        raise ValueError(
+            f'labels are one mask per class by "{CLASS}" in --data.labels or --data.label-suffix, and the class table '
+            'has "labels" for the values of a single file; leave "labels" out of the table'
+        )
+    return classes.names
+
+
+def existing_masks(data: DataRecipe) -> tuple[str, ...]:
+    """Return "background", for pixels of no mask, and the classes that there are masks of, in both splits.
+
+    Raises:
+        ValueError: the root or a folder is missing.
+    """
+    found: set[str] = set()
+    tree = Tree(find_root(data))
+    for split in dict.fromkeys((data.train_split, data.val_split)):
+        pattern, template = mask_pattern(data, split)
+        files = tree.files(_find_folder(tree, pattern, data, split)[0])
+        images = tree.files(_find_folder(tree, data.images, data, split)[0])
+        found |= names_of_masks(map(nfc, files), _by_stem(images, data.image_suffix or None), template)
+    return (BACKGROUND, *sorted(found - {BACKGROUND}))
+
+
 def find_root(data: DataRecipe) -> Path:
     """Return the folder or zip file of the dataset.
 
@@ -93,7 +153,8 @@ def find_root(data: DataRecipe) -> Path:
 def _pairs_in_folders(data: DataRecipe, root: Path, split: str) -> dict[str, tuple[Source, Source]]:
     tree = Tree(root)
     image_folder, own_folder = _find_folder(tree, data.images, data, split)
-    label_folder, _ = _find_folder(tree, data.labels, data, split)
+    pattern, template = mask_pattern(data, split)
+    label_folder, _ = _find_folder(tree, pattern, data, split)
     files = tree.files(image_folder)
     images = _by_stem(files, data.image_suffix or None)
     stems = _stems_of_split(images, tree, data, split=split, own_folder=own_folder)
@@ -102,7 +163,11 @@ def _pairs_in_folders(data: DataRecipe, root: Path, split: str) -> dict[str, tup
         raise ValueError(f"the {split!r} split is empty: {root / image_folder} {reason}{_expected(data)}")
     # labels of the same stems
     files = tree.files(label_folder)
-    labels = {} if data.label_suffix.lower().endswith(".json") else _by_stem(files, data.label_suffix)
+    labels: Mapping[str, Source] = {}
+    if has_mask_per_class(data):
+        labels = find_masks({nfc(path): file for path, file in files.items()}, images, template, mask_classes(data))
+    elif not data.label_suffix.lower().endswith(".json"):
+        labels = _by_stem(files, data.label_suffix)
     if unused := sorted(labels.keys() - images.keys()):
         folder = root / label_folder
         logger.warning("%d labels in %s have no image and are not used: %s", len(unused), folder, _some(unused))
@@ -111,7 +176,7 @@ def _pairs_in_folders(data: DataRecipe, root: Path, split: str) -> dict[str, tup
         used = {*images.values(), *(label for _, label in paired.values())}
         unused_files = [path for path, file in files.items() if file not in used]
         names = {stem: images[stem].name for stem in missing}
-        message = _missing_labels(names, root / label_folder, unused_files, data.label_suffix, any_paired=bool(paired))
+        message = _missing_labels(names, root / label_folder, unused_files, data, any_paired=bool(paired))
         raise Unpaired(message, paired)
     return paired
 
@@ -223,17 +288,27 @@ def _fold(name: str) -> str:
     return name.removesuffix(suffix) + suffix.lower()
 
 
-def _missing_labels(missing: dict[str, str], folder: Path, files: list[str], suffix: str, *, any_paired: bool) -> str:
+def _missing_labels(
+    missing: dict[str, str], folder: Path, files: list[str], data: DataRecipe, *, any_paired: bool
+) -> str:
     """Return the message on images (stem: file name) without a label, with what the unused files allow to do."""
+    suffix = data.label_suffix
     # annotations under the images' own names
     own = {nfc(PurePosixPath(name).stem) for name in missing.values()} | {PurePosixPath(stem).name for stem in missing}
     same = [path for path in files if nfc(PurePosixPath(path).stem) in own]
     lossy, polygons = ([path for path in same if path.lower().endswith(ends)] for ends in (LOSSY, ".json"))
     flags, example = _fitting_suffixes(missing, files)
-    if lossy or example.lower().endswith(LOSSY):
+    if masks := usual_masks(files, missing):
+        template, example = masks
+        lossy, ending = [], PurePosixPath(example).suffix
+        flags = f"--data.label-suffix '{template.removeprefix(STEM)}'"
+        if not template.startswith(STEM):
+            flags = f"--data.labels '{data.labels}/{CLASS}' --data.label-suffix {ending}"
+    if lossy or (example.lower().endswith(LOSSY) and not masks):
         return (
             f"{len(lossy) or len(missing)} labels are JPEG: {_some(lossy or [example])} in {folder}; "
-            "JPEG compression changes ids near edges: make them again as 8-bit greyscale PNG"
+            "JPEG compression changes ids near edges: make them again as 8-bit greyscale PNG, or, if they are masks of "
+            "a few levels of grey, use --data.label-suffix .jpg and ranges of values in the class table"
         )
     first = next(iter(missing))
     fix = "add the labels or remove the images"
@@ -287,7 +362,7 @@ def _expected(data: DataRecipe) -> str:
         return expected_shards(root) if data.kind == "shards" else expected_dataset(root)
     lines = ["", f"expected below {root}:"]
     for pattern, file in ((data.images, f"*{data.image_suffix or '.jpg'}"), (data.labels, f"*{data.label_suffix}")):
-        folders = [pattern.format(split=split) for split in (data.train_split, data.val_split)]
+        folders = [pattern.replace("{split}", split) for split in (data.train_split, data.val_split)]
         lines += [f"  {folder}/{file}" for folder in dict.fromkeys(folders)]
     lines.append(f"  {data.train_split}.txt, {data.val_split}.txt (optional: the stems of each split)")
     for name, official in DATASETS.items():

@@ -93,11 +93,13 @@ class DataRecipe:
     root: str | None = None
     """Folder or zip file of the dataset; scenes need none."""
     classes: str | None = None
-    """A packaged class table (ade20k, cityscapes, …) or the path of a classes.json; None takes ROOT/classes.json."""
+    """A packaged class table (ade20k, cityscapes, …), the path of a classes.json or of a checkpoint; None takes
+    ROOT/classes.json or, without it, what the labels show."""
     classes_from_data: bool = False
     """The class table decides the model's class count; else the two must agree."""
     images: str = "images/{split}"
     labels: str = "labels/{split}"
+    """{class} in labels or label_suffix: one mask per class, as in labels/{class} or _{class}.png."""
     image_suffix: str = ""
     """End of image names behind the stem; empty takes any image extension."""
     label_suffix: str = ".png"

@@ -25,8 +25,9 @@ from semask.recipes.decoders import MASK_CLASSIFIERS
 from semask.training.options import RunOptions
 
 RECORD = "automatic.json"
-THIN, COARSE = 3.0, 8.0
-"""[px] Classes thinner than THIN are enlarged; no image is reduced so far that a class becomes thinner than COARSE."""
+THIN, THIN_SHARE, COARSE = 3.0, 0.25, 8.0
+"""Images are enlarged where this share of the classes is thinner than THIN [px], and not reduced so far that any class
+becomes thinner than COARSE [px]."""
 FAR, NEARLY = 4.0, 0.75
 """Images whose side is more than FAR crops are reduced, unless that changes it by less than to NEARLY of it."""
 MIXED = 2.0
@@ -133,11 +134,12 @@ class Fitting:
 def _fit_scale(fitting: Fitting, found: Fingerprint, names: Sequence[str]) -> str:
     """Choose the scale at which images are read, the crop and the windows."""
     side, crop = math.sqrt(found.height * found.width), min(fitting.recipe.data.crop)
-    present = [(width, name) for width, name in zip(found.thickness, names, strict=True) if width]
-    thinnest, thin = min(present, default=(side, "any class"))
+    present = sorted((width, name) for width, name in zip(found.thickness, names, strict=True) if width)
+    thinnest, thin = present[0] if present else (side, "any class")
+    many_thin = sum(width < THIN for width, _ in present) >= THIN_SHARE * max(1, len(present))
     # enlarge what is thin, reduce what is far larger than a crop
     ratio, reason = 1.0, f"the thinnest class, {thin}, is {thinnest:.3g} px wide"
-    if thinnest < THIN and (2 * side) ** 2 <= WHOLE_PIXELS:
+    if many_thin and (2 * side) ** 2 <= WHOLE_PIXELS:
         ratio = 2.0
     elif side > FAR * crop:
         reduced = round(max(FAR * crop / side, COARSE / thinnest), 2)

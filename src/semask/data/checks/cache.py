@@ -21,7 +21,7 @@ from semask.data.checks.file_stats import ImageStats, LabelStats, PixelStats
 from semask.data.readers.source import Source
 from semask.files import atomic_write
 
-FILE = "file-stats-1.tsv"
+FILE = "file-stats-2.tsv"
 """The number rises whenever the form of statistics changes, so that old ones are not read."""
 CHUNK = 2**20
 KEPT_DAYS = 180
@@ -107,9 +107,10 @@ class StatsCache:
                     bits = None if bits is None else int(bits)
                     pixels = PixelStats(means, squares, bits, float(highest), bool(transparent))
                     return ImageStats(int(height), int(width), int(orientation), pixels)
-                case ["LabelStats", height, width, orientation, palette, values]:
+                case ["LabelStats", height, width, orientation, palette, values, lossy]:
                     counts = tuple((int(value), int(count)) for value, count in values)
-                    return LabelStats(int(height), int(width), int(orientation), bool(palette), counts)
+                    colours = tuple(map(int, palette))
+                    return LabelStats(int(height), int(width), int(orientation), colours, counts, bool(lossy))
         except (ValueError, TypeError):
             pass
         return None

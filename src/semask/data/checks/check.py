@@ -20,7 +20,9 @@ from semask.data.checks.label_heuristics import binary_fix, is_binary, label_iss
 from semask.data.checks.scan import scan
 from semask.data.classes import UNKNOWN, Classes
 from semask.data.dataset import classes_of
+from semask.data.label_values import name_of
 from semask.data.pairs import Pair, find_pairs
+from semask.data.readers.image import JPEG_LABEL
 from semask.data.readers.source import Source
 from semask.recipes.recipe import DataRecipe
 from semask.structures import IGNORE
@@ -141,11 +143,16 @@ def _pair_issues(pair: Pair, stats: PairStats, classes: Classes) -> Iterator[Iss
                 "check whether they lie on each other, or save the image upright"
             )
             yield Issue("orientation", message, pair.image, "warning")
+    if label.lossy and not classes.ranges:
+        yield Issue("unreadable", JPEG_LABEL, pair.label)
+        return
     # values of the label
-    encoded = classes.encode(np.array([value for value, _ in label.values]))
-    unknown = [entry for entry, code in zip(label.values, encoded.tolist(), strict=True) if code == UNKNOWN]
+    values = label.values_for(classes)
+    encoded = classes.encode(np.array([value for value, _ in values]))
+    unknown = [entry for entry, code in zip(values, encoded.tolist(), strict=True) if code == UNKNOWN]
     if unknown:
-        listed = ", ".join(f"{value} ({count} pixels)" for value, count in unknown[:SHOWN_VALUES])
+        unknown.sort(key=lambda entry: -entry[1])
+        listed = ", ".join(f"{name_of(value)} ({count} pixels)" for value, count in unknown[:SHOWN_VALUES])
         more = f" … {len(unknown)} values in all" if len(unknown) > SHOWN_VALUES else ""
         fix = 'add them to "labels" of the class table as a class or "ignore", or correct the file'
         if is_binary(label, classes):
@@ -153,7 +160,7 @@ def _pair_issues(pair: Pair, stats: PairStats, classes: Classes) -> Iterator[Iss
         elif label.palette:
             fix = (
                 "the file is a palette image and these are indices into its palette; "
-                'map them in "labels" of the class table, or save class numbers as 8-bit greyscale PNG'
+                'map them, or its colours, in "labels" of the class table'
             )
         yield Issue("values", f"label values outside the map: {listed}{more}; {fix}", pair.label)
     elif (encoded == IGNORE).all():

@@ -28,7 +28,7 @@ def count_classes(labels: Iterable[LabelStats], classes: Classes) -> ClassCounts
     ignored = 0
     for label in labels:
         # from values of the file to classes
-        values, counts = np.array(label.values, np.int64).reshape(-1, 2).T
+        values, counts = np.array(label.values_for(classes), np.int64).reshape(-1, 2).T
         encoded = classes.encode(values)
         ignored += int(counts[encoded == IGNORE].sum())
         labelled = (encoded != IGNORE) & (encoded != UNKNOWN)

@@ -21,10 +21,11 @@ from semask.data.checks.class_counts import (
 from semask.data.checks.duplicates import BITS, groups_of_same, near_duplicates
 from semask.data.checks.file_stats import ImageStats, LabelStats, PairStats, PixelStats
 from semask.data.checks.issue import Issue
+from semask.data.checks.propose import Proposal, propose_from, propose_masks
 from semask.data.checks.scan import scan
 from semask.data.classes import Classes
-from semask.data.dataset import classes_of
-from semask.data.pairs import Pair, Unpaired, find_pairs
+from semask.data.masks import has_mask_per_class
+from semask.data.pairs import Pair, Unpaired, find_pairs, stored_classes
 from semask.recipes.recipe import DataRecipe
 
 MAX_DUPLICATES = 10_000
@@ -91,7 +92,8 @@ class Statistics(NamedTuple):
 class Diagnosis:
     """The findings on a data set; `statistics` is None when no training image could be read.
 
-    class_weights: of the training split, by method: inverse frequency, median frequency, effective number.
+    class_weights: of the training split, by method: inverse frequency, median frequency, effective number. proposal:
+    the class table where the data set has none.
     """
 
     data: DataRecipe
@@ -102,6 +104,7 @@ class Diagnosis:
     duplicates: tuple[Duplicate, ...]
     statistics: Statistics | None
     class_weights: dict[str, tuple[float, ...]]
+    proposal: Proposal | None = None
 
     @property
     def training(self) -> Split:
@@ -138,6 +141,7 @@ class Diagnosis:
         return {
             "root": self.data.root,
             "classes": list(self.classes.names),
+            "proposal": None if self.proposal is None else self.proposal.to_dict(),
             "splits": {split.name: split.to_dict() for split in self.splits},
             **issues,
             "duplicates": duplicates,
@@ -162,7 +166,7 @@ def diagnose(
     signatures differ in at most `distance` bits are near duplicates; `workers` as for `scan`.
 
     Raises:
-        ValueError: there is no class table, not one pair, or an option is out of range.
+        ValueError: there is no class table and the labels show none, not one pair, or an option is out of range.
     """
     if not 0 <= beta < 1:
         raise ValueError(f"beta lies in [0, 1), got {beta:g}; give a number like 0.999")
@@ -170,12 +174,29 @@ def diagnose(
         raise ValueError(f"distance is a number of differing bits, 0 … {BITS}, got {distance}; give a small one")
     if workers is not None and workers < 1:
         raise ValueError(f"workers are threads, at least 1, got {workers}; None takes one per CPU core")
-    # scan both splits
-    classes = classes_of(data)
-    splits, issues = _read_splits(data, classes, workers=workers, progress=progress)
+    # scan both splits; a missing class table is derived from all labels
+    classes = stored_classes(data)
+    found, issues = _scan_splits(data, workers=workers, progress=progress)
+    stats = [each for _, _, of_split in found for each in of_split]
+    proposal = None
+    if classes is None:
+        proposal = propose_masks(data) if has_mask_per_class(data) else propose_from(stats)
+        if not proposal.safe:
+            message = f"no class table in {data.root}, and the labels leave its meaning open: {proposal.reason}"
+            issues.append(Issue("classes", f"{message}; use --write-classes, and check and name the classes"))
+        classes = proposal.classes
+    splits = tuple(
+        Split(
+            name,
+            tuple(pairs),
+            tuple(of_split),
+            count_classes([known.label for known in of_split if isinstance(known.label, LabelStats)], classes),
+        )
+        for name, pairs, of_split in found
+    )
     pairs = [pair for split in splits for pair in split.pairs]
     # issues: of the set as a whole first
-    report = assess(pairs, [stats for split in splits for stats in split.stats], classes)
+    report = assess(pairs, stats, classes)
     duplicates = find_duplicates(splits, distance=distance)
     training = _training_split(splits, data)
     if len(classes) < 2:
@@ -211,6 +232,7 @@ def diagnose(
             "median frequency": tuple(median_frequency(training.counts).tolist()),
             "effective number": tuple(effective_number(training.counts, beta=beta).tolist()),
         },
+        proposal=proposal,
     )
 
 
@@ -218,10 +240,10 @@ def _training_split(splits: tuple[Split, ...], data: DataRecipe) -> Split:
     return next((split for split in splits if split.name == data.train_split), splits[0])
 
 
-def _read_splits(
-    data: DataRecipe, classes: Classes, *, workers: int | None, progress: bool
-) -> tuple[tuple[Split, ...], list[Issue]]:
-    """Scan the splits as far as they can be found, and report missing ones."""
+def _scan_splits(
+    data: DataRecipe, *, workers: int | None, progress: bool
+) -> tuple[list[tuple[str, list[Pair], list[PairStats]]], list[Issue]]:
+    """Return the splits with their statistics as far as they can be found, and report missing ones."""
     issues: list[Issue] = []
     found: dict[str, list[Pair]] = {}
     for name in dict.fromkeys((data.train_split, data.val_split)):
@@ -233,12 +255,10 @@ def _read_splits(
                 found[name] = error.pairs
     if not any(found.values()):
         raise ValueError("\n".join(str(issue) for issue in issues))
-    splits = []
-    for name, pairs in found.items():
-        stats = scan(pairs, data, thorough=True, workers=workers, progress=progress)
-        counts = count_classes([known.label for known in stats if isinstance(known.label, LabelStats)], classes)
-        splits.append(Split(name, tuple(pairs), tuple(stats), counts))
-    return tuple(splits), issues
+    return [
+        (name, pairs, scan(pairs, data, thorough=True, workers=workers, progress=progress))
+        for name, pairs in found.items()
+    ], issues
 
 
 def channel_statistics(split: Split) -> Statistics | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from semask.data.readers.image import has_transparency, read_header, read_label
+from semask.data.classes import Classes
+from semask.data.label_values import name_of, pack_colours, runs
+from semask.data.readers.image import has_transparency, is_lossy, read_header, read_label, read_palette
 from semask.data.readers.raster import ImageTensor, probe_raster, read_raster
 from semask.data.readers.source import Source
 from semask.recipes.recipe import DataRecipe
@@ -47,13 +50,26 @@ class ImageStats(NamedTuple):
 
 
 class LabelStats(NamedTuple):
-    """Height and width [px] upright, EXIF orientation, whether values index a palette, and pixels of each value."""
+    """Height and width [px] upright, EXIF orientation, and the pixels of each value.
+
+    palette: for values that index a palette, the colour of each (as a value); lossy: whether the file is a JPEG.
+    """
 
     height: int
     width: int
     orientation: int
-    palette: bool
+    palette: tuple[int, ...]
     values: tuple[tuple[int, int], ...]
+    lossy: bool = False
+
+    def values_for(self, classes: Classes) -> tuple[tuple[int, int], ...]:
+        """Return the pixels of each value that a class table sees: indices into a palette, or their colours."""
+        if not (self.palette and classes.by_colour):
+            return self.values
+        counts: Counter[int] = Counter()
+        for colour, (_, count) in zip(self.palette, self.values, strict=True):
+            counts[colour] += count
+        return tuple(sorted(counts.items()))
 
 
 class ReadFailure(NamedTuple):
@@ -126,19 +142,35 @@ def measure_label(source: Source) -> LabelStats:
     Raises:
         ValueError: as for `read_label`, or there are more different values than any labelling has.
     """
-    label = read_label(source).numpy()
+    label = read_label(source, lossy=True).numpy()
     if label.dtype == np.uint8:
         # many times faster than np.unique, which sorts
         counts = np.bincount(label.ravel(), minlength=256)
         present = np.flatnonzero(counts)
         counts = counts[present]
     else:
-        present, counts = np.unique(label, return_counts=True)
+        values, lengths = runs(label)
+        present, places = np.unique(values, return_inverse=True)
+        counts = np.bincount(places, lengths, len(present)).astype(np.int64)
     if len(present) > MAX_VALUES:
         raise ValueError(
-            f"{len(present)} different values, of {present[0]} … {present[-1]}: no class numbers; "
-            "is this a depth map or a photograph? give label files of class numbers"
+            f"{len(present)} different values, of {name_of(int(present[0]))} … {name_of(int(present[-1]))}: no class "
+            "numbers or colours; is this a depth map, a photograph, or drawn with blurred edges? give label files of "
+            "class numbers"
         )
-    values = tuple(zip(present.tolist(), counts.tolist(), strict=True))
     height, width = label.shape
-    return LabelStats(height, width, *read_header(source), values)
+    orientation, palette_file = read_header(source)
+    indexed = palette_file and label.dtype == np.uint8
+    # indices beyond the palette are shown in black
+    colours = np.zeros((256, 3), np.uint8)
+    if indexed:
+        palette = read_palette(source)
+        colours[: len(palette)] = palette
+    return LabelStats(
+        height,
+        width,
+        orientation,
+        tuple(pack_colours(colours[present]).tolist()) if indexed else (),
+        tuple(zip(present.tolist(), counts.tolist(), strict=True)),
+        is_lossy(source),
+    )

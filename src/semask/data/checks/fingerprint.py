@@ -12,8 +12,8 @@ from semask.data.checks.class_counts import count_classes
 from semask.data.checks.file_stats import ImageStats, LabelStats
 from semask.data.checks.scan import scan
 from semask.data.classes import Classes
+from semask.data.dataset import read_values
 from semask.data.pairs import find_pairs
-from semask.data.readers.image import read_label
 from semask.recipes.recipe import DataRecipe
 from semask.structures import IGNORE
 
@@ -56,7 +56,7 @@ def fingerprint(data: DataRecipe, classes: Classes) -> Fingerprint:
     counts = count_classes(labels, classes).pixels
     # outlines of some labels, evenly chosen
     chosen = training[:: -(-len(training) // LOOKED_AT)]
-    encoded = [classes.encode(read_label(pair.label).numpy()).astype(np.uint8) for pair in chosen]
+    encoded = [classes.encode(read_values(pair.label, classes).numpy()).astype(np.uint8) for pair in chosen]
     known = [each.image for each in scan(validation, data, thorough=False)]
     return Fingerprint(
         images=len(training),

@@ -5,13 +5,19 @@ Each label may be valid by itself and the whole wrong all the same.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from semask.data.checks.file_stats import LabelStats, PairStats
 from semask.data.checks.issue import Issue
+from semask.data.checks.propose import SOFT, propose_from
 from semask.data.classes import UNKNOWN, Classes, identity
+from semask.data.label_values import COLOUR
+from semask.data.masks import BACKGROUND, ClassMasks
 from semask.data.pairs import Pair
 from semask.structures import IGNORE
 
@@ -38,8 +44,10 @@ def label_issues(pairs: Sequence[Pair], stats: Sequence[PairStats], classes: Cla
     readable = [(pair, label) for pair, label in labels if isinstance(label, LabelStats)]
     counts = ValueCounts(Counter(), Counter(), len(readable))
     for _, label in readable:
-        counts.pixels.update(dict(label.values))
-        counts.labels.update(value for value, _ in label.values)
+        counts.pixels.update(dict(label.values_for(classes)))
+        counts.labels.update(value for value, _ in label.values_for(classes))
+    yield from _missing_masks(pairs, classes)
+    yield from _other_table(stats, counts, classes)
     yield from _binary_masks(readable, counts, classes)
     yield from list(_counted_from_one(counts, classes)) or _zero_everywhere(counts, classes)
     yield from _reduced(counts, classes)
@@ -58,6 +66,38 @@ def label_issues(pairs: Sequence[Pair], stats: Sequence[PairStats], classes: Cla
         most = max(ignored, key=lambda value: ignored[value])
         message = f"{share:.1%} of all pixels are ignored, most of them of value {most}; is that value no class?"
         yield Issue("ignored", message, severity="error" if share == 1 else "warning")
+
+
+def _missing_masks(pairs: Sequence[Pair], classes: Classes) -> Iterator[Issue]:
+    """Report classes whose masks some images lack, where labels are one mask per class."""
+    labels = [pair.label for pair in pairs if isinstance(pair.label, ClassMasks)]
+    for index, name in enumerate(classes.names):
+        absent = [label for label in labels if label.masks[index] is None]
+        if absent and name.casefold() != BACKGROUND:
+            message = (
+                f"{len(absent)} of {len(labels)} images have no mask of {name!r}, such as the image of {absent[0]}; "
+                "they are read as without it"
+            )
+            yield Issue("split", message, severity="warning")
+
+
+def _other_table(stats: Sequence[PairStats], counts: ValueCounts, classes: Classes) -> Iterator[Issue]:
+    """Report colours that no class has, and soft edges, with the "labels" to write."""
+    unknown = {value for value in counts.pixels if classes.encode(np.array([value]))[0] == UNKNOWN}
+    colours = [value for value in unknown if value >= COLOUR]
+    try:
+        proposal = propose_from(stats) if colours or len(unknown) > SOFT else None
+    except ValueError:
+        return
+    if proposal is None or not (colours or proposal.classes.ranges):
+        return
+    if len(proposal.classes) == len(classes):
+        labels = json.dumps(proposal.classes.labels())
+        fix = f'write in the class table, with the numbers of its classes: "labels": {labels}'
+    else:
+        keys = ", ".join(f'"{key}": …' for key in proposal.classes.labels())
+        fix = f'write in the class table, with a class or "ignore" for each: "labels": {{{keys}}}'
+    yield Issue("values", f"{proposal.reason}; {fix}")
 
 
 def is_binary(label: LabelStats, classes: Classes) -> bool:
@@ -146,7 +186,9 @@ def _reduced(counts: ValueCounts, classes: Classes) -> Iterator[Issue]:
 
 def _zero_everywhere(counts: ValueCounts, classes: Classes) -> Iterator[Issue]:
     """Report a class 0 that resembles "no label", a little of it in nearly every label, if the table has no labels."""
-    if classes.label_map != identity(len(classes)) or len(classes) <= 2 or counts.total < ENOUGH:
+    targets = {value: target for value, target in classes.label_map.items() if value < COLOUR}
+    named = classes.names[0].casefold() == BACKGROUND
+    if named or targets != identity(len(classes)) or len(classes) <= 2 or counts.total < ENOUGH:
         return
     name, share = classes.names[0], counts.pixels[0] / max(1, counts.pixels.total())
     message = ""

@@ -13,6 +13,7 @@ from jaxtyping import Integer, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from semask.data.label_values import pack_colours
 from semask.data.readers import tiff
 from semask.data.readers.source import MAX_PIXELS, Source, Unreadable, UnsupportedFile, as_source, first_bytes
 
@@ -24,6 +25,11 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 WHITE = (255, 255, 255, 255)
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
 ID_MODES = ("1", "L", "P", "I", *SIXTEEN_BIT)
+COLOUR_MODES = ("RGB", "RGBA", "LA", "PA")
+JPEG_LABEL = (
+    "a JPEG label; its compression changes ids near edges; save it as 8-bit greyscale PNG, or, if it is a mask of few "
+    'levels of grey, give their ranges in the class table, such as "labels": {"0-127": 0, "128-255": 1}'
+)
 FEW_BITS = {"L;2": 85, "L;4": 17}
 """Factors by which Pillow spreads values of 2 and 4 bits over 0 … 255, by its name for their layout."""
 ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
@@ -90,30 +96,50 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def read_label(source: str | Source, *, max_pixels: int = MAX_PIXELS) -> Integer[Tensor, "H W"]:
-    """Read the values stored in a label file, upright: uint8, int32 (16-bit files), or int64 (other TIFFs).
+def read_label(
+    source: str | Source, *, max_pixels: int = MAX_PIXELS, by_colour: bool = False, lossy: bool = False
+) -> Integer[Tensor, "H W"]:
+    """Read the values stored in a label file, upright: uint8, int32 (16-bit files), or int64 (colours, other TIFFs).
 
-    Palette files give their indices: VOC and many tools store ids that way. Signed TIFFs and those of whole numbers in
-    float are read too.
+    Palette files give their indices, as VOC and many tools store ids, or their colours if `by_colour`. Colours #rrggbb
+    are `COLOUR` + 0xrrggbb; transparency is left out. Signed TIFFs and those of whole numbers in float are read too.
 
     Raises:
-        ValueError: as for `read_image`, or the file cannot hold ids (colours, JPEG).
+        ValueError: as for `read_image`, or the file cannot hold ids (CMYK; JPEG unless `lossy`).
     """
     given = as_source(source)
     kind = tiff.read_kind(given) if tiff.is_tiff(first_bytes(given)) else None
     if kind is not None and not kind.pillow:
         return torch.from_numpy(tiff.read_ids(given))
     with open_image(given, max_pixels) as image:
-        _refuse_colours(image)
+        if image.format in LOSSY and not lossy:
+            raise UnsupportedFile(JPEG_LABEL)
+        if image.mode not in ID_MODES + COLOUR_MODES:
+            raise UnsupportedFile(f"an {image.mode} label; save it as 8-bit greyscale PNG of ids, or in colours as RGB")
         # only before decoding Pillow reports how it spreads grey of 2 and 4 bits
         tiles = getattr(image, "tile", []) if image.format == "PNG" else []
         factor = FEW_BITS.get(tiles[0].args) if tiles else None
-        values = np.array(ImageOps.exif_transpose(image))
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode in COLOUR_MODES or (by_colour and upright.mode == "P"):
+            return torch.from_numpy(pack_colours(np.array(upright.convert("RGB"))))
+        values = np.array(upright)
     if factor is not None:
         values //= factor
     if kind is not None and kind.bits < 8:
         values = tiff.narrow(values, kind)
     return torch.from_numpy(values.astype(np.uint8 if values.dtype in (bool, np.uint8) else np.int32))
+
+
+def read_palette(source: Source) -> UInt8[np.ndarray, "n 3"]:
+    """Return the colours of a palette file by their indices; none for other files."""
+    with open_image(source, MAX_PIXELS) as image:
+        palette = image.getpalette("RGB") if image.mode == "P" else None
+        return np.array(palette or [], np.uint8).reshape(-1, 3)
+
+
+def is_lossy(source: Source) -> bool:
+    """Whether a readable file is a JPEG."""
+    return first_bytes(source)[:3] == b"\xff\xd8\xff"
 
 
 def probe_image(source: str | Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -219,16 +245,3 @@ def _refuse_data(image: Image.Image) -> None:
             f"a fourth channel of {np.count_nonzero(counts)} levels, marked as transparency; use --data.channels 4 if "
             "it is a band, with as many values of --model.mean and --model.std, or remove it"
         )
-
-
-def _refuse_colours(image: Image.Image) -> None:
-    """Refuse a file that cannot hold ids."""
-    if image.format in LOSSY:
-        raise UnsupportedFile("a JPEG label; its compression changes ids near edges; save it as 8-bit greyscale PNG")
-    if image.mode in ID_MODES:
-        return
-    channels = np.array(image.convert("RGB"))
-    fix = "replace every colour by its class number and save as 8-bit greyscale PNG"
-    if (channels == channels[..., :1]).all():
-        fix = "its channels are equal: save one of them as 8-bit greyscale PNG"
-    raise UnsupportedFile(f"an {image.mode} label of colours where ids are expected; {fix}")

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from semask.data.checks.doctor import Diagnosis
 from semask.data.checks.issue import KINDS, Issue
+from semask.data.dataset import read_values
 from semask.data.pairs import Pair
-from semask.data.readers.image import read_label
 from semask.data.readers.raster import as_rgb, read_raster
 from semask.data.readers.source import Source
 from semask.ops.resize import to_float
@@ -149,7 +149,7 @@ def _worst(diagnosis: Diagnosis) -> list[Shot]:
         image = _read(pair.image, diagnosis.data)
         shown = [] if image is None else [image_uri(image, side=SIDE)]
         try:
-            label = torch.from_numpy(diagnosis.classes.encode(read_label(pair.label).numpy()))
+            label = torch.from_numpy(diagnosis.classes.encode(read_values(pair.label, diagnosis.classes).numpy()))
         except (OSError, ValueError):
             pass
         else:

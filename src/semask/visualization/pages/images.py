@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from semask.data.classes import ERROR_COLOUR, Classes, Colour
+from semask.data.classes import ERROR_COLOUR, Classes
+from semask.data.label_values import Colour
 from semask.structures import IGNORE
 from semask.visualization.colours import overlay
 
