@@ -12,7 +12,6 @@ from tyro.conf import AvoidSubcommands, FlagConversionOff, arg
 from semask.cli.flags import parse_over, split_name, take
 from semask.recipes import DataRecipe, LossRecipe, ModelRecipe, OptimRecipe, Recipe, TestRecipe, TrainRecipe, get_recipe
 from semask.recipes.kinds import with_augment, with_decoder, with_pixel_decoder, with_semantic
-from semask.text import console
 from semask.training.options import RunOptions
 
 if TYPE_CHECKING:
@@ -45,9 +44,6 @@ def _with_encoder(recipe: Recipe, name: str) -> Recipe:
 
     return with_encoder(recipe, name)
 
-
-PICTURES = 8
-"""Validation images in the overview of a run."""
 
 KINDS: dict[str, Callable[[Recipe, str], Recipe]] = {
     "--decoder": with_decoder,
@@ -96,41 +92,12 @@ def main(arguments: Sequence[str]) -> None:
 
 def train(recipe: Recipe, options: RunOptions | None = None, keep: Collection[str] | None = None) -> TrainResult:
     """Train by a recipe, draw curves.png and overview.png into its folder, and return the paths of its results."""
-    from lightning.pytorch.utilities import rank_zero_only
-
     from semask.training import run
+    from semask.training.drawing import draw
 
     result = run.train(recipe, options, keep=keep)
-    if not getattr(rank_zero_only, "rank", 0):
-        draw(result)
+    draw(result)
     return result
-
-
-def draw(result: TrainResult) -> None:
-    """Draw the course of a run, and some validation images as the best weights segment them."""
-    import torch
-
-    from semask.checkpoints import store
-    from semask.data.dataset import classes_of, validation_set
-    from semask.data.readers.raster import as_rgb
-    from semask.inference import build_predictor, build_prior
-    from semask.training.history import read_history
-    from semask.visualization.figures import Row, figure_grid, training_curves
-
-    model, recipe, classes = store.load(result.best)
-    assert recipe is not None  # the run was made by it
-    if history := read_history(result.out):
-        training_curves(result.out / "curves.png", history)
-    predictor = build_predictor(model, recipe.test, recipe.data)
-    prior = build_prior(model, recipe.test, recipe.data) if model.semantic_layers else None
-    samples, rows = validation_set(recipe.data), []
-    with torch.inference_mode():
-        for index in range(0, len(samples), -(-len(samples) // PICTURES)):
-            image, label, _ = samples[index]
-            found = predictor.labels(image[None])[0], prior.labels(image[None])[0] if prior else None
-            rows.append(Row(as_rgb(image), label, *found))
-    figure_grid(result.out / "overview.png", rows, classes or classes_of(recipe.data))
-    console().print(f"curves in {result.out / 'curves.png'}, images in {result.out / 'overview.png'}")
 
 
 def parse(arguments: Sequence[str]) -> Task:
