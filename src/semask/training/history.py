@@ -26,9 +26,10 @@ def read_history(out: str | Path) -> dict[str, list[tuple[int, float]]]:
     Steps that were done again after a resume count as done last.
     """
     found: dict[str, dict[int, float]] = {}
-    sessions = sorted((Path(out) / FOLDER).glob("session_*"), key=lambda path: int(path.name.rpartition("_")[2]))
-    for session in sessions:
-        with (session / "metrics.csv").open(newline="", encoding="utf-8") as file:
+    # a session that logged nothing has no file
+    files = (Path(out) / FOLDER).glob("session_*/metrics.csv")
+    for file_name in sorted(files, key=lambda path: int(path.parent.name.rpartition("_")[2])):
+        with file_name.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 for name, value in row.items():
                     if value and name not in {"step", "epoch"}:
