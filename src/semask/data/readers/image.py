@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from semask.data.label_values import pack_colours
-from semask.data.readers import tiff
+from semask.data.readers import png, tiff
 from semask.data.readers.source import MAX_PIXELS, Source, Unreadable, UnsupportedFile, as_source, first_bytes
 
 logger = logging.getLogger(__name__)
@@ -191,6 +192,13 @@ def has_transparency(source: str | Source) -> bool:
             return "A" in image.getbands() and int(np.array(image.getchannel("A")).min()) < 255
     except ValueError:
         return False  # bands unknown to Pillow have no transparency
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file claims to be an image of an allowed format, by its suffix or its first bytes."""
+    start = first_bytes(path)
+    known = start[:8] == png.SIGNATURE or start[:3] == b"\xff\xd8\xff" or (start[:4], start[8:12]) == (b"RIFF", b"WEBP")
+    return known or tiff.is_tiff(start) or path.suffix.lower() in SUFFIXES
 
 
 @contextmanager
