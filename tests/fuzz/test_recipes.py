@@ -26,6 +26,8 @@ from semask.recipes.encoders import KINDS as ENCODERS
 from semask.recipes.encoders import SemanticLayers
 from tests.each import failures
 from tests.facts import facts
+from tests.fuzz.mutate import mutated
+from tests.unit.test_record import write
 
 COUNT = int(os.environ.get("SEMASK_FUZZ", "500"))
 """Records; `make fuzz` reads 10,000."""
@@ -180,6 +182,30 @@ def test_wrong_values_in_a_record_are_refused_or_harmless(tmp_path: Path) -> Non
         assert from_dict(to_dict(found)) == found or any(math.isnan(value) for _, value in numbers(found))
     assert len(refusals) > 0.7 * COUNT
     assert [pair for pair in refusals if pair[0] not in pair[1]] == []
+
+
+def test_wrong_values_in_an_evaluation_are_refused_or_harmless(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw = random.Random(int(os.environ.get("SEMASK_FUZZ_SEED", "0")))
+    path = write(tmp_path / "a.json")
+    record, arrays = json.loads(path.read_text()), path.with_suffix(".npz").read_bytes()
+    places = [place for place in leaves(record) if place]
+    statuses = []
+    for number in range(COUNT // 5):
+        changed = copy.deepcopy(record)
+        *way, last = draw.choice(places)
+        inner = changed
+        for key in way:
+            inner = inner[key]
+        inner[last] = draw.choice(WRONG)
+        whole = number % 4 > 0
+        path.write_text(json.dumps(changed if whole else record))
+        path.with_suffix(".npz").write_bytes(arrays if whole else mutated(arrays, draw))
+        for command in (["report", str(path)], ["report", str(path), "--classes"], ["compare", str(path), str(path)]):
+            statuses.append(main([*command, *(["--resamples", "9"] if command[0] == "compare" else [])]))
+    capsys.readouterr()
+    assert {*statuses} == {0, 2}
 
 
 @pytest.mark.parametrize(
