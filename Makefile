@@ -21,7 +21,7 @@ test: $(READY)  ## The whole test suite.
 test-slow: $(READY)  ## The few tests that take minutes.
 	$(BIN)/python -m pytest -m slow
 
-fuzz: $(READY)  ## 10,000 broken files of every format through every reader; SEMASK_FUZZ_SEED=N for others.
+fuzz: $(READY)  ## 10,000 broken files of every format, archives and records through every reader; SEMASK_FUZZ_SEED=N for others.
 	SEMASK_FUZZ=10000 $(BIN)/python -m pytest tests/fuzz -n 2
 
 coverage: $(READY)  ## Lines that no test reaches.

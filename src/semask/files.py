@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+TEMPORARY = f".[1-9]*-{'[0-9a-f]' * 12}.tmp"
+STALE = 3600
+"""[s] A temporary file that nobody has written to for longer was left by a killed process."""
 
 
 @contextmanager
@@ -34,6 +39,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def check_writable(folder: Path, *, flag: str = "--out") -> None:
     """Check before a computation that a folder can take its results; the folder is not made yet.
 
+    Temporary files that killed processes left in it, or one folder below, are removed.
+
     Raises:
         ValueError: the folder cannot be made or written to; the message names the flag and the obstacle.
     """
@@ -41,6 +48,9 @@ def check_writable(folder: Path, *, flag: str = "--out") -> None:
 
     nearest = folder
     try:
+        for part in (*folder.glob(TEMPORARY), *folder.glob(f"*/{TEMPORARY}")):
+            if time.time() - part.stat().st_mtime > STALE:
+                part.unlink(missing_ok=True)
         nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
         # A trial file, not the permissions: root has all of them, even on a disk that is read-only.
         tempfile.TemporaryFile(dir=nearest).close()

@@ -188,13 +188,30 @@ def test_a_lost_best_is_found_anew(
 def test_resume_refuses_another_recipe(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
     recipe = tiny_recipe(TrainRecipe(steps=1, batch_size=2, eval_every=1))
     train(recipe, RunOptions(out=tmp_path, workers=0))
-    longer = tiny_recipe(TrainRecipe(steps=2, batch_size=2, eval_every=1))
-    with pytest.raises(ValueError, match=r"train\.steps\b.*\b1\b.*\b2\b"):
-        train(longer, RunOptions(out=tmp_path, workers=0, resume="latest"))
+    other = tiny_recipe(TrainRecipe(steps=1, batch_size=4, eval_every=1))
+    with pytest.raises(ValueError, match=r"train\.batch_size\b.*\b2\b.*\b4\b"):
+        train(other, RunOptions(out=tmp_path, workers=0, resume="latest"))
     with pytest.raises(ValueError, match=facts(repr(str(tmp_path)), "--resume", "--overwrite", "--out")):
         train(recipe, RunOptions(out=tmp_path, workers=0))
     with pytest.raises(ValueError, match=facts(repr(str(tmp_path / "new" / "last.ckpt")), "--resume")):
         train(recipe, RunOptions(out=tmp_path / "new", workers=0, resume="latest"))
+
+
+def test_a_broken_checkpoint_is_refused(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
+    """Also one without the optimiser's state, with which a run would go on as another."""
+    recipe = tiny_recipe(TrainRecipe(steps=1, batch_size=2, eval_every=1))
+    train(recipe, RunOptions(out=tmp_path, workers=0))
+    path = tmp_path / "last.ckpt"
+    content, saved = path.read_bytes(), torch.load(path, weights_only=True)
+    parts = [{**saved, "optimizer_states": []}, {k: v for k, v in saved.items() if k != "loops"}, saved["state_dict"]]
+    broken: list[Any] = [b"", content[:2000], content[:-100], b"PK" + content[9:], *parts, [1, 2], torch.zeros(3)]
+    for each in broken:
+        if isinstance(each, bytes):
+            path.write_bytes(each)
+        else:
+            torch.save(each, path)
+        with pytest.raises(ValueError, match=facts(repr(str(path)), "--overwrite")):
+            train(recipe, RunOptions(out=tmp_path, workers=0, resume="latest"))
 
 
 @pytest.mark.slow

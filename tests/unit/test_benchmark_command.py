@@ -326,6 +326,7 @@ def test_models_compile() -> None:
         ([RECIPE, "--warmup", "-1"], ("--warmup", 0, -1)),
         ([RECIPE, "--size", "1", "2", "3"], ("--size", "1 2 3")),
         ([RECIPE, "--size", "0"], ("--size", 1, 0)),
+        ([RECIPE, "--max-batch", "--memory", "inf"], ("--memory", "inf")),
         ([RECIPE, "--memory", "0"], ("--memory", 0)),
         ([RECIPE, "--max-batch", "--batch", "2"], ("--max-batch", "--batch 2")),
         ([RECIPE, "--step"], ("--step", "--what train")),

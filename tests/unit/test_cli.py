@@ -213,7 +213,9 @@ def numbers_of(settings: type) -> Iterator[str]:
     """Fields of a command's settings that hold numbers, with those of its groups but not those of recipes."""
     for name, hint in get_type_hints(settings).items():
         kinds = {hint, *get_args(hint), *(inner for arm in get_args(hint) for inner in get_args(arm))}
-        if dataclasses.is_dataclass(hint) and hint.__module__.startswith(("semask.cli", "semask.training")):
+        if dataclasses.is_dataclass(hint) and hint.__module__.startswith(
+            ("semask.cli", "semask.training", "semask.benchmark")
+        ):
             yield from numbers_of(hint)
         elif kinds & {int, float}:
             yield name
@@ -238,10 +240,10 @@ def test_every_number_of_a_flag_has_a_range() -> None:
 @pytest.mark.parametrize("value", [-7, 10**26, math.nan, math.inf])
 def test_flags_out_of_range_are_refused_by_name(name: str, value: float) -> None:
     settings = dataclasses.make_dataclass("Settings", [(name, float)])
-    with pytest.raises(ValueError, match=facts(f"--{name}", f"{value:g}")):
+    with pytest.raises(ValueError, match=facts(f"--{name.replace('_', '-')}", f"{value:g}")):
         bounds.check_flags(settings(value))
     inside = 0.5 if name in {"alpha", "beta"} else 1
     several = dataclasses.make_dataclass("Settings", [(name, tuple)])
-    with pytest.raises(ValueError, match=facts(f"--{name}", f"{value:g}")):
+    with pytest.raises(ValueError, match=facts(f"--{name.replace('_', '-')}", f"{value:g}")):
         bounds.check_flags(several((inside, value)))
     bounds.check_flags(settings(inside))

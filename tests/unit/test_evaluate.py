@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -230,3 +231,30 @@ def test_impossible_measures_are_refused_before_anything_is_scored(
     assert cli.main(["evaluate", str(checkpoint), *SMALL, "--out", str(out), *flags]) == 2
     assert missing(" ".join(capsys.readouterr().err.split()), *told) == []
     assert not out.exists()
+
+
+def test_records_are_written_before_anything_is_printed(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation = str(tmp_path / "evaluate.json")
+    assert cli.main(["evaluate", str(checkpoint), *SMALL, "--out", evaluation]) == 0
+    commands = {
+        "evaluate": [str(checkpoint), *SMALL],
+        "robustness": [str(checkpoint), *SMALL, "--corruptions", "contrast", "--strengths", "1", "--images", "1"],
+        "compare": [evaluation, evaluation],
+        "bench": ["scenes/micro-fpn", "--size", "32", "--rounds", "1", "--warmup", "0"],
+    }
+
+    class Closed:
+        def __getattr__(self, name: str) -> object:
+            raise BrokenPipeError
+
+    for command, flags in commands.items():
+        module, out = importlib.import_module(f"semask.cli.{command}"), tmp_path / "second" / f"{command}.json"
+        real = module.console
+        monkeypatch.setattr(
+            module, "console", lambda real=real, **named: real(**named) if "stderr" in named else Closed()
+        )
+        monkeypatch.setattr(os, "dup2", lambda *_: None)
+        assert cli.main([command, *flags, "--out", str(out)]) == 141
+        assert json.loads(out.read_text())

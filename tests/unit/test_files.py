@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -74,3 +75,15 @@ def test_names_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
     with atomic_write(path) as part:
         part.write_text("whole")
     assert path.read_text() == "whole"
+
+
+def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+    names = (".7-0123456789ab.tmp", "best/.123-abcdefabcdef.tmp", ".notes.tmp", "a.tmp", ".7-0123456789ab.json")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"half")
+        os.utime(tmp_path / name, (0, 0))
+    (tmp_path / ".8-0123456789ab.tmp").write_bytes(b"being written")
+    check_writable(tmp_path)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {".8-0123456789ab.tmp", *names[2:]}

@@ -11,6 +11,7 @@ from semask.data.checks.check import digest_split
 from semask.data.pairs import find_pairs
 from semask.recipes.recipe import DataRecipe
 from tests.facts import facts, missing
+from tests.unit.stored import make_zip
 
 
 def tree(root: Path, *names: str) -> DataRecipe:
@@ -215,6 +216,17 @@ def test_composed_and_decomposed_names_pair_up(tmp_path: Path) -> None:
         for listed in (COMPOSED, DECOMPOSED, DECOMPOSED.rpartition("/")[2]):
             (root / "train.txt").write_text(f"{listed}.jpg\n", encoding="utf-8")
             assert stems(data) == [COMPOSED]
+
+
+@pytest.mark.parametrize(("there", "given"), [(COMPOSED, DECOMPOSED), (DECOMPOSED, COMPOSED)])
+def test_composed_and_decomposed_folders_are_found(tmp_path: Path, there: str, given: str) -> None:
+    files = [f"{folder}/{there}/{split}/a.png" for folder in ("i", "l") for split in ("train", there)]
+    data = tree(tmp_path / there, *files)
+    make_zip(tmp_path / "a.zip", dict.fromkeys((*files, "classes.json"), b"x"))
+    data = replace(data, images=f"i/{given}/{{split}}", labels=f"l/{given}/{{split}}", val_split=given)
+    for root in (str(tmp_path / given), str(tmp_path / "a.zip")):
+        found = replace(data, root=root)
+        assert [pair.stem for split in ("train", given) for pair in find_pairs(found, split)] == ["a", "a"]
 
 
 @pytest.mark.parametrize("folder", ["images", "labels"])

@@ -117,9 +117,9 @@ def test_a_folder_keeps_its_paths_and_skips_what_is_no_picture(
     (source / ".hidden.png").write_bytes(b"")
     for _ in range(2):  # the second run must not take the first one's results for pictures
         status = cli.main(["predict", str(checkpoint), str(source), "--out", str(source)])
-        assert status == 0
+        assert status == 1  # broken.png
         told = capsys.readouterr()
-        assert missing(told.out, 3, 2) == []
+        assert missing(told.out, 3, 2, 1) == []
         assert "notes.txt" in told.err
         assert "broken.png" in told.err
         assert "hidden" not in told.err
@@ -145,7 +145,7 @@ def test_a_picture_that_cannot_fill_a_window_spares_the_others(
         "true",
     ]
     place = ["predict", str(checkpoint), str(tmp_path / "in"), "--out", str(tmp_path / "out")]
-    assert cli.main([*place, *windows]) == 0
+    assert cli.main([*place, *windows]) == 1
     told = capsys.readouterr()
     assert missing(told.out, 1, tmp_path / "out") == []
     assert missing(told.err.replace("\n", " "), "line.png", "1×5000", "512×2560000") == []
@@ -316,6 +316,21 @@ def test_links_that_lead_nowhere_are_failures(
     assert missing(shown.out, 2, links, links + 1) == [], "images, failures, and files without a result"
     written = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png"))
     assert written == ["predictions/m.png", "predictions/x/z.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "cut", "status"),
+    [("b.png", True, 1), ("b.bin", True, 1), ("b.jpg", False, 1), ("B.TIF", False, 1), ("b.txt", False, 0)],
+)
+def test_broken_images_are_failures_and_other_files_are_not(
+    checkpoint: Path, picture: np.ndarray, tmp_path: Path, name: str, cut: bool, status: int
+) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    Image.fromarray(picture).save(source / "a.png")
+    (source / name).write_bytes((source / "a.png").read_bytes()[:200] if cut else b"no image" * 20)
+    assert cli.main(["predict", str(checkpoint), str(source), "--out", str(tmp_path / "out")]) == status
+    assert (tmp_path / "out" / "predictions" / "a.png").is_file()
 
 
 def test_an_image_too_long_for_a_jpeg_has_its_overlay(checkpoint: Path, tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ import tifffile
 import torch
 from PIL import Image
 
-from semask.data.readers.image import probe_image, read_image
+from semask.data.readers.image import NOTED, probe_image, read_header, read_image
 from semask.data.readers.png import PASSES, SIGNATURE
 from semask.data.readers.raster import as_rgb, probe_raster, read_raster
 from semask.ops.resize import to_float
 from semask.recipes.recipe import DataRecipe
-from tests.facts import facts
+from tests.facts import facts, missing
 from tests.fuzz import mutate
 
 RGB = DataRecipe()
@@ -267,3 +267,29 @@ def test_what_is_shown_of_bands() -> None:
     bands = torch.rand(5, 3, 4)
     assert torch.equal(as_rgb(bands), bands[:3])
     assert torch.equal(as_rgb(bands[:2]), bands[:1].expand(3, -1, -1))
+
+
+@pytest.mark.parametrize("kind", ["sizes", "stack"])
+def test_pages_are_not_all_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    path, made = str(tmp_path / "a.tif"), []
+    with tifffile.TiffWriter(path) as file:
+        for number in range(300):
+            file.write(np.zeros((8 + (kind == "sizes") * number, 8), np.uint16), metadata=None)
+    init = tifffile.TiffPage.__init__
+    monkeypatch.setattr(tifffile.TiffPage, "__init__", lambda *given, **named: made.append(1) or init(*given, **named))
+    for data in (DataRecipe(channels=1), DataRecipe(), DataRecipe(channels=4)):
+        with pytest.raises(ValueError, match=facts(path, 64)):
+            read_raster(path, data)
+    assert read_header(path) == (1, False)
+    assert len(made) < 20
+    if kind == "stack":
+        assert read_raster(path, DataRecipe(channels=300)).shape == (300, 8, 8)
+
+
+def test_further_pages_are_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    NOTED.clear()
+    for name in "ab":
+        pages = np.arange(2 * 5 * 4 * 3, dtype=np.uint8).reshape(2, 5, 4, 3)
+        tifffile.imwrite(tmp_path / f"{name}.tif", pages, photometric="rgb")
+        assert read_image(str(tmp_path / f"{name}.tif")).permute(1, 2, 0).tolist() == pages[0].tolist()
+    assert [missing(record.getMessage(), tmp_path / "a.tif") for record in caplog.records] == [[]]

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from semask.recipes.bounds import check_flags
+
 What = Literal["forward", "predict", "train", "evaluate", "load"]
 Rival = Literal["reference", "transformers", "smp", "torchvision", "timm"]
 Test = Literal["whole", "sliding", "recipe"]
@@ -95,16 +97,11 @@ def check(names: Sequence[str], options: Options) -> None:
     if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise ValueError(f"{twice[0]!r} is given twice; give it once")
     # ranges
-    what, size, least = options.what, options.size, {"warmup": 0, "workers": 0}
-    for name in ("batch", "rounds", "images", "threads", "warmup", "workers"):
-        value = getattr(options, name)
-        if value is not None and value < least.get(name, 1):
-            raise ValueError(f"--{name} must be at least {least.get(name, 1)}, got {value}")
-    if size is not None and (len(size) not in {1, 2} or min(size) < 1):
+    check_flags(options)
+    what, size = options.what, options.size
+    if size is not None and len(size) not in {1, 2}:
         given = " ".join(map(str, size)) or "nothing"
-        raise ValueError(f"--size takes a height and a width, or the side of a square, from 1 px on; got {given}")
-    if options.memory is not None and not options.memory > 0:
-        raise ValueError(f"--memory must be more than 0 GiB, got {options.memory:g}")
+        raise ValueError(f"--size takes a height and a width, or the side of a square; got {given}")
     # contradictions
     if options.max_batch and options.batch is not None:
         raise ValueError(f"--max-batch finds the batch; leave out --batch {options.batch}")

@@ -69,8 +69,10 @@ def bench(recipes: Sequence[str], options: Options, *, out: Path | None = None) 
             bar.update(task, description=title, total=runs, advance=1, refresh=True)
 
         record = measure(recipes, options, progress=progress)
-    # table, conditions and remarks, then the record
+    # the record before anything is printed, then table, conditions and remarks
     screen, results = console(), results_of(out or Path("-"), record)
+    if out is not None:
+        write_json(out, record)
     table, spared = fitting_table(results, screen)
     screen.print(table.rich())
     if spared:
@@ -78,7 +80,6 @@ def bench(recipes: Sequence[str], options: Options, *, out: Path | None = None) 
     for line in conditions(record, results):
         screen.print(line, style="dim")
     if out is not None:
-        write_json(out, record)
         screen.print(f"record in {out}")
     return record
 

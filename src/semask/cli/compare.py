@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def compare(settings: Settings) -> dict[str, Any]:
-    """Print the comparison, write it if there is an --out, and return it."""
+    """Write the comparison if there is an --out, print it, and return it."""
     from semask.evaluation import comparison
     from semask.evaluation.record import read_record
     from semask.visualization.pages.comparison import write_comparison_page
@@ -51,6 +51,9 @@ def compare(settings: Settings) -> dict[str, Any]:
     check_record(settings.out)
     records = read_record(settings.a), read_record(settings.b)
     found = comparison.compare(*records, resamples=settings.resamples, seed=settings.seed)
+    if settings.out is not None:
+        write_json(settings.out, found)
+        write_comparison_page(settings.out.with_suffix(".html"), found)
     out = console()
     out.print(f"A  {found['a']['recipe']}  {found['a']['path']}")
     out.print(f"B  {found['b']['recipe']}  {found['b']['path']}")
@@ -59,8 +62,6 @@ def compare(settings: Settings) -> dict[str, Any]:
     out.print(table(found).rich())
     out.print(verdict(found))
     if settings.out is not None:
-        write_json(settings.out, found)
-        write_comparison_page(settings.out.with_suffix(".html"), found)
         out.print(f"written to {settings.out} and, as a page, {settings.out.with_suffix('.html')}")
     return found
 

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,6 +20,7 @@ from semask.recipes.protocols import name_of, what_is_seen, with_protocol
 from semask.text import Progress, Table, console, percent
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from semask.checkpoints.store import Bundle
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scores:
-    """Score a checkpoint by its recipe's data and test, print the classes and write the record and its page.
+    """Score a checkpoint by its recipe's data and test, write the record, print the classes and write a page.
 
     Raises:
         ValueError: data, flags or classes do not fit; nothing is scored then.
@@ -102,7 +103,7 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
     from semask.data.checks.check import check_pairs
     from semask.data.dataset import classes_of, validation_set
     from semask.evaluation import Measures, evaluate_model, process_share
-    from semask.evaluation.record import NAME, measured
+    from semask.evaluation.record import NAME, arrays, measured, write_record
     from semask.evaluation.summary import advice
     from semask.inference import build_predictor
     from semask.inference.from_recipe import scale_note, scale_warning
@@ -145,11 +146,9 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
                 measures=Measures(boundary=options.boundary, areas=options.areas, bins=options.bins),
                 progress=bar.advance,
             )
-        # means and classes on the screen, everything in the record
         seconds = time.perf_counter() - started
         scores = accumulator.scores()
         if rank == 0:
-            screen.print(table(scores, classes.names).rich())
             record = {
                 **origin(checkpoint, recipe, len(accumulator.images), device),
                 "images": len(accumulator.images),
@@ -163,12 +162,18 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
                 "seed": options.seed,
                 "seconds": round(seconds, 2),
             }
+            # written before anything is printed or drawn
+            out, counts = options.out or checkpoint / NAME, arrays(accumulator)
+            replaces = ", in place of an earlier evaluation's (--out FILE keeps both)" if out.exists() else ""
+            write_record(out, record, counts)
+            screen.print(table(scores, classes.names).rich())
             screen.print(summary(record))
             if collapse := advice(accumulator.confusion.matrix, classes.names, recipe):
                 logger.warning(collapse)
+            screen.print(f"written to {out}{replaces}")
             # best, median and worst images for the page
             images = _gallery(samples, predictor, accumulator, options.gallery, device)
-            _write(checkpoint, options, record, accumulator, classes, images, screen=screen)
+            _draw(out, record, counts, scores, classes, images, screen=screen)
     return scores
 
 
@@ -207,26 +212,20 @@ def _gallery(
     return shown
 
 
-def _write(
-    checkpoint: Path,
-    options: EvaluateOptions,
+def _draw(
+    out: Path,
     record: dict[str, Any],
-    accumulator: MetricAccumulator,
+    counts: Mapping[str, np.ndarray],
+    scores: Scores,
     classes: Classes,
     images: Sequence[GalleryImage],
     *,
     screen: Any,
 ) -> None:
-    from semask.evaluation.record import NAME, arrays, write_record
+    """Write the figure and the page beside a record."""
     from semask.visualization.figures import class_bars
     from semask.visualization.pages.evaluation import write_evaluation_page
 
-    # record and counts, figure, page
-    out = options.out or checkpoint / NAME
-    replaces = ", in place of an earlier evaluation's (--out FILE keeps both)" if out.exists() else ""
-    counts, scores = arrays(accumulator), accumulator.scores()
-    write_record(out, record, counts)
-    screen.print(f"written to {out}{replaces}")
     bars, page = out.with_suffix(".png"), out.with_suffix(".html")
     if math.isnan(scores.miou):
         # no class has a score; the figure of an earlier evaluation would be taken for this one's

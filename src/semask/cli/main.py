@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -49,11 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error}; is there space left, and may you read and write there?", status=1)
     except Exception as error:
-        # torch's OutOfMemoryError by its name, since torch may not be imported here; all else is a defect
-        if type(error).__name__ != "OutOfMemoryError":
-            raise
-        hint = "--train.batch-size or a larger --train.accumulate; evaluate and predict with --test.mode sliding"
-        return _fail(f"the device's memory is too small: train with a smaller {hint} and --test.batch-size 1", status=1)
+        return _fail(_fix_of(error), status=1)
     return status
 
 
@@ -100,6 +97,24 @@ def _ready_streams() -> None:
             reconfigure(errors="backslashreplace")
 
 
+def _fix_of(error: Exception) -> str:
+    """The cause and fix of what the machine lacks; all else is a defect, and raised on."""
+    message = str(error)
+    if isinstance(error, RuntimeError) and message.startswith("DataLoader worker"):
+        return (
+            "a process that loads images was ended from outside, mostly for want of memory "
+            f"({message.strip()}); use fewer --workers, or --workers 0"
+        )
+    # torch's OutOfMemoryError by its name, since torch may not be imported here
+    memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if not memory and "can't allocate memory" not in message:
+        raise error
+    return (
+        "the memory is too small: train with a smaller --train.batch-size or a larger --train.accumulate; evaluate and "
+        "predict with --test.mode sliding and --test.batch-size 1"
+    )
+
+
 def _fail(message: str, *, status: int) -> int:
     import traceback
 
@@ -107,6 +122,8 @@ def _fail(message: str, *, status: int) -> int:
 
     from semask.text import console, printable
 
+    # of an error in a loading process, torch's message is the whole traceback
+    message = re.sub(r"(?ms)\ACaught (\w+) in DataLoader worker.*^(?:[\w.]+\.)?\1: ", "", message)
     if os.environ.get("SEMASK_DEBUG") == "1":
         traceback.print_exc()
     console(stderr=True).print(Text("semask: ", style="bold red") + Text(printable(message, lines=True)))

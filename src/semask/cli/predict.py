@@ -30,15 +30,17 @@ JPEG_SIDE = 65_500
 
 
 class Summary(NamedTuple):
-    """Number of segmented images, and the files that are not images or cannot be opened."""
+    """Number of segmented images, and the files that are not images, broken, or cannot be opened."""
 
     segmented: int
     skipped: tuple[Path, ...]
 
     @property
     def failed(self) -> tuple[Path, ...]:
-        """Links that lead nowhere, and files and folders without permission: images may be lost."""
-        return tuple(path for path in self.skipped if not os.access(path, os.R_OK))
+        """Images by suffix or content, links that lead nowhere, and files and folders without permission."""
+        from semask.data.readers.image import is_image
+
+        return tuple(path for path in self.skipped if not os.access(path, os.R_OK) or is_image(path))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,9 +83,9 @@ class Settings:
 
     Writes OUT/predictions/NAME.png (class ids with the classes' colours as palette), OUT/overlays/NAME.jpg and, with
     --prior, OUT/priors/NAME.png; with --submission, the files of a benchmark's server. Files that are not images are
-    skipped with a warning and counted; so are links that lead nowhere, which make the exit status 1. The --data and
-    --test flags start at the checkpoint's recipe; --test.mode sliding takes images that are too large for memory
-    window by window.
+    skipped with a warning and counted; so are broken images and links that lead nowhere, which make the exit status 1.
+    The --data and --test flags start at the checkpoint's recipe; --test.mode sliding takes images that are too large
+    for memory window by window.
     """
 
     checkpoint: Annotated[Path, Positional, arg(metavar="CHECKPOINT")]
@@ -96,7 +98,7 @@ class Settings:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse the flags, predict, and return the exit status: 1 when a file could not be opened."""
+    """Parse the flags, predict, and return the exit status: 1 when an image could not be segmented."""
     settings = parse(arguments)
     done = predict(settings.checkpoint, settings.images, settings.run, scale=settings.data, test=settings.test)
     return 1 if done.failed else 0
@@ -166,7 +168,7 @@ def predict(
         raise ValueError(f"none of the {len(files)} files in {str(images)!r} is an image that can be segmented")
     done, left = pluralize(summary.segmented, "image"), pluralize(len(skipped), "file")
     screen = console()
-    lost = f", of which {len(summary.failed)} could not be opened" if summary.failed else ""
+    lost = f", of which {len(summary.failed)} could not be read" if summary.failed else ""
     screen.print(f"segmented {done}, skipped {left}{lost}; results in {out}")
     if painter.submission:
         screen.print(painter.submission.summary())

@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def robustness(checkpoint: Path, bundle: Bundle, options: RobustnessOptions) -> Robustness:
-    """Score a checkpoint on clean and on corrupted images, print a table and write it and the record.
+    """Score a checkpoint on clean and on corrupted images, write the record and a table, and print it.
 
     Raises:
         ValueError: data, options or classes do not fit; nothing is scored then.
@@ -103,11 +103,11 @@ def robustness(checkpoint: Path, bundle: Bundle, options: RobustnessOptions) -> 
                 "protocol": {"data": dataclasses.asdict(recipe.data), "test": dataclasses.asdict(recipe.test)},
                 "seconds": round(time.perf_counter() - started, 2),
             }
-            screen = console()
-            screen.print(table(found).rich())
             # the table first: the record alone means a finished evaluation
             write_text(out.with_suffix(".md"), markdown(found))
             write_json(out, record)
+            screen = console()
+            screen.print(table(found).rich())
             screen.print(f"written to {out}, as a table to {out.with_suffix('.md')}")
     return found
 

@@ -37,7 +37,7 @@ from semask.data.readers.hugging_face import dataset_rows, expected_dataset
 from semask.data.readers.image import SUFFIXES
 from semask.data.readers.shards import expected_shards, shard_samples
 from semask.data.readers.source import Source
-from semask.data.readers.tree import Tree
+from semask.data.readers.tree import Tree, unicode_forms
 from semask.recipes.recipe import DataRecipe
 
 logger = logging.getLogger(__name__)
@@ -143,6 +143,7 @@ def find_root(data: DataRecipe) -> Path:
     if data.root is None:
         raise ValueError(f"this recipe reads files: give their folder or zip file with --data.root{_expected(data)}")
     root = Path(data.root).expanduser()
+    root = next((path for form in unicode_forms(str(root)) if (path := Path(form)).exists()), root)
     if not Tree(root).has_folder(""):
         is_image = root.is_file() and root.suffix.lower() in SUFFIXES
         what = "is a single image: give the folder of images and labels" if is_image else "is no folder or zip file"

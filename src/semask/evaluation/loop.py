@@ -9,8 +9,9 @@ from typing import Protocol
 import torch
 import torch.distributed
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
+from semask.data.loader import Loader
 from semask.evaluation.counts import Measures, MetricAccumulator
 from semask.evaluation.metrics import Confusion
 from semask.inference import Pipeline, Scorer, predictor_of
@@ -71,7 +72,7 @@ def evaluate_model(
         raise ValueError(f"batch_size must be at least 1 and workers at least 0, got {batch_size} and {workers}")
     predictor, accumulator = predictor_of(source), MetricAccumulator(num_classes, measures)
     share: Subset[Sample] = Subset(samples, process_share(len(samples)))  # type: ignore[arg-type]
-    loader: Iterable[list[Sample]] = DataLoader(share, batch_size=batch_size, num_workers=workers, collate_fn=list)
+    loader: Iterable[list[Sample]] = Loader(share, batch_size=batch_size, num_workers=workers, collate_fn=list)
     # segment, then count image by image
     with torch.inference_mode():
         for batch in loader:

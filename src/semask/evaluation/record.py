@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from semask.data.readers.archives import ZIP_ERRORS
 from semask.evaluation.counts import MetricAccumulator
 from semask.evaluation.metrics.bootstrap import RESAMPLES, ImageCounts, Interval, intervals, statistics
 from semask.evaluation.metrics.confusion import null
@@ -113,6 +113,7 @@ def read_record(path: str | Path) -> Record:
             if not isinstance(found, dict) or key not in found:
                 raise ValueError(f"{path} is no record of an evaluation: {place} is missing; rerun `semask evaluate`")
             found = found[key]
+    _check_kinds(path, values)
     # counts of the images; a damaged archive raises almost anything
     table = path.with_suffix(".npz")
     try:
@@ -123,12 +124,28 @@ def read_record(path: str | Path) -> Record:
             names = tuple(stored["image_names"].tolist())
             counts = ImageCounts(*(stored[name].astype(np.int64) for name in COUNTS))
         _check_scores(values["scores"], names, counts)
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, MemoryError, *ZIP_ERRORS) as error:
         raise ValueError(
             f"{table}, the counts of the images that belong to {path.name}, cannot be read ({error}); keep the two "
             "together, or evaluate again"
         ) from error
     return Record(path, values, names, counts)
+
+
+def _check_kinds(path: Path, values: Mapping[str, Any]) -> None:
+    """Check that the figures of tables are numbers or undefined, and that classes have names."""
+    scores, sizes = values["scores"], values.get("sizes", {})
+    try:
+        figures = [value for name, value in scores.items() if name not in ("classes", "pixels")]
+        figures += [row["iou"] for row in scores["classes"]]
+        figures += [row["miou"] for row in sizes.get("bins", ())]
+        figures += [*(values.get("intervals", {}).get("miou") or ()), values.get("calibration", {}).get("ece")]
+        odd = [value for value in figures if value is not None and type(value) not in (int, float)]
+        odd += [row["name"] for row in scores["classes"] if not isinstance(row["name"], str)]
+    except (TypeError, AttributeError, KeyError) as error:
+        odd = [error]
+    if odd:
+        raise ValueError(f"{path} is no record of an evaluation: {odd[0]!r} in its scores; rerun `semask evaluate`")
 
 
 def _check_scores(scores: Mapping[str, Any], names: Sequence[str], counts: ImageCounts) -> None:

@@ -115,18 +115,25 @@ FLAGS = {
     "alpha": SHARE,
     "areas": Range(1, MANY),
     **{name: BOUNDS["data"][name] for name in ("base_scale", "base_ratio")},
+    "batch": COUNT,
     "beta": Range(0, 1, below=True),
     "bins": Range(0, 10_000),
+    "checkpoint_stages": Range(0, 65_536),
     "decoded": Range(0, 100_000),
     "devices": Range(1, 1024),
     "distance": Range(0, 64),
     "gallery": Range(0, 1000),
     "images": Range(1, MANY),
+    "memory": POSITIVE,
     "nodes": Range(1, 65_536),
     "resamples": Range(0, 1_000_000),
+    "rounds": Range(1, 1_000_000),
     "seed": Range(0, 2**32 - 1),
     "seeds": Range(0, 2**32 - 1),
+    "size": SIDES,
     "strengths": Range(1, 5),
+    "threads": Range(1, 4096),
+    "warmup": Range(0, 1_000_000),
     "workers": Range(0, 1024),
 }
 """Ranges of the numbers that no recipe has, by flag; of tuples for every element."""
@@ -169,4 +176,4 @@ def check_flags(settings: Any) -> None:
         check_flags(value)
         for number in value if isinstance(value, tuple) else (value,):
             if field.name in FLAGS and isinstance(number, int | float) and number not in FLAGS[field.name]:
-                raise ValueError(f"--{field.name} must lie in {FLAGS[field.name]}, got {number:g}")
+                raise ValueError(f"--{field.name.replace('_', '-')} must lie in {FLAGS[field.name]}, got {number:g}")

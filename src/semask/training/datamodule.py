@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 from collections.abc import Callable, Iterator, Sized
 from typing import Any, cast
 
@@ -12,6 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from semask.data.dataset import TrainingFiles, collate
+from semask.data.loader import Loader
 from semask.models.model import SegmentationModel
 from semask.recipes import Recipe, TrainRecipe
 from semask.structures import IGNORE, Sample
@@ -77,11 +77,6 @@ class ValidationShare(Dataset[Sample]):
         return sample._replace(label=torch.full_like(sample.label, IGNORE))
 
 
-def leave_interrupts_to_the_run(worker: int) -> None:
-    """Ignore Ctrl-C in a loading process: a terminal sends it to all, and the run needs its batches for the step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 class SegmentationData(LightningDataModule):
     """Training draws and validation samples; its state is the step that a resumed run begins with."""
 
@@ -136,14 +131,13 @@ class SegmentationData(LightningDataModule):
         workers: int | None = None,
     ) -> DataLoader[Any]:
         workers = self.workers if workers is None else workers
-        return DataLoader(
+        return Loader(
             samples,
             batch_size=size,
             sampler=sampler,
             collate_fn=together,
             num_workers=workers,
             persistent_workers=workers > 0,
-            worker_init_fn=leave_interrupts_to_the_run,
             pin_memory=torch.cuda.is_available(),
             # Its own generator: a loader that drew from the global one would make resumed runs differ.
             generator=torch.Generator().manual_seed(self.recipe.train.seed),

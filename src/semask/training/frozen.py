@@ -15,14 +15,15 @@ import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset, Subset
 
 from semask.data.dataset import TrainingFiles, collate
+from semask.data.loader import Loader
 from semask.data.sampling import shuffled
 from semask.models.model import SegmentationModel
 from semask.recipes import Recipe
 from semask.recipes.encoders import PyramidViTOptions
-from semask.structures import Batch, EncodedBatch, Sample
+from semask.structures import Batch, EncodedBatch
 from semask.text import Progress
 
 ENCODED_AT_ONCE = 4
@@ -106,7 +107,7 @@ class CachedViews(Dataset[EncodedSample]):
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self.maps: list[np.memmap] = []
         self.labels: np.memmap | None = None
-        loader: DataLoader[Sample] = DataLoader(
+        loader = Loader(
             Subset(draws, range(self.count)),
             batch_size=ENCODED_AT_ONCE,
             collate_fn=collate,

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from filelock import FileLock, Timeout
@@ -160,7 +161,21 @@ def find_checkpoint(out: Path, recipe: Recipe, options: RunOptions, *, first: bo
             f"its own folder with --out {path.parent}, or give a new folder"
         )
     _check_same_recipe(path.parent / RECORD, recipe)
+    try:
+        saved = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+        whole = all(saved[part] for part in PARTS)
+    except (RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError, UnpicklingError):
+        whole = False
+    if not whole:
+        raise ValueError(
+            f"{str(path)!r} is no whole last.ckpt of a run; give --resume that of another folder, or begin again with "
+            "--overwrite"
+        )
     return path
+
+
+PARTS = ("pytorch-lightning_version", "state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks")
+"""Parts of last.ckpt without which a run would begin anew in part."""
 
 
 def holds_run(out: Path) -> bool:

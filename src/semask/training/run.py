@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -140,6 +141,12 @@ class Run:
         except SystemExit as leaving:
             if self.trainer.interrupted:
                 raise KeyboardInterrupt from leaving
+            raise
+        except RuntimeError as error:  # of a loading process or of Lightning, where the run was ended meanwhile
+            if self.checkpoints.stopping == signal.SIGINT:
+                raise KeyboardInterrupt from error
+            if self.checkpoints.stopping or self.trainer.received_sigterm:
+                raise SystemExit(TERMINATED) from error
             raise
         matrix = self.checkpoints.matrix
         if matrix is None:

@@ -47,15 +47,17 @@ class Checkpoints(Callback):
         self.stopping = 0
         self.handlers: dict[int, Any] = {}
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen for Ctrl-C, which in the next moments Lightning would turn into an error of its own."""
+        self.stopping = 0
+        self._listen(signal.SIGINT)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count minutes, and to listen for Ctrl-C and SIGTERM."""
-        self.step, self.saved_at, self.stopping = trainer.global_step, time.monotonic(), 0
+        """Begin to count minutes, and listen for SIGTERM, for which Lightning has set its handler by now."""
+        self.step, self.saved_at = trainer.global_step, time.monotonic()
         # Lightning passes SIGTERM on to all of several processes
-        for number in (signal.SIGINT, signal.SIGTERM)[: 2 if trainer.world_size == 1 else 1]:
-            handler = signal.getsignal(number)
-            if callable(handler) and threading.current_thread() is threading.main_thread():
-                self.handlers[number] = handler
-                signal.signal(number, self._stop)
+        if trainer.world_size == 1:
+            self._listen(signal.SIGTERM)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """End a stopped run, whose last step has been logged by now."""
@@ -114,6 +116,19 @@ class Checkpoints(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the signals as they were."""
+        self._restore_signals()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the signals as they were."""
+        self._restore_signals()
+
+    def _listen(self, number: int) -> None:
+        handler = signal.getsignal(number)
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            self.handlers[number] = handler
+            signal.signal(number, self._stop)
+
+    def _restore_signals(self) -> None:
         if threading.current_thread() is threading.main_thread():
             for number, handler in self.handlers.items():
                 signal.signal(number, handler)

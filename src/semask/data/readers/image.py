@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,13 +16,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from semask.data.label_values import pack_colours
-from semask.data.readers import tiff
+from semask.data.readers import png, tiff
 from semask.data.readers.source import MAX_PIXELS, Source, Unreadable, UnsupportedFile, as_source, first_bytes
 
+logger = logging.getLogger(__name__)
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 """The decoders that may run; Pillow has dozens more, seldom used and seldom tested against attacks."""
 LOSSY = ("JPEG", "MPO")
 """MPO is Pillow's name of the JPEG files of phones that hold further images."""
+NOTED: set[str | None] = set()
+"""Formats whose further pages or frames a warning has named."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 WHITE = (255, 255, 255, 255)
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
@@ -189,6 +194,13 @@ def has_transparency(source: str | Source) -> bool:
         return False  # bands unknown to Pillow have no transparency
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file claims to be an image of an allowed format, by its suffix or its first bytes."""
+    start = first_bytes(path)
+    known = start[:8] == png.SIGNATURE or start[:3] == b"\xff\xd8\xff" or (start[:4], start[8:12]) == (b"RIFF", b"WEBP")
+    return known or tiff.is_tiff(start) or path.suffix.lower() in SUFFIXES
+
+
 @contextmanager
 def open_image(given: str | Source, max_pixels: int) -> Iterator[Image.Image]:
     """Open an image of an allowed format and size.
@@ -202,6 +214,8 @@ def open_image(given: str | Source, max_pixels: int) -> Iterator[Image.Image]:
             width, height = image.size
             if width * height > max_pixels:
                 raise Image.DecompressionBombError(f"{width}×{height} pixels")
+            if getattr(image, "is_animated", False) and image.format not in LOSSY:
+                _note_pages(source, image.format)
             yield image
     except Unreadable:
         raise
@@ -217,6 +231,13 @@ def open_image(given: str | Source, max_pixels: int) -> Iterator[Image.Image]:
         raise ValueError(f"{source}: {error}") from None
     except DECODER_ERRORS as error:
         raise ValueError(f"{source}: unreadable or truncated image ({error}); restore or remove the file") from error
+
+
+def _note_pages(source: Source, kind: str | None) -> None:
+    """Warn of further pages or frames, once for all files of a format."""
+    if kind not in NOTED:
+        NOTED.add(kind)
+        logger.warning("%s files with several pages or frames, such as %s: the first is read", kind, source)
 
 
 def _exif_orientation(image: Image.Image) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ from semask.data.readers.source import MAX_PIXELS, Source, UnsupportedFile
 
 UPRIGHT = 1
 """The first of TIFF's orientations."""
+MAX_PAGES = 64
+"""Most pages of a file, but for one that holds a channel per page; each page is parsed to find the first image."""
 
 # errors are reported once, with the file's name; tifffile's own lines go to callers that ask for them
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -66,9 +69,12 @@ def read_header(source: Source) -> tuple[int, bool]:
     Raises:
         ValueError: the file is missing or broken.
     """
-    found: tuple[int, bool] = _first_series(
-        source, lambda series: (_orientation(series.keyframe), series.keyframe.photometric == PHOTOMETRIC.PALETTE)
-    )
+
+    def read(tiff: TiffFile) -> tuple[int, bool]:
+        page: Any = tiff.pages.first
+        return _orientation(page), page.photometric == PHOTOMETRIC.PALETTE
+
+    found: tuple[int, bool] = _opened(source, read)
     return found
 
 
@@ -80,8 +86,8 @@ def read_samples(source: Source, channels: int) -> np.ndarray:
             stored sideways.
     """
 
-    def read(series: Any) -> np.ndarray:
-        _refuse_layout(series)
+    def read(tiff: TiffFile) -> np.ndarray:
+        series = _first_series(tiff, max(channels, MAX_PAGES))
         # before decoding, which takes memory by the channel
         refuse_count(series.size // (series.keyframe.imagelength * series.keyframe.imagewidth), channels)
         if _orientation(series.keyframe) != UPRIGHT:
@@ -97,7 +103,7 @@ def read_samples(source: Source, channels: int) -> np.ndarray:
             raise UnsupportedFile("a TIFF whose parts declare different sizes; restore or remove the file")
         return samples
 
-    samples: np.ndarray = _first_series(source, read)
+    samples: np.ndarray = _opened(source, read)
     return samples
 
 
@@ -108,8 +114,8 @@ def read_ids(source: Source) -> np.ndarray:
         ValueError: the file is missing, broken or too large, no image of one channel, or has fractions.
     """
 
-    def read(series: Any) -> np.ndarray:
-        _refuse_layout(series)
+    def read(tiff: TiffFile) -> np.ndarray:
+        series = _first_series(tiff, MAX_PAGES)
         if len(series.shape) != 2:
             raise UnsupportedFile(f"a label of {series.shape} samples ({series.axes}); ids take one channel")
         values: np.ndarray = series.asarray(maxworkers=1)
@@ -120,7 +126,7 @@ def read_ids(source: Source) -> np.ndarray:
             raise UnsupportedFile(f"{values.dtype.name} label values; ids are whole numbers of up to 32 bits")
         return values.astype(np.uint8 if values.dtype.kind in ("b", "u") and values.dtype.itemsize == 1 else np.int64)
 
-    values: np.ndarray = _first_series(source, read)
+    values: np.ndarray = _opened(source, read)
     # how TIFF's orientations are undone: mirrored first, then quarter turns against the clock
     turns = {2: (1, 0), 3: (0, 2), 4: (1, 2), 5: (1, 1), 6: (0, 3), 7: (1, 3), 8: (0, 1)}
     mirrored, quarters = turns.get(read_header(source)[0], (0, 0))
@@ -136,11 +142,11 @@ def refuse_count(found: int, channels: int) -> None:
         )
 
 
-def _first_series(source: Source, read: Any) -> Any:
-    """What `read` makes of the first image; whatever fails is a ValueError that names the file."""
+def _opened(source: Source, read: Any) -> Any:
+    """The result of `read` for an open TIFF; any failure is a ValueError that names the file."""
     try:
         with source.open("rb") as file, TiffFile(file) as tiff:
-            return read(tiff.series[0])
+            return read(tiff)
     except UnsupportedFile as error:
         raise ValueError(f"{source}: {error}") from None
     except FileNotFoundError as error:
@@ -158,8 +164,13 @@ def _orientation(page: Any) -> int:
     return tag.value if tag is not None and tag.value in range(1, 9) else UPRIGHT
 
 
-def _refuse_layout(series: Any) -> None:
-    """Refuse, before decoding, a file that is no image of channels or is too large."""
+def _first_series(tiff: TiffFile, most: int) -> Any:
+    """The first image, one page or equal ones; refused, before decoding, as too large or no image of channels."""
+    # tifffile parses all pages to group them; this looks for one alone
+    with suppress(IndexError):
+        _ = tiff.pages[most]
+        raise UnsupportedFile(f"a TIFF of more than {most} pages; save one image per file")
+    series: Any = tiff.series[0]
     page = series.keyframe
     if len(series.shape) not in {2, 3} or not series.axes.replace("S", "").endswith("YX"):
         shape = "×".join(str(side) for side in series.shape)
@@ -179,3 +190,4 @@ def _refuse_layout(series: Any) -> None:
         raise UnsupportedFile(
             f"a TIFF of {math.prod(page.chunked)} pieces that holds {len(page.dataoffsets)}; restore the file"
         )
+    return series

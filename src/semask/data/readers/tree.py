@@ -7,6 +7,7 @@ import os
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 from semask.data.readers.archives import ZipTree, open_zip
 from semask.data.readers.source import Source, is_hidden
@@ -69,6 +70,11 @@ def _warn(message: str) -> None:
     logger.warning(message)
 
 
+def unicode_forms(path: str) -> list[str]:
+    """The path as given, and composed and decomposed: macOS writes decomposed names."""
+    return list(dict.fromkeys((path, normalize("NFC", path), normalize("NFD", path))))
+
+
 class Tree(NamedTuple):
     """A root; paths below it may lead into a zip file, as `gtFine_trainvaltest.zip/gtFine/train`.
 
@@ -78,12 +84,16 @@ class Tree(NamedTuple):
     root: Path
 
     def has_folder(self, path: str) -> bool:
-        """Whether there is such a folder; the root's path is empty."""
+        """Whether there is such a folder, in any form of Unicode; the root's path is empty."""
+        return any(map(self._has_folder, unicode_forms(path)))
+
+    def _has_folder(self, path: str) -> bool:
         within = self._within_zip(path)
         return (self.root / path).is_dir() if within is None else within[1] in within[0].folders
 
     def files(self, folder: str) -> dict[str, Source]:
         """Return the files below a folder by their paths from there, in order, without hidden ones."""
+        folder = next(filter(self._has_folder, unicode_forms(folder)), folder)
         within = self._within_zip(folder)
         if within is not None:
             archive, inside = within

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import math
+import os
 import random
 import typing
 from collections.abc import Iterator
@@ -25,7 +26,11 @@ from semask.recipes.encoders import KINDS as ENCODERS
 from semask.recipes.encoders import SemanticLayers
 from tests.each import failures
 from tests.facts import facts
+from tests.fuzz.mutate import mutated
+from tests.unit.test_record import write
 
+COUNT = int(os.environ.get("SEMASK_FUZZ", "500"))
+"""Records; `make fuzz` reads 10,000."""
 ABSURD = (math.nan, math.inf, -math.inf, 10**26, -(10**26), -3)
 
 
@@ -152,7 +157,7 @@ WRONG = (
 
 def test_wrong_values_in_a_record_are_refused_or_harmless(tmp_path: Path) -> None:
     """A wrong type is named by its place; what passes is a recipe that its own record gives back."""
-    draw = random.Random(0)
+    draw = random.Random(int(os.environ.get("SEMASK_FUZZ_SEED", "0")))
     recipe = dataclasses.replace(
         get_recipe("scenes/semask-micro-mask2former"), name="test/x", data=get_recipe("camvid/lite0-fpn").data
     )
@@ -161,7 +166,7 @@ def test_wrong_values_in_a_record_are_refused_or_harmless(tmp_path: Path) -> Non
     record = json.loads((tmp_path / "recipe.json").read_text())
     places = [path for path in leaves(record["recipe"]) if path]
     refusals = []
-    for _ in range(500):
+    for _ in range(COUNT):
         changed = copy.deepcopy(record)
         *way, last = draw.choice(places)
         inner = changed["recipe"]
@@ -175,8 +180,32 @@ def test_wrong_values_in_a_record_are_refused_or_harmless(tmp_path: Path) -> Non
             refusals.append((str(last if isinstance(last, str) else way[-1]), str(error)))
             continue
         assert from_dict(to_dict(found)) == found or any(math.isnan(value) for _, value in numbers(found))
-    assert len(refusals) > 350
+    assert len(refusals) > 0.7 * COUNT
     assert [pair for pair in refusals if pair[0] not in pair[1]] == []
+
+
+def test_wrong_values_in_an_evaluation_are_refused_or_harmless(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw = random.Random(int(os.environ.get("SEMASK_FUZZ_SEED", "0")))
+    path = write(tmp_path / "a.json")
+    record, arrays = json.loads(path.read_text()), path.with_suffix(".npz").read_bytes()
+    places = [place for place in leaves(record) if place]
+    statuses = []
+    for number in range(COUNT // 5):
+        changed = copy.deepcopy(record)
+        *way, last = draw.choice(places)
+        inner = changed
+        for key in way:
+            inner = inner[key]
+        inner[last] = draw.choice(WRONG)
+        whole = number % 4 > 0
+        path.write_text(json.dumps(changed if whole else record))
+        path.with_suffix(".npz").write_bytes(arrays if whole else mutated(arrays, draw))
+        for command in (["report", str(path)], ["report", str(path), "--classes"], ["compare", str(path), str(path)]):
+            statuses.append(main([*command, *(["--resamples", "9"] if command[0] == "compare" else [])]))
+    capsys.readouterr()
+    assert {*statuses} == {0, 2}
 
 
 @pytest.mark.parametrize(
