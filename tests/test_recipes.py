@@ -18,7 +18,7 @@ from semask.models.model import SegmentationModel
 from semask.recipes import ade20k, cityscapes
 from semask.recipes.decoders import MASK_CLASSIFIERS
 from semask.recipes.encoders import SemanticLayers
-from tests.each import for_each, model_of
+from tests.each import for_each, model_of, on_models
 
 
 class Row(NamedTuple):
@@ -135,8 +135,8 @@ def test_published_data(row: Row) -> None:
     assert [round(255 * value, 3) for value in recipe.model.std] == [58.395, 57.12, 57.375]
 
 
-@for_each(ROWS, names=PUBLISHED)
-def test_published_encoders(row: Row) -> None:
+@on_models(ROWS, names=PUBLISHED)
+def has_the_published_encoder(row: Row) -> None:
     recipe = recipes.get_recipe(row.name)
     width, depths, heads, window, pretraining = VARIANTS[row.name.split("-fpn")[0][-1]]
     assert recipe.model.encoder.weights == "timm"
@@ -265,8 +265,8 @@ def test_training_and_test_of_segmenter(dataset: str, variant: str, mask: bool) 
     assert encoder.semantic is None
 
 
-@for_each(SEGMENTER_ROWS, names=[segmenter_name(*row) for row in SEGMENTER_ROWS])
-def test_models_of_segmenter(dataset: str, variant: str, mask: bool) -> None:
+@on_models(SEGMENTER_ROWS, names=[segmenter_name(*row) for row in SEGMENTER_ROWS])
+def is_the_authors_segmenter(dataset: str, variant: str, mask: bool) -> None:
     recipe = recipes.get_recipe(segmenter_name(dataset, variant, mask))
     decoder = recipe.model.decoder
     assert (decoder.kind, decoder.channels) == ("segmenter_mask" if mask else "segmenter_linear", None)
@@ -286,8 +286,8 @@ def test_models_of_segmenter(dataset: str, variant: str, mask: bool) -> None:
         assert [block.attn.dropout.p for block in model.decoder.blocks] == [0.1] * layers
 
 
-@for_each(SEGMENTER_PARAMETERS)
-def test_segmenter_has_the_authors_parameters_less_the_unused_heads(name: str) -> None:
+@on_models(SEGMENTER_PARAMETERS)
+def has_the_authors_parameters_less_the_unused_heads(name: str) -> None:
     total, unused = SEGMENTER_PARAMETERS[name]
     assert sum(parameter.numel() for parameter in model_of(name).parameters()) == total - unused
 
@@ -338,6 +338,9 @@ TAKEN = [
 ]
 
 
+# That a model takes its crop is seen of every fourth; the rest is slow.
+@on_models(TAKEN[::4])
+@on_models((name for i, name in enumerate(TAKEN) if i % 4), slow=True)
 def takes_its_crop(name: str) -> None:
     recipe = recipes.get_recipe(name)
     dataset, model_name = name.split("/")
@@ -361,16 +364,3 @@ def takes_its_crop(name: str) -> None:
     assert (out.prior is not None) == (recipe.model.encoder.semantic is not None) == model_name.startswith("semask")
     if recipe.data.classes is not None:
         assert len(Classes.load(recipe.data.classes)) == recipe.model.num_classes == CLASSES[dataset]
-
-
-# Every recipe is built by tests/test_catalogue.py; that it also takes its crop is seen of every fourth, the rest is slow.
-@for_each(TAKEN[::4])
-def test_every_fourth_recipe_takes_its_crop(name: str) -> None:
-    takes_its_crop(name)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-@for_each(name for i, name in enumerate(TAKEN) if i % 4)
-def test_every_other_recipe_takes_its_crop(name: str) -> None:
-    takes_its_crop(name)
