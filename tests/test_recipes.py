@@ -14,6 +14,7 @@ from semask.data.classes import Classes
 from semask.data.pairs import find_pairs
 from semask.models.decoders.segmenter import STRIDE
 from semask.models.encoders.swin import DenseSwinBlock
+from semask.models.flops import all_multiply_adds, multiply_adds, parameters
 from semask.models.model import SegmentationModel
 from semask.recipes import ade20k, cityscapes
 from semask.recipes.decoders import MASK_CLASSIFIERS
@@ -160,6 +161,54 @@ def test_every_published_row_is_there() -> None:
         name for name in recipes.list_recipes() if name.startswith(datasets) and "swin" in name and "-fpn" in name
     } == set(PUBLISHED)
     assert len(set(PUBLISHED)) == 24
+
+
+# Parameters [M] and multiply-adds [G], measured on the authors' code with mmcv 1.3.0's counter.
+MEASURED = {
+    "ade20k/swin-t-fpn": (32.650, 37.57),
+    "ade20k/semask-swin-t-fpn": (34.656, 39.85),
+    "ade20k/swin-s-fpn": (53.968, 60.76),
+    "ade20k/semask-swin-s-fpn": (55.974, 63.03),
+    "ade20k/swin-b-fpn": (93.116, 102.78),
+    "ade20k/semask-swin-b-fpn": (96.486, 107.38),
+    "ade20k/swin-l-fpn": (203.648, 343.41),
+    "ade20k/semask-swin-l-fpn": (210.792, 354.37),
+    "cityscapes/swin-t-fpn": (32.616, 80.54),
+    "cityscapes/semask-swin-t-fpn": (34.244, 83.87),
+    "cityscapes/swin-s-fpn": (53.934, 130.19),
+    "cityscapes/semask-swin-s-fpn": (55.562, 133.52),
+    "cityscapes/swin-b-fpn": (93.082, 210.84),
+    "cityscapes/semask-swin-b-fpn": (95.948, 216.03),
+    "cityscapes/swin-l-fpn": (203.615, 443.20),
+    "cityscapes/semask-swin-l-fpn": (210.003, 454.61),
+}
+# Multiply-adds [G] with the products of attention.
+WITH_ATTENTION = {"ade20k/swin-t-fpn": 38.36, "ade20k/semask-swin-t-fpn": 41.54, "ade20k/swin-b-fpn": 108.5}
+
+
+@on_models(MEASURED)
+def costs_what_the_authors_code_costs(name: str) -> None:
+    recipe, model = recipes.get_recipe(name), model_of(name)
+    million, billion = parameters(model) / 1e6, multiply_adds(model, *recipe.data.crop) / 1e9
+    assert million == pytest.approx(MEASURED[name][0], abs=0.001)
+    assert billion == pytest.approx(MEASURED[name][1], rel=0.0005)
+    # The paper prints whole numbers: half a unit is rounding, beyond it 1 % is granted.
+    assert million == pytest.approx(recipe.published.parameters, rel=0.01, abs=0.5)
+    assert billion == pytest.approx(recipe.published.flops, rel=0.01, abs=0.5)
+
+
+@on_models(WITH_ATTENTION)
+def costs_that_with_attention_products(name: str) -> None:
+    assert all_multiply_adds(model_of(name), 512, 512) / 1e9 == pytest.approx(WITH_ATTENTION[name], abs=0.01)
+
+
+def test_every_row_that_the_paper_prints_is_measured() -> None:
+    printed = {
+        name
+        for name in recipes.list_recipes()
+        if recipes.get_recipe(name).published.source.startswith("SeMask Table 2")
+    }
+    assert printed == set(MEASURED)
 
 
 # Segmenter: steps, batch, learning rate, steps between evaluations and stride of their windows, base scale.

@@ -61,8 +61,7 @@ def checkpoint_stage(run: Callable[..., Result], *inputs: object, modules: Seque
     if torch.compiler.is_compiling():
         return checkpoint(run, *inputs, use_reentrant=False)
     norms = [norm for module in modules for norm in module.modules() if isinstance(norm, _BatchNorm)]
-    contexts = lambda: (nullcontext(), _frozen_statistics(norms))  # noqa: E731
-    return checkpoint(run, *inputs, use_reentrant=False, context_fn=contexts)
+    return checkpoint(run, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _frozen_statistics(norms)))
 
 
 @contextmanager
