@@ -31,6 +31,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_stack_traces() -> None:
+    """Keep no Python stack at every node of exported programs: a tenth of the time of an export."""
+    import torch.fx
+
+    torch.fx.config.do_not_emit_stack_traces = True
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     import torch

@@ -1,10 +1,14 @@
-"""One test over many cases, such as all recipes: every case that fails is named, and models are built once."""
+"""One test over many cases, such as all recipes: every case that fails is named.
+
+Checks of a recipe's model are registered by `on_models` and run by tests/test_catalogue.py, which builds each model once.
+"""
 
 from __future__ import annotations
 
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +53,35 @@ def for_each(cases: Iterable[Any], *, names: Iterable[str] | None = None) -> Cal
     return over_all
 
 
-@cache
+@lru_cache(maxsize=1)
 def model_of(name: str) -> SegmentationModel:
     """Return a recipe's model without values. It is shared: leave it as it is."""
     return build_on_meta(recipes.get_recipe(name))
+
+
+ON_MODELS: dict[tuple[str, bool], list[tuple[Callable[..., None], Any]]] = defaultdict(list)
+"""Checks and their cases, by recipe and whether they are slow."""
+
+
+def on_models(
+    cases: Iterable[Any], *, names: Iterable[str] | None = None, slow: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a check of `model_of(name)`, one case per recipe; cases are the names of the recipes unless these are given."""
+    cases = list(cases)
+    names = cases if names is None else list(names)
+
+    def register(check: Callable[..., None]) -> Callable[..., None]:
+        for name, case in zip(names, cases, strict=True):
+            assert name in recipes.list_recipes()
+            ON_MODELS[name, slow].append((check, case))
+        return check
+
+    return register
+
+
+def check_model(name: str, *, slow: bool = False) -> None:
+    """Run all that is registered for a recipe's model, and fail with all that failed."""
+    checks = ON_MODELS[name, slow]
+    found = [line for check, case in checks for line in failures(check, [case], [check.__name__])]
+    if found:
+        pytest.fail("; ".join(found), pytrace=False)

@@ -300,13 +300,21 @@ def test_examples_run() -> None:
     assert problems == []
 
 
-@pytest.mark.parametrize(
-    "first", ["semask.inference", "semask.data", "semask.training", "semask.recipes", "semask.models"]
-)
-def test_packages_resolve_whatever_was_imported_before(first: str) -> None:
-    code = (
-        f"import semask; {first}; import {first}; assert semask.build.__name__ == 'build'; "
-        "assert callable(semask.build) and semask.build('scenes/micro-fpn'); print(len(semask.list_recipes('voc/*')))"
-    )
+def test_packages_resolve_whatever_was_imported_before() -> None:
+    """Each in a process of its own, forked from one that has imported libraries and nothing of semask."""
+    code = """
+import os, sys
+import timm, torch, torchvision
+assert "semask" not in sys.modules
+for first in ("semask.inference", "semask.data", "semask.training", "semask.recipes", "semask.models"):
+    if os.fork() == 0:
+        exec(f"import semask; {first}; import {first}")
+        assert semask.build.__name__ == "build"
+        assert callable(semask.build) and semask.build("scenes/micro-fpn")
+        print(first, len(semask.list_recipes("voc/*")), flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0, first
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["3"], done.stderr
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[1] for line in done.stdout.splitlines()] == ["3"] * 5, done.stderr

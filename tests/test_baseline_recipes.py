@@ -15,7 +15,7 @@ from semask.data.classes import Classes
 from semask.models.flops import multiply_adds
 from semask.recipes import ade20k, cityscapes
 from semask.structures import PixelLogits
-from tests.each import for_each, model_of
+from tests.each import for_each, model_of, on_models
 
 NAMES = [recipe.name for dataset in (ade20k, cityscapes) for recipe in dataset.BASELINES]
 # Single- and multi-scale mIoU [%] as printed; the rows that are not here have none.
@@ -110,7 +110,9 @@ def test_training_follows_mmsegmentation(name: str) -> None:
     assert getattr(recipe.model.encoder, "drop_path", 0.0) == (0.3 if "swin" in name else 0.0)
 
 
-def takes_its_crop_at_its_cost(name: str) -> None:
+@on_models(name for name in NAMES if name not in SISTERS)
+@on_models(SISTERS, slow=True)
+def takes_its_crop_at_the_cost_that_was_published_or_counted(name: str) -> None:
     """Pooling, which is a product of matrices here, adds a little to what mmsegmentation's counter saw."""
     recipe, model = recipes.get_recipe(name), model_of(name)
     height, width = recipe.data.crop
@@ -128,19 +130,8 @@ def takes_its_crop_at_its_cost(name: str) -> None:
         assert counter.get_total_flops() / 2e9 == pytest.approx(COUNTED[name][2], rel=0.001)
 
 
-@for_each(name for name in NAMES if name not in SISTERS)
-def test_it_takes_its_crop_at_the_cost_that_was_published_or_counted(name: str) -> None:
-    takes_its_crop_at_its_cost(name)
-
-
-@pytest.mark.slow
-@for_each(SISTERS)
-def test_so_do_the_sisters(name: str) -> None:
-    takes_its_crop_at_its_cost(name)
-
-
-@for_each(COUNTED)
-def test_parameters_are_mmsegmentation_s_to_the_last_one(name: str) -> None:
+@on_models(COUNTED)
+def has_the_parameters_of_mmsegmentation_to_the_last_one(name: str) -> None:
     model = model_of(name)
     parameters = sum(p.numel() for p in model.parameters())
     heads = getattr(model.decoder, "heads", nn.ModuleList())
@@ -149,15 +140,18 @@ def test_parameters_are_mmsegmentation_s_to_the_last_one(name: str) -> None:
         assert parameters / 1e6 == pytest.approx(PUBLISHED[name][0], abs=0.05)
 
 
-@for_each(
-    [
-        ("ade20k/deeplabv3plus-r101", (4, 8, 8, 8), [12, 24, 36]),
-        ("ade20k/deeplabv3plus-resnest200", (4, 8, 8, 8), [12, 24, 36]),
-        ("cityscapes/deeplabv3plus-xception71", (4, 8, 16, 16), [6, 12, 18]),
-    ],
-)
-def test_dilations_go_with_the_stride(name: str, strides: tuple[int, ...], dilations: list[int]) -> None:
+# Strides of the maps, and dilations of the atrous convolutions.
+DILATED = {
+    "ade20k/deeplabv3plus-r101": ((4, 8, 8, 8), [12, 24, 36]),
+    "ade20k/deeplabv3plus-resnest200": ((4, 8, 8, 8), [12, 24, 36]),
+    "cityscapes/deeplabv3plus-xception71": ((4, 8, 16, 16), [6, 12, 18]),
+}
+
+
+@on_models(DILATED)
+def dilations_go_with_the_stride(name: str) -> None:
     model = model_of(name)
+    strides, dilations = DILATED[name]
     assert model.encoder.strides == strides
     atrous = [branch.depthwise.conv for branch in model.decoder.main.aspp.branches[1:]]
     assert [conv.dilation for conv in atrous] == [(rate, rate) for rate in dilations]

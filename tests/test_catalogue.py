@@ -1,4 +1,4 @@
-"""Every recipe against what the catalogue and the papers say of it."""
+"""Every recipe, and its model, against what the catalogue and the papers say of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from semask.checkpoints.pretrained import licence_of
 from semask.losses.build import build_loss
 from semask.models.flops import measure, parameters
 from semask.recipes.catalogue import catalogue
-from tests.each import for_each, model_of
+from tests import test_baseline_recipes, test_mask_recipes, test_recipes
+from tests.each import ON_MODELS, check_model, for_each, model_of, on_models
 
 SMALLER = {
     # The papers' counts hold the classifier of the pretraining, which is never used (numbers.md of the specification),
@@ -39,8 +40,8 @@ def test_every_recipe_is_in_it() -> None:
     assert list(catalogue()) == recipes.list_recipes(), "run `make models`"
 
 
-@for_each(recipes.list_recipes())
-def test_every_recipe_builds_and_has_the_published_size(name: str) -> None:
+@on_models(recipes.list_recipes())
+def has_the_published_size(name: str) -> None:
     recipe = recipes.get_recipe(name)
     build_loss(recipe)
     count = parameters(model_of(name))
@@ -71,6 +72,8 @@ def test_enough_is_published_to_compare_with() -> None:
     assert sum(p.flops is not None or p.all_flops is not None for p in published) > 24
 
 
+@on_models(COUNTED_HERE)
+@on_models((name for name in recipes.list_recipes() if name not in COUNTED_HERE), slow=True)
 def is_what_the_code_counts(name: str) -> None:
     recipe, entry = recipes.get_recipe(name), catalogue()[name]
     with torch.no_grad():
@@ -79,13 +82,22 @@ def is_what_the_code_counts(name: str) -> None:
     assert licence_of(recipe.model.encoder.name, recipe.model.encoder.weights) == entry.licence
 
 
-@for_each(COUNTED_HERE)
-def test_the_catalogue_is_what_the_code_counts(name: str) -> None:
-    is_what_the_code_counts(name)
+def test_no_check_of_models_is_forgotten() -> None:
+    assert {name for name, slow in ON_MODELS if not slow} == set(recipes.list_recipes())
+    modules = {check.__module__ for checks in ON_MODELS.values() for check, _ in checks}
+    assert modules == {
+        __name__,
+        *(module.__name__ for module in (test_recipes, test_mask_recipes, test_baseline_recipes)),
+    }
+
+
+@for_each(recipes.list_recipes())
+def test_every_recipe_builds_the_published_model(name: str) -> None:
+    check_model(name)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-@for_each(name for name in recipes.list_recipes() if name not in COUNTED_HERE)
-def test_so_is_the_rest_of_it(name: str) -> None:
-    is_what_the_code_counts(name)
+@for_each(recipes.list_recipes())
+def test_slow_checks_of_models(name: str) -> None:
+    check_model(name, slow=True)

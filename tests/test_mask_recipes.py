@@ -9,7 +9,7 @@ import pytest
 from semask import recipes
 from semask.recipes.decoders import FPNOptions
 from semask.recipes.encoders import SemanticLayers
-from tests.each import for_each, model_of
+from tests.each import for_each, model_of, on_models
 
 
 class Optim(NamedTuple):
@@ -183,9 +183,8 @@ def test_figures_are_as_printed(name: str) -> None:
     assert figures.flops is None
 
 
-# The rows of the smallest encoders are built, and run, in test_recipes.
-@for_each(row for row in ROWS if row[1] not in ("resnet50", "swin-t"))
-def test_larger_rows_build(dataset: str, backbone: str, head: str) -> None:
+@on_models(ROWS, names=NAMES)
+def is_the_published_mask_classifier(dataset: str, backbone: str, head: str) -> None:
     name = f"{dataset}/{backbone}-{head}"
     model = model_of(name)
     assert model.encoder.channels == CHANNELS[backbone]

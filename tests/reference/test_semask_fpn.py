@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from semask.checkpoints.convert import load_published
 from semask.checkpoints.rules.semask_fpn import rename
@@ -21,6 +21,13 @@ CASES = {
     "semask_swin_b_fpn_19_64x96": "cityscapes/semask-swin-b-fpn",
 }
 TOLERANCE = 1e-4
+SEMASK_SWIN_T: dict[str, Tensor] = {}
+"""Its backbone's tensors, which most models here share."""
+
+
+def load(name: str) -> SegmentationModel:
+    made = SEMASK_SWIN_T if name.startswith("semask_swin_t") else None
+    return load_published(checkpoint(name, made), CASES[name])
 
 
 @pytest.fixture(scope="module", params=list(CASES))
@@ -28,7 +35,7 @@ def case(request: pytest.FixtureRequest):
     name = request.param
     spec = layout(name)
     image = synthetic_image(**{k: v for k, v in spec["input"].items() if k != "fn"})
-    return load_published(checkpoint(name), CASES[name]), arrays(name), image
+    return load(name), arrays(name), image
 
 
 def test_every_fixture_is_covered() -> None:
@@ -75,7 +82,7 @@ def training():
 
 
 def fresh_model() -> SegmentationModel:
-    return load_published(checkpoint("semask_swin_t_fpn_150_64x96"), "ade20k/semask-swin-t-fpn")
+    return load("semask_swin_t_fpn_150_64x96")
 
 
 def assert_losses_and_gradients(model: SegmentationModel, image, labels, run) -> None:
@@ -123,7 +130,7 @@ def test_hardest_pixels(training) -> None:
 def test_a_wrong_extent_of_semantic_attention_is_seen() -> None:
     """The fixture can tell windowed from global attention, which the weights cannot."""
     name = "semask_swin_t_fpn_150_97x131"
-    model, stored = load_published(checkpoint(name), CASES[name]), arrays(name)
+    model, stored = load(name), arrays(name)
     model.encoder.semantic[2].window_size = 7
     with torch.inference_mode():
         features = model.encoder(synthetic_image(97, 131))

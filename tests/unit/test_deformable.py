@@ -83,7 +83,8 @@ def test_values_and_gradients_are_those_of_grid_sample(sizes: Sizes) -> None:
 def test_gradients_by_differences() -> None:
     sizes = PYRAMIDS[2]
     values, locations, weights = (part.requires_grad_() for part in example(sizes, batch=1, queries=2))
-    assert torch.autograd.gradcheck(lambda v, x, w: attend(v, sizes, x, w), (values, locations, weights))
+    grid = grid_of(sizes, device=values.device)
+    assert torch.autograd.gradcheck(lambda v, x, w: deformable_attention(v, grid, x, w), (values, locations, weights))
 
 
 def test_points_on_centres_are_the_tokens() -> None:

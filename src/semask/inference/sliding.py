@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -141,25 +142,25 @@ class Windows(LazyScores):
             (window, scores.reader(top - window.row, bottom - window.row))
             for window, scores, top, bottom in self._crossing(first, last)
         ]
-        (tall, wide), (down, across) = self._window, self._weights
-
-        def read(pixels: SamplePoints) -> Float[Tensor, "n k"]:
-            sums = torch.zeros(len(pixels.image), self.shape[1])
-            for window, read_window in crossing:
-                row, column = pixels.row[:, 0] - window.row, pixels.column[:, 0] - window.column
-                inside = (pixels.image == window.image) & (row >= 0) & (row < tall) & (column >= 0) & (column < wide)
-                # this window's share of the pixels
-                (number,) = inside.nonzero(as_tuple=True)
-                row, column, one = row[number], column[number], torch.ones(len(number), 1)
-                own = SamplePoints(torch.zeros_like(row), row[:, None], column[:, None], one, one)
-                sums.index_add_(0, number, read_window(own) * (down[row] * across[column])[:, None])
-            return sums / (self._totals[0][pixels.row] * self._totals[1][pixels.column])
-
-        return read_pixelwise(read)
+        return partial(read_pixelwise, partial(self._read, crossing))
 
     def select(self, image: int) -> LazyScores:
         """Return the scores of one image, whose windows are scored once more."""
         return Windows(self._predictor, self._images[image : image + 1], self._options)
+
+    def _read(self, crossing: Sequence[tuple[Window, Reader]], pixels: SamplePoints) -> Float[Tensor, "n k"]:
+        """Return the weighted mean of the windows over every pixel."""
+        (tall, wide), (down, across) = self._window, self._weights
+        sums = torch.zeros(len(pixels.image), self.shape[1])
+        for window, read in crossing:
+            row, column = pixels.row[:, 0] - window.row, pixels.column[:, 0] - window.column
+            inside = (pixels.image == window.image) & (row >= 0) & (row < tall) & (column >= 0) & (column < wide)
+            # this window's share of the pixels
+            (number,) = inside.nonzero(as_tuple=True)
+            row, column, one = row[number], column[number], torch.ones(len(number), 1)
+            own = SamplePoints(torch.zeros_like(row), row[:, None], column[:, None], one, one)
+            sums.index_add_(0, number, read(own) * (down[row] * across[column])[:, None])
+        return sums / (self._totals[0][pixels.row] * self._totals[1][pixels.column])
 
     def _crossing(self, first: int, last: int) -> list[tuple[Window, LazyScores, int, int]]:
         """Return the windows over rows first … last - 1 with their scores and the first and last of those rows.

@@ -131,7 +131,7 @@ class Mean(LazyScores):
 
     def reader(self, first: int, last: int) -> Reader:
         readers = [source.reader(first, last) for source in self.sources]
-        return read_pixelwise(lambda pixels: self._mean(read(pixels) for read in readers))
+        return functools.partial(read_pixelwise, lambda pixels: self._mean(read(pixels) for read in readers))
 
     def select(self, image: int) -> LazyScores:
         return Mean(tuple(source.select(image) for source in self.sources), softmax=self.softmax)

@@ -198,22 +198,23 @@ class DenseMaskLoss:
         )
 
     def losses(self, predictions: Sequence[MaskLogits], matching: Matching) -> PairLosses:
-
-        def compare(masks: Float[Tensor, "m h w"], classes: Integer[Tensor, " m"]) -> tuple[Tensor, Tensor]:
-            logits = resize(masks[:, None], size_of(self.targets.labels)).flatten(1)
-            # binary targets of the matched classes
-            own = self.targets.labels.flatten(1)[matching.images]
-            parts = logits, (own == classes[:, None]).float(), self._weights(own)
-            return mean_pixel_loss(*parts, self.recipe.mask_loss), dice_loss(*parts)
-
         # Masks of full size are computed again in the backward pass: kept, they would be most of a step's memory.
-        again = partial(checkpoint, compare, use_reentrant=False, preserve_rng_state=False)
+        again = partial(checkpoint, self._compare, use_reentrant=False, preserve_rng_state=False)
         pairs = [
-            again(_matched(prediction, matching, number), matching.classes[number])
+            again(_matched(prediction, matching, number), matching.images, matching.classes[number])
             for number, prediction in enumerate(predictions)
         ]
         pixel, dice = (torch.stack(part) for part in zip(*pairs, strict=True))
         return pixel, dice
+
+    def _compare(
+        self, masks: Float[Tensor, "m h w"], images: Integer[Tensor, " m"], classes: Integer[Tensor, " m"]
+    ) -> tuple[Tensor, Tensor]:
+        """Return both losses of every mask against the binary target of its class."""
+        logits = resize(masks[:, None], size_of(self.targets.labels)).flatten(1)
+        own = self.targets.labels.flatten(1)[images]
+        parts = logits, (own == classes[:, None]).float(), self._weights(own)
+        return mean_pixel_loss(*parts, self.recipe.mask_loss), dice_loss(*parts)
 
     def _weights(self, labels: Tensor) -> Tensor:
         counted = labels != IGNORE if self.recipe.ignored == "excluded" else torch.ones_like(labels)

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
 def on_meta_device() -> Iterator[None]:
     """Let modules made inside have shapes and no values: they take no memory and hardly any time."""
-    with torch.device("meta"), _Unclamped():
+    with torch.device("meta"), _Unfilled():
         yield
 
 
@@ -38,8 +38,8 @@ def skip_init() -> Iterator[None]:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
-class _Unclamped(TorchFunctionMode):
-    """Skip the clamping of random values, which the meta device runs as Python: most of what a model costs there."""
+class _Unfilled(TorchFunctionMode):
+    """Skip drawing random values, which the meta device runs as Python: most of what a model costs there."""
 
     def __torch_function__(
         self,
@@ -48,4 +48,14 @@ class _Unclamped(TorchFunctionMode):
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        return args[0] if func is torch.Tensor.clamp_ else func(*args, **(kwargs or {}))
+        tensor = args[0] if args else (kwargs or {}).get("tensor")
+        if func in _FILLS and isinstance(tensor, Tensor) and tensor.is_meta:
+            return tensor
+        return func(*args, **(kwargs or {}))
+
+
+_FILLS = (
+    *(Tensor.zero_, Tensor.fill_, Tensor.uniform_, Tensor.normal_, Tensor.erfinv_, Tensor.clamp_),
+    *(nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_, nn.init.constant_),
+)
+"""In-place functions that initialise parameters: shapes stay."""

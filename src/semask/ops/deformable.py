@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -32,15 +33,13 @@ class Grid(NamedTuple):
 
 def grid_of(sizes: Sequence[Size], *, device: torch.device) -> Grid:
     """Return the grid of maps of `sizes` (height, width)."""
-
-    def numbers(values: Sequence[int]) -> Integer[Tensor, " l"]:
-        # Filled in on the device: a copy from the CPU would wait for it. int32 is faster to sort in the backward pass.
-        return torch.stack([torch.full((), value, dtype=torch.int32, device=device) for value in values])
-
+    widths, heights = [size[1] for size in sizes], [size[0] for size in sizes]
     firsts = [sum(math.prod(size) for size in sizes[:level]) for level in range(len(sizes))]
-    widths, heights = (numbers([size[axis] for size in sizes]) for axis in (1, 0))
+    # Filled in on the device: a copy from the CPU would wait for it. int32 is faster to sort in the backward pass.
+    numbers = partial(torch.full, (), dtype=torch.int32, device=device)
+    across, down, first = (torch.stack([numbers(value) for value in values]) for values in (widths, heights, firsts))
     centres = torch.cat([pixel_centres(*size, device=device) for size in sizes])
-    return Grid(tuple(sizes), torch.stack((widths, heights), dim=1), numbers(firsts), centres)
+    return Grid(tuple(sizes), torch.stack((across, down), dim=1), first, centres)
 
 
 def deformable_attention(

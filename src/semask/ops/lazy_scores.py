@@ -199,22 +199,20 @@ class CombineMasks(LazyScores):
         return scores.permute(0, 3, 1, 2)
 
     def reader(self, first: int, last: int) -> Reader:
-        read_masks = self.source.reader(first, last)
-
-        def read(pixels: SamplePoints) -> Float[Tensor, "n k"]:
-            masks = read_masks(pixels).sigmoid()
-            scores = masks.new_empty(len(masks), self.classes.shape[-1])
-            with without_autocast(masks.device):
-                for image, classes in enumerate(self.classes):
-                    # classes weigh the masks of their own image
-                    here = pixels.image == image
-                    scores[here] = masks[here] @ classes
-            return scores
-
-        return read_pixelwise(read)
+        return partial(read_pixelwise, partial(self._read, self.source.reader(first, last)))
 
     def select(self, image: int) -> LazyScores:
         return CombineMasks(self.classes[image : image + 1], self.source.select(image))
+
+    def _read(self, read_masks: Reader, pixels: SamplePoints) -> Float[Tensor, "n k"]:
+        masks = read_masks(pixels).sigmoid()
+        scores = masks.new_empty(len(masks), self.classes.shape[-1])
+        with without_autocast(masks.device):
+            for image, classes in enumerate(self.classes):
+                # classes weigh the masks of their own image
+                here = pixels.image == image
+                scores[here] = masks[here] @ classes
+        return scores
 
 
 def resize_lazily(logits: Float[Tensor, "b k h w"], size: Size, *, align_corners: bool = False) -> LazyScores:
@@ -234,27 +232,23 @@ def combine_masks_lazily(
     return CombineMasks(classes, Resized(InMemory(mask_logits), size))
 
 
-def read_pixelwise(read: Reader) -> Reader:
-    """Return a function that reads pixels one by one with `read` and sums their scores by the points' weights.
+def read_pixelwise(read: Reader, points: SamplePoints) -> Float[Tensor, "n k"]:
+    """Read pixels one by one with `read` and sum their scores by the points' weights.
 
     For scores that are no linear function of their sources.
     """
-
-    def summed(points: SamplePoints) -> Float[Tensor, "n k"]:
-        (count, tall), wide = points.row.shape, points.column.shape[1]
-        # every pixel of every point by itself
-        one = points.down.new_ones(count * tall * wide, 1)
-        image = points.image.repeat_interleave(tall * wide)
-        row = points.row.repeat_interleave(wide, 1).reshape(-1, 1)
-        scores = read(SamplePoints(image, row, points.column.repeat(1, tall).reshape(-1, 1), one, one))
-        if tall * wide == 1:
-            return scores
-        # weighted sum of a point's pixels
-        weights = (points.down[:, :, None] * points.across[:, None]).reshape(count, 1, -1)
-        with without_autocast(scores.device):
-            return (weights @ scores.view(count, tall * wide, -1))[:, 0]
-
-    return summed
+    (count, tall), wide = points.row.shape, points.column.shape[1]
+    # every pixel of every point by itself
+    one = points.down.new_ones(count * tall * wide, 1)
+    image = points.image.repeat_interleave(tall * wide)
+    row = points.row.repeat_interleave(wide, 1).reshape(-1, 1)
+    scores = read(SamplePoints(image, row, points.column.repeat(1, tall).reshape(-1, 1), one, one))
+    if tall * wide == 1:
+        return scores
+    # weighted sum of a point's pixels
+    weights = (points.down[:, :, None] * points.across[:, None]).reshape(count, 1, -1)
+    with without_autocast(scores.device):
+        return (weights @ scores.view(count, tall * wide, -1))[:, 0]
 
 
 def iter_row_blocks(

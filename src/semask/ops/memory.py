@@ -61,24 +61,23 @@ def checkpoint_stage(run: Callable[..., Result], *inputs: object, modules: Seque
     if torch.compiler.is_compiling():
         return checkpoint(run, *inputs, use_reentrant=False)
     norms = [norm for module in modules for norm in module.modules() if isinstance(norm, _BatchNorm)]
+    return checkpoint(run, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _frozen_statistics(norms)))
 
-    @contextmanager
-    def frozen_statistics() -> Iterator[None]:
-        """Normalise by the batch, but leave the running statistics, which the first run has updated."""
-        updated = [norm for norm in norms if norm.training]
-        before = [(norm.momentum, copy.deepcopy(norm.num_batches_tracked)) for norm in updated]
-        for norm in updated:
-            norm.momentum = 0.0
-        try:
-            yield
-        finally:
-            for norm, (momentum, count) in zip(updated, before, strict=True):
-                norm.momentum = momentum
-                if norm.num_batches_tracked is not None and count is not None:
-                    norm.num_batches_tracked.copy_(count)
 
-    contexts = lambda: (nullcontext(), frozen_statistics())  # noqa: E731
-    return checkpoint(run, *inputs, use_reentrant=False, context_fn=contexts)
+@contextmanager
+def _frozen_statistics(norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Normalise by the batch, but leave the running statistics, which the first run has updated."""
+    updated = [norm for norm in norms if norm.training]
+    before = [(norm.momentum, copy.deepcopy(norm.num_batches_tracked)) for norm in updated]
+    for norm in updated:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(updated, before, strict=True):
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None and count is not None:
+                norm.num_batches_tracked.copy_(count)
 
 
 def checkpoint_stages(encoder: nn.Module, stages: Sequence[int], *, flag: str = "--train.checkpoint-stages") -> None:

@@ -121,13 +121,13 @@ def shifted_window_mask(height: int, width: int, size: int, *, shift: int) -> Bo
 
     Source: Swin (arXiv:2103.14030) §3.2, figure 4.
     """
-
-    def strips(side: int) -> Tensor:
-        position = torch.arange(side)
-        return (position >= side - size).long() + (position >= side - shift).long()  # in place, last window, wrapped
-
+    # rows and columns: 0 in place, 1 in the last window, 2 wrapped
+    down, across = (
+        (torch.arange(side) >= side - size).long() + (torch.arange(side) >= side - shift).long()
+        for side in (height, width)
+    )
     # tokens attend within their region
-    region = 3 * strips(height)[:, None] + strips(width)[None, :]  # the nine regions of the rolled map
+    region = 3 * down[:, None] + across[None, :]  # the nine regions of the rolled map
     region = split_windows(region[None, :, :, None], size)[..., 0]
     return region[:, :, None] == region[:, None, :]
 

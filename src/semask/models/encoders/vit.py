@@ -207,10 +207,6 @@ class ViTEncoder(nn.Module):
         one, count as further heads.
         """
         kept: list[list[Tensor]] = [[] for _ in layers]
-
-        def look(_: nn.Module, inputs: tuple[Tensor, ...], found: list[Tensor]) -> None:
-            found.append(keep(inputs[0]))
-
         with ExitStack() as stack:
             for layer, found in zip(layers, kept, strict=True):
                 for module in self.backbone.blocks[layer].modules():
@@ -219,10 +215,17 @@ class ViTEncoder(nn.Module):
                         # the unfused path alone computes the weights, as the input of their dropout
                         stack.callback(setattr, module, "fused_attn", module.fused_attn)
                         module.fused_attn = False
-                        hook = module.attn_drop.register_forward_pre_hook(partial(look, found=found))
+                        hook = module.attn_drop.register_forward_pre_hook(partial(_keep_weights, keep, found))
                         stack.callback(hook.remove)
             self.tokens(images)
         return [torch.cat(found, dim=1) for found in kept]
+
+
+def _keep_weights(
+    keep: Callable[[Tensor], Tensor], found: list[Tensor], _: nn.Module, inputs: tuple[Tensor, ...]
+) -> None:
+    """Keep attention weights on their way into dropout: a hook."""
+    found.append(keep(inputs[0]))
 
 
 def resize_positions(
