@@ -212,5 +212,6 @@ def _fit_balance(fitting: Fitting, found: Fingerprint, names: Sequence[str]) -> 
             fitting.set("loss.class_weights", root_frequency(np.array(found.pixels)))
         fitting.set("data.rare_crops", RARE_CROPS)
     chosen, crops = fitting.recipe.loss.class_weights, fitting.recipe.data.rare_crops
-    heaviest = f"class weights up to {max(chosen):g}" if chosen else "equal class weights"
-    return f"{heaviest}, {crops:.0%} of crops around rare classes: {rarest} has {share:.2%} of the labelled pixels"
+    weights = f"class weights up to {max(chosen):g}" if chosen else "equal class weights"
+    around = f", {crops:.0%} of crops around rare classes" if crops else ""
+    return f"{weights}{around}: the rarest class, {rarest}, has {share:.2%} of the labelled pixels"
