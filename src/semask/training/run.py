@@ -147,6 +147,8 @@ class Run:
                 raise KeyboardInterrupt from error
             if self.checkpoints.stopping or self.trainer.received_sigterm:
                 raise SystemExit(TERMINATED) from error
+            if "combined_loader" in str(error) and error.__context__ is not None:
+                raise error.__context__ from None  # Lightning's own ending hides why no process could be started
             raise
         matrix = self.checkpoints.matrix
         if matrix is None:
@@ -269,8 +271,13 @@ class DirectCheckpointIO(TorchCheckpointIO):
     """Checkpoints written to their place; Lightning's own writing passes through the folder for temporary files."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write a checkpoint."""
-        torch.save(checkpoint, path)
+        """Write a checkpoint; a full disk, of which torch makes a RuntimeError, is an OSError."""
+        try:
+            torch.save(checkpoint, path)
+        except RuntimeError as error:
+            if "inline_container" not in str(error) and "StreamWriter" not in str(error):
+                raise
+            raise OSError(f"{str(path)!r} could not be written whole ({str(error).splitlines()[0]})") from error
 
 
 @contextmanager
