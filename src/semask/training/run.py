@@ -142,14 +142,8 @@ class Run:
             if self.trainer.interrupted:
                 raise KeyboardInterrupt from leaving
             raise
-        except RuntimeError as error:  # of a loading process or of Lightning, where the run was ended meanwhile
-            if self.checkpoints.stopping == signal.SIGINT:
-                raise KeyboardInterrupt from error
-            if self.checkpoints.stopping or self.trainer.received_sigterm:
-                raise SystemExit(TERMINATED) from error
-            if "combined_loader" in str(error) and error.__context__ is not None:
-                raise error.__context__ from None  # Lightning's own ending hides why no process could be started
-            raise
+        except RuntimeError as error:
+            raise self._cause(error)  # noqa: B904
         matrix = self.checkpoints.matrix
         if matrix is None:
             raise ValueError(
@@ -174,6 +168,15 @@ class Run:
         if self.first and (warning := advice(matrix, names, self.recipe)):
             logger.warning(warning)
         return result
+
+    def _cause(self, error: RuntimeError) -> BaseException:
+        """The end of a run of which a loading process, or Lightning in its own ending, makes another error."""
+        if self.checkpoints.stopping == signal.SIGINT:
+            return KeyboardInterrupt()
+        if self.checkpoints.stopping or self.trainer.received_sigterm:
+            return SystemExit(TERMINATED)
+        hidden = error.__context__ if "combined_loader" in str(error) else None
+        return hidden or error
 
     def _summary(self, module: SegmentationModule, data: SegmentationData) -> str:
         spec, trainer = self.recipe.train, self.trainer
