@@ -16,12 +16,13 @@ from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
 import semask
+from semask.files import atomic_write
 from semask.recipes import Recipe, TrainRecipe
 from semask.structures import Sample
 from semask.training import run
 from semask.training.history import read_history
 from semask.training.options import RunOptions
-from semask.training.run import train
+from semask.training.run import DirectCheckpointIO, train
 from semask.training.saving import Checkpoints
 from tests.facts import facts
 
@@ -212,6 +213,22 @@ def test_a_broken_checkpoint_is_refused(tmp_path: Path, tiny_recipe: Callable[..
             torch.save(each, path)
         with pytest.raises(ValueError, match=facts(repr(str(path)), "--overwrite")):
             train(recipe, RunOptions(out=tmp_path, workers=0, resume="latest"))
+
+
+@pytest.mark.parametrize("limit", [1_000, 300_000])
+def test_a_full_disk_is_reported_and_keeps_the_earlier_checkpoint(tmp_path: Path, limit: int) -> None:
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(b"earlier")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"\.tmp"), atomic_write(path) as part:
+            DirectCheckpointIO().save_checkpoint({"weights": torch.zeros(10**6)}, part)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+    assert path.read_bytes() == b"earlier"
 
 
 @pytest.mark.slow

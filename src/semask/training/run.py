@@ -142,12 +142,8 @@ class Run:
             if self.trainer.interrupted:
                 raise KeyboardInterrupt from leaving
             raise
-        except RuntimeError as error:  # of a loading process or of Lightning, where the run was ended meanwhile
-            if self.checkpoints.stopping == signal.SIGINT:
-                raise KeyboardInterrupt from error
-            if self.checkpoints.stopping or self.trainer.received_sigterm:
-                raise SystemExit(TERMINATED) from error
-            raise
+        except RuntimeError as error:
+            raise self._cause(error)  # noqa: B904
         matrix = self.checkpoints.matrix
         if matrix is None:
             raise ValueError(
@@ -172,6 +168,15 @@ class Run:
         if self.first and (warning := advice(matrix, names, self.recipe)):
             logger.warning(warning)
         return result
+
+    def _cause(self, error: RuntimeError) -> BaseException:
+        """The end of a run of which a loading process, or Lightning in its own ending, makes another error."""
+        if self.checkpoints.stopping == signal.SIGINT:
+            return KeyboardInterrupt()
+        if self.checkpoints.stopping or self.trainer.received_sigterm:
+            return SystemExit(TERMINATED)
+        hidden = error.__context__ if "combined_loader" in str(error) else None
+        return hidden or error
 
     def _summary(self, module: SegmentationModule, data: SegmentationData) -> str:
         spec, trainer = self.recipe.train, self.trainer
@@ -269,8 +274,13 @@ class DirectCheckpointIO(TorchCheckpointIO):
     """Checkpoints written to their place; Lightning's own writing passes through the folder for temporary files."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write a checkpoint."""
-        torch.save(checkpoint, path)
+        """Write a checkpoint; a full disk, of which torch makes a RuntimeError, is an OSError."""
+        try:
+            torch.save(checkpoint, path)
+        except RuntimeError as error:
+            if "inline_container" not in str(error) and "StreamWriter" not in str(error):
+                raise
+            raise OSError(f"{str(path)!r} could not be written whole ({str(error).splitlines()[0]})") from error
 
 
 @contextmanager
