@@ -75,16 +75,19 @@ class SegmentationModule(LightningModule):
             found = self.loss(self.model.decode(Features(batch.maps)), batch.labels)
         else:
             found = self.loss(self.model(batch.images), self.model.pad_labels(batch.labels))
-        terms = found if isinstance(found, LossTerms) else _as_terms(found)
-        if not torch.isfinite(terms.total):
-            total, main, prior, auxiliary = (term.item() for term in terms)
+        if isinstance(found, Tensor):
+            if found.ndim:
+                raise ValueError(f"a loss returns one number or semask's LossTerms, got shape {tuple(found.shape)}")
+            found = LossTerms(found, found, torch.zeros_like(found), torch.zeros_like(found))
+        if not torch.isfinite(found.total):
+            total, main, prior, auxiliary = (term.item() for term in found)
             raise FloatingPointError(
                 f"the loss is {total} (main {main}, prior {prior}, auxiliary {auxiliary}) at step {self.global_step}, "
                 f"images {', '.join(batch.names)}. Begin again (--overwrite) with a lower --optim.lr, with "
                 "--train.clip-norm 1.0, or with --train.precision float32."
             )
-        self._log_step(terms, batch_size=len(batch.labels))
-        return terms.total
+        self._log_step(found, batch_size=len(batch.labels))
+        return found.total
 
     def on_validation_epoch_start(self) -> None:
         """Begin to count."""
@@ -139,9 +142,3 @@ class SegmentationModule(LightningModule):
             log({"train/auxiliary": terms.auxiliary.detach()})
         # The rate of this step; the last group is the decoder's, which no scale touches.
         log({"train/lr": self.optimizers().param_groups[-1]["lr"]})  # type: ignore[union-attr]
-
-
-def _as_terms(loss: Tensor) -> LossTerms:
-    if loss.ndim:
-        raise ValueError(f"a loss returns one number or semask's LossTerms, got a tensor of shape {tuple(loss.shape)}")
-    return LossTerms(loss, loss, torch.zeros_like(loss), torch.zeros_like(loss))

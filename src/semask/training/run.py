@@ -241,12 +241,15 @@ def build_trainer(recipe: TrainRecipe, options: RunOptions, *, callbacks: Sequen
         )
     on_gpu = options.accelerator in {"auto", "gpu"} and torch.cuda.is_available()
     devices, nodes = _places(options)
+    precision: Any = {"bfloat16": "bf16-mixed", "float32": "32-true"}.get(recipe.precision)
+    if precision is None:
+        precision = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
     return Trainer(
         accelerator=options.accelerator,
         devices=devices,
         num_nodes=nodes,
         strategy=options.strategy,
-        precision=_precision(recipe, on_gpu=on_gpu),
+        precision=precision,
         max_steps=recipe.steps,
         max_epochs=-1,
         val_check_interval=recipe.eval_every * recipe.accumulate,
@@ -302,12 +305,6 @@ def quiet() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
-
-
-def _precision(recipe: TrainRecipe, *, on_gpu: bool) -> Any:
-    if recipe.precision == "auto":
-        return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
-    return {"bfloat16": "bf16-mixed", "float32": "32-true"}[recipe.precision]
 
 
 def _places(options: RunOptions) -> tuple[int | str, int]:

@@ -102,7 +102,10 @@ def propose_from(stats: Sequence[PairStats]) -> Proposal:
     levels: Counter[int] = Counter()
     for value, level in zip(counts, grey_levels(np.array([*counts], np.int64)).tolist(), strict=True):
         levels[level] += counts[value]
-    lossy, shown = any(label.lossy for label in labels), _shares(counts)
+    # the most frequent values with their shares of the pixels
+    lossy = any(label.lossy for label in labels)
+    common = [f"{name_of(value)} {count / counts.total():.1%}" for value, count in counts.most_common(SHOWN)]
+    shown = ", ".join([*common, *(["…"] if len(counts) > SHOWN else [])])
     if _has_soft_edges(levels, lossy=lossy):
         ranges = {value: int(value > 127) for value in range(256)}
         table = Classes(BINARY, palette(2), ranges, ranges=((0, 127), (128, 255)))
@@ -131,13 +134,6 @@ def _count(labels: Sequence[LabelStats]) -> tuple[Counter[int], Mapping[int, int
             counts[key] += count
     shared = not differ and all(label.palette for label in labels)
     return counts, {value: min(colours) for value, colours in colour_of.items()} if shared else {}
-
-
-def _shares(counts: Counter[int]) -> str:
-    """Return the most frequent values with their shares of the pixels."""
-    total = counts.total()
-    listed = ", ".join(f"{name_of(value)} {count / total:.1%}" for value, count in counts.most_common(SHOWN))
-    return f"{listed}, …" if len(counts) > SHOWN else listed
 
 
 def _has_soft_edges(levels: Counter[int], *, lossy: bool) -> bool:
