@@ -123,6 +123,7 @@ FLAGS = {
     "gallery": Range(0, 1000),
     "images": Range(1, MANY),
     "nodes": Range(1, 65_536),
+    "outline": Range(0, 1000),
     "resamples": Range(0, 1_000_000),
     "seed": Range(0, 2**32 - 1),
     "seeds": Range(0, 2**32 - 1),
