@@ -228,7 +228,7 @@ def test_predict_takes_what_people_have(tmp_path: Path) -> None:
         (torch.zeros(4, 8, 8), ((4, 8, 8), 3)),
         (np.zeros((3, 8, 8), np.uint8), ((8, 3, 8), 3)),
         (torch.zeros(3, 0, 8), ((3, 0, 8),)),
-        ("photo.jpg", ("str",)),
+        ("photo.jpg", ("photo.jpg",)),
     ],
     ids=["255", "-1", "nan", "int64", "4 channels", "channels first", "empty", "path"],
 )

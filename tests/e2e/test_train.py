@@ -10,8 +10,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import semask
@@ -23,6 +25,7 @@ from semask.recipes.folder import PLACEHOLDER_CLASSES
 from semask.recipes.kinds import with_decoder
 from semask.structures import IGNORE, Sample
 from semask.training import run
+from semask.training.drawing import draw
 from semask.training.history import read_history
 from semask.training.options import RunOptions
 from semask.training.prepare import locked
@@ -41,6 +44,10 @@ def test_a_run_leaves_what_it_says(tmp_path: Path, tiny_recipe: Callable[..., Re
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "best", "last", "last.ckpt", "logs", "recipe.json"}
     assert list(tmp_path.glob("logs/session_0/events.out.tfevents.*"))
     assert json.loads((tmp_path / "recipe.json").read_text())["recipe"]["train"]["steps"] == 5
+
+    draw(result)
+    for name in ("curves.png", "overview.png"):
+        assert np.array(Image.open(tmp_path / name).convert("L")).std() > 5
 
     # the weights on disk are those that were evaluated: the moving average
     model = semask.load(str(result.last))

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from semask.data.classes import UNKNOWN, Classes, identity, packaged, palette
+from semask.data.classes import UNKNOWN, Classes, identity, packaged
 from semask.data.dataset import classes_of
 from semask.data.label_values import COLOUR, MAX_VALUE, pack_colours
+from semask.data.palette import ERROR_COLOUR, NEAR, OKABE_ITO, palette
 from semask.recipes.recipe import DataRecipe
 from semask.structures import IGNORE
 from tests.facts import facts, missing
@@ -223,11 +224,29 @@ def test_encode_of_signed_and_32_bit_values() -> None:
     assert Classes.from_dict(classes.to_dict()) == classes
 
 
-def test_palette_is_the_same_every_time_and_far_apart() -> None:
-    colours = np.array(palette(255))
-    assert palette(10) == palette(255)[:10]
-    apart = np.abs(colours[:, None] - colours[None]).max(-1) + 1000 * np.eye(255, dtype=int)
+def test_colours_are_okabe_and_itos_and_then_far_from_each_other_and_from_errors() -> None:
+    colours = palette(255)
+    assert colours[: len(OKABE_ITO)] == OKABE_ITO
+    # as published: sky blue, orange, bluish green, yellow, blue, reddish purple
+    assert [f"{red:02x}{green:02x}{blue:02x}" for red, green, blue in OKABE_ITO] == [
+        *("56b4e9", "e69f00", "009e73", "f0e442", "0072b2", "cc79a7")
+    ]
+    assert all(palette(count) == colours[:count] for count in (1, 3, 10, 60))
+    numbers = np.array(colours)
+    apart = np.linalg.norm(numbers[:, None] - numbers[None], axis=-1) + 1000 * np.eye(255)
     assert apart.min() >= 40
+    assert apart[:20, :20].min() >= 75
+    assert np.linalg.norm(numbers - ERROR_COLOUR, axis=1).min() > NEAR >= 60
+
+
+def test_names_of_a_flag_become_numbers() -> None:
+    classes = Classes.from_dict({"classes": ["sky", "road", "car"]})
+    assert classes.numbers(["car", "sky"], "--only") == (2, 0)
+    assert classes.numbers([], "--only") == ()
+    with pytest.raises(ValueError, match=facts("--only", "'raod'", "'road'")):
+        classes.numbers(["sky", "raod"], "--only")
+    with pytest.raises(ValueError, match=facts("--only", "'x'", "sky", "car")):
+        classes.numbers(["x"], "--only")
 
 
 @pytest.mark.parametrize(

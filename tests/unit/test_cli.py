@@ -169,6 +169,18 @@ def test_short_help_lists_the_first_flags_and_hidden_ones_parse(capsys: pytest.C
     assert train.parse(["scenes/semask-micro-fpn", "--optim.power", "0.5"]).recipe.optim.power == 0.5
 
 
+@pytest.mark.parametrize("command", ["doctor", "evaluate", "robustness"])
+def test_help_leaves_out_what_does_not_concern_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help-all"])
+    told = capsys.readouterr().out
+    assert [flag for flag in ("root", "kind", "channels", "label-suffix") if f"--data.{flag} " not in told] == []
+    training = ("crop", "flip", "photometric", "rare-crops", "copy-paste", "scale-range", "fraction", "hue")
+    assert [flag for flag in training if f"--data.{flag} " in told] == []
+    assert ("--data.base-scale " in told) == ("--split " in told) == (command != "doctor")
+    assert ("--data.val-split " in told) == (command == "doctor")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

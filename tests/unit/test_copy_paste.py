@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from semask.data.augment.copy_paste import CopyPaste
-from semask.data.classes import Classes, identity, palette
+from semask.data.classes import Classes, identity
+from semask.data.palette import palette
 from semask.recipes.recipe import DataRecipe
 from semask.structures import IGNORE
 from tests.facts import facts

@@ -176,6 +176,33 @@ def test_like_images_are_warned_of(root: Path) -> None:
     assert missing(messages_of(found.warnings, "duplicate")[0], "copy.jpg", "train3.jpg") == []
 
 
+def test_every_split_is_read(root: Path) -> None:
+    put(root, "test/new", *scene(300))
+    put(root, "test/again", np.array(Image.open(root / "images/train/train1.jpg")), scene(1)[1])
+    shutil.copy(root / "images/train/train1.jpg", root / "images/test/again.jpg")
+    put(root, "test/unlabelled", scene(301)[0], None)
+    found = look(root)
+    assert [(split.name, len(split.pairs)) for split in found.splits] == [("train", 6), ("val", 2), ("test", 2)]
+    assert found.training.name == "train"
+    assert found.splits[2].counts.pixels.sum() == 2 * SIZE[0] * SIZE[1]
+    # a leak into the test split is as bad as one into validation, a missing label there is not
+    assert [issue.kind for issue in found.errors] == ["leak"]
+    assert missing(str(found.errors[0]), "again.jpg", "'test'", "train1.jpg", "'train'") == []
+    assert missing(messages_of(found.warnings, "split")[0], "unlabelled.jpg") == []
+    assert {*found.to_dict()["splits"]} == {"train", "val", "test"}
+
+
+def test_a_table_is_proposed_from_the_two_splits_of_training(root: Path) -> None:
+    (root / "classes.json").unlink()
+    image, label = scene(300)
+    label[0] = 9
+    put(root, "test/new", image, label)
+    found = look(root)
+    assert found.proposal is not None
+    assert len(found.proposal.classes) == 4
+    assert missing(messages_of(found.errors, "values")[0], "new.png", 9) == []
+
+
 def test_odd_images_are_warned_of(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(root, "train/black", np.zeros((*SIZE, 3), np.uint8), scene(7)[1])
     put(root, "train/tiny", scene(8)[0][:10], scene(8)[1][:10])

@@ -19,6 +19,7 @@ from PIL import Image
 
 from semask import recipes
 from semask.checkpoints import store
+from semask.checkpoints.record import write_record
 from semask.cli import main as cli
 from semask.cli.evaluate import EvaluateOptions, evaluate, summary, table
 from semask.cli.scoring import check_classes
@@ -27,9 +28,10 @@ from semask.data.dataset import classes_of, validation_set
 from semask.evaluation.metrics import Confusion
 from semask.inference import tta
 from semask.models.build import build
-from semask.recipes import Recipe
+from semask.recipes import DataRecipe, Recipe
 from tests.facts import facts, missing
 
+SCENES = recipes.get_recipe("scenes/semask-micro-fpn")
 SMALL = ("--data.scene-count", "5", "--data.scene-size", "40", "56", "--workers", "0", "--device", "cpu")
 
 
@@ -167,6 +169,57 @@ def test_the_checkpoint_comes_first(checkpoint: Path, tmp_path: Path, capsys: py
     with pytest.raises(SystemExit):
         cli.main(["evaluate", str(tmp_path), "--data.scene-cout", "5"])
     assert "--data.scene-count" in capsys.readouterr().err
+
+
+def test_help_has_the_values_of_the_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = recipes.get_recipe("scenes/micro-fpn").override({"test.window": (96, 72), "data.root": "photos"})
+    write_record(tmp_path, recipe)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(["evaluate", str(tmp_path), "--help"])
+    assert leaving.value.code == 0
+    assert missing(capsys.readouterr().out, "96 72", "photos") == []
+
+
+def test_another_split_is_scored_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, scenes = tmp_path / "data", validation_set(SCENES.data)
+    for index in range(6):
+        image, label, _ = scenes[index]
+        for kind, pixels in (("images", (image * 255).byte().permute(1, 2, 0)), ("labels", label)):
+            (root / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.numpy()).save(root / kind / f"{index}.png")
+    (root / "classes.json").write_text(json.dumps(classes_of(SCENES.data).to_dict()))
+    data = DataRecipe(kind="files", root=str(root))
+    recipe = dataclasses.replace(SCENES, data=data)
+    store.save(build(recipe), tmp_path / "best")
+    base = ["evaluate", str(tmp_path / "best"), "--workers", "0", "--device", "cpu", "--resamples", "0"]
+
+    def names(*flags: str) -> list[str]:
+        assert cli.main([*base, *flags]) == 0
+        record = json.loads((tmp_path / "best/metrics.json").read_text())
+        with np.load(tmp_path / "best/metrics.npz") as arrays:
+            assert record["data"]["images"] == len(arrays["image_names"])
+            assert record["data"]["sha256"] == digest_split(data, record["data"]["split"])
+            return [record["data"]["split"], *arrays["image_names"].tolist()]
+
+    # no list: the recipe's two splits alone are known
+    assert cli.main([*base, "--split", "test"]) == 2
+    assert missing(capsys.readouterr().err, str(root / "test.txt")) == []
+    assert len(names("--split", "train")) == 6
+    for split, listed in (("train", "0 1"), ("val", "2"), ("test", "3 4 5")):
+        (root / f"{split}.txt").write_text("\n".join(listed.split()))
+    assert names("--split", "test") == ["test", "3", "4", "5"]
+    assert names() == ["val", "2"]
+    # robustness takes the same flag
+    flags = ["--corruptions", "fog", "--strengths", "1", "--workers", "0", "--device", "cpu", "--split", "test"]
+    assert cli.main(["robustness", str(tmp_path / "best"), *flags]) == 0
+    found = json.loads((tmp_path / "best/robustness.json").read_text())
+    assert found["data"] == {"split": "test", "images": 3, "sha256": digest_split(data, "test")}
+
+
+def test_scenes_have_one_split_to_score(checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match=facts("--split", "'test'")):
+        evaluate(checkpoint, store.load(checkpoint), EvaluateOptions(split="test", workers=0, device="cpu"))
 
 
 def test_undefined_scores_are_shown_as_a_dash() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from semask.data.checks.check import digest_split
-from semask.data.pairs import find_pairs
+from semask.data.pairs import find_pairs, find_splits
 from semask.recipes.recipe import DataRecipe
 from tests.facts import facts, missing
 from tests.unit.stored import make_zip
@@ -122,6 +122,60 @@ def test_names_that_are_no_text_are_held_out_and_have_a_digest(tmp_path: Path) -
     data = replace(data, images="images", labels="labels")
     assert sorted(stems(data) + stems(data, "val")) == sorted(names)
     assert digest_split(data, "train") != digest_split(data, "val")
+
+
+# --- splits beside the recipe's ---
+
+
+@pytest.mark.parametrize("images", ["images/{split}", "images"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_folders_of_images_and_labels_are_splits(tmp_path: Path, images: str, zipped: bool) -> None:
+    names = [f"{kind}/{split}/a.png" for kind in ("images", "labels") for split in ("train", "val", "test", ".old")]
+    data = tree(tmp_path / "data", *names, "images/unlabelled/a.png", "labels/nothing/a.png")
+    if zipped:
+        files = {path.relative_to(tmp_path).as_posix(): b"" for path in tmp_path.rglob("*.png")}
+        data = replace(data, root=str(make_zip(tmp_path / "data.zip", files)))
+    data = replace(data, images=images, labels=images.replace("images", "labels"))
+    assert find_splits(data) == ("train", "val", "test")
+    assert stems(data, "test") == ["a"]
+
+
+def test_lists_of_images_are_splits(tmp_path: Path) -> None:
+    data = tree(tmp_path, *(f"images/{s}.jpg" for s in "abcdef"), *(f"labels/{s}.png" for s in "abcdef"))
+    for name, listed in {
+        "train": "a b c", "val": "d", "test": "e f", "trainval": "a b c d", "train_few": "a", "all": "a b c d e f",
+        "hard": "c d", "classes": "road sky", "empty": "",
+    }.items():  # fmt: skip
+        (tmp_path / f"{name}.txt").write_text("\n".join(listed.split()))
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
+    assert find_splits(data) == ("train", "val", "hard", "test")
+    assert stems(data, "test") == ["e", "f"]
+    with pytest.raises(ValueError, match=facts(tmp_path / "holdout.txt")):
+        stems(data, "holdout")
+
+
+def test_sub_folders_of_one_folder_for_all_are_no_splits(tmp_path: Path) -> None:
+    data = tree(tmp_path, *(f"{kind}/{day}/{s}.png" for kind in ("images", "labels") for day in "xy" for s in "abc"))
+    data = replace(data, images="images", labels="labels")
+    assert find_splits(data) == ("train", "val")
+    assert len(stems(data)) + len(stems(data, "val")) == 6
+    with pytest.raises(ValueError, match=facts(tmp_path / "test.txt")):
+        stems(data, "test")
+
+
+def test_lists_of_voc_lie_in_a_folder(tmp_path: Path) -> None:
+    data = tree(tmp_path, *(f"JPEG/{s}.jpg" for s in "abc"), *(f"Class/{s}.png" for s in "abc"))
+    (tmp_path / "sets/main").mkdir(parents=True)
+    for name, listed in {"train": "a", "val": "b", "trainval": "a b", "test": "c"}.items():
+        (tmp_path / f"sets/main/{name}.txt").write_text("\n".join(listed.split()))
+    data = replace(data, images="JPEG", labels="Class", train_split="sets/main/train", val_split="sets/main/val")
+    assert find_splits(data) == ("sets/main/train", "sets/main/val", "sets/main/test")
+
+
+def test_splits_of_real_data(camvid: Path, ade20k_mini: Path) -> None:
+    assert find_splits(DataRecipe(root=str(camvid), classes="camvid"))[:2] == ("train", "val")
+    data = DataRecipe(root=str(ade20k_mini), labels="annotations/{split}", image_suffix=".jpg")
+    assert find_splits(replace(data, train_split="training", val_split="validation")) == ("training", "validation")
 
 
 # --- what can be wrong -------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from semask.visualization.pages.images import (
     UNKNOWN_COLOUR,
     UNLABELLED,
     WRONG,
+    choose,
     errors_uri,
     image_uri,
     overlay_uri,
@@ -271,6 +272,28 @@ def test_mistakes_against_a_loop() -> None:
     shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     assert (pixels[..., :3] == COLOUR).all()
     np.testing.assert_allclose(pixels[..., 3] / 255, np.sqrt(shares), atol=0.003)
+
+
+def test_few_images_are_shared_out_and_none_comes_twice() -> None:
+    random = np.random.default_rng(0)
+    for total, count in itertools.product(range(13), range(5)):
+        scores = random.permutation(total) / 13
+        chosen = choose(scores, count)
+        titles = [title for _, title in chosen]
+        assert len({index for index, _ in chosen}) == len(chosen)
+        assert all(titles.count(title) <= count for title in titles)
+        # what is best is no worse than what is median, and so on
+        values = {title: [scores[index] for index, of in chosen if of == title] for title in titles}
+        order = [title for title in ("best", "median", "worst") if title in values]
+        assert [*values] == order
+        assert all(min(values[one]) > max(values[other]) for one, other in itertools.pairwise(order))
+        if total and count:
+            assert chosen[0] == (int(scores.argmax()), "best")
+            assert total == 1 or (int(scores.argmin()), "worst") in chosen
+            assert len(chosen) == min(total, 3 * count) or total > 3
+    assert choose(np.array([0.2, 0.9, 0.5]), 3) == [(1, "best"), (2, "median"), (0, "worst")]
+    assert choose(np.array([np.nan, 0.9, np.nan]), 3) == [(1, "best")]
+    assert choose(np.array([0.1, 0.2, 0.3, 0.4, 0.5]), 1) == [(4, "best"), (2, "median"), (0, "worst")]
 
 
 def test_a_matrix_of_other_classes_is_refused() -> None:

@@ -70,10 +70,41 @@ def test_a_picture_becomes_labels_overlay_and_prior(checkpoint: Path, picture: n
     assert np.abs(shown.astype(int) - mixed.astype(int)).mean() < 6, "JPEG loses little"
 
 
+def test_overlays_of_chosen_classes_with_outlines_and_legend(
+    checkpoint: Path, picture: np.ndarray, tmp_path: Path
+) -> None:
+    Image.fromarray(picture).resize((720, 480)).save(tmp_path / "a.png")
+    base = ["predict", str(checkpoint), str(tmp_path / "a.png"), "--out", str(tmp_path / "o")]
+
+    def shown(*flags: str) -> np.ndarray:
+        assert cli.main([*base, *flags]) == 0
+        return np.array(Image.open(tmp_path / "o/overlays/a.jpg")).astype(int)
+
+    plain = shown("--alpha", "0", "--legend", "false")
+    image = np.array(Image.open(tmp_path / "a.png")).astype(int)
+    assert np.abs(plain - image).mean() < 3
+    found = labels(tmp_path / "o/predictions/a.png")
+    index = int(np.bincount(found.ravel()).argmax())
+    # one class alone, in its colour
+    only = shown("--alpha", "1", "--legend", "false", "--only", f"class {index}")
+    colour = np.array(numbered_classes(12).colours[index])
+    assert np.median(np.abs(only - colour)[found == index]) <= 2
+    assert np.abs(only - image)[found != index].mean() < 12
+    # lines alone, and the legend in the lower left corner
+    lines = np.abs(shown("--alpha", "0", "--outline", "3", "--legend", "false") - plain).max(-1) > 30
+    assert 0.01 < lines.mean() < 0.8
+    legend = np.abs(shown("--alpha", "0") - plain).max(-1) > 30
+    assert legend[240:, :360].any()
+    assert not legend[:100].any()
+    assert cli.main([*base, "--only", "tree"]) == 2
+
+
 def test_overlays_can_be_left_out(checkpoint: Path, picture: np.ndarray, tmp_path: Path) -> None:
     Image.fromarray(picture).save(tmp_path / "a.png")
     assert (
-        cli.main(["predict", str(checkpoint), str(tmp_path / "a.png"), "--out", str(tmp_path / "o"), "--no-overlay"])
+        cli.main(
+            ["predict", str(checkpoint), str(tmp_path / "a.png"), "--out", str(tmp_path / "o"), "--overlay", "false"]
+        )
         == 0
     )
     assert [path.name for path in (tmp_path / "o").iterdir()] == ["predictions"]
@@ -270,7 +301,7 @@ def test_test_flags_begin_at_the_checkpoints_recipe(tmp_path: Path) -> None:
     recipe = recipes.get_recipe("scenes/semask-micro-fpn")
     recipe = replace(recipe, test=replace(recipe.test, mode="sliding", window=(64, 48), flip=True))
     store.save(build(recipe), tmp_path)
-    settings = parse(["--no-overlay", "--out", "o", str(tmp_path), "a.png", "--test.stride", "9", "8"])
+    settings = parse(["--overlay", "false", "--out", "o", str(tmp_path), "a.png", "--test.stride", "9", "8"])
     assert settings.test == replace(recipe.test, stride=(9, 8))
     assert (settings.checkpoint, settings.images) == (tmp_path, Path("a.png"))
     assert settings.run == PredictOptions(out=Path("o"), overlay=False)

@@ -264,9 +264,36 @@ def test_size_layout_and_orientation_are_looked_at_before_decoding(
 
 
 def test_what_is_shown_of_bands() -> None:
-    bands = torch.rand(5, 3, 4)
-    assert torch.equal(as_rgb(bands), bands[:3])
-    assert torch.equal(as_rgb(bands[:2]), bands[:1].expand(3, -1, -1))
+    bands = torch.rand(5, 30, 40)
+    low, high = np.percentile(bands[:3].numpy(), (2, 98))
+    torch.testing.assert_close(as_rgb(bands), ((bands[:3] - low) / (high - low)).clamp(0, 1))
+    grey = as_rgb(bands[:2])
+    assert torch.equal(grey[0], grey[1])
+    assert torch.equal(grey[0], grey[2])
+    assert torch.equal(grey[0].flatten().argsort()[40:-40], bands[0].flatten().argsort()[40:-40])
+
+
+def test_colours_of_eight_bits_are_shown_as_they_are() -> None:
+    image = torch.randint(20, 60, (3, 30, 40), dtype=torch.uint8)
+    assert torch.equal(as_rgb(image), image)
+    assert torch.equal(as_rgb(image / 255), image / 255)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_that_use_little_of_their_range_are_neither_black_nor_white(channels: int) -> None:
+    image = torch.from_numpy(np.random.default_rng(0).integers(30000, 33277, (channels, 50, 60)) / 65535).float()
+    shown = as_rgb(image)
+    assert 0.4 < float(shown.mean()) < 0.6
+    assert float(shown.std()) > 0.2
+    assert (float(shown.min()), float(shown.max())) == (0, 1)
+    assert torch.equal(as_rgb(torch.full((1, 4, 4), 0.3)), torch.full((3, 4, 4), 0.3))
+
+
+def test_a_few_bright_spots_on_one_level_are_seen() -> None:
+    image = torch.full((1, 50, 60), 0.01)
+    image[0, 7, 7:17] = 0.03
+    assert as_rgb(image)[:, 7, 7:17].min() == 1
+    assert as_rgb(image)[:, 8:].max() == 0
 
 
 @pytest.mark.parametrize("kind", ["sizes", "stack"])

@@ -10,7 +10,15 @@ from PIL import Image
 from semask.data.classes import Classes
 from semask.evaluation.metrics import Confusion
 from semask.structures import IGNORE
-from semask.visualization.colours import IGNORE_COLOUR, colourise, numbered_classes, overlay, write_image, write_label
+from semask.visualization.colours import (
+    IGNORE_COLOUR,
+    colourise,
+    foreground,
+    numbered_classes,
+    overlay,
+    write_image,
+    write_label,
+)
 from tests.facts import facts
 
 CLASSES = Classes(("sky", "road"), ((10, 20, 30), (200, 100, 0)), {0: 0, 1: 1})
@@ -93,3 +101,55 @@ def test_overlays_of_bytes_and_strip_by_strip_are_the_same(monkeypatch: pytest.M
     assert torch.equal(overlay(image, labels, CLASSES, alpha=0.3), whole)
     monkeypatch.setattr("semask.visualization.colours.PIXELS", 20)
     assert torch.equal(overlay(image, labels, CLASSES, alpha=0.3), whole)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100])
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_outlines_against_a_loop(width: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pixel is painted where one of another class lies within the width along its row or column."""
+    monkeypatch.setattr("semask.visualization.colours.PIXELS", 14 * rows)
+    labels = torch.randint(0, 3, (4, 5)).repeat_interleave(3, 0).repeat_interleave(3, 1)[:, :14]
+    labels[labels == 2] = IGNORE
+    image = torch.randint(0, 256, (3, *labels.shape), dtype=torch.uint8)
+    for shown in (None, (1,)):
+        found = overlay(image, labels, CLASSES, alpha=0, outline=width, shown=shown)
+        for y, x in np.ndindex(*labels.shape):
+            row = labels[y, max(0, x - width) : x + width + 1]
+            column = labels[max(0, y - width) : y + width + 1, x]
+            own = int(labels[y, x])
+            painted = own in (shown or (0, 1)) and any(int(other) != own for other in (*row, *column))
+            assert tuple(found[:, y, x].tolist()) == (CLASSES.colours[own] if painted else tuple(image[:, y, x]))
+
+
+def test_overlay_of_chosen_classes_leaves_the_others_alone() -> None:
+    image = torch.randint(0, 256, (3, 2, 3), dtype=torch.uint8)
+    mixed = overlay(image, LABELS, CLASSES, alpha=1, shown=(1,))
+    assert torch.equal(mixed, torch.where(LABELS == 1, colourise(LABELS, CLASSES), image))
+    assert torch.equal(overlay(image, LABELS, CLASSES, shown=()), image)
+
+
+def test_a_legend_shows_the_classes_that_are_there() -> None:
+    image, labels = torch.full((3, 240, 320), 90, dtype=torch.uint8), torch.zeros(240, 320, dtype=torch.uint8)
+    classes = numbered_classes(5)
+    labels[:50] = 3
+
+    def colours(**options: object) -> set[tuple[int, ...]]:
+        return {*map(tuple, overlay(image, labels, classes, alpha=0, **options).flatten(1).T.tolist())}
+
+    assert colours() == {(90, 90, 90)}
+    assert {*classes.colours} & colours(legend=True) == {classes.colours[0], classes.colours[3]}
+    assert {*classes.colours} & colours(legend=True, shown=(3, 4)) == {classes.colours[3]}
+    # the upper right corner stays free, and a small image has no room
+    assert torch.equal(overlay(image, labels, classes, alpha=0, legend=True)[:, :100], image[:, :100])
+    small = image[:, :20, :20], labels[:20, :20]
+    assert torch.equal(overlay(*small, classes, legend=True), overlay(*small, classes))
+
+
+def test_the_background_is_left_clear_where_there_are_other_classes() -> None:
+    def shown(*names: str) -> tuple[int, ...]:
+        return foreground(Classes.from_dict({"classes": [*names]}))
+
+    assert shown("Background ", "crop") == (1,)
+    assert shown("crop", "bg", "weed") == (0, 2)
+    assert shown("sky", "road") == (0, 1)
+    assert shown("background") == (0,)

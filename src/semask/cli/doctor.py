@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import FlagConversionOff, arg
 
-from semask.cli.flags import parse_over, split_name
+from semask.cli.flags import STORED, parse_over, split_name
 from semask.files import check_writable, write_json, write_text
 from semask.recipes import DataRecipe, Recipe, get_recipe
 from semask.text import Table, console, pluralize
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 USAGE = "semask doctor DATA"
 FIRST = ("data.root", "data.classes", "data.images", "data.labels", "data.train-split", "data.val-split")
+SEEN = {*STORED, "train_split", "val_split"}
+"""Fields of a DataRecipe that decide what is read."""
 SHOWN = 10
 """Number of files on the screen for one kind of problem; the page has more."""
 SHOWN_CLASSES = 40
@@ -65,7 +67,8 @@ def main(arguments: Sequence[str]) -> int:
         "--data.label-suffix _{class}.png, or --data.labels labels/{class}, reads one mask per class."
     )
     recipe = Recipe(name="DATA") if name is None else find_data(name)
-    settings, recipe = parse_over(Settings, recipe, flags, prog=USAGE, description=description, first=FIRST)
+    options: dict[str, Any] = {"prog": USAGE, "description": description, "first": FIRST, "data": SEEN}
+    settings, recipe = parse_over(Settings, recipe, flags, **options)
     if recipe.data.kind == "scenes":
         raise ValueError(f"{recipe.name} draws its scenes and has no files to check; give a folder or a recipe")
     out = settings.run.out or Path("runs") / "doctor" / recipe.name.replace("/", "-")

@@ -1,4 +1,4 @@
-"""`semask evaluate CHECKPOINT`: score a checkpoint on a data set's validation split."""
+"""`semask evaluate CHECKPOINT`: score a checkpoint on a split of a data set, for validation or another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tyro.conf import FlagConversionOff, arg
 
 from semask.checkpoints.record import read_recipe
 from semask.cli.flags import check_record, parse_over
-from semask.cli.scoring import FIRST, begin, check_classes, origin, processes, with_own_classes
+from semask.cli.scoring import FIRST, TESTED, begin, check_classes, origin, processes, with_own_classes
 from semask.recipes import DataRecipe, TestRecipe
 from semask.recipes.protocols import name_of, what_is_seen, with_protocol
 from semask.text import Progress, Table, console, percent
@@ -42,6 +42,9 @@ class EvaluateOptions:
     protocol: str | None = None
     """A paper's protocol: semask-ss, semask-ms, segmenter-ss, segmenter-ms, mask2former-ss or mask2former-ms, where
     ss is one scale and ms several with flips. --data and --test flags go beyond it; None is the checkpoint's own."""
+    split: str | None = None
+    """Name of the split to score, such as test: a folder of images, or a list of stems; None is the recipe's validation
+    split."""
     out: Path | None = None
     """File for the scores; None is CHECKPOINT/metrics.json. Beside it go the counts of every image (.npz), a page
     (.html), and a figure of the classes' IoU (.png)."""
@@ -82,8 +85,9 @@ def main(arguments: Sequence[str]) -> None:
     checkpoint, recipe, flags = begin(arguments, usage=USAGE)
     given: dict[str, Any] = {
         "prog": USAGE,
-        "description": "Score a checkpoint on its data set's validation split; flags set other data and protocols.",
+        "description": "Score a checkpoint on a split of its data set; flags set other data and protocols.",
         "first": FIRST,
+        "data": TESTED,
     }
     settings, chosen = parse_over(Settings, recipe, flags, **given)
     if settings.run.protocol is not None:
@@ -123,13 +127,13 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
         predictor = build_predictor(bundle.model.to(device), recipe.test, recipe.data)
         # one process checks, all of them count
         if rank == 0 and recipe.data.kind != "scenes" and not options.skip_check:
-            check_pairs(recipe.data, splits=(recipe.data.val_split,))
+            check_pairs(recipe.data, splits=(options.split or recipe.data.val_split,))
             screen.print(classes.describe())
         # training at another scale is the usual reason for a low score
         warning = scale_warning(read_recipe(checkpoint).data, recipe.data, recipe.test)
         if rank == 0 and warning:
             logger.warning(warning)
-        samples = validation_set(recipe.data)
+        samples = validation_set(recipe.data, options.split)
         height, width = samples[0].label.shape
         if note := scale_note(recipe.data, height, width):
             screen.print(note)
@@ -150,7 +154,7 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
         scores = accumulator.scores()
         if rank == 0:
             record = {
-                **origin(checkpoint, recipe, len(accumulator.images), device),
+                **origin(checkpoint, recipe, options.split, len(accumulator.images), device),
                 "images": len(accumulator.images),
                 **measured(accumulator, classes.names, resamples=options.resamples, seed=options.seed),
                 "protocol": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -13,13 +13,18 @@ import tyro
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructTypeInfo
 
 from semask.files import check_writable
-from semask.recipes import Recipe, TrainRecipe
+from semask.recipes import DataRecipe, Recipe, TrainRecipe
 from semask.recipes.bounds import check_flags, check_numbers
 
 T = TypeVar("T")
 HELP = ("-h", "--help", "--help-all")
 SHORT = {(TrainRecipe, "freeze"), (TrainRecipe, "early_stop")}
 """Fields whose flags have no prefix: --freeze, not --train.freeze."""
+STORED = {
+    *("kind", "root", "classes", "images", "labels", "image_suffix", "label_suffix", "image_column", "label_column"),
+    *("channels", "value_range"),
+}
+"""Fields of a DataRecipe that say where images and labels are, and how their files are read."""
 
 
 def parse(target: Callable[..., T], arguments: Sequence[str], *, prog: str, **options: Any) -> T:
@@ -37,12 +42,20 @@ def parse(target: Callable[..., T], arguments: Sequence[str], *, prog: str, **op
 
 
 def parse_over(
-    settings: type[T], recipe: Recipe, arguments: Sequence[str], *, prog: str, description: str, first: Sequence[str]
+    settings: type[T],
+    recipe: Recipe,
+    arguments: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    first: Sequence[str],
+    data: Collection[str] | None = None,
 ) -> tuple[T, Recipe]:
     """Parse flags over a recipe: return the settings, and the recipe with the values of the flags.
 
     Fields of `settings` that are also fields of recipes start at the recipe's values. --help lists of these the flags
-    in `first` alone, such as data.root; --help-all lists all of them.
+    in `first` alone, such as data.root; --help-all lists all of them, of a DataRecipe only the fields in `data`, where
+    the others do not concern the command.
     """
     # the parts of a recipe that this command has flags for
     names = {field.name for field in dataclasses.fields(settings)} & {  # type: ignore[arg-type]
@@ -50,12 +63,12 @@ def parse_over(
     }
     default = settings(**{name: getattr(recipe, name) for name in names})
     # a short help names the most used flags, --help-all every one
-    registry = _field_rules(None, default)
-    if {"-h", "--help"} & {*arguments}:
-        description += (
-            f"\n\nThis lists the flags that are used most. `{prog} --help-all` lists every field of the recipe."
-        )
-        registry = _field_rules(first, default)
+    short = bool({"-h", "--help"} & {*arguments})
+    if short:
+        description += f"\n\nThis lists the flags that are used most. `{prog} --help-all` lists all."
+    # every field of a recipe parses, also those that help leaves out
+    asking = bool({*HELP} & {*arguments})
+    registry = _field_rules(first if short else None, data if asking else None, default)
     parsed = parse(settings, arguments, prog=prog, description=description, default=default, registry=registry)
     changed = dataclasses.replace(recipe, **{name: getattr(parsed, name) for name in names})
     check_numbers(changed)
@@ -104,10 +117,11 @@ def check_record(out: Path | None) -> None:
         check_writable(out.parent)
 
 
-def _field_rules(first: Sequence[str] | None, default: Any) -> ConstructorRegistry:
-    """Rules for tyro: fields with short names, and the fields of recipes that are not `first` hidden from the help.
+def _field_rules(first: Sequence[str] | None, data: Collection[str] | None, default: Any) -> ConstructorRegistry:
+    """Rules for tyro: fields with short names, and fields hidden from the help.
 
-    A hidden flag still parses; None hides none.
+    Of recipes those are hidden that are not `first`, and of a DataRecipe those that are not in `data`; None hides none.
+    tyro does not parse hidden flags.
     """
     # every part of a dotted name as (class of its owner, field)
     shown = set()
@@ -119,7 +133,10 @@ def _field_rules(first: Sequence[str] | None, default: Any) -> ConstructorRegist
 
     def annotated(owner: Any, field: Any) -> Any:
         marks = [tyro.conf.arg(prefix_name=False)] if (owner, field.name) in SHORT else []
-        marks += [tyro.conf.Suppress] if first is not None and (owner, field.name) not in shown else []
+        hidden = (first is not None and (owner, field.name) not in shown) or (
+            data is not None and owner is DataRecipe and field.name not in data
+        )
+        marks += [tyro.conf.Suppress] if hidden else []
         return dataclasses.replace(field, type=Annotated[field.type, *marks]) if marks else field
 
     @registry.struct_rule

@@ -49,7 +49,7 @@ class PredictOptions:
 
     out: Path
     """Folder for the results."""
-    overlay: bool = True
+    overlay: FlagConversionOff[bool] = True
     """Write images with the classes' colours laid over them."""
     alpha: float = 0.5
     """Share of colour in overlays, from 0 to 1."""
@@ -57,7 +57,7 @@ class PredictOptions:
     """Width of lines around regions in overlays [px]; with --alpha 0 there are lines alone."""
     only: tuple[str, ...] | None = None
     """Names of the classes in overlays; None shows all but the one called background."""
-    legend: bool = True
+    legend: FlagConversionOff[bool] = True
     """Write the names of the classes into a corner of overlays."""
     prior: bool = False
     """Write the semantic prior's label map too; the checkpoint must have semantic layers."""

@@ -6,12 +6,12 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import FlagConversionOff, arg
 
 from semask.cli.flags import check_record, parse_over
-from semask.cli.scoring import FIRST, begin, check_classes, origin, processes, with_own_classes
+from semask.cli.scoring import FIRST, TESTED, begin, check_classes, origin, processes, with_own_classes
 from semask.files import write_json, write_text
 from semask.recipes import DataRecipe, TestRecipe
 from semask.text import Progress, Table, console, percent
@@ -34,6 +34,8 @@ class RobustnessOptions:
     """Names of ImageNet-C's corruptions, such as fog snow, or kinds: noise, blur, weather, digital; None takes all."""
     strengths: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Strengths of the corruptions, from 1 to 5."""
+    split: str | None = None
+    """Name of the split to score, such as test; None is the recipe's validation split."""
     images: int | None = None
     """Number of images, spread evenly over the split; None uses all. All corruptions cost 75 evaluations."""
     seed: int = 0
@@ -60,8 +62,9 @@ class Settings:
 def main(arguments: Sequence[str]) -> None:
     """Parse `CHECKPOINT [flags]`, whose flags start at the checkpoint's own recipe, and evaluate."""
     checkpoint, recipe, flags = begin(arguments, usage=USAGE)
-    description = "Score a checkpoint on its validation split, clean and under the corruptions of ImageNet-C."
-    settings, recipe = parse_over(Settings, recipe, flags, prog=USAGE, description=description, first=FIRST)
+    description = "Score a checkpoint on a split of its data set, clean and under the corruptions of ImageNet-C."
+    options: dict[str, Any] = {"prog": USAGE, "description": description, "first": FIRST, "data": TESTED}
+    settings, recipe = parse_over(Settings, recipe, flags, **options)
     from semask.checkpoints import store
 
     robustness(checkpoint, store.load(checkpoint)._replace(recipe=recipe), settings.run)
@@ -92,12 +95,12 @@ def robustness(checkpoint: Path, bundle: Bundle, options: RobustnessOptions) -> 
     # one process checks and writes, all of them score
     with processes(device) as rank:
         if rank == 0 and recipe.data.kind != "scenes" and not options.skip_check:
-            check_pairs(recipe.data, splits=(recipe.data.val_split,))
+            check_pairs(recipe.data, splits=(options.split or recipe.data.val_split,))
         started = time.perf_counter()
         found, images = _measure(bundle, device, options)
         if rank == 0:
             record = {
-                **origin(checkpoint, recipe, images, device),
+                **origin(checkpoint, recipe, options.split, images, device),
                 "seed": options.seed,
                 **found.to_dict(),
                 "protocol": {"data": dataclasses.asdict(recipe.data), "test": dataclasses.asdict(recipe.test)},
@@ -121,7 +124,7 @@ def _measure(bundle: Bundle, device: torch.device, options: RobustnessOptions) -
 
     model, recipe, _ = bundle
     assert recipe is not None
-    samples = validation_set(recipe.data)
+    samples = validation_set(recipe.data, options.split)
     corruptions = named(options.corruptions)
     count = len(spread_out(len(samples), options.images))
     # one predictor and one progress bar for all corruptions

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from semask.checkpoints.record import WEIGHTS, read_recipe
-from semask.cli.flags import split_name
+from semask.cli.flags import STORED, split_name
 from semask.recipes import Recipe, to_dict
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 FIRST = (
     "data.root",
     "data.classes",
-    "data.val-split",
     "test.mode",
     "test.window",
     "test.stride",
@@ -34,6 +33,8 @@ FIRST = (
     "test.batch-size",
 )
 """Fields of a recipe that `--help` lists."""
+TESTED = {*STORED, "base_scale", "base_ratio", "antialias", "scene_size", "scene_count"}
+"""Fields of a DataRecipe that decide a test."""
 PATIENCE = timedelta(hours=6)
 """Longest wait of finished processes for the others: the first reads all labels before its share."""
 
@@ -97,7 +98,7 @@ def processes(device: torch.device) -> Iterator[int]:
         torch.distributed.destroy_process_group()
 
 
-def origin(checkpoint: Path, recipe: Recipe, images: int, device: torch.device) -> dict[str, Any]:
+def origin(checkpoint: Path, recipe: Recipe, split: str | None, images: int, device: torch.device) -> dict[str, Any]:
     """Origin of the scores as JSON values: checkpoint and data by their SHA-256, versions, device."""
     import torch.distributed
 
@@ -108,7 +109,7 @@ def origin(checkpoint: Path, recipe: Recipe, images: int, device: torch.device) 
     # the same weights and files have the same digests on every machine
     with (checkpoint / WEIGHTS).open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
-    split = recipe.data.val_split
+    split = split or recipe.data.val_split
     joined = torch.distributed.is_available() and torch.distributed.is_initialized()
     return {
         "recipe": recipe.name,

@@ -21,7 +21,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache, cached_property
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -42,21 +42,11 @@ from semask.data.label_values import (
     parse_key,
     runs,
 )
+from semask.data.palette import palette
 from semask.structures import IGNORE
 
 UNKNOWN = -1
 """The entry of `Classes.lookup` for source values outside the label map."""
-OKABE_ITO: tuple[Colour, ...] = (
-    (86, 180, 233),
-    (230, 159, 0),
-    (0, 158, 115),
-    (240, 228, 66),
-    (0, 114, 178),
-    (204, 121, 167),
-)
-"""Sky blue, orange, bluish green, yellow, blue, reddish purple."""
-ERROR_COLOUR: Colour = (214, 39, 40)
-"""The red of wrong pixels, which no class has."""
 MAX_CLASSES = IGNORE
 RECORD = "recipe.json"
 """The file of a checkpoint that holds its class table."""
@@ -305,27 +295,6 @@ class Classes:
 def identity(num_classes: int) -> dict[int, int]:
     """Return the label map of files that already hold class numbers, with 255 for ignore."""
     return {**{value: value for value in range(num_classes)}, IGNORE: IGNORE}
-
-
-@cache
-def palette(count: int) -> tuple[Colour, ...]:
-    """Return `count` ≤ 255 colours: Okabe and Ito's, which colour-blind readers distinguish, then others far apart.
-
-    Each further one is the grid colour farthest from black, white, the red of errors and those before.
-
-    Source: Okabe and Ito 2008, without black and vermilion, which is near the red of errors.
-    """
-    colours = [*OKABE_ITO[:count]]
-    levels = np.linspace(0, 255, 7).round()
-    grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
-    taken = np.array([(0, 0, 0), (255, 255, 255), ERROR_COLOUR, *OKABE_ITO])
-    distance = np.square(grid[:, None] - taken).sum(-1).min(axis=1)
-    for _ in range(count - len(colours)):
-        # farthest-point sampling of the grid
-        chosen = grid[distance.argmax()]
-        distance = np.minimum(distance, np.square(grid - chosen).sum(1))
-        colours.append((int(chosen[0]), int(chosen[1]), int(chosen[2])))
-    return tuple(colours)
 
 
 def packaged() -> list[str]:

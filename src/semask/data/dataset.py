@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from semask.data.pairs import Pair, find_pairs, stored_classes
 from semask.data.readers.image import read_label
 from semask.data.readers.raster import ImageTensor, check_channels, read_raster
 from semask.data.readers.source import Source
+from semask.data.readers.tree import warn_once
 from semask.data.scenes.scene import SCENE_CLASSES, draw_scene
 from semask.ops.resize import to_float
 from semask.recipes.recipe import IMAGENET_MEAN, DataRecipe
@@ -55,14 +56,8 @@ def classes_of(data: DataRecipe) -> Classes:
             f"no class table in {data.root}, and the labels leave its meaning open: {proposal.reason}; {write}; or "
             f"name a packaged table ({', '.join(packaged())}) or a file by --data.classes"
         )
-    _warn_assumed(f"no class table in {data.root}: {proposal.reason}, so {proposal.classes.describe()}; {write}")
+    warn_once(f"no class table in {data.root}: {proposal.reason}, so {proposal.classes.describe()}; {write}")
     return proposal.classes
-
-
-@cache
-def _warn_assumed(message: str) -> None:
-    """Warn once: a training asks for its classes several times."""
-    logger.warning("%s", message)
 
 
 def training_set(
@@ -106,12 +101,18 @@ def share_of(pairs: Sequence[Pair], fraction: float, *, seed: int) -> list[Pair]
     return [pairs[index] for index in sorted(order[: max(count, 1)])]
 
 
-def validation_set(data: DataRecipe) -> ValidationFiles | ValidationScenes:
-    """Return the validation images at their own size, unaugmented."""
+def validation_set(data: DataRecipe, split: str | None = None) -> ValidationFiles | ValidationScenes:
+    """Return the images of a split at their own size, unaugmented; None is the validation split.
+
+    Raises:
+        ValueError: the split cannot be found, or scenes shall have another than that for validation.
+    """
     if data.kind == "scenes":
+        if split not in (None, data.val_split):
+            raise ValueError(f"scenes have a validation split alone, got {split!r}; leave out --split")
         return ValidationScenes(data.scene_count, data.scene_size)
     check_channels(data)
-    return ValidationFiles(find_pairs(data, data.val_split), classes_of(data), data)
+    return ValidationFiles(find_pairs(data, split or data.val_split), classes_of(data), data)
 
 
 class TrainingFiles(Dataset[Sample]):

@@ -15,7 +15,7 @@ import logging
 import os
 import zipfile
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from unicodedata import normalize
@@ -37,7 +37,7 @@ from semask.data.readers.hugging_face import dataset_rows, expected_dataset
 from semask.data.readers.image import SUFFIXES
 from semask.data.readers.shards import expected_shards, shard_samples
 from semask.data.readers.source import Source
-from semask.data.readers.tree import Tree, unicode_forms
+from semask.data.readers.tree import Tree, unicode_forms, warn_once
 from semask.recipes.recipe import DataRecipe
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,6 @@ SHOWN = 5
 LOSSY = (".jpg", ".jpeg")
 CANDIDATES = 20
 """Labels compared with an image without one, to find the suffix that fits."""
-TWINS = ", without regard to the suffix's case and the form of Unicode (NFC, NFD)"
 
 Files = dict[str, Source]
 """Files by their stem, or by their path below a folder."""
@@ -82,6 +81,40 @@ def find_pairs(data: DataRecipe, split: str) -> list[Pair]:
     """
     find = {"shards": shard_samples, "hugging_face": dataset_rows}.get(data.kind, _pairs_in_folders)
     return _sorted_pairs(find(data, find_root(data), split))
+
+
+def find_splits(data: DataRecipe) -> tuple[str, ...]:
+    """Return the recipe's two splits, then other folders of images and labels, then other lists of stems.
+
+    A list that holds the whole training split (trainval.txt), or part of it by its name (train_small.txt), is no other.
+
+    Raises:
+        ValueError: the root is missing.
+    """
+    own = (data.train_split, data.val_split)
+    if data.kind != "files":
+        return own
+    tree = Tree(find_root(data))
+
+    def stems(split: str) -> set[str]:
+        try:
+            folder, own_folder = _find_folder(tree, data.images, data, split)
+            images = _by_stem(tree.files(folder), data.image_suffix or None)
+            return {*_stems_of_split(images, tree, data, split=split, own_folder=own_folder)}
+        except ValueError:
+            return set()
+
+    # folders beside those of the two splits
+    both = [each if "{split}" in each else f"{each}/{{split}}" for each in (data.images, mask_pattern(data, "")[0])]
+    below = tree.entries(both[0].partition("{split}")[0].rstrip("/"))
+    folders = [name for name in below if all(tree.has_folder(each.replace("{split}", name)) for each in both)]
+    folders = folders if {*folders} & {*own} else []
+    # lists beside that of the training split
+    place, training = data.train_split.rpartition("/")[0], stems(data.train_split)
+    names = (f"{place}/{name}".strip("/").removesuffix(".txt") for name in tree.entries(place) if name.endswith(".txt"))
+    found = {name: stems(name) for name in names if not name.startswith(data.train_split)}
+    lists = [name for name, listed in found.items() if listed and not (training and listed >= training)]
+    return tuple(dict.fromkeys((*own, *folders, *lists)))
 
 
 def _sorted_pairs(found: dict[str, tuple[Source, Source]]) -> list[Pair]:
@@ -196,7 +229,7 @@ def _by_stem(files: Files, suffix: str | None) -> Files:
         if tail.lower() != ending.lower() or (suffix is None and ending.lower() not in SUFFIXES):
             continue
         if stem in found:
-            raise ValueError(f"two files share one stem: {found[stem]} and {file}{TWINS}; rename or remove one")
+            raise ValueError(f"{found[stem]} and {file} share one stem, case and form of Unicode aside; rename one")
         found[stem] = file
     return found
 
@@ -219,7 +252,7 @@ def _find_folder(tree: Tree, pattern: str, data: DataRecipe, split: str) -> tupl
     """Return the folder of a split below the root, and whether it holds that split alone."""
     by_split = pattern if "{split}" in pattern else f"{pattern}/{{split}}"
     shared = pattern.replace("{split}", "").rstrip("/")
-    splits = (data.train_split, data.val_split)
+    splits = (data.train_split, data.val_split, split)
     present = [name for name in splits if tree.has_folder(by_split.replace("{split}", name))]
     if split in present:
         return by_split.replace("{split}", split), True
@@ -242,27 +275,19 @@ def _stems_of_split(images: Files, tree: Tree, data: DataRecipe, *, split: str, 
         return _listed_stems(listing, tree.root / f"{split}.txt", images)
     if own_folder:
         return sorted(images)
-    files = [f"{name}.txt" for name in (data.train_split, data.val_split)]
-    if any(tree.read_text(file) is not None for file in files):
+    splits = (data.train_split, data.val_split)
+    files = [f"{name}.txt" for name in splits]
+    if split not in splits or any(tree.read_text(file) is not None for file in files):
         raise ValueError(
-            f"no {tree.root / split}.txt, although the other split has its file; write the split's stems there, one a "
-            "line"
+            f"no {tree.root / split}.txt and no folder of that split alone; write its stems there, one a line"
         )
     # hold out a tenth, at least one, the same on every machine and in every order
     ranked = sorted(images, key=lambda stem: hashlib.sha256(stem.encode("utf-8", "surrogatepass")).digest())
     held_out = set(ranked[: max(1, round(len(ranked) * VALIDATION_SHARE))])
-    _warn_held_out(tree.root, len(held_out), len(images), " and ".join(files))
+    held = f"{len(held_out)} of {len(images)} images, chosen by their names, are for validation"
+    write = f"write {' and '.join(files)} to choose them yourself"
+    warn_once(f"no folder or file defines the splits of {tree.root}: {held}; {write}")
     return sorted(held_out if split == data.val_split else images.keys() - held_out)
-
-
-@cache
-def _warn_held_out(root: Path, validation: int, images: int, files: str) -> None:
-    """Warn once per root: a training asks for its pairs several times."""
-    logger.warning(
-        "no folder or file defines the splits of %s: %d of %d images, chosen by their names, are for validation; "
-        "write %s to choose them yourself",
-        *(root, validation, images, files),
-    )
 
 
 def _listed_stems(text: str, listing: Path, images: Files) -> list[str]:

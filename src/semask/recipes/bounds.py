@@ -126,6 +126,7 @@ FLAGS = {
     "images": Range(1, MANY),
     "memory": POSITIVE,
     "nodes": Range(1, 65_536),
+    "outline": Range(0, 1000),
     "resamples": Range(0, 1_000_000),
     "rounds": Range(1, 1_000_000),
     "seed": Range(0, 2**32 - 1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -31,8 +31,10 @@ from semask.training.saving import LAST_CHECKPOINT
 logger = logging.getLogger(__name__)
 LOCK = ".lock"
 
-MOVABLE = {"data.root", "model.encoder.weights", "train.checkpoint_every", "train.steps", "train.early_stop"}
-"""Fields that a resumed run may change: where files lie, how often it is saved, and when it ends."""
+MOVABLE = {"data.root", "model.encoder.weights", "train.checkpoint_every"}
+"""Fields that change no result: where files lie, and how often a run is saved."""
+LENGTH = {"train.steps", "train.early_stop"}
+"""Fields that a resumed run may change besides: when it ends."""
 
 
 def fit_classes(recipe: Recipe) -> tuple[Recipe, Classes]:
@@ -207,7 +209,7 @@ def _check_same_recipe(record: Path, recipe: Recipe) -> None:
     if not record.is_file():
         return
     before = read_record(record)["recipe"]
-    differing = differences(from_dict(before), recipe) if before is not None else []
+    differing = differences(from_dict(before), recipe, aside=LENGTH) if before is not None else []
     if differing:
         listed = ", ".join(differing[:5])
         best = record.parent / "best"
@@ -217,7 +219,11 @@ def _check_same_recipe(record: Path, recipe: Recipe) -> None:
         )
 
 
-def differences(before: Recipe, recipe: Recipe) -> list[str]:
-    """Return in words what makes a recipe another one than before, where files lie left aside."""
+def differences(before: Recipe, recipe: Recipe, *, aside: Collection[str] = ()) -> list[str]:
+    """Return in words what makes a recipe another one than before; MOVABLE fields and those `aside` do not count."""
     then, now = flatten(to_dict(before)), flatten(to_dict(recipe))
-    return [f"{key} was {then[key]!r}, is {now[key]!r}" for key in now if then[key] != now[key] and key not in MOVABLE]
+    return [
+        f"{key} was {then[key]!r}, is {now[key]!r}"
+        for key in now
+        if then[key] != now[key] and key not in {*MOVABLE, *aside}
+    ]

@@ -55,7 +55,7 @@ def overlay(
         classes: Names and colours.
         alpha: Share of colour: 0 shows the image alone, 1 the colours alone.
         shown: Classes that are laid over; None: all.
-        outline: Width of lines in full colour around regions [px].
+        outline: Width of lines in full colour on the inner side of regions [px].
         legend: Write the names of the classes in the labels into a corner, where the image has room for them.
 
     Raises:
@@ -90,12 +90,12 @@ def overlay(
 
 
 def _near_edges(ids: Integer[Tensor, "h w"], width: int) -> Tensor:
-    """Whether a pixel has another class than one of those up to `width` - 1 steps further down, up, right or left."""
+    """Whether a pixel of another class lies within `width` steps along the row or the column."""
     near = torch.zeros_like(ids, dtype=torch.bool)
     for axis in (0, 1):
         differ = ids.diff(dim=axis) != 0
         for step in range(width):
-            # the edge lies between two pixels; both sides of it are painted
+            # an edge lies between two pixels; `step` further pixels on both sides of it are near
             length = differ.shape[axis] - step
             if length > 0:
                 near.narrow(axis, 0, length).logical_or_(differ.narrow(axis, step, length))

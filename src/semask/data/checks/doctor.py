@@ -25,7 +25,7 @@ from semask.data.checks.propose import Proposal, propose_from, propose_masks
 from semask.data.checks.scan import scan
 from semask.data.classes import Classes
 from semask.data.masks import has_mask_per_class
-from semask.data.pairs import Pair, Unpaired, find_pairs, stored_classes
+from semask.data.pairs import Pair, Unpaired, find_pairs, find_splits, stored_classes
 from semask.recipes.recipe import DataRecipe
 
 MAX_DUPLICATES = 10_000
@@ -160,7 +160,7 @@ def diagnose(
     workers: int | None = None,
     progress: bool = False,
 ) -> Diagnosis:
-    """Read every pair of both splits and report all findings.
+    """Read every pair of every split and report all findings.
 
     `num_classes` is the number of the model; None fits any. `beta` is that of the effective number. Images whose 64-bit
     signatures differ in at most `distance` bits are near duplicates; `workers` as for `scan`.
@@ -174,13 +174,15 @@ def diagnose(
         raise ValueError(f"distance is a number of differing bits, 0 … {BITS}, got {distance}; give a small one")
     if workers is not None and workers < 1:
         raise ValueError(f"workers are threads, at least 1, got {workers}; None takes one per CPU core")
-    # scan both splits; a missing class table is derived from all labels
+    # scan all splits; a missing class table is derived from all labels
     classes = stored_classes(data)
     found, issues = _scan_splits(data, workers=workers, progress=progress)
     stats = [each for _, _, of_split in found for each in of_split]
     proposal = None
     if classes is None:
-        proposal = propose_masks(data) if has_mask_per_class(data) else propose_from(stats)
+        # as training would, from its own two splits
+        own = [each for name, _, of_split in found if name in (data.train_split, data.val_split) for each in of_split]
+        proposal = propose_masks(data) if has_mask_per_class(data) else propose_from(own)
         if not proposal.safe:
             message = f"no class table in {data.root}, and the labels leave its meaning open: {proposal.reason}"
             issues.append(Issue("classes", f"{message}; use --write-classes, and check and name the classes"))
@@ -246,11 +248,13 @@ def _scan_splits(
     """Return the splits with their statistics as far as they can be found, and report missing ones."""
     issues: list[Issue] = []
     found: dict[str, list[Pair]] = {}
-    for name in dict.fromkeys((data.train_split, data.val_split)):
+    for name in find_splits(data):
         try:
             found[name] = find_pairs(data, name)
         except ValueError as error:
-            issues.append(Issue("split", str(error)))
+            # training needs the recipe's own two alone
+            own = name in (data.train_split, data.val_split)
+            issues.append(Issue("split", str(error), severity="error" if own else "warning"))
             if isinstance(error, Unpaired):
                 found[name] = error.pairs
     if not any(found.values()):

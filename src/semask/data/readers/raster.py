@@ -14,6 +14,7 @@ from torch import Tensor
 from semask.data.readers import png, tiff
 from semask.data.readers.image import open_image, probe_image, read_image
 from semask.data.readers.source import MAX_PIXELS, Source, UnsupportedFile, as_source, first_bytes
+from semask.ops.resize import to_float
 from semask.recipes.recipe import DataRecipe
 
 FULL_SCALE = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)}
@@ -65,17 +66,19 @@ def probe_raster(given: str | Source, data: DataRecipe) -> tuple[int, int]:
 def as_rgb(image: ImageTensor) -> ImageTensor:
     """Return the visible part of an image: its first three channels, or its first as grey.
 
-    RGB of 8 bits is shown as it is; other images, most of which leave much of their range unused, are stretched so that
-    2 and 98 % of their values become black and white.
+    RGB of 8 bits, also as floats, is shown as it is; other images, most of which leave much of their range unused, are
+    stretched so that 2 and 98 % of their values become black and white.
     """
     rgb = image[:3] if image.shape[0] >= 3 else image[:1].expand(3, -1, -1)
-    if image.shape[0] == 3 and image.dtype == torch.uint8:
-        return rgb
     step = max(1, math.isqrt(rgb[0].numel() // SAMPLED))
-    low, high = np.percentile(rgb[:, ::step, ::step].float().numpy(), (2, 98))
-    if high <= low:
+    values = to_float(rgb[:, ::step, ::step])
+    if image.shape[0] == 3 and torch.equal((values * 255).round() / 255, values):
         return rgb
-    return ((rgb.float() - float(low)) / float(high - low)).clamp(0, 1)
+    low, high = np.percentile(values.numpy(), (2, 98))
+    if high <= low:
+        # a few bright spots on one level
+        low, high = values.min(), values.max()
+    return rgb if high <= low else ((to_float(rgb) - float(low)) / float(high - low)).clamp(0, 1)
 
 
 def check_channels(data: DataRecipe, *statistics: Sequence[float]) -> None:

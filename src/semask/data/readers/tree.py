@@ -60,14 +60,14 @@ def paths_below(folder: Path, *, broken: bool = False) -> list[Path]:
     for paths, what in ((repeated, "lead to folders searched already"), (() if broken else lost, "cannot be opened")):
         if paths:
             names = ", ".join(map(str, sorted(paths)[:SHOWN]))
-            _warn(f"{len(paths)} links or folders below {folder} {what} and are left out, such as {names}")
+            warn_once(f"{len(paths)} links or folders below {folder} {what} and are left out, such as {names}")
     return sorted(found + lost if broken else found)
 
 
 @cache
-def _warn(message: str) -> None:
-    """Warn once: a training searches its folders several times."""
-    logger.warning(message)
+def warn_once(message: str) -> None:
+    """Warn of a data set once: a training searches its folders several times."""
+    logger.warning("%s", message)
 
 
 def unicode_forms(path: str) -> list[str]:
@@ -90,6 +90,15 @@ class Tree(NamedTuple):
     def _has_folder(self, path: str) -> bool:
         within = self._within_zip(path)
         return (self.root / path).is_dir() if within is None else within[1] in within[0].folders
+
+    def entries(self, folder: str) -> list[str]:
+        """Return the names of the files and folders in a folder, without hidden ones; none of one that is missing."""
+        within = self._within_zip(folder)
+        if within is not None:
+            names = {path.partition("/")[0] for path, _ in within[0].below(within[1])}
+        else:
+            names = {*os.listdir(self.root / folder)} if self.has_folder(folder) else set()
+        return sorted(name for name in names if not is_hidden(name))
 
     def files(self, folder: str) -> dict[str, Source]:
         """Return the files below a folder by their paths from there, in order, without hidden ones."""

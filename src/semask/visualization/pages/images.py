@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from semask.data.classes import ERROR_COLOUR, Classes
+from semask.data.classes import Classes
 from semask.data.label_values import Colour
+from semask.data.palette import ERROR_COLOUR
 from semask.structures import IGNORE
 from semask.visualization.colours import overlay
 
@@ -45,8 +46,8 @@ Exhibit = tuple[GalleryImage, dict[str, str], list[tuple[str, Colour]]]
 def choose(scores: Float64[np.ndarray, " n"], count: int) -> list[tuple[int, str]]:
     """Return the indices of up to `count` images each of the best, the median and the worst, with that as their title.
 
-    None comes twice, undefined ones never; of few images each third has its title. The best and the median come by
-    falling score, the worst by rising score.
+    None comes twice, undefined ones never; few images are shared out. The best and the median come by falling score,
+    the worst by rising score.
     """
     ranked = [int(i) for i in np.argsort(-scores, kind="stable") if np.isfinite(scores[i])]
     each = min(count, -(-len(ranked) // 3))
