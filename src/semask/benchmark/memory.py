@@ -16,10 +16,10 @@ from typing import Literal, NamedTuple, ParamSpec, TypeVar
 import torch
 
 from semask.benchmark.rounds import Work
+from semask.ops.device import CONTAINER
 
 P = ParamSpec("P")
 T = TypeVar("T")
-CONTAINER = Path("/sys/fs/cgroup")
 CPU = torch.device("cpu")
 MMAP_THRESHOLD = 2**20
 """In a fresh process, blocks of at least this size [bytes] go back to the system as soon as they are freed."""

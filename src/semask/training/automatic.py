@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from semask.data.checks.fingerprint import Fingerprint, fingerprint
 from semask.data.classes import Classes
 from semask.files import write_json
 from semask.inference.from_recipe import read_size
+from semask.ops.device import memory_of
 from semask.recipes import Recipe
 from semask.recipes.decoders import MASK_CLASSIFIERS
 from semask.training.options import RunOptions
@@ -80,12 +80,8 @@ def choose(recipe: Recipe, classes: Classes, options: RunOptions, out: Path, *, 
         }
         return Choice(recipe.override(changes), changes, tuple(record["reasons"]))
     gpu = options.accelerator in {"auto", "gpu"} and torch.cuda.is_available()
-    if gpu:
-        memory = torch.cuda.get_device_properties(0).total_memory
-    else:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    found = fingerprint(recipe.data, classes)
-    return fit_recipe(recipe, found, Machine(gpu, memory / 2**30), names=classes.names, keep=keep)
+    machine = Machine(gpu, memory_of(torch.device("cuda" if gpu else "cpu")) / 2**30)
+    return fit_recipe(recipe, fingerprint(recipe.data, classes), machine, names=classes.names, keep=keep)
 
 
 def fit_recipe(
