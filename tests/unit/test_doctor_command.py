@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 from semask.cli import main as cli
 from semask.data.checks.doctor import diagnose
 from semask.recipes.recipe import DataRecipe
+from semask.visualization.pages.doctor import write_doctor_page
 from tests.facts import missing
 from tests.unit.doctored import NAMES, SIZE, leaked, messages_of, out_of_range, put, put_good, scene
 
@@ -99,6 +101,34 @@ def test_a_missing_table_is_proposed_written_and_never_replaced_unasked(
     assert json.loads((root / "classes.json").read_text()) == {"classes": [*NAMES]}
     assert run(root, "--write-classes", "--replace-classes") == 0
     assert (root / "classes.json").read_text() == text
+
+
+def test_the_page_shows_the_images_with_most_of_every_class(root: Path, tmp_path: Path) -> None:
+    found = diagnose(DataRecipe(root=str(root)))
+    write_doctor_page(tmp_path / "doctor.html", found, name="data")
+    page = (tmp_path / "doctor.html").read_text()
+    shown = re.findall(r"<figcaption><b>(\w+)</b> · <code>(\w+)</code>", page)
+    labels = {path.stem: np.array(Image.open(path)) for path in (root / "labels/train").iterdir()}
+    # for each class in turn, the rarest first, the image that is left with most of it
+    left, expected = dict(sorted(labels.items())), []
+    order = sorted(range(4), key=lambda index: sum((label == index).sum() for label in labels.values()))
+    while left:
+        for index in order:
+            counts = {stem: int((label == index).sum()) for stem, label in left.items()}
+            if any(counts.values()):
+                expected.append((NAMES[index], max(counts, key=lambda stem: counts[stem])))
+                del left[expected[-1][1]]
+    assert expected[0] == ("rare", "train5")
+    assert shown == sorted(expected, key=lambda each: NAMES.index(each[0]))
+    for _, stem in shown:
+        figure = page[page.index(f"<code>{stem}</code>") :].partition("</figure>")[0]
+        named = {name for name in NAMES if f"</span>{name}</span>" in figure}
+        assert named == {NAMES[index] for index in np.unique(labels[stem])}
+    assert "--write-classes" not in page
+    (root / "classes.json").unlink()
+    assert run(root, "--out", tmp_path / "out") == 0
+    page = (tmp_path / "out/doctor.html").read_text()
+    assert missing(page, f"semask doctor {root} --write-classes", "&#34;class 3&#34;") == []
 
 
 def test_tables_that_cannot_be_written_or_assumed(

@@ -82,12 +82,17 @@ def test_scores_and_their_record(checkpoint: Path, capsys: pytest.CaptureFixture
     assert record["protocol"]["test"]["mode"] == "whole"
     assert record["protocol"]["name"] == "semask-ss"
     assert record["data"]["sha256"] == digest_split(small(recipes.get_recipe("scenes/semask-micro-fpn")).data, "val")
+    matrix = counted(checkpoint).matrix
+    absent = [name for name, row, column in zip(names, matrix, matrix.T, strict=True) if row.any() and not column.any()]
+    assert record["never_predicted"] == absent != []
+    assert missing(record["advice"], *absent[:8]) == []
     assert sum(part["pixels"] for part in record["sizes"]["bins"]) == 5 * 40 * 56
     assert sum(part["pixels"] for part in record["calibration"]["bins"]) == 5 * 40 * 56
     low, high = record["intervals"]["miou"]
     assert low < expected.miou < high
     page = (checkpoint / "metrics.html").read_text()
     assert all(f"scene {2 * index}" in page for index in range(5))
+    assert record["advice"] in page
     assert record["versions"]["torch"] == torch.__version__
     assert f"mIoU {100 * expected.miou:.2f} [" in told
     assert str(checkpoint / "metrics.png") in told

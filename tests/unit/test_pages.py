@@ -182,6 +182,34 @@ def test_many_classes_stay_readable(tmp_path: Path) -> None:
     assert decoded(str(matrix["src"])).shape == (150, 150, 4)
 
 
+@pytest.mark.parametrize("count", [2, 5, 12, 13, 20, 40])
+def test_a_confusion_matrix_is_never_made_smaller_than_its_letters_allow(tmp_path: Path, count: int) -> None:
+    classes = Classes.from_dict({"classes": [f"class number {index}" for index in range(count)]})
+    page = evaluation(tmp_path, *fake_record(classes), classes=classes)
+    [matrix] = [attributes for attributes in page.of("svg") if attributes["aria-label"] == "Confusion matrix"]
+    # units of the view are pixels at least, and letters have 11 of them
+    width = float(str(matrix["viewbox"]).split()[2])
+    assert f"min-width:{width:g}px" in str(matrix["style"]).replace(".0px", "px")
+    assert not [attributes for attributes in page.of("text") if "font-size" in str(attributes)]
+    assert "font: 11px" in (tmp_path / "evaluation.html").read_text()
+    # a phone of 390 pixels has margins of 16
+    assert count > 12 or width <= 390 - 2 * 16
+
+
+def test_classes_that_are_predicted_nowhere_are_named_first(tmp_path: Path) -> None:
+    record, arrays = fake_record(CLASSES)
+    plain = evaluation(tmp_path, record | {"never_predicted": [], "advice": None}, arrays)
+    assert plain.words == evaluation(tmp_path, record, arrays).words
+    page = evaluation(
+        tmp_path, record | {"never_predicted": ["car"], "advice": f"--data.rare-crops 0.5 {CODE}"}, arrays
+    )
+    [place] = [index for index, word in enumerate(page.words) if "--data.rare-crops 0.5" in word]
+    assert missing(page.words[place - 1], 1, 5) == []
+    assert place < page.words.index("mIoU")
+    page = evaluation(tmp_path, record | {"never_predicted": ["car", "sky"]}, arrays)
+    assert any(missing(word, "car", "sky") == [] for word in page.words)
+
+
 @pytest.mark.parametrize(
     ("place", "value", "wanted"),
     [

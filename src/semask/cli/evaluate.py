@@ -153,10 +153,12 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
         seconds = time.perf_counter() - started
         scores = accumulator.scores()
         if rank == 0:
+            collapse = advice(accumulator.confusion.matrix, classes.names, recipe)
             record = {
                 **origin(checkpoint, recipe, options.split, len(accumulator.images), device),
                 "images": len(accumulator.images),
                 **measured(accumulator, classes.names, resamples=options.resamples, seed=options.seed),
+                "advice": collapse,
                 "protocol": {
                     "name": name_of(recipe),
                     "seen": what_is_seen(recipe.data, recipe.test),
@@ -172,7 +174,7 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
             write_record(out, record, counts)
             screen.print(table(scores, classes.names).rich())
             screen.print(summary(record))
-            if collapse := advice(accumulator.confusion.matrix, classes.names, recipe):
+            if collapse:
                 logger.warning(collapse)
             screen.print(f"written to {out}{replaces}")
             # best, median and worst images for the page

@@ -14,6 +14,7 @@ from semask.data.readers.archives import ZIP_ERRORS
 from semask.evaluation.counts import MetricAccumulator
 from semask.evaluation.metrics.bootstrap import RESAMPLES, ImageCounts, Interval, intervals, statistics
 from semask.evaluation.metrics.confusion import null
+from semask.evaluation.summary import never_predicted
 from semask.files import atomic_write, write_json
 
 NAME = "metrics.json"
@@ -54,6 +55,7 @@ def measured(
 ) -> dict[str, Any]:
     """Return all measures as JSON values: scores, sizes, calibration, and the 95 % intervals of the scores."""
     record = accumulator.to_dict(classes)
+    record["never_predicted"] = [classes[index] for index in never_predicted(accumulator.confusion.matrix)]
     if resamples:
         # of the means, and of every class's IoU
         found = intervals(accumulator.image_counts(), resamples=resamples, seed=seed)

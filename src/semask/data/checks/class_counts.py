@@ -27,16 +27,21 @@ def count_classes(labels: Iterable[LabelStats], classes: Classes) -> ClassCounts
     pixels, images, surroundings = (np.zeros(len(classes), np.int64) for _ in range(3))
     ignored = 0
     for label in labels:
-        # from values of the file to classes
-        values, counts = np.array(label.values_for(classes), np.int64).reshape(-1, 2).T
-        encoded = classes.encode(values)
-        ignored += int(counts[encoded == IGNORE].sum())
-        labelled = (encoded != IGNORE) & (encoded != UNKNOWN)
-        found = np.bincount(encoded[labelled], counts[labelled], len(classes)).astype(np.int64)
+        found, unlabelled = class_pixels(label, classes)
+        ignored += unlabelled
         pixels += found
         images += found > 0
         surroundings[found > 0] += found.sum()
     return ClassCounts(pixels, images, surroundings, ignored)
+
+
+def class_pixels(label: LabelStats, classes: Classes) -> tuple[Int64[np.ndarray, " k"], int]:
+    """Return the pixels of every class in a label, and its ignored pixels."""
+    values, counts = np.array(label.values_for(classes), np.int64).reshape(-1, 2).T
+    encoded = classes.encode(values)
+    labelled = (encoded != IGNORE) & (encoded != UNKNOWN)
+    found = np.bincount(encoded[labelled], counts[labelled], len(classes)).astype(np.int64)
+    return found, int(counts[encoded == IGNORE].sum())
 
 
 # In each of these weights, an absent class has 1.

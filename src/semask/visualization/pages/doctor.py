@@ -1,4 +1,4 @@
-"""The page of a diagnosis: problems, the worst files, classes, sizes, duplicates."""
+"""The page of a diagnosis: problems, the worst files, classes, examples of them, sizes, duplicates."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
+from semask.data.checks.class_counts import class_pixels
 from semask.data.checks.doctor import Diagnosis
+from semask.data.checks.file_stats import LabelStats
 from semask.data.checks.issue import KINDS, Issue
+from semask.data.checks.propose import write_command
 from semask.data.dataset import read_values
+from semask.data.label_values import Colour
 from semask.data.pairs import Pair
 from semask.data.readers.raster import as_rgb, read_raster
 from semask.data.readers.source import Source
@@ -52,10 +57,12 @@ Sizes = dict[str, Counter[tuple[int, int]]]
 
 Shot = tuple[list[str], str, list[str]]
 """Images side by side, as data URIs, with their name and messages."""
+Example = tuple[list[str], str, str, list[tuple[str, Colour]]]
+"""The same with the class of which it shows most, its name, and the names and colours of all its classes."""
 
 
 def write_doctor_page(path: Path, diagnosis: Diagnosis, *, name: str) -> None:
-    """Write the page; at most a dozen of the worst files and of the duplicates are read again, for their images."""
+    """Write the page; at most a dozen examples, worst files and duplicates each are read again, for their images."""
     splits, duplicates, training = diagnosis.splits, diagnosis.duplicates, diagnosis.training
     # pixels without label, and classes without pixels
     ignored = sum(split.counts.ignored for split in splits)
@@ -98,6 +105,10 @@ def write_doctor_page(path: Path, diagnosis: Diagnosis, *, name: str) -> None:
         duplicate_count=len(duplicates),
         leaks=f"{sum(duplicate.leak for duplicate in duplicates)} between splits",
         shots=_worst(diagnosis),
+        examples=_examples(diagnosis),
+        proposal=diagnosis.proposal,
+        table=diagnosis.proposal and diagnosis.proposal.classes.to_text(),
+        command=write_command(diagnosis.data),
         duplicates=_duplicates(diagnosis),
         sizes=_plot_sizes(sizes, training.name),
         common_sizes=[(f"{height} × {width}", count) for (height, width), count in common],
@@ -144,21 +155,53 @@ def _worst(diagnosis: Diagnosis) -> list[Shot]:
         if problems := issues.get(pair.image, []) + issues.get(pair.label, []):
             found.append((pair, problems))
     found.sort(key=lambda each: (-sum(problem.severity == "error" for problem in each[1]), -len(each[1])))
-    shots: list[Shot] = []
-    for pair, problems in found[:SHOTS]:
-        image = _read(pair.image, diagnosis.data)
-        shown = [] if image is None else [image_uri(image, side=SIDE)]
-        try:
-            label = torch.from_numpy(diagnosis.classes.encode(read_values(pair.label, diagnosis.classes).numpy()))
-        except (OSError, ValueError):
-            pass
-        else:
-            # the image under its label, or the label alone where their sizes differ
-            fits = image is not None and image.shape[-2:] == label.shape
-            ground = image if image is not None and fits else torch.zeros(3, *label.shape)
-            shown.append(overlay_uri(ground, label, diagnosis.classes, alpha=0.55 if fits else 1.0, side=SIDE))
-        shots.append((shown, pair.stem, [problem.message for problem in problems]))
-    return shots
+    return [
+        (_frames(pair, diagnosis), pair.stem, [problem.message for problem in problems])
+        for pair, problems in found[:SHOTS]
+    ]
+
+
+def _examples(diagnosis: Diagnosis) -> list[Example]:
+    """Return training images without errors, class by class: for each in turn the one that shows most of it."""
+    classes, wrong = diagnosis.classes, {problem.source for problem in diagnosis.errors}
+    found: list[tuple[Pair, Int64[np.ndarray, " k"]]] = [
+        (pair, class_pixels(stats.label, classes)[0])
+        for pair, stats in zip(diagnosis.training.pairs, diagnosis.training.stats, strict=True)
+        if isinstance(stats.label, LabelStats) and not wrong & {pair.image, pair.label}
+    ]
+    pixels = np.array([each for _, each in found]).reshape(-1, len(classes))
+    left = pixels.copy()
+    chosen: list[tuple[int, int]] = []
+    # rare classes first: frequent ones are in any image
+    order = pixels.sum(axis=0).argsort(kind="stable").tolist()
+    while left.any() and len(chosen) < SHOTS:
+        for index in order:
+            if left[:, index].any() and len(chosen) < SHOTS:
+                best = int(left[:, index].argmax())
+                chosen.append((best, index))
+                left[best] = 0
+    return [
+        (
+            _frames(found[place][0], diagnosis),
+            found[place][0].stem,
+            classes.names[most],
+            [(classes.names[index], classes.colours[index]) for index in np.flatnonzero(pixels[place])],
+        )
+        for place, most in sorted(chosen, key=lambda each: each[1])
+    ]
+
+
+def _frames(pair: Pair, diagnosis: Diagnosis) -> list[str]:
+    """Return the image, and the image under its label; the label alone where their sizes differ."""
+    image = _read(pair.image, diagnosis.data)
+    shown = [] if image is None else [image_uri(image, side=SIDE)]
+    try:
+        label = torch.from_numpy(diagnosis.classes.encode(read_values(pair.label, diagnosis.classes).numpy()))
+    except (OSError, ValueError):
+        return shown
+    fits = image is not None and image.shape[-2:] == label.shape
+    ground = image if image is not None and fits else torch.zeros(3, *label.shape)
+    return [*shown, overlay_uri(ground, label, diagnosis.classes, alpha=0.55 if fits else 1.0, side=SIDE)]
 
 
 def _duplicates(diagnosis: Diagnosis) -> list[Shot]:

@@ -64,7 +64,8 @@ def write_evaluation_page(
     """Write the page of a record as `semask evaluate` makes it.
 
     `arrays` may hold `confusion` (pixels, rows are the truth), `image_names` and `image_miou`; of the record's
-    sections, `intervals`, `sizes` and `calibration` may be absent, and every number may be null.
+    sections, `intervals`, `sizes`, `calibration`, `never_predicted` and `advice` may be absent, and every number may be
+    null.
 
     Raises:
         ValueError: the record lacks a section, a value is no number, or its classes are not `classes`.
@@ -102,6 +103,8 @@ def write_evaluation_page(
             (name, number(scores, key), interval(intervals.get(key))) for key, name in SCORES.items() if key in scores
         ],
         miou=number(scores, "miou"),
+        missing=[str(name) for name in record.get("never_predicted") or ()],
+        advice=record.get("advice"),
         columns=[COLUMNS[key] for key in columns],
         classes=table,
         confusion=confusion_view(arrays["confusion"], classes.names) if "confusion" in arrays else None,
