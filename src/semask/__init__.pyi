@@ -10,8 +10,8 @@ from .models.build import build
 from .models.model import SegmentationModel
 from .recipes import DataRecipe, LossRecipe, ModelRecipe, OptimRecipe, Recipe, TestRecipe, TrainRecipe
 from .recipes import get_recipe, list_recipes
-from .structures import Batch, Decoder, Encoder, Features, Loss, LossTerms, MaskLogits, PixelLogits, Predictor, Sample
-from .structures import Segmentation
+from .structures import Batch, Decoder, Encoder, Features, LabelMap, Loss, LossTerms, MaskLogits, PixelLogits
+from .structures import Predictor, Sample, Segmentation
 from .training.api import fit
 
 __version__: str

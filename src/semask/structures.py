@@ -10,7 +10,7 @@ no part.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Integer
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from semask.ops.device import without_autocast
 from semask.ops.lazy_scores import LazyScores, combine_masks_lazily, resize_lazily
-from semask.ops.resize import resize
+from semask.ops.resize import resize, size_of
+from semask.palette import Colour, label_png, palette
 
 IGNORE = 255
 """The label value that no loss and no metric looks at."""
@@ -104,6 +105,36 @@ class Segmentation(NamedTuple):
 
     main: PixelLogits | MaskLogits
     prior: PixelLogits | None = None
+
+    def _repr_png_(self) -> bytes:
+        """Return the best class of every point of the main prediction's grid as an image, for notebooks."""
+        grid = self.main.logits if isinstance(self.main, PixelLogits) else self.main.mask_logits
+        best = self.main.scores(size_of(grid)).argmax(dim=1)
+        return label_png(best.cpu().numpy(), palette(IGNORE))
+
+
+class LabelMap(Tensor):
+    """Class ids that notebooks show in the colours of their classes.
+
+    Results of operations, copies and stored files are plain tensors.
+
+    names: names of the classes. colours: RGB of every class, 0 … 255. Both are empty where they are unknown.
+    """
+
+    names: tuple[str, ...] = ()
+    colours: tuple[Colour, ...] = ()
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    def _repr_png_(self) -> bytes:
+        height, width = size_of(self)
+        return label_png(self.cpu().numpy().reshape(-1, height, width), self.colours or palette(IGNORE))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.as_subclass(Tensor).__reduce_ex__(protocol)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        plain: Tensor = self.as_subclass(Tensor).__deepcopy__(memo)
+        return plain
 
 
 class LossTerms(NamedTuple):

@@ -117,6 +117,7 @@ def load(
             f"of another shape, first {', '.join(odd[:5])}. {RECORD} and {WEIGHTS} must come from one run."
         )
     fill(model, tensors)
+    model.classes = classes
     return Bundle(model.to(device).eval(), model.recipe, classes)
 
 

@@ -34,7 +34,6 @@ from semask.data.label_values import (
     LARGEST,
     LOWEST,
     MAX_VALUE,
-    Colour,
     grey_levels,
     name_of,
     pack_colours,
@@ -42,7 +41,7 @@ from semask.data.label_values import (
     parse_key,
     runs,
 )
-from semask.data.palette import palette
+from semask.palette import Colour, palette
 from semask.structures import IGNORE
 
 UNKNOWN = -1

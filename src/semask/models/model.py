@@ -16,9 +16,10 @@ from semask.ops.argmax import compilable_label_map
 from semask.ops.lazy_scores import Crop, LazyScores
 from semask.ops.resize import check_range, pad_images, padding_to_multiple, resize, size_of
 from semask.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD, DataRecipe, Recipe
-from semask.structures import IGNORE, Decoder, Encoder, Features, MaskLogits, PixelLogits, Segmentation
+from semask.structures import IGNORE, Decoder, Encoder, Features, LabelMap, MaskLogits, PixelLogits, Segmentation
 
 if TYPE_CHECKING:
+    from semask.data.classes import Classes
     from semask.inference.predictor import ImageLike
 
 
@@ -37,6 +38,7 @@ class SegmentationModel(nn.Module):
         classifies_masks: The decoder predicts masks, each with a class.
         has_auxiliary: The decoder predicts from earlier layers or maps too.
         scores_are_logits: The softmax of `scores` is the probability; not so for a mask classifier.
+        classes: Names and colours of the classes, from the checkpoint that was loaded; None: unknown.
     """
 
     encoder: Any  # Encoder and nn.Module
@@ -58,6 +60,7 @@ class SegmentationModel(nn.Module):
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
         self.num_classes, self.recipe = num_classes, recipe
+        self.classes: Classes | None = None
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1), persistent=False)
         # what the protocols of encoder and decoder leave optional
@@ -150,11 +153,11 @@ class SegmentationModel(nn.Module):
 
     def predict(
         self, image: ImageLike, *, device: torch.device | str | None = None, **test: Any
-    ) -> UInt8[Tensor, "*b H W"]:
+    ) -> UInt8[LabelMap, "*b H W"]:
         """Label map of an image, or of a batch of images of one size, at its own size.
 
         Images are read as the model's recipe says: at its scale, in its windows, with its flips. `semask predict` and
-        `semask evaluate` give the same labels.
+        `semask evaluate` give the same labels. Notebooks show the map in the colours of `classes`.
 
         Args:
             image: A path, a PIL image, a NumPy array H×W×c, or a tensor c×H×W or b×c×H×W; 8-bit, or floats in [0, 1].
@@ -185,7 +188,10 @@ class SegmentationModel(nn.Module):
                 labels = predictor.labels(batch.to(self.mean.device if device is None else device))
         finally:
             self.train(was_training)
-        return labels[0] if single else labels
+        shown = (labels[0] if single else labels).as_subclass(LabelMap)
+        if self.classes is not None:
+            shown.names, shown.colours = self.classes.names, self.classes.colours
+        return shown
 
     def pad_labels(self, labels: Integer[Tensor, "b H W"]) -> Integer[Tensor, "b PH PW"]:
         """Pad labels with `IGNORE` as the images are padded, so that they lie on the logits of `forward`."""

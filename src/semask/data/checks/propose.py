@@ -17,10 +17,10 @@ import numpy as np
 from semask.data.checks.file_stats import LabelStats, PairStats, ReadFailure
 from semask.data.checks.scan import scan
 from semask.data.classes import MAX_CLASSES, Classes, identity
-from semask.data.label_values import COLOUR, Colour, grey_levels, name_of
+from semask.data.label_values import COLOUR, grey_levels, name_of
 from semask.data.masks import has_mask_per_class
 from semask.data.pairs import Pair, Unpaired, existing_masks, find_pairs
-from semask.data.palette import palette
+from semask.palette import Colour, palette
 from semask.recipes.recipe import DataRecipe
 from semask.structures import IGNORE
 

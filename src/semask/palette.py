@@ -1,13 +1,17 @@
-"""Colours of classes that a table gives none."""
+"""Colours of classes that a table gives none, and label maps as images in the colours of classes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
+from io import BytesIO
 
 import numpy as np
+from jaxtyping import Integer
+from PIL import Image
 
-from semask.data.label_values import Colour
-
+Colour = tuple[int, int, int]
+"""RGB, 0 … 255."""
 OKABE_ITO: tuple[Colour, ...] = (
     (86, 180, 233),
     (230, 159, 0),
@@ -23,6 +27,8 @@ NEAR = 60
 """Distance in RGB from that red within which the palette has no colour."""
 LEVELS = 7
 """Levels of red, green and blue that further colours are made of."""
+LEAST, MOST = 256, 1024
+"""Longest side of an image in a notebook [px]."""
 
 
 @cache
@@ -45,3 +51,17 @@ def palette(count: int) -> tuple[Colour, ...]:
         distance = np.minimum(distance, np.square(grid - chosen).sum(1))
         colours.append((int(chosen[0]), int(chosen[1]), int(chosen[2])))
     return tuple(colours)
+
+
+def label_png(labels: Integer[np.ndarray, "b h w"], colours: Sequence[Colour]) -> bytes:
+    """Return label maps side by side as a PNG for notebooks; ids without a colour are black."""
+    ids = np.concatenate([*labels], axis=1)
+    image = Image.fromarray(np.where((ids >= 0) & (ids < len(colours)), ids, len(colours)).astype(np.uint8))
+    image.putpalette([channel for colour in (*colours, (0, 0, 0)) for channel in colour])
+    # coarse grids are enlarged, photographs made smaller
+    longest = max(labels.shape[1:])
+    factor = min(max(longest, LEAST), MOST) / longest
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    content = BytesIO()
+    image.resize((width, height), Image.Resampling.NEAREST).save(content, format="PNG")
+    return content.getvalue()
