@@ -18,8 +18,8 @@ from torch import Tensor
 
 from semask.ops.device import without_autocast
 from semask.ops.lazy_scores import LazyScores, combine_masks_lazily, resize_lazily
+from semask.ops.palette import Colour, label_png, palette
 from semask.ops.resize import resize, size_of
-from semask.palette import Colour, label_png, palette
 
 IGNORE = 255
 """The label value that no loss and no metric looks at."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from semask.data.classes import UNKNOWN, Classes, identity, packaged
 from semask.data.dataset import classes_of
 from semask.data.label_values import COLOUR, MAX_VALUE, pack_colours
-from semask.palette import ERROR_COLOUR, NEAR, OKABE_ITO, palette
+from semask.ops.palette import ERROR_COLOUR, NEAR, OKABE_ITO, palette
 from semask.recipes.recipe import DataRecipe
 from semask.structures import IGNORE
 from tests.facts import facts, missing

@@ -10,7 +10,7 @@ import torch
 
 from semask.data.augment.copy_paste import CopyPaste
 from semask.data.classes import Classes, identity
-from semask.palette import palette
+from semask.ops.palette import palette
 from semask.recipes.recipe import DataRecipe
 from semask.structures import IGNORE
 from tests.facts import facts

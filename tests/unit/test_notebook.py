@@ -16,7 +16,7 @@ from PIL import Image
 import semask
 from semask.data.dataset import classes_of
 from semask.models.model import SegmentationModel
-from semask.palette import label_png, palette
+from semask.ops.palette import label_png, palette
 from semask.structures import IGNORE, LabelMap, MaskLogits, PixelLogits, Segmentation
 from semask.text import Progress, console
 from semask.training.progress import ProgressReport

@@ -41,7 +41,7 @@ from semask.data.label_values import (
     parse_key,
     runs,
 )
-from semask.palette import Colour, palette
+from semask.ops.palette import Colour, palette
 from semask.structures import IGNORE
 
 UNKNOWN = -1

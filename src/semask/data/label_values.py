@@ -7,7 +7,7 @@ import re
 import numpy as np
 from jaxtyping import Int64, Integer, UInt8
 
-from semask.palette import Colour
+from semask.ops.palette import Colour
 
 LOWEST, HIGHEST = -(2**31), 2**32 - 1
 """Limits of the numbers in label files: 32 bits, signed or not."""

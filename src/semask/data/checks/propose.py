@@ -20,7 +20,7 @@ from semask.data.classes import MAX_CLASSES, Classes, identity
 from semask.data.label_values import COLOUR, grey_levels, name_of
 from semask.data.masks import has_mask_per_class
 from semask.data.pairs import Pair, Unpaired, existing_masks, find_pairs
-from semask.palette import Colour, palette
+from semask.ops.palette import Colour, palette
 from semask.recipes.recipe import DataRecipe
 from semask.structures import IGNORE
 

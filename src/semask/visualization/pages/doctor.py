@@ -22,8 +22,8 @@ from semask.data.dataset import read_values
 from semask.data.pairs import Pair
 from semask.data.readers.raster import as_rgb, read_raster
 from semask.data.readers.source import Source
+from semask.ops.palette import Colour
 from semask.ops.resize import to_float
-from semask.palette import Colour
 from semask.recipes.recipe import DataRecipe
 from semask.visualization.pages.images import image_uri, overlay_uri
 from semask.visualization.pages.page import Plot, write_page

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from semask.data.classes import Classes
-from semask.palette import ERROR_COLOUR, Colour
+from semask.ops.palette import ERROR_COLOUR, Colour
 from semask.structures import IGNORE
 from semask.visualization.colours import overlay
 
