@@ -78,6 +78,30 @@ def test_small_images_get_small_crops_and_little_memory_small_batches() -> None:
     assert fit(machine=Machine(gpu=False, memory=2.0)).recipe.train.batch_size == 2
 
 
+def test_stray_pixels_decide_nothing() -> None:
+    recipe = fit(CELLS._replace(pixels=(10_000_000, 3), thickness=(500.0, 0.5))).recipe
+    assert read_size(recipe.data, 512, 512) == (512, 512)
+    assert (recipe.loss.class_weights, recipe.data.rare_crops) == (None, 0)
+
+
+def test_windows_and_smoothing_follow_from_the_scale_that_holds() -> None:
+    large = CELLS._replace(height=4000, width=4000, largest=36_000_000, thickness=(900.0, 8.0))
+    # a box makes the largest image as small as the others
+    boxed = fit(CELLS._replace(height=1000, width=1000, largest=36_000_000, spread=3.0, thickness=(90.0, 40.0))).recipe
+    assert (boxed.test.mode, boxed.data.antialias) == ("whole", True)
+    own = fit_recipe(
+        get_recipe(LITE0).override({"data.base_ratio": 1.0, "data.base_scale": None}),
+        large._replace(thickness=(900.0, 200.0)),
+        CPU,
+        names=("ground", "thing"),
+        keep=("data.base_ratio",),
+    ).recipe
+    assert (own.data.antialias, own.test.mode) == (False, "sliding")
+    window = get_recipe(LITE0).override({"test.window": (128, 128)})
+    kept = fit_recipe(window, large, CPU, names=("ground", "thing"), keep=("test.window",)).recipe
+    assert (kept.test.window, kept.test.stride) == ((128, 128), (85, 85))
+
+
 def test_a_gpu_trains_longer() -> None:
     many = CELLS._replace(images=5000)
     assert fit(many, GPU).recipe.train.steps == get_recipe(LITE0).train.steps > fit(many, CPU).recipe.train.steps
@@ -156,6 +180,20 @@ def test_a_run_records_its_choice_and_goes_on_with_it(tmp_path: Path, monkeypatc
     Image.new("L", (400, 400)).save(tmp_path / "set/labels/train/new.png")
     main([*flags, "--train.steps", "2", "--train.batch-size", "2", "--resume"])
     assert json.loads((out / "recipe.json").read_text())["recipe"]["data"]["crop"] == [64, 64]
+
+
+def test_a_run_without_choice_goes_on_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEMASK_CACHE", str(tmp_path / "cache"))
+    put_good(tmp_path / "set")
+    out = tmp_path / "run"
+    flags = ["folder/semask-micro-fpn", "--data.root", str(tmp_path / "set"), "--out", str(out), "--workers", "0"]
+    flags += ["--train.batch-size", "2", "--train.eval-every", "1"]
+    main([*flags, "--train.steps", "1"])
+    assert (out / "automatic.json").exists()
+    main([*flags, "--train.steps", "1", "--auto", "false", "--overwrite"])
+    assert not (out / "automatic.json").exists()
+    main([*flags, "--train.steps", "2", "--resume"])
+    assert json.loads((out / "recipe.json").read_text())["recipe"]["data"]["crop"] == [128, 128]
 
 
 def test_classes_that_are_predicted_nowhere_are_named_with_flags() -> None:

@@ -171,5 +171,5 @@ def test_what_is_not_asked_for_is_not_counted() -> None:
     assert accumulator.calibration is None
     accumulator.update(*images(2)[1][:3])
     record = measured(accumulator, "abcd", resamples=0)
-    assert record.keys() == {"scores"}
+    assert record.keys() == {"scores", "never_predicted"}
     assert np.isfinite(record["scores"]["aacc"])

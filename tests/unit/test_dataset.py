@@ -252,3 +252,38 @@ def test_what_does_not_fit_is_not_kept(folder: DataRecipe, tmp_path: Path, monke
     assert not samples.keep_decoded(0)
     assert not samples.keep_decoded(1e-6)
     assert samples.decoded is None
+
+
+def test_a_full_disk_and_killed_runs_cost_no_run(
+    folder: DataRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEMASK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    orphan = tmp_path / "semask-decoded-999999999-x"
+    orphan.mkdir()
+    samples = training_set(folder, seed=0)
+    assert isinstance(samples, TrainingFiles)
+    assert samples.keep_decoded(1.0)
+    assert not orphan.exists()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numpy.save", full)
+    assert equal(samples[3], training_set(folder, seed=0)[3])
+
+
+def test_deep_images_count_as_floats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEMASK_CACHE", str(tmp_path / "cache"))
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+    for number in range(12):
+        Image.fromarray(np.full((100, 100), 30_000, np.uint16)).save(tmp_path / f"images/{number}.png")
+        Image.fromarray(np.zeros((100, 100), np.uint8)).save(tmp_path / f"labels/{number}.png")
+    (tmp_path / "classes.json").write_text('{"classes": ["a", "b"]}')
+    data = DataRecipe(root=str(tmp_path), images="images", labels="labels")
+    stored = 11 * 100 * 100 * (3 * 4 + 1) / 2**30
+    samples = training_set(data, seed=0)
+    assert isinstance(samples, TrainingFiles)
+    assert not samples.keep_decoded(0.99 * stored)
+    assert samples.keep_decoded(1.01 * stored)

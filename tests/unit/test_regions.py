@@ -105,3 +105,12 @@ def test_gradients_lead_to_the_truth(labels: torch.Tensor) -> None:
             (gradient,) = torch.autograd.grad(loss, scores)
             scores = (scores - 300 * gradient).detach().requires_grad_()
         assert (scores.argmax(1) == labels).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_the_focal_loss_has_finite_gradients_that_pull_the_worst_pixels(gamma: float) -> None:
+    scores = torch.tensor([[60.0, -60.0], [0.0, 0.0], [3.0, -3.0]], requires_grad=True)
+    focal(scores.softmax(1), torch.tensor([0, 0, 1]), gamma=gamma).backward()
+    assert scores.grad is not None
+    assert torch.isfinite(scores.grad).all()
+    assert scores.grad[2, 1] < 0

@@ -16,13 +16,16 @@ from semask.cli.main import main
 from semask.cli.train import parse
 from semask.data.augment.transforms import TrainTransform
 from semask.data.classes import Classes
+from semask.models.encoders.kinds import with_encoder
 from semask.models.model import SegmentationModel
 from semask.recipes import DataRecipe, OptimRecipe, get_recipe
+from semask.training.callbacks import EarlyStop
 from semask.training.module import SegmentationModule
 from semask.training.optim import blocks_above, build_optimizer, parameter_groups
 from tests.facts import facts
 from tests.unit.doctored import put_good
 
+VIT = "vit_small_patch14_dinov2.lvd142m"
 OLD, NEW = ("sky", "Road ", "tree", "car"), ("road", "person", "car")
 
 
@@ -78,6 +81,19 @@ def test_without_names_classes_start_anew_and_strangers_are_refused(tmp_path: Pa
         start_from(new, tmp_path / "absent", NEW)
 
 
+def test_a_run_s_folder_and_a_file_of_weights_keep_their_names(tmp_path: Path) -> None:
+    _, new = models("scenes/semask-micro-fpn", tmp_path)
+    run = tmp_path / "run"
+    run.mkdir()
+    (tmp_path / "old").rename(run / "best")
+    (run / "recipe.json").write_text((run / "best/recipe.json").read_text())
+    for source in (run, run / "best", run / "best/model.safetensors"):
+        assert start_from(new, source, NEW).known == ("road", "car")
+    (run / "best/model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=facts("model.safetensors")):
+        start_from(new, run, NEW)
+
+
 def test_a_run_starts_from_a_model_and_goes_on_for_longer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,6 +123,13 @@ def test_a_run_without_gain_ends_early(
     assert "step 2/30" in out
     assert "step 30/30" not in out
     assert (tmp_path / "run/best/model.safetensors").exists()
+    # what a resumed run goes on from knows of the evaluation without gain
+    state = torch.load(tmp_path / "run/last.ckpt", weights_only=True)["callbacks"]
+    (stop,) = (values for name, values in state.items() if name.startswith("EarlyStop"))
+    assert stop["wait_count"] == 1
+    other = EarlyStop(6)
+    other.load_state_dict(stop)
+    assert (other.patience, other.wait_count) == (6, 1)
 
 
 def test_frozen_parameters_and_their_norms_stay() -> None:
@@ -148,6 +171,26 @@ def test_rates_fall_from_block_to_block() -> None:
     # every trained parameter is in one group
     assert sorted(rates) == sorted(id(p) for p in model.parameters() if p.requires_grad)
     assert len(build_optimizer(model, recipe).param_groups) > depth
+
+
+def test_a_pyramid_over_a_plain_encoder_starts_anew() -> None:
+    with torch.device("meta"):
+        names = [
+            key for key, _ in semask.build(with_encoder(get_recipe("folder/semask-swin-t-fpn"), VIT)).named_parameters()
+        ]
+    above = blocks_above(names)
+    assert {value for key, value in above.items() if key.startswith("encoder.levels.")} == {0}
+    assert max(value for key, value in above.items() if "blocks." in key) == 11
+
+
+def test_the_norm_of_a_stage_belongs_to_its_last_block() -> None:
+    with torch.device("meta"):
+        recipe = with_encoder(get_recipe("folder/semask-swin-t-fpn"), "pvt_v2_b0")
+        above = blocks_above([key for key, _ in semask.build(recipe).named_parameters()])
+    for stage in range(4):
+        of_stage = {key: value for key, value in above.items() if f"stages_{stage}." in key}
+        norms = {value for key, value in of_stage.items() if f"stages_{stage}.norm." in key}
+        assert norms == {min(of_stage.values())}
 
 
 @pytest.mark.parametrize(

@@ -103,10 +103,7 @@ def load(
             f"{str(directory / RECORD)!r} names {len(classes)} classes for a model of {model.num_classes}; they must "
             "come from one run"
         )
-    try:
-        tensors = load_file(directory / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{str(directory / WEIGHTS)!r} cannot be read: {error}. Save the checkpoint again.") from error
+    tensors = read_weights(directory)
     # every tensor must fit by name and shape
     wanted = _own_tensors(model)
     odd = sorted(set(tensors) ^ set(wanted))
@@ -119,6 +116,19 @@ def load(
     fill(model, tensors)
     model.classes = classes
     return Bundle(model.to(device).eval(), model.recipe, classes)
+
+
+def read_weights(directory: Path) -> dict[str, Tensor]:
+    """Tensors of a checkpoint.
+
+    Raises:
+        ValueError: The file cannot be read.
+    """
+    try:
+        tensors: dict[str, Tensor] = load_file(directory / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{str(directory / WEIGHTS)!r} cannot be read: {error}. Save the checkpoint again.") from error
+    return tensors
 
 
 def fill(model: SegmentationModel, tensors: Mapping[str, Tensor]) -> None:

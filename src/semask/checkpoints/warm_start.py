@@ -1,4 +1,4 @@
-"""Training that starts from another model: what fits is taken over, rows of classes by the classes' names."""
+"""Training that starts from another model: tensors that fit are taken over, rows of classes by their names."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from semask.checkpoints.convert import translated_tensors
-from semask.checkpoints.record import RECORD, WEIGHTS, read_record
-from semask.checkpoints.store import fill
+from semask.checkpoints.record import RECORD, WEIGHTS, read_record, require_checkpoint
+from semask.checkpoints.store import fill, read_weights
 from semask.data.classes import Classes
 from semask.models.build import build_on_meta
 from semask.models.model import SegmentationModel
@@ -48,9 +47,15 @@ def start_from(model: SegmentationModel, source: Path, classes: Sequence[str]) -
         ValueError: The source cannot be read, or nothing of it fits.
     """
     assert model.recipe is not None
-    if source.is_dir() and (source / RECORD).is_file():
+    # a run's folder stands for its best weights, and a file of weights for its folder
+    if (source / "best" / WEIGHTS).is_file():
+        source /= "best"
+    elif source.name == WEIGHTS and source.with_name(RECORD).is_file():
+        source = source.parent
+    if (source / RECORD).is_file():
+        require_checkpoint(source)
         record = read_record(source / RECORD)
-        tensors: Mapping[str, Tensor] = load_file(source / WEIGHTS)
+        tensors: Mapping[str, Tensor] = read_weights(source)
         theirs = Classes.from_dict(record["classes"]).names if record.get("classes") else ()
     else:
         tensors, theirs = translated_tensors(source, model.recipe), ()

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,13 @@ from torch import Tensor
 from semask.data.checks.file_stats import ImageStats
 from semask.data.checks.scan import scan
 from semask.data.pairs import Pair
-from semask.data.readers.raster import ImageTensor
+from semask.data.readers.raster import ImageTensor, is_deep
 from semask.files import atomic_write
 from semask.recipes.recipe import DataRecipe
 
 Decoded = tuple[ImageTensor, UInt8[Tensor, "H W"]]
+PREFIX = "semask-decoded-"
+"""Names of folders begin so, and go on with the process that made them."""
 SPARE = 2.0
 """The folder must have room for so many times the images."""
 
@@ -36,7 +39,8 @@ class DecodedPairs:
     def __init__(self, data: DataRecipe) -> None:
         # RGB of 8 bits is kept as decoders give it, channels last: torch resizes that three times as fast
         self.rgb = data.channels == 3 and data.value_range is None
-        self.folder = Path(tempfile.mkdtemp(prefix="semask-decoded-"))
+        _remove_orphans()
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         weakref.finalize(self, _remove, self.folder, os.getpid())
 
     def get(self, index: int, decode: Callable[[], Decoded]) -> Decoded:
@@ -45,9 +49,11 @@ class DecodedPairs:
         if not all(file.exists() for file in files):
             image, label = decode()
             rows = image.permute(1, 2, 0) if self.rgb and image.dtype == torch.uint8 else image
-            for file, values in zip(files, (rows, label), strict=True):
-                with atomic_write(file) as part, part.open("wb") as stream:
-                    np.save(stream, values.numpy())
+            # a full disk costs time, no run
+            with suppress(OSError):
+                for file, values in zip(files, (rows, label), strict=True):
+                    with atomic_write(file) as part, part.open("wb") as stream:
+                        np.save(stream, values.numpy())
             return image, label
         # "c": pages are shared until they are written to, which nobody does
         stored, label = (torch.from_numpy(np.load(file, mmap_mode="c")) for file in files)
@@ -59,13 +65,21 @@ def fits(pairs: Sequence[Pair], data: DataRecipe, gibibytes: float) -> bool:
     if not gibibytes or data.jpeg_draft:
         return False
     needed = 0
-    for known in scan(pairs, data, thorough=False):
+    for pair, known in zip(pairs, scan(pairs, data, thorough=False), strict=True):
         if not isinstance(known.image, ImageStats):
             return False
-        # bands may become floats
-        depth = data.channels * (1 if data.channels == 3 and data.value_range is None else 4)
+        # samples of more than 8 bits become floats
+        depth = data.channels * (4 if is_deep(pair.image, data) else 1)
         needed += known.image.height * known.image.width * (depth + 1)
     return needed <= gibibytes * 2**30 and SPARE * needed <= shutil.disk_usage(tempfile.gettempdir()).free
+
+
+def _remove_orphans() -> None:
+    """Remove the folders of processes that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        process = folder.name.removeprefix(PREFIX).partition("-")[0]
+        if process.isdecimal() and not Path("/proc", process).exists() and Path("/proc/self").exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove(folder: Path, process: int) -> None:

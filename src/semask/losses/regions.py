@@ -16,6 +16,7 @@ from semask.structures import IGNORE, PixelLogits
 
 Pixels = Float[Tensor, "n k"]
 Truth = Integer[Tensor, " n"]
+TINY = 1e-7
 RegionTerm = tuple[float, Callable[[Pixels, Truth], Float[Tensor, ""]]]
 """A weight, and a loss of probabilities n×k and classes n."""
 
@@ -30,7 +31,7 @@ def tversky(probabilities: Pixels, truth: Truth, *, alpha: float, beta: float) -
     is_class = F.one_hot(truth, probabilities.shape[1]).to(probabilities.dtype)
     hit = (probabilities * is_class).sum(0)
     wrong, missed = probabilities.sum(0) - hit, is_class.sum(0) - hit
-    return _mean_of_present(1 - hit / (hit + alpha * wrong + beta * missed).clamp(min=1e-7), truth)
+    return _mean_of_present(1 - hit / (hit + alpha * wrong + beta * missed).clamp(min=TINY), truth)
 
 
 def lovasz_softmax(probabilities: Pixels, truth: Truth) -> Float[Tensor, ""]:
@@ -43,7 +44,7 @@ def lovasz_softmax(probabilities: Pixels, truth: Truth) -> Float[Tensor, ""]:
     errors, order = (is_class - probabilities).abs().sort(dim=0, descending=True)
     hits = is_class.gather(0, order)
     total = hits.sum(0)
-    jaccard = 1 - (total - hits.cumsum(0)) / (total + (1 - hits).cumsum(0)).clamp(min=1e-7)
+    jaccard = 1 - (total - hits.cumsum(0)) / (total + (1 - hits).cumsum(0)).clamp(min=TINY)
     growth = jaccard.diff(dim=0, prepend=torch.zeros_like(jaccard[:1]))
     return _mean_of_present((errors * growth).sum(0), truth)
 
@@ -53,8 +54,8 @@ def focal(probabilities: Pixels, truth: Truth, *, gamma: float) -> Float[Tensor,
 
     Source: Lin et al. (arXiv:1708.02002) eq. 4, without α.
     """
-    own = probabilities.gather(1, truth[:, None])[:, 0].clamp(min=1e-12)
-    return ((1 - own) ** gamma * -own.log()).mean()
+    own = probabilities.gather(1, truth[:, None])[:, 0].clamp(min=TINY)
+    return ((1 - own).clamp(min=TINY) ** gamma * -own.log()).mean()
 
 
 def region_loss(

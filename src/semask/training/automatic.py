@@ -23,8 +23,8 @@ from semask.ops.device import memory_of
 from semask.recipes import Recipe
 from semask.recipes.decoders import MASK_CLASSIFIERS
 from semask.training.options import RunOptions
+from semask.training.prepare import CHOICE
 
-RECORD = "automatic.json"
 THIN, THIN_SHARE, COARSE = 3.0, 0.25, 8.0
 """Images are enlarged where this share of the classes is thinner than THIN [px], and not reduced so far that any class
 becomes thinner than COARSE [px]."""
@@ -45,6 +45,8 @@ EVALUATION_SHARE, PASSES = 0.2, 3
 """Time of all evaluations beside that of the steps, one of which takes as long as so many forward passes."""
 STEP_BYTES, MEMORY_SHARE = 6000, 0.5
 """Memory of a training step per pixel of its batch, measured for SeMask-T FPN, and the share that it may take."""
+STRAY = 1e-4
+"""Share of the labelled pixels up to which a class is taken for stray pixels."""
 RARE, RARE_CROPS = 0.05, 0.5
 """Share of the labelled pixels below which a class is rare, and the share of crops around such classes."""
 
@@ -65,13 +67,17 @@ class Choice(NamedTuple):
 
     def write(self, out: Path) -> None:
         """Write the changes and their reasons into a run's folder, beside its recipe.json."""
-        write_json(out / RECORD, {"changes": self.changes, "reasons": self.reasons})
+        write_json(out / CHOICE, {"changes": self.changes, "reasons": self.reasons})
 
 
 def choose(recipe: Recipe, classes: Classes, options: RunOptions, out: Path, *, keep: Collection[str]) -> Choice:
-    """Fit a recipe to its data and this machine; a run that goes on takes what it chose at its beginning."""
-    if options.resume is not None and (out / RECORD).is_file():
-        record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    """Fit a recipe to its data and this machine; a run that goes on keeps the choice of its beginning."""
+    if options.resume is not None:
+        before = out if options.resume == "latest" else Path(options.resume)
+        file = (before if before.is_dir() else before.parent) / CHOICE
+        if not file.is_file():  # the run began with --auto false
+            return Choice(recipe, {}, ())
+        record = json.loads(file.read_text(encoding="utf-8"))
         # JSON has lists for tuples
         changes = {
             path: tuple(value) if isinstance(value, list) else value
@@ -130,7 +136,8 @@ class Fitting:
 def _fit_scale(fitting: Fitting, found: Fingerprint, names: Sequence[str]) -> str:
     """Choose the scale at which images are read, the crop and the windows."""
     side, crop = math.sqrt(found.height * found.width), min(fitting.recipe.data.crop)
-    present = sorted((width, name) for width, name in zip(found.thickness, names, strict=True) if width)
+    counted = _counted(found)
+    present = sorted((found.thickness[index], names[index]) for index in counted if found.thickness[index])
     thinnest, thin = present[0] if present else (side, "any class")
     many_thin = sum(width < THIN for width, _ in present) >= THIN_SHARE * max(1, len(present))
     # enlarge what is thin, reduce what is far larger than a crop
@@ -151,17 +158,19 @@ def _fit_scale(fitting: Fitting, found: Fingerprint, names: Sequence[str]) -> st
     else:
         fitting.set("data.base_scale", None)
         fitting.set("data.base_ratio", ratio)
-    fitting.set("data.antialias", ratio < SMOOTH)
-    # crops no larger than the images, in multiples of the coarsest stride
     shown = read_size(fitting.recipe.data, found.height, found.width)
+    fitting.set("data.antialias", shown[0] < SMOOTH * found.height or fitting.recipe.data.base_scale is not None)
+    # crops no larger than the images, in multiples of the coarsest stride
     sides = (min(limit, math.ceil(own / 32) * 32) for limit, own in zip(fitting.recipe.data.crop, shown, strict=True))
     fitting.set("data.crop", tuple(sides))
     crop_size = fitting.recipe.data.crop
     windows = ""
-    if found.largest * math.prod(shown) / (found.height * found.width) > WHOLE_PIXELS:
+    # a box brings all images to about one size
+    largest = found.largest * fitting.recipe.data.base_ratio**2
+    if (math.prod(shown) if fitting.recipe.data.base_scale is not None else largest) > WHOLE_PIXELS:
         fitting.set("test.mode", "sliding")
         fitting.set("test.window", crop_size)
-        fitting.set("test.stride", tuple(each * 2 // 3 for each in crop_size))
+        fitting.set("test.stride", tuple(each * 2 // 3 for each in fitting.recipe.test.window))
         windows = ", and segmented window by window"
     return (
         f"images of {found.height}×{found.width} px are read at {shown[0]}×{shown[1]}, in crops of "
@@ -200,14 +209,20 @@ def _fit_length(fitting: Fitting, found: Fingerprint, machine: Machine) -> str:
 
 def _fit_balance(fitting: Fitting, found: Fingerprint, names: Sequence[str]) -> str:
     """Choose weights and crops for rare classes."""
-    total = sum(found.pixels)
-    present = [(pixels / total, name) for pixels, name in zip(found.pixels, names, strict=True) if pixels]
-    share, rarest = min(present, default=(1.0, "any class"))
+    total, counted = sum(found.pixels), _counted(found)
+    share, rarest = min(((found.pixels[index] / total, names[index]) for index in counted), default=(1.0, "any class"))
     if share < RARE:
         if fitting.recipe.model.decoder.kind not in MASK_CLASSIFIERS:
-            fitting.set("loss.class_weights", root_frequency(np.array(found.pixels)))
+            pixels = [each if index in counted else 0 for index, each in enumerate(found.pixels)]
+            fitting.set("loss.class_weights", root_frequency(np.array(pixels)))
         fitting.set("data.rare_crops", RARE_CROPS)
     chosen, crops = fitting.recipe.loss.class_weights, fitting.recipe.data.rare_crops
     weights = f"class weights up to {max(chosen):g}" if chosen else "equal class weights"
     around = f", {crops:.0%} of crops around rare classes" if crops else ""
     return f"{weights}{around}: the rarest class, {rarest}, has {share:.2%} of the labelled pixels"
+
+
+def _counted(found: Fingerprint) -> list[int]:
+    """Classes that rules look at: a few stray pixels decide nothing."""
+    least = STRAY * sum(found.pixels)
+    return [index for index, pixels in enumerate(found.pixels) if pixels > least]

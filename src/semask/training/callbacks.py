@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
@@ -35,6 +35,17 @@ class MovingAverage(WeightAveraging):
 def follow(average: Tensor, value: Tensor, count: Tensor, *, decay: float) -> Tensor:
     """Return average + (1 - decay)·(value - average), which keeps constants; whole numbers are taken over."""
     return torch.lerp(average, value, 1 - decay) if average.is_floating_point() else value
+
+
+class EarlyStop(EarlyStopping):
+    """End after so many evaluations in a row without a better mIoU; a resumed run may have another patience."""
+
+    def __init__(self, patience: int) -> None:
+        super().__init__("val/mIoU", mode="max", patience=patience, check_finite=False)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting, with the patience of this run."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
 
 
 class RandomStates(Callback):

@@ -1,4 +1,4 @@
-"""Pictures of a finished run: its curves, and validation images as its best weights segment them."""
+"""Figures of a finished run: its curves, and validation images as its best weights segment them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from semask.training.history import read_history
 from semask.training.run import TrainResult
 from semask.visualization.figures import Row, figure_grid, training_curves
 
-PICTURES = 8
+SHOWN = 8
 """Validation images in the overview."""
 
 
@@ -30,7 +30,7 @@ def draw(result: TrainResult) -> None:
     predictor = build_predictor(model, recipe.test, recipe.data)
     prior = build_prior(model, recipe.test, recipe.data) if model.semantic_layers else None
     samples, rows = validation_set(recipe.data), []
-    for index in range(0, len(samples), -(-len(samples) // PICTURES)):
+    for index in range(0, len(samples), -(-len(samples) // SHOWN)):
         image, label, _ = samples[index]
         found = predictor.labels(image[None])[0], prior.labels(image[None])[0] if prior else None
         rows.append(Row(as_rgb(image), label, *found))

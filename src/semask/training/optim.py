@@ -14,9 +14,11 @@ from semask.recipes import OptimRecipe
 
 ParameterGroup = dict[str, object]
 BLOCK = re.compile(
-    r"encoder\.(?!semantic\.)(?:[A-Za-z_]\w*\.)*?(?!norm|bn)[A-Za-z_]\w*?[._]?\d+(?:\.(?:\w+\.)?\d+)?(?=\.)"
+    r"encoder\.(?!semantic\.|levels\.)(?:[A-Za-z_]\w*\.)*?(?!norm|bn)[A-Za-z_]\w*?[._]?\d+(?:\.(?:\w+\.)?\d+)?(?=\.)(?!\.norm\.)"
 )
 """Names of blocks, with or without their stage's."""
+FRESH = ("encoder.semantic.", "encoder.levels.")
+"""Layers that start anew: semantic layers, and the pyramid of a plain ViT."""
 NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
@@ -80,7 +82,7 @@ def blocks_above(names: Sequence[str]) -> dict[str, int]:
     """Number of blocks from each parameter of the encoder to the end of the encoder.
 
     Blocks are those of its lists, stage by stage, in their order: `blocks.3` of a ViT, `layers.0.blocks.1` of a Swin.
-    What comes before all of them (patch embedding, positions) is one block more; semantic layers count as the last one.
+    Patch embedding and positions, before all of them, are one block more; layers that start anew count as the last one.
 
     Source: layer-wise learning rates of BEiT (arXiv:2106.08254) §A.
     """
@@ -91,7 +93,7 @@ def blocks_above(names: Sequence[str]) -> dict[str, int]:
         if match:
             here = len(blocks) - 1 - blocks.index(match[0])
         # norms between blocks belong to the block before them
-        above[name] = 0 if name.startswith("encoder.semantic.") else here
+        above[name] = 0 if name.startswith(FRESH) else here
     return above
 
 

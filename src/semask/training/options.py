@@ -16,8 +16,8 @@ class RunOptions:
     resume: str | None = None
     """Go on from this last.ckpt; "latest" (or no value on the command line) is the one in the run's own folder."""
     init: Path | None = None
-    """Start from another model: a checkpoint's folder or a published file. What fits is taken over, classes by their
-    names; recipe, learning rate, data and classes may be others."""
+    """Start from another model: a checkpoint's folder or a published file. Tensors that fit are taken over, rows of
+    classes by their names; recipe, learning rate, data and classes may be others."""
     overwrite: bool = False
     """Replace an earlier run in the same folder."""
     from_scratch: bool = False

@@ -30,6 +30,8 @@ from semask.training.saving import LAST_CHECKPOINT
 
 logger = logging.getLogger(__name__)
 LOCK = ".lock"
+CHOICE = "automatic.json"
+"""File of the settings that a run chose."""
 
 MOVABLE = {"data.root", "model.encoder.weights", "train.checkpoint_every"}
 """Fields that change no result: where files lie, and how often a run is saved."""
@@ -192,7 +194,8 @@ def open_folder(out: Path, recipe: Recipe | None, classes: Classes | None, *, re
     best/ may stay the best.
     """
     if resume is None and holds_run(out):
-        (out / LAST_CHECKPOINT).unlink(missing_ok=True)
+        for name in (LAST_CHECKPOINT, CHOICE):
+            (out / name).unlink(missing_ok=True)
         for name in (FOLDER, "best", "last"):
             shutil.rmtree(out / name, ignore_errors=True)
     if resume is not None:

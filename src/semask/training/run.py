@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -35,7 +35,7 @@ from semask.recipes import Recipe, TrainRecipe
 from semask.recipes.bounds import check_flags, check_numbers
 from semask.text import console
 from semask.training import automatic
-from semask.training.callbacks import MovingAverage, RandomStates, WarnUnusedSemanticAttention
+from semask.training.callbacks import EarlyStop, MovingAverage, RandomStates, WarnUnusedSemanticAttention
 from semask.training.datamodule import SegmentationData, micro_batch
 from semask.training.frozen import check_frozen
 from semask.training.history import FOLDER, open_loggers
@@ -98,9 +98,9 @@ class Run:
         # what moves the weights comes before what saves them
         names = classes.names if classes is not None else ()
         own = [*([average] if average else []), ProgressReport(names), RandomStates(recipe.train.seed)]
-        own += [WarnUnusedSemanticAttention(), self.checkpoints]
         if recipe.train.early_stop is not None:
-            own.append(EarlyStopping("val/mIoU", mode="max", patience=recipe.train.early_stop, check_finite=False))
+            own.append(EarlyStop(recipe.train.early_stop))
+        own += [WarnUnusedSemanticAttention(), self.checkpoints]
         try:
             self.trainer = build_trainer(recipe.train, options, callbacks=[*own, *callbacks])
         except (MisconfigurationException, RuntimeError) as error:  # Lightning's words for what the machine lacks
@@ -191,7 +191,7 @@ class Run:
         if self.classes is not None and self.recipe.data.kind != "scenes":
             lines.append(self.classes.describe())
         # the scale of the images: chosen, or the recipe's
-        if self.choice is not None:
+        if self.choice is not None and self.choice.reasons:
             lines += [f"chosen: {reason}" for reason in self.choice.reasons]
             lines.append("every flag keeps its value, and --auto false keeps the recipe's")
         elif note := scale_note(self.recipe.data, *data.val[0].label.shape):
@@ -241,15 +241,12 @@ def build_trainer(recipe: TrainRecipe, options: RunOptions, *, callbacks: Sequen
         )
     on_gpu = options.accelerator in {"auto", "gpu"} and torch.cuda.is_available()
     devices, nodes = _places(options)
-    precision: Any = {"bfloat16": "bf16-mixed", "float32": "32-true"}.get(recipe.precision)
-    if precision is None:
-        precision = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
     return Trainer(
         accelerator=options.accelerator,
         devices=devices,
         num_nodes=nodes,
         strategy=options.strategy,
-        precision=precision,
+        precision=_precision(recipe, on_gpu=on_gpu),
         max_steps=recipe.steps,
         max_epochs=-1,
         val_check_interval=recipe.eval_every * recipe.accumulate,
@@ -305,6 +302,12 @@ def quiet() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
+
+
+def _precision(recipe: TrainRecipe, *, on_gpu: bool) -> Any:
+    if recipe.precision == "auto":
+        return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+    return {"bfloat16": "bf16-mixed", "float32": "32-true"}[recipe.precision]
 
 
 def _places(options: RunOptions) -> tuple[int | str, int]:

@@ -115,13 +115,13 @@ def write_legend(image: UInt8[Tensor, "3 H W"], ids: Sequence[int], classes: Cla
         return
     corner = image[:, height - tall :, :wide]
     # a dark ground under white names
-    picture = Image.fromarray((corner.float() * 0.35).to(torch.uint8).permute(1, 2, 0).numpy())
-    draw = ImageDraw.Draw(picture)
+    ground = Image.fromarray((corner.float() * 0.35).to(torch.uint8).permute(1, 2, 0).numpy())
+    draw = ImageDraw.Draw(ground)
     for line, (index, name) in enumerate(zip(ids, names, strict=True)):
         top = gap + round(1.4 * size) * line
         draw.rectangle((gap, top, gap + size, top + size), fill=classes.colours[index], outline=(255, 255, 255))
         draw.text((2 * gap + size, top + size / 2), name, fill=(255, 255, 255), font=font, anchor="lm")
-    corner.copy_(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
+    corner.copy_(torch.from_numpy(np.array(ground)).permute(2, 0, 1))
 
 
 def foreground(classes: Classes) -> tuple[int, ...]:

@@ -63,6 +63,16 @@ def probe_raster(given: str | Source, data: DataRecipe) -> tuple[int, int]:
     return height, width
 
 
+def is_deep(given: str | Source, data: DataRecipe) -> bool:
+    """Whether `read_raster` may give an image as floats rather than bytes."""
+    source = as_source(given)
+    start = first_bytes(source)
+    if not _has_bands(source, start, data):
+        return False
+    header = png.read_header(start)
+    return data.value_range is not None or tiff.is_tiff(start) or (header is not None and header[0] == 16)
+
+
 def as_rgb(image: ImageTensor) -> ImageTensor:
     """Return the visible part of an image: its first three channels, or its first as grey.
 
