@@ -1,11 +1,14 @@
 """Class tables derived from the values of labels, and what reads data without a table."""
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from semask.checkpoints.record import write_record
@@ -21,7 +24,7 @@ from semask.recipes.recipe import DataRecipe, Recipe
 from semask.structures import IGNORE
 from tests.facts import facts
 
-SOFT = {0: 900, 255: 80, **dict.fromkeys(range(20, 250, 20), 1)}
+SOFT = {0: 900, 255: 80, **dict.fromkeys(range(16, 250, 16), 1)}
 PLAIN = {0: 5, 1: 5, 2: 5}
 
 
@@ -63,6 +66,13 @@ def summary(found: Proposal) -> tuple[bool, tuple[str, ...], dict[str, int | str
             "#00ff00 #ff0000",
             {"#00ff00": 0, "#ff0000": 1},
         ),
+        # white is a class or the 255 that means ignore
+        (
+            {COLOUR + 0x010101 * v: 5 for v in (0, 1, 2, 255)},
+            False,
+            "#000000 #010101 #020202 #ffffff",
+            {"#000000": 0, "#010101": 1, "#020202": 2, "#ffffff": 3},
+        ),
         ({0: 5, 2: 5, 3: 5}, False, "class_0 class_2 class_3", {"0": 0, "2": 1, "3": 2}),
         ({0: 5, 38: 5}, False, "background foreground", {"0": 0, "38": 1}),
         ({0: 5, 128: 5, 255: 1}, False, "class_0 class_128 class_255", {"0": 0, "128": 1, "255": 2}),
@@ -75,6 +85,45 @@ def test_what_values_show(label: dict[int, int], safe: bool, names: str, labels:
     # small ids always leave 255 to be ignored
     small = {"255": "ignore"} if max(set(label) - {255}) < 64 and len(set(label) - {255}) > 1 else {}
     assert summary(found) == (safe, tuple(name.replace("_", " ") for name in names.split()), labels | small)
+
+
+@given(
+    ids=st.sets(st.integers(0, 60), min_size=1),
+    ignored=st.booleans(),
+    colours=st.booleans(),
+    pixels=st.randoms(use_true_random=False),
+)
+def test_ids_are_never_a_soft_mask(ids: set[int], ignored: bool, colours: bool, pixels: random.Random) -> None:
+    label = {value: 10 ** pixels.randrange(6) for value in sorted(ids | ({255} if ignored else set()))}
+    packed = {COLOUR + 0x010101 * value: count for value, count in label.items()} if colours else label
+    found = propose_from(stats(packed))
+    assert "0-127" not in found.classes.labels()
+    # gaps and ids from 1 are for people to check
+    if not colours and len(ids) > 1:
+        assert found.safe == (sorted(ids) == [*range(len(ids))])
+
+
+@pytest.mark.parametrize("ids", [{*range(7), 8, 9, 10}, {*range(1, 10)}, {*range(182)} - {11}])
+def test_ids_with_gaps_are_not_assumed(ids: set[int]) -> None:
+    """The last are those of COCO-Stuff, where nearly all pixels are of few ids or ignored."""
+    label = {**dict.fromkeys(ids, 1), min(ids): 9000, 255: 900}
+    found = propose_from(stats(label))
+    assert (found.safe, len(found.classes.names)) == (False, len(ids) + (max(ids) > 64))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {2: 2000},  # 0 has less than half of the dark pixels
+        {0: 0, 1: 900},
+        {230: 90, 240: 90},  # no level has half of the light pixels
+        {112: 0, 128: 0},  # a step of 32 levels without two
+    ],
+)
+def test_values_unlike_soft_edges_are_not_assumed(changes: dict[int, int]) -> None:
+    assert propose_from(stats(SOFT)).classes.labels() == {"0-127": 0, "128-255": 1}
+    label = {value: count for value, count in {**SOFT, **changes}.items() if count}
+    assert not propose_from(stats(label)).safe
 
 
 def test_many_ids_are_for_people_to_check() -> None:

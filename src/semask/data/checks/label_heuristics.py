@@ -14,7 +14,7 @@ import numpy as np
 
 from semask.data.checks.file_stats import LabelStats, PairStats
 from semask.data.checks.issue import Issue
-from semask.data.checks.propose import SOFT, propose_from
+from semask.data.checks.propose import propose_from
 from semask.data.classes import UNKNOWN, Classes, identity
 from semask.data.label_values import COLOUR
 from semask.data.masks import BACKGROUND, ClassMasks
@@ -24,6 +24,8 @@ from semask.structures import IGNORE
 VOID_NAMES = ("void", "unlabelled", "unlabeled", "undefined", "unknown", "ignored", "don't care", "dont care")
 EVERYWHERE, THIN, ENOUGH = 0.95, 0.25, 10
 """Value 0 resembles "no label" if it is in this share of all labels, covers little of them, and there are enough."""
+SOFT = 8
+"""More values without a class than these may be soft edges."""
 
 
 class ValueCounts(NamedTuple):

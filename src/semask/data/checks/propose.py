@@ -29,8 +29,10 @@ SAMPLE = 200
 FEW = 64
 """Most ids or colours that are classes without doubt; depth maps and photographs have more."""
 BINARY = ("background", "foreground")
-PEAK, PEAKED, SOFT = 32, 0.95, 8
-"""A mask with soft edges has this share of its pixels within so many levels of 0 and 255, and more values than this."""
+PEAK, PEAKED = 32, 0.95
+"""A mask with soft edges has this share of its pixels within so many levels of 0 and 255."""
+FILLED = 2
+"""Levels that soft edges have at least in each PEAK levels between; ids and grey codes leave some of these empty."""
 SHOWN = 5
 
 
@@ -139,12 +141,15 @@ def _count(labels: Sequence[LabelStats]) -> tuple[Counter[int], Mapping[int, int
 
 def _has_soft_edges(levels: Counter[int], *, lossy: bool) -> bool:
     """Whether nearly all pixels are near 0 or 255, and the others are no ids."""
-    low = sum(count for value, count in levels.items() if 0 <= value < PEAK)
-    high = sum(count for value, count in levels.items() if 255 - PEAK < value <= 255)
-    if not (low and high and low + high >= PEAKED * levels.total() and min(levels) >= 0 and max(levels) <= 255):
+    if min(levels) < 0 or max(levels) > 255:
         return False
-    ids = levels.keys() - {IGNORE}
-    return lossy or (len(levels) > SOFT and (max(ids) > 255 - PEAK or ids != set(range(len(ids)))))
+    steps = [[levels[value] for value in range(start, start + PEAK)] for start in range(0, 256, PEAK)]
+    low, *between, high = steps
+    if not (any(low) and any(high) and sum(low) + sum(high) >= PEAKED * levels.total()):
+        return False
+    # ids are small, so that they lie near 0 too: the ends must be one level each, of which white may be a light grey
+    peaked = 2 * low[0] > sum(low) and 2 * max(high) > sum(high)
+    return lossy or (peaked and all(np.count_nonzero(step) >= FILLED for step in between))
 
 
 def _exact(counts: Counter[int], colours: Mapping[int, int], shown: str) -> Proposal:
@@ -166,6 +171,9 @@ def _exact(counts: Counter[int], colours: Mapping[int, int], shown: str) -> Prop
         listed = [(each >> 16 & 0xFF, each >> 8 & 0xFF, each & 0xFF) for each in packed]
     mapped = {value: index for index, value in enumerate(values)} | ignored
     what = "colours" if by_colour else "values"
-    safe = 1 < len(values) <= FEW and (by_colour or consecutive or values == [0, 255])
+    # of more than two greys, white may be a class or the 255 that means ignore
+    grey = by_colour and max(grey_levels(np.array(values))) < COLOUR
+    meant = (by_colour and not (grey and len(values) > 2)) or consecutive or values == [0, 255]
+    safe = 1 < len(values) <= FEW and meant
     reason = f"the labels hold {len(counts)} {what} ({shown})"
     return Proposal(Classes(tuple(names), tuple(listed), mapped), reason, safe)
