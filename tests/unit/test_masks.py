@@ -44,7 +44,7 @@ def put(root: Path, layout: str, *, high: int = 255, seed: int = 0) -> dict[str,
     return found
 
 
-@pytest.mark.parametrize("high", [1, 255])
+@pytest.mark.parametrize("high", [1, 2, 100, 127, 255])
 @pytest.mark.parametrize(("fields", "layout"), LAYOUTS)
 def test_masks_equal_class_numbers(fields: dict[str, str], layout: str, high: int, tmp_path: Path) -> None:
     truth = put(tmp_path, layout, high=high)
@@ -110,6 +110,47 @@ def test_the_flag_of_a_layout_is_named(layout: str, flag: str, tmp_path: Path) -
     put(tmp_path, layout)
     with pytest.raises(ValueError, match=facts(2, flag)):
         find_pairs(DataRecipe(root=str(tmp_path)), "train")
+
+
+def covered_by(path: Path, mask: np.ndarray, mode: str | None = None, **options: object) -> list[list[int]]:
+    Image.fromarray(mask.astype(np.uint8), mode).save(path, **options)
+    return (np.array(Image.open(ClassMasks(("road",), (path,)).open("rb"))) == 0).astype(int).tolist()
+
+
+def test_what_a_mask_covers_or_why_it_is_refused(tmp_path: Path) -> None:
+    edge = np.array([[0, 0, 1, 100, 127, 128, 200, 255]])
+    covered = [[0, 0, 0, 0, 0, 1, 1, 1]]
+    assert covered_by(tmp_path / "soft.png", edge) == covered
+    assert covered_by(tmp_path / "colour.png", np.dstack([edge, edge * 0, edge * 0])) == covered
+    assert covered_by(tmp_path / "two.png", edge == 100) == [[0, 0, 0, 1, 0, 0, 0, 0]]
+    assert covered_by(tmp_path / "full.png", np.full((1, 3), 2)) == [[1, 1, 1]]
+    for values in ([0, 1, 2], [0, 60, 127], [1, 2], [3, 0, 1, 2, 4, 5, 9]):
+        path = tmp_path / "few.png"
+        with pytest.raises(ValueError, match=facts(path, *sorted(values)[:5], max(values), "0 and 255")):
+            covered_by(path, np.array([values]))
+
+
+def test_jpeg_masks_that_are_empty_or_too_dark(tmp_path: Path) -> None:
+    path, columns = tmp_path / "a.jpg", np.kron([[0, 1, 0, 1]], np.ones((16, 16), int))
+    # JPEG stores black as 1 at the first quality and as 3 at the second
+    for quality in (70, 16):
+        assert not np.any(covered_by(path, columns * 0, quality=quality))
+        assert np.array(Image.open(path)).max() > 0
+        assert covered_by(path, columns * 255, quality=quality) == columns.tolist()
+    with pytest.raises(ValueError, match=facts(path, "0 and 255")):
+        covered_by(path, columns * 100, quality=90)
+
+
+def test_a_shape_in_transparency_alone_is_refused(tmp_path: Path) -> None:
+    path, alpha = tmp_path / "a.png", np.array([[0, 255]])
+    for level, name in ((0, "#000000"), (255, "#ffffff")):
+        colour = np.full((1, 2), level)
+        for bands in ([colour] * 3, [colour]):
+            with pytest.raises(ValueError, match=facts(path, name, "0 … 255")):
+                covered_by(path, np.dstack([*bands, alpha]))
+    # empty everywhere, and a shape that colour and transparency share
+    assert covered_by(path, np.zeros((1, 2, 4))) == [[0, 0]]
+    assert covered_by(path, np.dstack([alpha] * 4)) == [[0, 1]]
 
 
 def test_wrong_masks_are_refused(tmp_path: Path) -> None:

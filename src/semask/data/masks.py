@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
+from jaxtyping import Bool
 from PIL import Image
 
-from semask.data.label_values import COLOUR
-from semask.data.readers.image import read_label
-from semask.data.readers.source import Source, Unreadable
+from semask.data.label_values import COLOUR, name_of
+from semask.data.readers.image import is_lossy, open_image, read_label
+from semask.data.readers.source import MAX_PIXELS, Source, Unreadable
 from semask.recipes.recipe import DataRecipe
 from semask.structures import IGNORE
 
@@ -28,6 +29,7 @@ BACKGROUND = "background"
 USUAL = ("{stem}_{class}", "{stem}-{class}", "{stem}/{class}", "{class}/{stem}")
 """Templates that are looked for where images have no label."""
 MAX_NAMES = 255
+NEAR, SHOWN = 32, 5
 KEPT = 16
 """Composed labels that are kept, as a reader opens a source several times."""
 
@@ -57,7 +59,7 @@ class ClassMasks:
         """Return the bytes of a PNG of class numbers.
 
         Raises:
-            Unreadable: a mask cannot be read, or the masks differ in size.
+            Unreadable: a mask cannot be read, its values do not show what it covers, or the masks differ in size.
         """
         try:
             return BytesIO(_compose(self, tuple(m.stat().st_mtime_ns for m in self.present if isinstance(m, Path))))
@@ -72,21 +74,61 @@ def _compose(label: ClassMasks, times: tuple[int, ...]) -> bytes:
     for index, mask in enumerate(label.masks):
         if mask is None:
             continue
-        values: np.ndarray = read_label(mask, lossy=True).numpy()
-        # of colours, the brightest channel
-        if values.max() >= COLOUR:
-            values = np.max([values & 0xFF, values >> 8 & 0xFF, values >> 16 & 0xFF], axis=0)
+        covered = _read_mask(mask)
         if ids is None:
             free = [i for i, name in enumerate(label.names) if name.casefold() == BACKGROUND and label.masks[i] is None]
-            ids = np.full(values.shape, free[0] if free else IGNORE, np.uint8)
-        if values.shape != ids.shape:
-            (h, w), (height, width) = values.shape, ids.shape
+            ids = np.full(covered.shape, free[0] if free else IGNORE, np.uint8)
+        if covered.shape != ids.shape:
+            (h, w), (height, width) = covered.shape, ids.shape
             raise ValueError(f"{mask}: a mask of {h}×{w} pixels beside one of {height}×{width}; make them one size")
-        # masks of 0 and 1, or of 0 to 255 with edges in between
-        ids[values > (0 if values.max() <= 1 else 127)] = index
+        ids[covered] = index
     content = BytesIO()
     Image.fromarray(np.zeros((0, 0), np.uint8) if ids is None else ids).save(content, "PNG", compress_level=1)
     return content.getvalue()
+
+
+def _read_mask(mask: Source) -> Bool[np.ndarray, "H W"]:
+    """Return the pixels that a mask covers: those of its one value beside 0, or of 128 … 255 if edges lie between.
+
+    Raises:
+        ValueError: the file cannot be read, or its values do not show what it covers.
+    """
+    values: np.ndarray = read_label(mask, lossy=True).numpy()
+    if values.max() >= COLOUR:
+        _refuse_alpha(mask, values)
+        # of colours, the brightest channel
+        values = np.max([values & 0xFF, values >> 8 & 0xFF, values >> 16 & 0xFF], axis=0)
+    found = np.unique(values)
+    if is_lossy(mask):
+        # JPEG stores an empty mask as any level near 0
+        if len(found) == 1 and found[0] < NEAR:
+            return np.zeros(values.shape, bool)
+    elif np.count_nonzero(found) <= 1:
+        return values.astype(bool)
+    if not 127 < found[-1] <= 255:
+        shown = ", ".join(
+            [*map(str, found[:SHOWN]), *(["…"] if len(found) > SHOWN + 1 else []), *map(str, found[SHOWN:][-1:])]
+        )
+        raise ValueError(
+            f"{mask}: a mask of the values {shown}; masks have 0 and one other value, or 0 … 255 with soft edges, of "
+            "which 128 … 255 are covered; save it as 0 and 255"
+        )
+    covered: np.ndarray = values > 127
+    return covered
+
+
+def _refuse_alpha(mask: Source, values: np.ndarray) -> None:
+    """Refuse a mask of one colour whose transparency varies, since its shape is in what labels leave out."""
+    if values.min() < values.max():
+        return
+    with open_image(mask, MAX_PIXELS) as image:
+        alpha = np.array(image.getchannel("A") if "A" in image.getbands() else 255)
+    low, high = alpha.min(), alpha.max()
+    if low < high:
+        raise ValueError(
+            f"{mask}: a mask of the one colour {name_of(int(values.max()))} with transparency of {low} … {high}; "
+            "transparency is left out; save the mask in grey, as 0 and 255"
+        )
 
 
 def has_mask_per_class(data: DataRecipe) -> bool:
