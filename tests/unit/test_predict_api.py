@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import semask
+from semask.data.readers.raster import read_raster
+from semask.inference.predictor import to_batch
 from semask.models.model import SegmentationModel
+from semask.recipes import DataRecipe
 from tests.facts import facts
 
 
@@ -71,3 +76,66 @@ def test_what_is_no_image_is_refused(model: SegmentationModel, image: object) ->
     if isinstance(image, torch.Tensor) and not image.isnan().any():
         with pytest.raises(ValueError, match=r"image"):
             model.labels(image if image.ndim == 4 else image[None])
+
+
+def test_pillow_images_are_read_as_their_files(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    rgb, opaque = random.integers(0, 256, (9, 11, 3), dtype=np.uint8), np.full((9, 11), 255, np.uint8)
+    cut = np.where(rgb[..., :1] > 99, 255, 0).astype(np.uint8)
+    images = {
+        "P": Image.fromarray(rgb).quantize(16),
+        "1": Image.fromarray(rgb[..., 0] > 127),
+        "L": Image.fromarray(rgb[..., 0]),
+        "LA": Image.fromarray(np.dstack([rgb[..., 0], opaque])),
+        "RGB": Image.fromarray(rgb),
+        "RGBA": Image.fromarray(np.dstack([rgb, opaque])),
+        "RGBA cut": Image.fromarray(np.dstack([rgb, cut])),
+        "I;16": Image.fromarray(random.integers(0, 65536, (9, 11)).astype(np.uint16)),
+    }
+    refused = set()
+    for name, image in images.items():
+        path = tmp_path / f"{name}.png"
+        image.save(path)
+        for data in (DataRecipe(channels=c, value_range=r) for c in (1, 2, 3, 4) for r in (None, (20.0, 200.0))):
+            try:
+                expected = read_raster(str(path), data)
+            except ValueError:
+                refused.add((name, data.channels))
+                with pytest.raises(
+                    ValueError, match=facts(f"--data.channels {3 if name in 'P1' else len(image.getbands())}")
+                ):
+                    to_batch(image, data)
+                continue
+            expected = expected / 255 if expected.dtype == torch.uint8 else expected
+            assert torch.equal(to_batch(image, data)[0][0], expected), (name, data)
+    taken = {
+        "P": [3],
+        "1": [3],
+        "L": [1, 3],
+        "LA": [2, 3],
+        "RGB": [3],
+        "RGBA": [3, 4],
+        "RGBA cut": [3, 4],
+        "I;16": [1, 3],
+    }
+    assert refused == {(name, c) for name in images for c in (1, 2, 3, 4) if c not in taken[name]} | {("RGBA cut", 3)}
+
+
+def test_a_range_scales_integers_and_no_floats() -> None:
+    data = DataRecipe(value_range=(100.0, 300.0))
+    for kind in (np.uint8, np.int16, np.uint16, np.int32, np.int64, ">u2"):
+        stored = np.array([[[50, 100, 150]], [[200, 250, 255]]]).astype(kind)
+        expected = torch.tensor([[0, 0, 0.25], [0.5, 0.75, 0.775]]).T[:, :, None]
+        forms = [stored]
+        if kind != ">u2":
+            forms += [torch.from_numpy(stored).movedim(-1, 0), torch.from_numpy(stored).movedim(-1, 0)[None]]
+        for form in forms:
+            assert torch.allclose(to_batch(form, data)[0], expected)
+    unit = np.random.default_rng(0).random((4, 5, 3)).astype(np.float32)
+    for form in (unit, torch.from_numpy(unit).movedim(-1, 0)):
+        assert torch.equal(to_batch(form, data)[0][0], torch.from_numpy(unit).movedim(-1, 0))
+        for wrong, low, high in ((form * 0 + 150, 150, 150), (form * 0 - 1, -1, -1)):
+            with pytest.raises(ValueError, match=facts("[0, 1]", low, high, "data.value_range 100 300")):
+                to_batch(wrong, data)
+    with pytest.raises(ValueError, match="bool"):
+        to_batch(torch.zeros(3, 4, 4, dtype=torch.bool), data)

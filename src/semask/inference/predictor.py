@@ -116,31 +116,34 @@ def to_batch(image: ImageLike, data: DataRecipe) -> tuple[Tensor, bool]:
     """Images b×c×H×W as floats in [0, 1], and whether one image was given rather than a batch.
 
     A path is read as training reads it. A PIL image is converted as a file is, turned as its EXIF orientation says; a
-    NumPy array is H×W×c, a tensor c×H×W or b×c×H×W. 8 and 16 bits are scaled to [0, 1]. `data.value_range` scales NumPy
-    arrays and PIL images, as it does files.
+    NumPy array is H×W×c, a tensor c×H×W or b×c×H×W. Integers are stored values: `data.value_range` scales them as it
+    does files, and without one 8 and 16 bits are scaled to [0, 1]. Floats of arrays and tensors are in [0, 1] already,
+    whatever the range; those of a PIL image are stored values.
 
     Raises:
         ValueError: The type, the shape, the number of channels or the range of the values is wrong.
     """
     from semask.data.readers.image import SIXTEEN_BIT, to_rgb
-    from semask.data.readers.raster import read_raster, scale_samples
+    from semask.data.readers.raster import pillow_samples, read_raster, scale_samples
 
-    channels = data.channels
+    channels, value_range = data.channels, data.value_range
     if isinstance(image, str | Path):
         image = read_raster(str(image), data)
     if hasattr(image, "getexif"):
         from PIL import ImageOps
 
-        image = ImageOps.exif_transpose(image)  # type: ignore[arg-type]
-        as_stored = channels != 3 or data.value_range is not None or image.mode in SIXTEEN_BIT
-        image = np.array(image if as_stored else to_rgb(image))
+        pillow = cast("Image", image)
+        if channels != 3 or value_range is not None or pillow.mode in SIXTEEN_BIT:
+            stored = pillow_samples(pillow, channels)
+            image = scale_samples(stored.repeat(channels // len(stored), axis=0), value_range)
+        else:
+            image = np.array(to_rgb(ImageOps.exif_transpose(pillow)))
     if isinstance(image, np.ndarray):
         array = image[..., None] if image.ndim == 2 else image
         if channels == 3 and array.ndim == 3 and array.shape[-1] == 1:  # grey, as it is read from files
             array = array.repeat(channels, axis=-1)
-        if data.value_range is not None:
-            array = scale_samples(array, data.value_range).numpy()
-        image = torch.from_numpy(np.require(array, requirements=["C", "W"])).movedim(-1, 0)
+        native = array.dtype.newbyteorder("=")
+        image = torch.from_numpy(np.require(array, native, requirements=["C", "W"])).movedim(-1, 0)
     if not isinstance(image, Tensor):
         raise ValueError(f"an image is a path, a PIL image, a NumPy array or a tensor, got {type(image).__name__}")
     single = image.ndim == 3
@@ -149,14 +152,27 @@ def to_batch(image: ImageLike, data: DataRecipe) -> tuple[Tensor, bool]:
         raise ValueError(
             f"the model reads images of {channels} channels, c×H×W or b×c×H×W (NumPy: H×W×c), got {tuple(image.shape)}"
         )
+    return _to_unit(batch, value_range), single
+
+
+def _to_unit(batch: Tensor, value_range: tuple[float, float] | None) -> Float[Tensor, "b c H W"]:
+    """Integers scaled to [0, 1], or floats that are there already."""
+    from semask.data.readers.raster import scale_samples
+
+    if value_range is not None and not (batch.is_floating_point() or batch.is_complex() or batch.dtype == torch.bool):
+        return scale_samples(batch.cpu().numpy(), value_range).to(batch.device)
     if batch.dtype == torch.uint8:
-        return to_float(batch), single
+        return to_float(batch)
     if batch.dtype == torch.uint16:
-        return batch.float() / 65535, single
+        return batch.float() / 65535
     if not batch.is_floating_point():
         raise ValueError(f"images are 8-bit, 16-bit (unsigned) or floats in [0, 1], got {batch.dtype}")
     batch = batch.float()
     low, high = (float(value) for value in batch.aminmax())
     if not (low >= 0 and high <= 1):  # also NaN
-        raise ValueError(f"float images have values in [0, 1], got {low:g} … {high:g}; divide 8-bit values by 255")
-    return batch, single
+        cure = "divide 8-bit values by 255"
+        if value_range is not None:
+            black, white = value_range
+            cure = f"give stored values as integers, of which data.value_range {black:g} {white:g} become 0 and 1"
+        raise ValueError(f"float images have values in [0, 1], got {low:g} … {high:g}; {cure}")
+    return batch

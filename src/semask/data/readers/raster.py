@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import ImageOps
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from semask.data.readers import png, tiff
-from semask.data.readers.image import open_image, probe_image, read_image
+from semask.data.readers.image import SIXTEEN_BIT, open_image, probe_image, read_image
 from semask.data.readers.source import MAX_PIXELS, Source, UnsupportedFile, as_source, first_bytes
 from semask.ops.resize import to_float
 from semask.recipes.recipe import DataRecipe
@@ -21,6 +21,8 @@ FULL_SCALE = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)}
 """Sample types whose range is that of the type; the range of others is known only to the file's author."""
 SAMPLED = 2**18
 """Pixels that are enough to stretch an image for display."""
+AS_STORED = ("L", "LA", "RGB", "RGBA", "CMYK", "I", "F", *SIXTEEN_BIT)
+"""Pillow's modes whose channels are samples; others, such as palettes, are converted to RGB."""
 DEEP = {(16, colour) for colour in png.CHANNELS}
 """Headers of PNG files that Pillow cuts to 8 bits."""
 
@@ -126,14 +128,27 @@ def _image_samples(source: Source, start: bytes, channels: int) -> np.ndarray:
     header = png.read_header(start)
     if header is not None and header[0] >= 8 and header[1] in png.CHANNELS:
         samples = png.read_samples(source)
-        opaque = len(samples) in (2, 4) and bool((samples[-1] == np.iinfo(samples.dtype).max).all())
-        if channels == 3 and opaque:
-            samples = samples[:-1]
-    else:
-        with open_image(source, MAX_PIXELS) as image:
-            upright = ImageOps.exif_transpose(image)
-            upright = upright if upright.mode in {"L", "RGB", "RGBA", "CMYK"} else upright.convert("RGB")
-            samples = np.moveaxis(np.atleast_3d(np.array(upright)), -1, 0)
+        return _channels_of(samples, channels, alpha=len(samples) in (2, 4))
+    with open_image(source, MAX_PIXELS) as image:
+        return pillow_samples(image, channels)
+
+
+def pillow_samples(image: Image.Image, channels: int) -> np.ndarray:
+    """Return the channels of an image of Pillow, c H W, upright, as `read_raster` takes them from its file.
+
+    Raises:
+        UnsupportedFile: it has another number of channels.
+    """
+    upright = ImageOps.exif_transpose(image)
+    upright = upright if upright.mode in AS_STORED else upright.convert("RGB")
+    samples = np.moveaxis(np.atleast_3d(np.array(upright)), -1, 0)
+    return _channels_of(samples, channels, alpha=upright.mode in ("LA", "RGBA"))
+
+
+def _channels_of(samples: np.ndarray, channels: int, *, alpha: bool) -> np.ndarray:
+    """Return as many channels, or one that is repeated; three leave out a last channel that is opaque alpha."""
+    if channels == 3 and alpha and (samples[-1] == np.iinfo(samples.dtype).max).all():
+        samples = samples[:-1]
     tiff.refuse_count(len(samples), channels)
     return samples
 
