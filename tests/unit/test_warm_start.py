@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,9 @@ def test_a_run_starts_from_a_model_and_goes_on_for_longer(
     assert main([*flags, "--train.steps", "2", "--out", "a"]) == 0
     assert main([*flags, "--train.steps", "4", "--out", "a", "--resume"]) == 0
     assert "step 4/4" in capsys.readouterr().out
+    # without the flag, a run is as long as it was
+    assert main([*flags, "--out", "a", "--resume"]) == 0
+    assert json.loads((tmp_path / "a/recipe.json").read_text())["recipe"]["train"]["steps"] == 4
     assert main([*flags, "--train.steps", "4", "--out", "a", "--resume", "--optim.lr", "1e-5"]) == 2
     assert "--init a/best" in capsys.readouterr().err
     assert main([*flags, "--train.steps", "1", "--out", "b", "--init", "a/best", "--optim.lr", "1e-5"]) == 0

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from tyro.conf import AvoidSubcommands, FlagConversionOff, arg
 
+from semask.checkpoints.record import RECORD, read_record
 from semask.cli.flags import parse_over, split_name, take
 from semask.recipes import DataRecipe, LossRecipe, ModelRecipe, OptimRecipe, Recipe, TestRecipe, TrainRecipe, get_recipe
 from semask.recipes.kinds import with_augment, with_decoder, with_pixel_decoder, with_semantic
@@ -124,7 +126,21 @@ def parse(arguments: Sequence[str]) -> Task:
     )
     # only recipes for any classes are fitted; published ones stay what they are
     given = {flag.removeprefix("--").partition("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")}
+    if settings.run.resume is not None:
+        recipe = with_length(recipe, settings.run, given)
     return Task(recipe, settings.run, frozenset(given) if settings.auto and recipe.data.classes_from_data else None)
+
+
+def with_length(recipe: Recipe, options: RunOptions, given: Collection[str]) -> Recipe:
+    """The recipe with the length of the run that is resumed, where no flag sets another."""
+    out = options.out or Path("runs") / recipe.name.replace("/", "-")
+    before = out if options.resume in (None, "latest") else Path(str(options.resume))
+    record = (before if before.is_dir() else before.parent) / RECORD
+    values = read_record(record)["recipe"] if record.is_file() else None
+    for name in ("steps", "early_stop"):
+        if values is not None and not {f"train.{name}", name} & {*given}:
+            recipe = recipe.override({f"train.{name}": values.get("train", {}).get(name)})
+    return recipe
 
 
 def choose_kinds(recipe: Recipe, flags: Sequence[str]) -> tuple[Recipe, list[str]]:
