@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -108,3 +109,8 @@ def test_help_imports_no_heavy_library() -> None:
     assert done.stderr.strip() == "set()"
     assert "--model.encoder.weights" in done.stdout
     assert "--from-scratch" in done.stdout
+
+
+def test_data_in_place_of_a_recipe_leads_to_the_command(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"--data.root {tmp_path}")):
+        parse([str(tmp_path)])

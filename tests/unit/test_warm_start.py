@@ -106,6 +106,8 @@ def test_a_run_starts_from_a_model_and_goes_on_for_longer(
     assert main([*flags, "--train.steps", "2", "--out", "a"]) == 0
     assert main([*flags, "--train.steps", "4", "--out", "a", "--resume"]) == 0
     assert "step 4/4" in capsys.readouterr().out
+    assert main([*flags, "--train.steps", "3", "--out", "a", "--resume"]) == 2
+    assert "--train.steps 3" in capsys.readouterr().err
     # without the flag, a run is as long as it was
     assert main([*flags, "--out", "a", "--resume"]) == 0
     assert json.loads((tmp_path / "a/recipe.json").read_text())["recipe"]["train"]["steps"] == 4

@@ -85,7 +85,10 @@ def require_checkpoint(directory: Path) -> None:
     """
     absent = [name for name in (RECORD, WEIGHTS) if not (directory / name).is_file()]
     if absent:
+        best = directory / "best"
+        hint = f"did you mean {best}? " if (best / WEIGHTS).is_file() else ""
+        lack = f"it lacks {' and '.join(absent)}" if directory.exists() else "there is no such folder"
         raise ValueError(
-            f"{str(directory)!r} is no semask checkpoint: it lacks {' and '.join(absent)}. Give the directory that "
+            f"{str(directory)!r} is no semask checkpoint: {lack}. {hint}Give the directory that "
             "`semask train` wrote, such as runs/NAME/best; published files go through `semask convert` first."
         )

@@ -17,7 +17,7 @@ from semask.cli.flags import check_record, parse_over
 from semask.cli.scoring import FIRST, TESTED, begin, check_classes, origin, processes, with_own_classes
 from semask.recipes import DataRecipe, TestRecipe
 from semask.recipes.protocols import name_of, what_is_seen, with_protocol
-from semask.text import Progress, Table, console, percent
+from semask.text import Progress, Table, console, percent, pluralize
 
 if TYPE_CHECKING:
     import numpy as np
@@ -265,4 +265,4 @@ def summary(record: dict[str, Any]) -> str:
         parts.append(f"boundary IoU {percent(scores['boundary_iou'])}")
     if "calibration" in record:
         parts.append(f"ECE {percent(record['calibration']['ece'])}")
-    return f"{'  '.join(parts)}  over {record['images']} images"
+    return f"{'  '.join(parts)}  over {pluralize(record['images'], 'image')}"

@@ -12,7 +12,17 @@ from tyro.conf import AvoidSubcommands, FlagConversionOff, arg
 
 from semask.checkpoints.record import RECORD, read_record
 from semask.cli.flags import parse_over, split_name, take
-from semask.recipes import DataRecipe, LossRecipe, ModelRecipe, OptimRecipe, Recipe, TestRecipe, TrainRecipe, get_recipe
+from semask.recipes import (
+    DataRecipe,
+    LossRecipe,
+    ModelRecipe,
+    OptimRecipe,
+    Recipe,
+    TestRecipe,
+    TrainRecipe,
+    get_recipe,
+    list_recipes,
+)
 from semask.recipes.kinds import with_augment, with_decoder, with_pixel_decoder, with_semantic
 from semask.training.options import RunOptions
 
@@ -110,6 +120,9 @@ def parse(arguments: Sequence[str]) -> Task:
     """
     # the recipe and the kinds of its parts decide which flags there are
     name, flags = split_name(arguments, usage=USAGE, hint="`semask models` lists recipes.")
+    if name is not None and name not in list_recipes() and Path(name).exists():
+        command = f"semask train folder/semask-lite0-fpn --data.root {name}"
+        raise ValueError(f"{name!r} holds data, and a recipe comes first: `{command}`; `semask models` lists recipes")
     recipe = Recipe(name="RECIPE") if name is None else get_recipe(name)
     recipe, flags = choose_kinds(recipe, flags)
     # a bare --resume means the run's own last checkpoint

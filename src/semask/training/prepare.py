@@ -166,14 +166,18 @@ def find_checkpoint(out: Path, recipe: Recipe, options: RunOptions, *, first: bo
         )
     _check_same_recipe(path.parent / RECORD, recipe)
     try:
-        saved = torch.load(path, map_location="meta", weights_only=True, mmap=True)
-        whole = all(saved[part] for part in PARTS)
+        state = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+        whole, done = all(state[part] for part in PARTS), int(state["global_step"])
     except (RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError, UnpicklingError):
-        whole = False
+        whole, done = False, 0
     if not whole:
         raise ValueError(
             f"{str(path)!r} is no whole last.ckpt of a run; give --resume that of another folder, or begin again with "
             "--overwrite"
+        )
+    if done > recipe.train.steps:
+        raise ValueError(
+            f"{str(path)!r} is of step {done}; give at least as many, not --train.steps {recipe.train.steps}"
         )
     return path
 
