@@ -93,8 +93,7 @@ def load_published(
 def convert(source: Source, recipe: str | Recipe, num_classes: int | None = None, *, trust: bool = False) -> Conversion:
     """Model of a published file with the report of its conversion; the layout may change the recipe."""
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    if (kind := recipe.model.decoder.kind) not in RULES:
-        raise ValueError(f"no published files are known for the decoder {kind!r}; there are for: {', '.join(RULES)}")
+    _check_decoder(recipe)
     if num_classes is not None:
         recipe = recipe.override({"model.num_classes": num_classes})
     # read, and bring names and shapes into ours
@@ -152,8 +151,7 @@ def translated_tensors(path: Path, recipe: Recipe) -> dict[str, Tensor]:
     Raises:
         ValueError: The file cannot be read, or no published files are known for the decoder.
     """
-    if (kind := recipe.model.decoder.kind) not in RULES:
-        raise ValueError(f"no published files are known for the decoder {kind!r}; there are for: {', '.join(RULES)}")
+    _check_decoder(recipe)
     tensors = tensors_of(read_checkpoint(_weights_file(path)))
     return dict(_rule(recipe, tensors).translate(tensors, recipe).tensors)
 
@@ -202,6 +200,11 @@ def _encoder_shapes(spec: EncoderOptions, num_classes: int, crop: tuple[int, int
     with on_meta_device():
         encoder: Any = build_encoder(spec, num_classes, crop=crop)
     return {f"encoder.{key}": tuple(value.shape) for key, value in encoder.state_dict().items()}
+
+
+def _check_decoder(recipe: Recipe) -> None:
+    if (kind := recipe.model.decoder.kind) not in RULES:
+        raise ValueError(f"no published files are known for the decoder {kind!r}; there are for: {', '.join(RULES)}")
 
 
 def _rule(recipe: Recipe, tensors: Mapping[str, Tensor]) -> Rule:

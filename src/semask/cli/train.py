@@ -24,7 +24,7 @@ from semask.recipes import (
     list_recipes,
 )
 from semask.recipes.kinds import with_augment, with_decoder, with_pixel_decoder, with_semantic
-from semask.training.options import RunOptions
+from semask.training.options import RunOptions, folder_of, resumed_checkpoint
 
 if TYPE_CHECKING:
     from semask.training.run import TrainResult
@@ -139,17 +139,16 @@ def parse(arguments: Sequence[str]) -> Task:
     )
     # only recipes for any classes are fitted; published ones stay what they are
     given = {flag.removeprefix("--").partition("=")[0].replace("-", "_") for flag in flags if flag.startswith("--")}
-    if settings.run.resume is not None:
-        recipe = with_length(recipe, settings.run, given)
+    recipe = with_length(recipe, settings.run, given)
     return Task(recipe, settings.run, frozenset(given) if settings.auto and recipe.data.classes_from_data else None)
 
 
 def with_length(recipe: Recipe, options: RunOptions, given: Collection[str]) -> Recipe:
-    """The recipe with the length of the run that is resumed, where no flag sets another."""
-    out = options.out or Path("runs") / recipe.name.replace("/", "-")
-    before = out if options.resume in (None, "latest") else Path(str(options.resume))
-    record = (before if before.is_dir() else before.parent) / RECORD
-    values = read_record(record)["recipe"] if record.is_file() else None
+    """The recipe with the length of the run that is resumed, if one is, where no flag sets another."""
+    checkpoint = resumed_checkpoint(folder_of(recipe, options), options)
+    if checkpoint is None or not (record := checkpoint.with_name(RECORD)).is_file():
+        return recipe
+    values = read_record(record)["recipe"]
     for name in ("steps", "early_stop"):
         if values is not None and not {f"train.{name}", name} & {*given}:
             recipe = recipe.override({f"train.{name}": values.get("train", {}).get(name)})

@@ -19,10 +19,9 @@ from semask.models.flops import parameters
 from semask.recipes import Published, Recipe, from_dict
 from semask.recipes.ablations import Table, check_seeds
 from semask.training.frozen import check_frozen
-from semask.training.options import RunOptions
+from semask.training.options import LAST_CHECKPOINT, RunOptions
 from semask.training.prepare import differences, fit_classes
 from semask.training.run import train
-from semask.training.saving import LAST_CHECKPOINT
 
 SCORE = "score.json"
 """What a finished run of a table leaves in its folder."""

@@ -21,8 +21,8 @@ from semask.recipes import DataRecipe, LossRecipe, OptimRecipe, Recipe, TrainRec
 from semask.structures import IGNORE, Loss, Sample
 from semask.training.datamodule import SegmentationData
 from semask.training.module import SegmentationModule
-from semask.training.options import RunOptions
-from semask.training.prepare import folder_of, locked, warn_of_warm_up
+from semask.training.options import RunOptions, folder_of
+from semask.training.prepare import locked, warn_of_warm_up
 from semask.training.run import Run, TrainResult, quiet
 
 

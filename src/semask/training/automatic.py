@@ -22,7 +22,7 @@ from semask.inference.from_recipe import read_size
 from semask.ops.device import memory_of
 from semask.recipes import Recipe
 from semask.recipes.decoders import MASK_CLASSIFIERS
-from semask.training.options import RunOptions
+from semask.training.options import RunOptions, resumed_checkpoint
 from semask.training.prepare import CHOICE
 
 THIN, THIN_SHARE, COARSE = 3.0, 0.25, 8.0
@@ -72,9 +72,8 @@ class Choice(NamedTuple):
 
 def choose(recipe: Recipe, classes: Classes, options: RunOptions, out: Path, *, keep: Collection[str]) -> Choice:
     """Fit a recipe to its data and this machine; a run that goes on keeps the choice of its beginning."""
-    if options.resume is not None:
-        before = out if options.resume == "latest" else Path(options.resume)
-        file = (before if before.is_dir() else before.parent) / CHOICE
+    if (checkpoint := resumed_checkpoint(out, options)) is not None:
+        file = checkpoint.with_name(CHOICE)
         if not file.is_file():  # the run began with --auto false
             return Choice(recipe, {}, ())
         record = json.loads(file.read_text(encoding="utf-8"))

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from semask.recipes import Recipe
+
+LAST_CHECKPOINT = "last.ckpt"
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
@@ -35,3 +39,16 @@ class RunOptions:
     """Keep training images decoded, in the folder for temporary files (TMPDIR), where all of them take no more than
     this [GiB]; 0 decodes them for every crop."""
     logger: Literal["csv+tensorboard", "csv", "tensorboard"] = "csv+tensorboard"
+
+
+def folder_of(recipe: Recipe, options: RunOptions) -> Path:
+    """Folder of a run."""
+    return options.out or Path("runs") / recipe.name.replace("/", "-")
+
+
+def resumed_checkpoint(out: Path, options: RunOptions) -> Path | None:
+    """The last.ckpt that a run in `out` goes on from, whether or not it exists; None for a run that begins."""
+    if options.resume is None:
+        return None
+    path = out if options.resume == "latest" else Path(options.resume)
+    return path / LAST_CHECKPOINT if path.is_dir() or options.resume == "latest" else path

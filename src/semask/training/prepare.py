@@ -25,8 +25,7 @@ from semask.recipes import Recipe, from_dict, to_dict
 from semask.recipes.folder import PLACEHOLDER_CLASSES
 from semask.recipes.record import flatten
 from semask.training.history import FOLDER
-from semask.training.options import RunOptions
-from semask.training.saving import LAST_CHECKPOINT
+from semask.training.options import LAST_CHECKPOINT, RunOptions, resumed_checkpoint
 
 logger = logging.getLogger(__name__)
 LOCK = ".lock"
@@ -56,11 +55,6 @@ def fit_classes(recipe: Recipe) -> tuple[Recipe, Classes]:
             "give another table with --data.classes"
         )
     return recipe, classes
-
-
-def folder_of(recipe: Recipe, options: RunOptions) -> Path:
-    """Folder of a run."""
-    return options.out or Path("runs") / recipe.name.replace("/", "-")
 
 
 @contextmanager
@@ -143,7 +137,8 @@ def find_checkpoint(out: Path, recipe: Recipe, options: RunOptions, *, first: bo
 
     Only the `first` rank looks for an earlier run: the others might find its own traces.
     """
-    if options.resume is None:
+    path = resumed_checkpoint(out, options)
+    if path is None:
         if first and holds_run(out) and not options.overwrite:
             saved = (out / LAST_CHECKPOINT).exists()
             goes_on = "go on with --resume, replace" if saved else "it was stopped before its first checkpoint; replace"
@@ -151,9 +146,6 @@ def find_checkpoint(out: Path, recipe: Recipe, options: RunOptions, *, first: bo
                 f"{str(out)!r} holds a run already; {goes_on} it with --overwrite, or choose another folder with --out"
             )
         return None
-    path = out / LAST_CHECKPOINT if options.resume == "latest" else Path(options.resume)
-    if path.is_dir():
-        path = path / LAST_CHECKPOINT
     if not path.is_file():
         raise ValueError(
             f"there is no checkpoint {str(path)!r} to resume from; give --resume the last.ckpt of a run, or begin "

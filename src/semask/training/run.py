@@ -41,12 +41,11 @@ from semask.training.frozen import check_frozen
 from semask.training.history import FOLDER, open_loggers
 from semask.training.module import SegmentationModule
 from semask.training.optim import check_rates
-from semask.training.options import RunOptions
+from semask.training.options import RunOptions, folder_of
 from semask.training.prepare import (
     check_batch_norms,
     find_checkpoint,
     fit_classes,
-    folder_of,
     load_pretrained,
     locked,
     open_folder,

@@ -21,9 +21,9 @@ from semask.files import atomic_write
 from semask.recipes import TrainRecipe
 from semask.training.callbacks import MovingAverage
 from semask.training.module import SegmentationModule
+from semask.training.options import LAST_CHECKPOINT
 
 logger = logging.getLogger(__name__)
-LAST_CHECKPOINT = "last.ckpt"
 
 
 class Checkpoints(Callback):
