@@ -356,4 +356,7 @@ def test_the_command_writes_a_checkpoint_for_the_library(tmp_path: Path, capsys:
     assert cli.main(["convert", str(source), "transformers", str(tmp_path / "b"), "--num-classes", "3"]) == 2
     assert missing(capsys.readouterr().err, "--num-classes", "--trust", "'transformers'") == []
     assert cli.main(["convert", str(tmp_path / "none"), "transformers", str(tmp_path / "b")]) == 2
+    assert missing(capsys.readouterr().err, repr(str(tmp_path / "none"))) == []
+    (tmp_path / "none").mkdir()
+    assert cli.main(["convert", str(tmp_path / "none"), "transformers", str(tmp_path / "b")]) == 2
     assert missing(capsys.readouterr().err, repr(str(tmp_path / "none")), "recipe.json", "model.safetensors") == []
