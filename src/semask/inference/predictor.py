@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from semask.inference.regions import RegionImage
 from semask.ops.argmax import check_classes, label_map
 from semask.ops.lazy_scores import InMemory, LazyScores, best_class, iter_row_blocks, materialize
 from semask.ops.resize import to_float
@@ -24,10 +25,14 @@ if TYPE_CHECKING:
 
     ImageLike = str | Path | Image | np.ndarray[Any, Any] | Tensor
 
-Images = Float[Tensor, "b c H W"] | UInt8[Tensor, "b c H W"]
-"""In [0, 1], or bytes: these become floats just before the model, a window at a time."""
+Images = Float[Tensor, "b c H W"] | UInt8[Tensor, "b c H W"] | RegionImage
+"""In [0, 1], or bytes: these become floats just before the model, a window at a time; or an image read by region."""
 Scorer = Callable[[Float[Tensor, "b c H W"]], Float[Tensor, "b k H W"]]
 """A plain function from images to scores, which are logits unless said otherwise."""
+
+
+Measure = Literal["confidence", "entropy", "probabilities"]
+"""What `Pipeline.strips` computes beside labels."""
 
 
 class Labelled(NamedTuple):
@@ -35,6 +40,20 @@ class Labelled(NamedTuple):
 
     labels: UInt8[Tensor, "b H W"]
     confidence: Float[Tensor, "b H W"]
+
+
+class Strip(NamedTuple):
+    """Results in rows first … last - 1 of images; None: not asked for.
+
+    entropy: of the probabilities, as a share of log k: 0 is certain, 1 knows nothing.
+    """
+
+    first: int
+    last: int
+    labels: UInt8[Tensor, "b r W"]
+    confidence: Float[Tensor, "b r W"] | None = None
+    entropy: Float[Tensor, "b r W"] | None = None
+    probabilities: Float[Tensor, "b k r W"] | None = None
 
 
 class Pipeline:
@@ -76,22 +95,51 @@ class Pipeline:
 
     def labelled(self, images: Images) -> Labelled:
         """Return the best class of every pixel and its probability, NaN where the scores are."""
+        (strip,) = self.strips(images, images.shape[-2], measures=("confidence",))
+        assert strip.confidence is not None
+        return Labelled(strip.labels, strip.confidence)
+
+    def strips(self, images: Images, rows: int, *, top: int = 0, measures: Collection[Measure] = ()) -> Iterator[Strip]:
+        """Yield label maps and measures `rows` rows at a time, from row `top` down; nothing else is ever whole.
+
+        Without measures, labels are `labels`; with them they are the best of the same scores, whose ties may differ.
+
+        Raises:
+            FloatingPointError: Scores are NaN, and no measure, which would be NaN too, was asked for.
+        """
         lazy = self.lazy_scores(images)
-        batch, classes, height, width = lazy.shape
-        check_classes(classes)
-        labels = torch.empty((batch, height, width), dtype=torch.uint8, device=lazy.device)
-        confidence = torch.empty((batch, height, width), dtype=torch.float32, device=lazy.device)
-        for first, last, scores in iter_row_blocks(lazy):
-            labels[:, first:last] = best_class(scores)
-            best = scores.amax(dim=1)
-            if self.scores_are_logits:
-                # softmax at the largest logit
-                share = 1 / (scores - best[:, None]).exp_().sum(dim=1)
+        check_classes(lazy.shape[1])
+        for first in range(top, lazy.shape[2], rows):
+            last = min(first + rows, lazy.shape[2])
+            if not measures:
+                yield Strip(first, last, label_map(lazy, first, last))
             else:
-                # Where no query has a mask all scores are 0, and no class is more likely than another.
-                share = torch.where(best == 0, 1 / classes, best / scores.sum(dim=1))
-            confidence[:, first:last] = share
-        return Labelled(labels, confidence)
+                blocks = [self._measure(block, measures) for _, _, block in iter_row_blocks(lazy, first, last)]
+                columns = zip(*blocks, strict=True)
+                labels, *others = (None if each[0] is None else torch.cat(each, dim=-2) for each in columns)
+                yield Strip(first, last, labels, *others)
+
+    def _measure(
+        self, scores: Float[Tensor, "b k r W"], measures: Collection[Measure]
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+        """Labels, confidence, entropy and probabilities of a block of rows."""
+        labels, best, classes = best_class(scores).to(torch.uint8), scores.amax(dim=1), scores.shape[1]
+        if self.scores_are_logits:
+            # softmax at the largest logit
+            share = 1 / (scores - best[:, None]).exp_().sum(dim=1)
+        else:
+            # Where no query has a mask all scores are 0, and no class is more likely than another.
+            share = torch.where(best == 0, 1 / classes, best / scores.sum(dim=1))
+        probabilities = entropy = None
+        if "probabilities" in measures or "entropy" in measures:
+            total = scores.sum(dim=1, keepdim=True)
+            shares = torch.where(total == 0, 1 / classes, scores / total)
+            probabilities = scores.softmax(dim=1) if self.scores_are_logits else shares
+        if "entropy" in measures:
+            entropy = torch.special.entr(probabilities).sum(dim=1) / math.log(max(2, classes))
+        asked = "confidence" in measures, "entropy" in measures, "probabilities" in measures
+        kept = (each if wanted else None for wanted, each in zip(asked, (share, entropy, probabilities), strict=True))
+        return labels, *kept
 
 
 def predictor_of(source: Predictor | Scorer) -> Pipeline:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int16, UInt8
 from torch import Tensor
 
 from semask.inference.predictor import Images, Pipeline, Scorer, predictor_of
+from semask.inference.regions import RegionImage
 from semask.ops.lazy_scores import UNDECIDED, HorizontalFlip, LazyScores, Reader, Resized, read_pixelwise
 from semask.ops.resize import enlarged_size, fit_size, resize, size_of, to_float
 from semask.structures import Predictor
@@ -142,4 +143,13 @@ class Mean(LazyScores):
 
 
 def _resized(images: Images, size: tuple[int, int], *, antialias: bool = False) -> Sized:
-    return images if size == tuple(images.shape[-2:]) else resize(to_float(images), size, antialias=antialias)
+    if size == tuple(images.shape[-2:]):
+        return images
+    if isinstance(images, RegionImage):
+        if antialias and size[0] < images.shape[-2]:
+            raise ValueError(
+                f"{images.raster.name}: images that are read by region cannot be made smaller with antialiasing; use "
+                "--data.base-scale None --data.base-ratio 1, or make the image smaller beforehand"
+            )
+        return images.resized(size)
+    return resize(to_float(images), size, antialias=antialias)

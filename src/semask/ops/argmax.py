@@ -15,7 +15,6 @@ from semask.ops.lazy_scores import (
     SamplePoints,
     best_class,
     iter_row_blocks,
-    materialize,
 )
 from semask.ops.reference import is_reference
 
@@ -26,8 +25,8 @@ SPARSE = 0.5
 
 
 @torch.no_grad()
-def label_map(lazy: LazyScores) -> UInt8[Tensor, "b H W"]:
-    """Return the class of the highest score of every pixel, the first of equal ones.
+def label_map(lazy: LazyScores, top: int = 0, bottom: int | None = None) -> UInt8[Tensor, "b r W"]:
+    """Return the class of the highest score of every pixel, the first of equal ones, in rows top … bottom - 1.
 
     Where scores tie but for rounding, it may be another of the tied.
 
@@ -35,17 +34,18 @@ def label_map(lazy: LazyScores) -> UInt8[Tensor, "b H W"]:
         FloatingPointError: Scores are NaN; their labels would all be of one class.
     """
     batch, classes, height, width = lazy.shape
+    bottom = height if bottom is None else bottom
     check_classes(classes)
     if is_reference():
-        scores = materialize(lazy)
+        scores = torch.cat([scores for _, _, scores in iter_row_blocks(lazy, top, bottom)], dim=2)
         labels = scores.argmax(dim=1)
         _check_nan(scores.isnan().any(1).sum(), labels)
         return labels.to(torch.uint8)
-    found = torch.empty((batch, height, width), dtype=torch.uint8, device=lazy.device)
+    found = torch.empty((batch, bottom - top, width), dtype=torch.uint8, device=lazy.device)
     wrong = torch.zeros((), dtype=torch.int64, device=lazy.device)
     step = max(1, PIXELS // max(1, batch * width)) if lazy.device.type == "cpu" else height
-    for first in range(0, height, step):
-        last = min(first + step, height)
+    for first in range(top, bottom, step):
+        last = min(first + step, bottom)
         if lazy.device.type == "cpu":  # on a GPU, the positions of undecided pixels would have to be waited for
             labels = lazy.certain_argmax(first, last)
             undecided = (labels == UNDECIDED).nonzero(as_tuple=True)
@@ -53,12 +53,12 @@ def label_map(lazy: LazyScores) -> UInt8[Tensor, "b H W"]:
             if count <= SPARSE * labels.numel():
                 if count:
                     labels[undecided] = _read(lazy, first, last, undecided, wrong)
-                found[:, first:last] = labels
+                found[:, first - top : last - top] = labels
                 continue
         # too many are undecided: all scores
-        for top, bottom, scores in iter_row_blocks(lazy, first, last):
+        for start, stop, scores in iter_row_blocks(lazy, first, last):
             best = best_class(scores)
-            found[:, top:bottom] = best
+            found[:, start - top : stop - top] = best
             wrong += scores.gather(1, best[:, None]).isnan().sum()
     _check_nan(wrong, found)
     return found

@@ -72,7 +72,7 @@ def read_header(source: Source) -> tuple[int, bool]:
 
     def read(tiff: TiffFile) -> tuple[int, bool]:
         page: Any = tiff.pages.first
-        return _orientation(page), page.photometric == PHOTOMETRIC.PALETTE
+        return orientation(page), page.photometric == PHOTOMETRIC.PALETTE
 
     found: tuple[int, bool] = _opened(source, read)
     return found
@@ -90,9 +90,9 @@ def read_samples(source: Source, channels: int) -> np.ndarray:
         series = _first_series(tiff, max(channels, MAX_PAGES))
         # before decoding, which takes memory by the channel
         refuse_count(series.size // (series.keyframe.imagelength * series.keyframe.imagewidth), channels)
-        if _orientation(series.keyframe) != UPRIGHT:
+        if orientation(series.keyframe) != UPRIGHT:
             raise UnsupportedFile(
-                f"is stored turned or mirrored (orientation {_orientation(series.keyframe)}); save it upright"
+                f"is stored turned or mirrored (orientation {orientation(series.keyframe)}); save it upright"
             )
         samples: np.ndarray = series.asarray(maxworkers=1)
         if series.keyframe.photometric == PHOTOMETRIC.MINISWHITE and samples.dtype.kind in ("u", "b"):
@@ -159,7 +159,8 @@ def _opened(source: Source, read: Any) -> Any:
         ) from error
 
 
-def _orientation(page: Any) -> int:
+def orientation(page: Any) -> int:
+    """Orientation of a page, 1 … 8."""
     tag = page.tags.get("Orientation")
     return tag.value if tag is not None and tag.value in range(1, 9) else UPRIGHT
 

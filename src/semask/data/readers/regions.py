@@ -1,0 +1,221 @@
+"""Regions of rasters that are too large to read whole: TIFFs without further packages, others by rasterio or zarr."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+
+import numpy as np
+from tifffile import PHOTOMETRIC, TiffFile
+
+from semask.data.readers.source import UnsupportedFile
+from semask.data.readers.tiff import UPRIGHT, orientation
+
+CACHED = 2**28
+"""Decoded tiles and strips that are kept [bytes]; at least those under the last region."""
+MAX_PIECE = 2**28
+"""The largest tile or strip that is decoded [bytes]."""
+GEO_TAGS = {33550: 12, 33922: 12, 34264: 12, 34735: 3, 34736: 12, 34737: 2}
+"""GeoTIFF's tags by their types: pixel scale, tie points, transformation, keys and their numbers and texts."""
+NODATA_TAG = 42113
+"""GDAL's tag of the value that marks pixels without data."""
+
+
+class Georeference(NamedTuple):
+    """Where a raster lies: GeoTIFF's tags, as (code, type, count, value)."""
+
+    tags: tuple[tuple[int, int, int, Any], ...]
+
+
+class Region(NamedTuple):
+    """Samples of a region, c h w, in the file's own type, and which of its pixels have data; None: all."""
+
+    samples: np.ndarray
+    valid: np.ndarray | None
+
+
+@runtime_checkable
+class Raster(Protocol):
+    """A raster that is read by region: its size [px], channels, type of samples, and place on the earth."""
+
+    name: str
+    height: int
+    width: int
+    channels: int
+    georeference: Georeference | None
+
+    def read(self, top: int, left: int, bottom: int, right: int) -> Region:
+        """Samples of rows top … bottom - 1 and columns left … right - 1, which lie inside the raster.
+
+        Raises:
+            ValueError: They cannot be decoded.
+        """
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+class TiffRaster:
+    """Tiles or strips of a TIFF: classic or big, tiled or not, OME or GeoTIFF.
+
+    Channels are samples of a pixel, or pages. A palette becomes RGB; the alpha of four 8-bit samples marks pixels
+    without data, as GDAL's nodata value does.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name, self._file = str(path), TiffFile(path)
+        try:
+            self._open()
+        except BaseException as error:
+            self._file.close()
+            if isinstance(error, Exception) and not isinstance(error, ValueError):
+                # tifffile raises almost anything on broken bytes
+                raise UnsupportedFile(f"unreadable TIFF ({error}); restore the file") from error
+            raise
+
+    def _open(self) -> None:
+        series: Any = self._file.series[0].levels[0]
+        page: Any = series.keyframe
+        axes = series.axes.replace("I", "C").replace("Q", "C")
+        if axes not in ("YX", "YXS", "SYX", "CYX") or math.prod(series.shape) != series.size:
+            shape = "×".join(map(str, series.shape))
+            raise UnsupportedFile(f"a TIFF of {shape} samples ({series.axes}) is no image of channels; save one alone")
+        if orientation(page) != UPRIGHT:
+            raise UnsupportedFile(f"is stored turned or mirrored (orientation {orientation(page)}); save it upright")
+        self.height, self.width = page.imagelength, page.imagewidth
+        self._pages: list[Any] = [each for each in series.pages if each is not None]
+        self._samples, self._planar = page.samplesperpixel, page.planarconfig == 2 and page.samplesperpixel > 1
+        self._palette = page.colormap if page.photometric == PHOTOMETRIC.PALETTE else None
+        self._inverted = page.photometric == PHOTOMETRIC.MINISWHITE
+        self._alpha = page.samplesperpixel in (2, 4) and bool(page.extrasamples) and page.dtype == np.uint8
+        self.channels = 3 if self._palette is not None else len(self._pages) * self._samples - self._alpha
+        # the pieces: tiles, or strips as wide as the image
+        tall, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, self.width)
+        self._piece = min(tall, self.height) if not page.is_tiled else tall, wide
+        if any(len(each.dataoffsets) != math.prod(each.chunked) for each in self._pages):
+            raise UnsupportedFile("a TIFF whose tiles or strips are not all listed; restore the file")
+        plain = page.compression == 1 and page.dtype is not None and page.fillorder == 1 and page.predictor == 1
+        # a strip that is stored as it is can be read by rows
+        self._rows = plain and not page.is_tiled and page.bitspersample in (8, 16, 32, 64)
+        size = math.prod(self._piece) * page.dtype.itemsize * (1 if self._planar else self._samples)
+        if size > MAX_PIECE and not self._rows:
+            kind = "tile" if page.is_tiled else "strip"
+            raise UnsupportedFile(
+                f"one compressed {kind} holds {self._piece[0]}×{self._piece[1]} px, which cannot be read in parts; "
+                "write the file again in tiles, for example by `gdal_translate -co TILED=YES -co COMPRESS=DEFLATE`"
+            )
+        tags = self._file.pages.first.tags
+        text = tags[NODATA_TAG].value if NODATA_TAG in tags else None
+        try:
+            self._nodata = None if text is None else float(str(text).strip("\0 "))
+        except ValueError:
+            self._nodata = None
+        geo = tuple((code, kind, tags[code].count, tags[code].value) for code, kind in GEO_TAGS.items() if code in tags)
+        self.georeference = Georeference(geo) if geo else None
+        self._cache: OrderedDict[tuple[int, int], np.ndarray | None] = OrderedDict()
+
+    def read(self, top: int, left: int, bottom: int, right: int) -> Region:
+        """Samples of rows top … bottom - 1 and columns left … right - 1."""
+        parts = []
+        for number, page in enumerate(self._pages):
+            for plane in range(self._samples if self._planar else 1):
+                parts.append(self._read(number, page, plane, top, left, bottom, right))
+        samples = np.concatenate([values for values, _ in parts])
+        sparse = np.logical_and.reduce([there for _, there in parts])
+        # which pixels have data
+        valid = sparse
+        if self._nodata is not None:
+            empty = np.isnan(samples) if math.isnan(self._nodata) else samples == self._nodata
+            valid = valid & ~empty.all(axis=0)
+        if self._alpha:
+            valid, samples = valid & (samples[-1] > 0), samples[:-1]
+        if self._palette is not None:
+            samples = (self._palette[:, samples[0]] >> 8).astype(np.uint8)
+        elif self._inverted and samples.dtype.kind == "u":
+            samples = ~samples
+        return Region(samples, None if valid.all() else valid)
+
+    def _read(
+        self, number: int, page: Any, plane: int, top: int, left: int, bottom: int, right: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Samples of a page and plane, c h w, and where there are pieces: sparse files leave some out."""
+        tall, wide = self._piece
+        across, down = -(-self.width // wide), -(-self.height // tall)
+        count = 1 if self._planar else self._samples
+        found = np.zeros((count, bottom - top, right - left), page.dtype)
+        there = np.ones(found.shape[1:], bool)
+        for row in range(top // tall, -(-bottom // tall)):
+            for column in range(left // wide, -(-right // wide)):
+                first, last = max(top, row * tall), min(bottom, (row + 1) * tall)
+                start, stop = max(left, column * wide), min(right, (column + 1) * wide)
+                place = slice(first - top, last - top), slice(start - left, stop - left)
+                index = (plane * down + row) * across + column
+                if self._rows:
+                    piece = self._stored_rows(page, index, first - row * tall, last - row * tall, count)
+                    inside = slice(None), slice(start, stop)
+                else:
+                    piece = self._decoded(number, page, index, count)
+                    inside = (
+                        slice(first - row * tall, last - row * tall),
+                        slice(start - column * wide, stop - column * wide),
+                    )
+                if piece is None:
+                    there[place] = False
+                else:
+                    found[:, *place] = piece[:, *inside]
+        return found, there
+
+    def _stored_rows(self, page: Any, index: int, first: int, last: int, count: int) -> np.ndarray | None:
+        """Rows first … last - 1 of a strip without compression, c h w."""
+        if not page.databytecounts[index]:
+            return None
+        line = self.width * count
+        kind = page.dtype.newbyteorder(self._file.byteorder)
+        handle = self._file.filehandle
+        handle.seek(page.dataoffsets[index] + first * line * kind.itemsize)
+        content = handle.read((last - first) * line * kind.itemsize)
+        if len(content) != (last - first) * line * kind.itemsize:
+            raise ValueError(f"{self.name}: the file is cut short; restore it")
+        values = np.frombuffer(content, kind).reshape(last - first, self.width, count)
+        return np.moveaxis(values, -1, 0).astype(page.dtype, copy=False)
+
+    def _decoded(self, number: int, page: Any, index: int, count: int) -> np.ndarray | None:
+        """A decoded tile or strip, c h w, kept for the next region; None where the file has none."""
+        key = number, index
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        piece: np.ndarray | None = None
+        if page.databytecounts[index]:
+            handle = self._file.filehandle
+            handle.seek(page.dataoffsets[index])
+            content = handle.read(page.databytecounts[index])
+            tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if page.jpegtables else {}
+            try:
+                decoded, _, shape = page.decode(content, index, **tables)
+                piece = np.moveaxis(decoded.reshape(*shape[1:3], -1), -1, 0)
+            except Exception as error:
+                raise ValueError(
+                    f"{self.name}: tile or strip {index} cannot be decoded ({error}); restore the file or, for a "
+                    "compression that is not known here, install semask[tiff]"
+                ) from error
+            if len(piece) != count:
+                raise ValueError(f"{self.name}: tile or strip {index} has {len(piece)} samples, not {count}")
+        self._cache[key] = piece
+        # the oldest go
+        while (
+            len(self._cache) > 1 and sum(0 if each is None else each.nbytes for each in self._cache.values()) > CACHED
+        ):
+            self._cache.popitem(last=False)
+        return piece
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

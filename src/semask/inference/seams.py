@@ -1,0 +1,84 @@
+"""Seams: where overlapping windows disagree, and how far from their borders windows know what they see."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+CELL = 32
+"""Side [px] of a cell in the map of a meter."""
+STEP = 8
+"""Width [px] of a bin of the distance to the nearest border."""
+CALM = 1.25
+"""How many times the disagreement in the middle of windows is no border's."""
+
+
+class SeamMeter:
+    """Disagreement of overlapping windows about the best class, counted while they are blended.
+
+    Pixels count where at least two windows cover them and the best classes follow without resizing scores, which is so
+    inside regions and not along their outlines. Rows count once. A meter serves one image.
+
+    taken: an image is being measured.
+    """
+
+    def __init__(self) -> None:
+        self.taken = False
+        self._below = 0
+        self._cells: dict[int, np.ndarray] = {}
+        self._distances = np.zeros((2, 0), np.int64)
+
+    def add(
+        self,
+        first: int,
+        shared: Bool[Tensor, "r W"],
+        differing: Bool[Tensor, "r W"],
+        distance: Int[Tensor, "r W"],
+    ) -> None:
+        """Count pixels from row `first` on: whether windows share them, whether these differ, how near a border is."""
+        skipped, self._below = max(0, self._below - first), max(self._below, first + len(shared))
+        pixels = np.stack([shared.numpy(), differing.numpy()])[:, skipped:]
+        starts = np.arange(0, pixels.shape[2], CELL)
+        for row, line in enumerate(pixels.swapaxes(0, 1), start=first + skipped):
+            counts = np.add.reduceat(line, starts, axis=1, dtype=np.int64)
+            self._cells[row // CELL] = self._cells.get(row // CELL, 0) + counts
+        # the same counts by distance
+        bins = (distance[skipped:] // STEP).numpy()
+        found = [np.bincount(bins[mask], minlength=self._distances.shape[1]) for mask in pixels]
+        length = max(map(len, found), default=0)
+        grown = np.zeros((2, length), np.int64)
+        grown[:, : self._distances.shape[1]] = self._distances
+        for counts, mine in zip(grown, found, strict=True):
+            counts[: len(mine)] += mine
+        self._distances = grown
+
+    @property
+    def share(self) -> float | None:
+        """Share of the pixels in several windows on which these differ; None without any."""
+        shared, differing = self._distances.sum(axis=1)
+        return float(differing / shared) if shared else None
+
+    def map(self) -> np.ndarray:
+        """Share of differing pixels in every cell of `CELL` px, float32, NaN where no windows overlap."""
+        rows = [self._cells[row] for row in sorted(self._cells)]
+        shared, differing = np.stack(rows, axis=1) if rows else np.zeros((2, 0, 0))
+        found = np.full(shared.shape, np.nan, np.float32)
+        return np.divide(differing, shared, out=found, where=shared > 0)
+
+    def overlap(self) -> int | None:
+        """Least overlap [px] at which every pixel lies where some window is not disturbed by its border.
+
+        Windows know what lies farther from their border than the last bin whose disagreement exceeds that of the
+        farthest quarter of the bins by `CALM`. None: too few pixels, or the border disturbs as far as was measured.
+        """
+        shared, differing = self._distances
+        measured = len(shared) - len(shared) // 4
+        if measured < 2 or not shared[measured:].sum():
+            return None
+        inner = differing[measured:].sum() / shared[measured:].sum()
+        rates = differing / np.maximum(shared, 1)
+        disturbed = np.flatnonzero(rates > CALM * inner + 1e-3)
+        if len(disturbed) and disturbed[-1] >= measured:
+            return None
+        return 2 * STEP * (int(disturbed[-1]) + 1 if len(disturbed) else 0)
