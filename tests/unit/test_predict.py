@@ -15,10 +15,10 @@ from semask.checkpoints import store
 from semask.cli import main as cli
 from semask.cli.predict import PredictOptions, find_files, output_names, parse, predict
 from semask.inference import build_predictor, build_prior, sliding
+from semask.inference.colours import numbered_classes, overlay
 from semask.models.build import build
 from semask.models.model import SegmentationModel
 from semask.ops.lazy_scores import LazyScores
-from semask.visualization.colours import numbered_classes, overlay
 from tests.facts import facts, missing
 
 

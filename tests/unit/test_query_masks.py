@@ -10,12 +10,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from semask.data.classes import Classes
+from semask.inference.colours import numbered_classes
 from semask.models.build import build
 from semask.models.decoders.maskformer import MaskClassifier
 from semask.models.model import SegmentationModel
 from semask.structures import Features, MaskLogits
 from semask.visualization import explain_figures
-from semask.visualization.colours import numbered_classes
 from semask.visualization.explain import QueryMasks, query_masks
 from semask.visualization.explain_figures import query_figure
 from tests.facts import facts

@@ -9,8 +9,7 @@ from PIL import Image
 
 from semask.data.classes import Classes
 from semask.evaluation.metrics import Confusion
-from semask.structures import IGNORE
-from semask.visualization.colours import (
+from semask.inference.colours import (
     IGNORE_COLOUR,
     colourise,
     foreground,
@@ -19,6 +18,7 @@ from semask.visualization.colours import (
     write_image,
     write_label,
 )
+from semask.structures import IGNORE
 from tests.facts import facts
 
 CLASSES = Classes(("sky", "road"), ((10, 20, 30), (200, 100, 0)), {0: 0, 1: 1})
@@ -99,7 +99,7 @@ def test_overlays_of_bytes_and_strip_by_strip_are_the_same(monkeypatch: pytest.M
     labels = torch.randint(0, 4, (13, 9), dtype=torch.uint8)
     whole = overlay(image / 255, labels, CLASSES, alpha=0.3)
     assert torch.equal(overlay(image, labels, CLASSES, alpha=0.3), whole)
-    monkeypatch.setattr("semask.visualization.colours.PIXELS", 20)
+    monkeypatch.setattr("semask.inference.colours.PIXELS", 20)
     assert torch.equal(overlay(image, labels, CLASSES, alpha=0.3), whole)
 
 
@@ -107,7 +107,7 @@ def test_overlays_of_bytes_and_strip_by_strip_are_the_same(monkeypatch: pytest.M
 @pytest.mark.parametrize("width", [1, 2, 4])
 def test_outlines_against_a_loop(width: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pixel is painted where one of another class lies within the width along its row or column."""
-    monkeypatch.setattr("semask.visualization.colours.PIXELS", 14 * rows)
+    monkeypatch.setattr("semask.inference.colours.PIXELS", 14 * rows)
     labels = torch.randint(0, 3, (4, 5)).repeat_interleave(3, 0).repeat_interleave(3, 1)[:, :14]
     labels[labels == 2] = IGNORE
     image = torch.randint(0, 256, (3, *labels.shape), dtype=torch.uint8)

@@ -183,9 +183,9 @@ class Painter:
         from semask.checkpoints import store
         from semask.data.published.submission import Submission
         from semask.inference import build_predictor, build_prior
+        from semask.inference.colours import foreground, numbered_classes
         from semask.inference.from_recipe import scale_warning
         from semask.ops.device import pick_device
-        from semask.visualization.colours import foreground, numbered_classes
 
         self.options, self.device = options, pick_device(options.device)
         self.model, recipe, classes = store.load(checkpoint, device=self.device)
@@ -216,7 +216,7 @@ class Painter:
         import torch
 
         from semask.data.readers.raster import as_rgb
-        from semask.visualization.colours import overlay, write_image, write_label
+        from semask.inference.colours import overlay, write_image, write_label
 
         # the model, then a file of each kind
         out, batch = self.options.out, image[None].to(self.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from semask.inference.predictor import Pipeline
+from semask.inference.seams import SeamMeter
 from semask.inference.sliding import sliding
 from semask.inference.tta import rescaled, tta
 from semask.ops.resize import enlarged_size, fit_size, to_float
@@ -15,17 +16,22 @@ from semask.structures import Predictor
 Scale = tuple[int, int] | float
 
 
-def build_predictor(model: Predictor, test: TestRecipe, data: DataRecipe) -> Pipeline:
+def build_predictor(
+    model: Predictor, test: TestRecipe, data: DataRecipe, *, meter: SeamMeter | None = None, valid_border: int = 0
+) -> Pipeline:
     """Return the predictor of a recipe's evaluation.
 
     One scale without flip gives the model's scores; several scales, or flip, give mean probabilities or, of a mask
     classifier, mean scores, which are no probabilities unless divided by their sum over the classes. `test.enlarge`
     acts with sliding windows only and enlarges to the larger side of the window, so that every window is full. A model
-    of a fixed size takes windows of that size in whole mode too.
+    of a fixed size takes windows of that size in whole mode too. `meter` and `valid_border` are those of `sliding`.
     """
     check_numbers(test, "test")
     sliding_windows = test.mode == "sliding"
-    source = _windows(model, test, test.window, test.stride) if sliding_windows else _any_size(model, model, test)
+    if sliding_windows:
+        source = _windows(model, test, test.window, test.stride, meter=meter, valid_border=valid_border)
+    else:
+        source = _any_size(model, model, test)
     ratios = tuple(_base_ratio(data) * scale for scale in test.scales)
     shared = _shared(test, data) | {"enlarge_to": max(test.window) if sliding_windows and test.enlarge else None}
     if len(ratios) == 1 and not test.flip:
@@ -44,8 +50,10 @@ def build_prior(model: Any, test: TestRecipe, data: DataRecipe) -> Pipeline:
     return rescaled(source, ratio=_base_ratio(data), **_shared(test, data))
 
 
-def _windows(source: Predictor, test: TestRecipe, window: tuple[int, int], stride: tuple[int, int]) -> Predictor:
-    options: dict[str, Any] = {name: getattr(test, name) for name in ("batch_size", "blend", "memory_budget")}
+def _windows(
+    source: Predictor, test: TestRecipe, window: tuple[int, int], stride: tuple[int, int], **options: Any
+) -> Predictor:
+    options |= {name: getattr(test, name) for name in ("batch_size", "blend", "memory_budget")}
     return sliding(source, window=window, stride=stride, **options)
 
 

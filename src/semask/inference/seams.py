@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -52,6 +55,18 @@ class SeamMeter:
         for counts, mine in zip(grown, found, strict=True):
             counts[: len(mine)] += mine
         self._distances = grown
+
+    def state(self) -> dict[str, Any]:
+        """The counts as plain values, for a run that goes on later."""
+        cells = {str(row): counts.tolist() for row, counts in self._cells.items()}
+        return {"below": self._below, "cells": cells, "distances": self._distances.tolist()}
+
+    def restore(self, state: Mapping[str, Any] | None) -> None:
+        """Go on from the counts of an earlier run; None has none."""
+        if state is not None:
+            self._below = state["below"]
+            self._cells = {int(row): np.array(counts, np.int64) for row, counts in state["cells"].items()}
+            self._distances = np.array(state["distances"], np.int64).reshape(2, -1)
 
     @property
     def share(self) -> float | None:

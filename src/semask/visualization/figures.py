@@ -17,7 +17,7 @@ from torch import Tensor
 from semask.data.classes import Classes
 from semask.evaluation.metrics import Scores
 from semask.files import atomic_write
-from semask.visualization.colours import IGNORE_COLOUR, colourise
+from semask.inference.colours import IGNORE_COLOUR, colourise
 
 INK, FAINT, GRID = "#22272e", "#8b949e", "#e6e9ed"
 MAIN, PRIOR = "#2f6fde", "#e0752d"

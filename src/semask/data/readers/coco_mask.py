@@ -53,3 +53,20 @@ def _decode_runs(text: str) -> list[int]:
         runs.append(value + (runs[-2] if len(runs) > 2 else 0))
         value = shift = 0
     return runs
+
+
+def encode_mask(mask: Bool[np.ndarray, "H W"]) -> str:
+    """Return COCO's text of the run lengths of a mask, down the columns; `decode_mask` reads it."""
+    flat = mask.T.ravel()
+    edges = np.flatnonzero(np.diff(flat, prepend=False))
+    # the first run counts pixels outside the mask
+    runs = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
+    text = []
+    for number, run in enumerate(runs):
+        value, more = run - (runs[number - 2] if number > 2 else 0), True
+        while more:
+            bits, value = value & 31, value >> 5
+            # the last character carries the sign
+            more = value != (-1 if bits & 16 else 0)
+            text.append(chr((bits | 32 * more) + 48))
+    return "".join(text)

@@ -212,6 +212,7 @@ class TiffRaster:
         return piece
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def __enter__(self) -> Self:

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from semask.data.classes import Classes
+from semask.inference.colours import overlay
 from semask.ops.palette import ERROR_COLOUR, Colour
 from semask.structures import IGNORE
-from semask.visualization.colours import overlay
 
 MAX_SIDE = 360
 """Longest side of an image in a page [px]."""

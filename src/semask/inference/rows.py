@@ -1,0 +1,92 @@
+"""Maps of any height on disk, written and read by rows: results of a raster before they are encoded."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from semask.files import write_json
+
+STATE = "state.json"
+
+
+class RowFile:
+    """A map H W, or k H W, of one type in a raw file, row after row; slices of its rows are read as arrays."""
+
+    def __init__(self, path: Path, height: int, width: int, dtype: np.dtype[Any]) -> None:
+        self.path, self.shape, self.dtype = path, (height, width), dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        first, last, step = rows.indices(self.shape[0])
+        offset, count = first * self.shape[1], max(0, last - first) * self.shape[1]
+        values = np.fromfile(self.path, self.dtype, count=count, offset=offset * self.dtype.itemsize)
+        return values.reshape(-1, self.shape[1])[::step]
+
+
+class RowStore:
+    """Raw maps in a folder that grow by strips; what a killed run has finished is kept for the next one.
+
+    done: rows that are finished in all maps.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, int], key: dict[str, Any]) -> None:
+        """`key` says what the maps were made from; maps with another key are begun anew."""
+        self.folder, self.shape, self.key = folder, shape, json.loads(json.dumps(key))
+        self.done = 0
+        self.notes: dict[str, Any] = {}
+        self._files: dict[str, Any] = {}
+        state = self._state()
+        if state is not None:
+            self.done, self.notes = int(state["done"]), state["notes"]
+        else:
+            for path in folder.glob("*") if folder.is_dir() else ():
+                path.unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def _state(self) -> dict[str, Any] | None:
+        try:
+            state: dict[str, Any] = json.loads((self.folder / STATE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return state if state.get("key") == self.key else None
+
+    def append(self, maps: dict[str, np.ndarray], **notes: Any) -> None:
+        """Add a strip, r W of every map, and what else the next run has to know; on disk when this returns."""
+        for name, values in maps.items():
+            file = self._files.get(name)
+            if file is None:
+                path = self.folder / f"{name}.raw"
+                path.touch()
+                file = self._files[name] = path.open("r+b")
+                # rows of a strip that was not finished
+                file.truncate(self.done * self.shape[1] * values.dtype.itemsize)
+            file.seek(self.done * self.shape[1] * values.dtype.itemsize)
+            file.write(np.ascontiguousarray(values).data)
+            file.flush()
+            os.fsync(file.fileno())
+        self.done += len(next(iter(maps.values())))
+        self.notes = notes
+        write_json(self.folder / STATE, {"key": self.key, "done": self.done, "notes": notes})
+
+    def map(self, name: str, dtype: Any = np.uint8) -> RowFile:
+        """A finished map."""
+        return RowFile(self.folder / f"{name}.raw", *self.shape, np.dtype(dtype))
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files.values():
+            file.close()
+
+    def remove(self) -> None:
+        """Remove the folder, once its maps are encoded."""
+        self.close()
+        for path in self.folder.glob("*"):
+            path.unlink()
+        self.folder.rmdir()

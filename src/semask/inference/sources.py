@@ -1,0 +1,182 @@
+"""Sources of prediction: files, folders, patterns, lists, archives, videos and streams, as items with unique names."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from PIL import Image
+
+from semask.data.readers.archives import open_zip, tar_members
+from semask.data.readers.source import Source, is_hidden
+from semask.data.readers.tree import paths_below
+
+VIDEOS = frozenset((".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv"))
+"""Suffixes of video files."""
+STREAM = re.compile(r"(rtsp|rtsps|rtmp|udp|tcp|http|https)://.+|\d{1,2}$")
+"""Addresses of streams, and numbers of cameras."""
+SEQUENCE = re.compile(r"%0?\d*d")
+"""The place of the number in the name of an image sequence, such as frame_%04d.png."""
+ZARR = (".zattrs", ".zgroup", ".zarray", "zarr.json")
+"""Files that make a folder a zarr store."""
+
+
+class Item(NamedTuple):
+    """One image, raster or video: the name of its results, without suffix, and where its bytes are.
+
+    A source that is text is an address for PyAV: a video file, a sequence, a camera or a stream.
+    """
+
+    name: str
+    source: Source | str
+
+    @property
+    def is_video(self) -> bool:
+        return isinstance(self.source, str)
+
+    @property
+    def path(self) -> Path | None:
+        """The file, if it is one of its own."""
+        return self.source if isinstance(self.source, Path) else None
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the file; None where that is unknown."""
+        if isinstance(self.source, str):
+            return os.path.getsize(self.source) if os.path.isfile(self.source) else None
+        if isinstance(self.source, Path):
+            return self.source.stat().st_size if self.source.is_file() else None
+        return int(getattr(self.source, "size", 0)) or None
+
+    def __str__(self) -> str:
+        return str(self.source)
+
+
+def find_items(given: Sequence[str | Path], *, leave_out: Sequence[Path] = ()) -> tuple[list[Item], list[str]]:
+    """Items of several sources in order, and notes on what was understood.
+
+    A source is a file, a folder with its subfolders, a pattern (`*`, `?`, `[…]`, `**`), a text file with a path per
+    line, a zip or tar file, a video, an image sequence (`frame_%04d.png`), the number of a camera or the address of a
+    stream. Of a data set with images/ and labels/ only the images are taken. Folders in `leave_out`, results of an
+    earlier run, are not searched.
+
+    Raises:
+        ValueError: A source does not exist or holds no file.
+    """
+    items: list[tuple[str, Source | str]] = []
+    notes: list[str] = []
+    alone = [str(each) for each in given if os.path.isfile(each)]
+    common = os.path.commonpath([os.path.dirname(os.path.abspath(each)) for each in alone]) if alone else ""
+    for each in map(str, given):
+        path = Path(each)
+        if path.is_file() and not path.suffix.lower() == ".txt":
+            found = _in_file(path, os.path.relpath(os.path.abspath(path), common))
+        elif path.is_file():
+            found = _listed(path)
+        elif path.is_dir():
+            found = _in_folder(path, leave_out, notes)
+        elif STREAM.fullmatch(each):
+            name = f"camera{each}" if each.isdecimal() else re.sub(r"[^\w.-]+", "_", each.partition("://")[2]).strip("_")
+            found = [(name, f"/dev/video{each}" if each.isdecimal() else each)]
+        elif SEQUENCE.search(path.name):
+            found = _sequence(path)
+        elif glob.has_magic(each):
+            paths = [Path(match) for match in sorted(glob.glob(each, recursive=True)) if os.path.isfile(match)]
+            root = os.path.commonpath([match.parent for match in paths]) if paths else ""
+            found = [entry for match in paths for entry in _in_file(match, os.path.relpath(match, root))]
+        else:
+            raise ValueError(f"there is no image or folder {each!r}")
+        if not found:
+            raise ValueError(f"{each!r} holds no files")
+        items += found
+    names = unique_names([name for name, _ in items])
+    return [Item(name, source) for name, (_, source) in zip(names, items, strict=True)], notes
+
+
+def unique_names(paths: Sequence[str]) -> list[str]:
+    """Names of results, without suffix, different for all of `paths`; upper and lower case are alike.
+
+    Files that differ in suffix only, such as a.jpg and a.png, keep their suffixes, and equal paths get a number.
+    """
+    stems = [str(Path(path).with_suffix("")) if Path(path).suffix else path for path in paths]
+    taken = Counter(stem.casefold() for stem in stems)
+    names = [path if taken[stem.casefold()] > 1 else stem for path, stem in zip(paths, stems, strict=True)]
+    # a stem may be another file's whole name: a.png.jpg beside a.png
+    if len({name.casefold() for name in names}) < len(names):
+        names = [*paths]
+    seen: Counter[str] = Counter()
+    for place, name in enumerate(names):
+        seen[name.casefold()] += 1
+        if seen[name.casefold()] > 1:
+            names[place] = f"{name}-{seen[name.casefold()]}"
+    return names
+
+
+def _in_file(path: Path, name: str) -> list[tuple[str, Source | str]]:
+    """The image, video or members of a file."""
+    suffix = path.suffix.lower()
+    if suffix in VIDEOS:
+        return [(name, str(path))]
+    if suffix not in (".zip", ".tar"):
+        return [(name, path)]
+    members = open_zip(path).members if suffix == ".zip" else tar_members(path)
+    images = Image.registered_extensions()
+    # archives hold labels and texts beside images: only names of images count
+    return [
+        (member, source)
+        for member, source in sorted(members.items())
+        if PurePosixPath(member).suffix.lower() in images and not is_hidden(member)
+    ]
+
+
+def _listed(path: Path) -> list[tuple[str, Source | str]]:
+    """The files in a text file, a path per line, relative to its folder."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(path)!r} is no text in UTF-8 ({error}); save it as a list of paths") from error
+    paths = [path.parent / line for line in lines if line and not line.startswith("#")]
+    missing = [str(each) for each in paths if not os.path.lexists(each)]
+    if missing or not paths:
+        raise ValueError(
+            f"{str(path)!r} lists {len(missing)} of {len(paths)} files that do not exist, first "
+            f"{missing[0] if missing else None!r}; give a path per line, relative to the list"
+        )
+    root = os.path.commonpath([os.path.abspath(each.parent) for each in paths])
+    return [entry for each in paths for entry in _in_file(each, os.path.relpath(os.path.abspath(each), root))]
+
+
+def _in_folder(folder: Path, leave_out: Sequence[Path], notes: list[str]) -> list[tuple[str, Source | str]]:
+    """Files below a folder; a zarr store is one raster, and a data set's labels are left out."""
+    if any((folder / name).is_file() for name in ZARR):
+        return [(folder.name, folder)]
+    if (folder / "images").is_dir() and ((folder / "labels").is_dir() or (folder / "classes.json").is_file()):
+        notes.append(f"{folder} is a data set; its images/ are segmented, its labels/ are not")
+        folder = folder / "images"
+    # realpath, since resolve refuses links in a circle
+    results = {Path(os.path.realpath(each)) for each in leave_out}
+    paths = [path for path in paths_below(folder, broken=True) if results.isdisjoint(Path(os.path.realpath(path)).parents)]
+    found: list[tuple[str, Source | str]] = []
+    stores: set[Path] = set()
+    for path in paths:
+        # the files of a zarr store are its chunks
+        store = next((each for each in path.parents if each.suffix == ".zarr" and each.is_relative_to(folder)), None)
+        if store is None:
+            name = path.relative_to(folder)
+            found += [(str(name), str(path))] if path.suffix.lower() in VIDEOS else [(str(name), path)]
+        elif store not in stores:
+            stores.add(store)
+            found.append((str(store.relative_to(folder)), store))
+    return found
+
+
+def _sequence(path: Path) -> list[tuple[str, Source | str]]:
+    """An image sequence as one video; its first frame exists."""
+    pattern = SEQUENCE.sub("[0-9]*", glob.escape(path.name).replace("[%]", "%"))
+    frames = sorted(path.parent.glob(pattern)) if path.parent.is_dir() else []
+    return [(SEQUENCE.sub("", path.name).strip("_-. ") or "sequence", str(path))] if frames else []

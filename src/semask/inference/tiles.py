@@ -1,0 +1,166 @@
+"""Rasters too large for memory: a plan of their windows, and their label maps strip by strip."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from semask.inference.from_recipe import build_predictor, read_size
+from semask.inference.regions import RegionImage
+from semask.inference.rows import RowStore
+from semask.inference.seams import SeamMeter
+from semask.inference.sinks import TILE, Result
+from semask.ops.resize import window_starts
+from semask.recipes.prediction import PredictOptions
+from semask.recipes.recipe import DataRecipe, TestRecipe
+from semask.structures import IGNORE, Predictor
+from semask.text import duration
+
+GIB = 2**30
+WHOLE = 2**24
+"""Images of more pixels are read by region where their file allows it."""
+SHOWN = 4096
+"""Longest side of overlays of rasters [px]."""
+SIDES = (2048, 1536, 1024, 768, 512, 384, 256, 128)
+"""Sides of windows to choose from [px] for models that are tested on whole images."""
+BATCHES = (8, 4, 2, 1)
+
+
+class TilePlan(NamedTuple):
+    """How a raster is segmented: windows, and estimates of memory [bytes], disk [bytes] and time [s]."""
+
+    test: TestRecipe
+    windows: int
+    memory: int
+    disk: int
+    seconds: float
+
+    def __str__(self) -> str:
+        (tall, wide), stride = self.test.window, self.test.stride
+        overlap = f"{tall - stride[0]}×{wide - stride[1]}"
+        return (
+            f"{self.windows} windows of {tall}×{wide} px, overlap {overlap} px, {self.test.blend}, "
+            f"{self.test.batch_size} at once; about {self.memory / GIB:.1f} GiB of memory, {self.disk / GIB:.1f} GiB of "
+            f"disk, {duration(self.seconds)}"
+        )
+
+
+def plan_tiles(
+    model: Any, image: RegionImage, data: DataRecipe, test: TestRecipe, options: PredictOptions, measure: Callable[..., Any]
+) -> TilePlan:
+    """Choose windows and batch for a raster within `options.memory`, from a trial of the model.
+
+    A recipe that is tested by windows keeps its window; of others the largest is taken that is no smaller than the
+    training crop and fits. `measure` runs the model on one window (tall, wide) and returns seconds and bytes.
+
+    Raises:
+        ValueError: The memory is too small.
+    """
+    height, width = read_size(data, *image.shape[-2:])
+    budget = math.inf if options.memory is None else options.memory * GIB
+    base = _resident()
+    # windows to choose from, the largest first
+    if test.mode == "sliding":
+        shapes = [(test.window, test.stride)]
+    else:
+        fixed, multiple = getattr(model, "fixed_size", None), getattr(model, "size_multiple", 1)
+        least = max(data.crop)
+        sides = [side for side in SIDES if side <= max(2 * least, SIDES[-1])]
+        sides = [side for side in sides if side >= min(least, sides[0])] or [sides[-1]]
+        sides = [max(multiple, side // multiple * multiple) for side in sides]
+        shapes = [(fixed, (fixed[0] * 3 // 4, fixed[1] * 3 // 4))] if fixed else [((s, s), (s * 3 // 4,) * 2) for s in sides]
+    # kept for a strip: scores of the windows over it, rows of every map, and the tiles of the file
+    classes, maps = int(getattr(model, "num_classes", 1)), 1 + len(options.measures)
+    least_needed = 0
+    for window, stride in shapes:
+        window = min(window[0], height), min(window[1], width)  # noqa: PLW2901
+        seconds, needed = measure(*window)
+        lines = classes * window[0] * width * 4 // 8
+        strips = lines + TILE * width * (maps + 4 * len(image.shape)) + 2 * (window[0] + TILE) * width * image.shape[1]
+        for batch in BATCHES if options.memory is not None else (test.batch_size,):
+            memory = base + strips + needed * batch
+            least_needed = min(least_needed or memory, memory)
+            if memory <= budget:
+                count = math.prod(
+                    len(window_starts(size, side, step))
+                    for size, side, step in zip((height, width), window, stride, strict=True)
+                )
+                chosen = replace(test, mode="sliding", window=window, stride=stride, batch_size=batch)
+                disk = math.prod(image.shape[-2:]) * maps * 2
+                return TilePlan(chosen, count, memory, disk, count * seconds * len(test.scales) * (1 + test.flip))
+    raise ValueError(
+        f"{image.raster.name}: {options.memory:g} GiB are too little for {width} px of width; at least "
+        f"{least_needed / GIB:.1f} GiB are needed (--memory)"
+    )
+
+
+def segment_tiles(
+    model: Predictor,
+    image: RegionImage,
+    plan: TilePlan,
+    data: DataRecipe,
+    options: PredictOptions,
+    *,
+    folder: Path,
+    key: dict[str, Any],
+    advance: Callable[[int], None] = lambda rows: None,
+) -> tuple[Result, RowStore]:
+    """Segment a raster strip by strip into raw maps in `folder`, where an earlier run with the same `key` goes on.
+
+    The caller encodes the result, whose maps are on disk, and removes the store then.
+    """
+    meter = SeamMeter()
+    predictor = build_predictor(model, plan.test, data, meter=meter, valid_border=options.valid_border)
+    height, width = image.shape[-2:]
+    store = RowStore(folder, (height, width), key)
+    step = max(1, math.ceil(max(height, width) / SHOWN))
+    meter.restore(store.notes.get("seams"))
+    gaps = bool(store.notes.get("gaps"))
+    advance(store.done)
+    if store.done < height:
+        strips = predictor.strips(image, TILE, top=store.done, measures=options.measures)
+        for first, last, labels, confidence, entropy, _ in strips:
+            found = {"labels": labels[0].cpu().numpy()}
+            for name, values in (("confidence", confidence), ("entropy", entropy)):
+                if values is not None:
+                    found[name] = (values[0].cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+            valid = image.valid(first, last)
+            if valid is not None:
+                gaps = gaps or not valid.all()
+                found["labels"] = np.where(valid, found["labels"], IGNORE).astype(np.uint8)
+            store.append(found, seams=meter.state(), gaps=gaps)
+            advance(last - first)
+    maps = {name: store.map(name) for name in ("confidence", "entropy") if name in options.measures}
+    shown = _thumbnail(image, step)
+    result = Result(
+        store.map("labels"), shown, step, **maps, georeference=image.raster.georeference, has_gaps=gaps, seams=meter.map()
+    )
+    return result, store
+
+
+def _thumbnail(image: RegionImage, step: int) -> torch.Tensor:
+    """Every `step`-th pixel of a raster as RGB bytes, read by strips."""
+    from semask.data.readers.raster import as_rgb
+    from semask.ops.resize import to_float
+
+    height, width = image.shape[-2:]
+    rows = [to_float(image[0, :, first : first + 1, 0:width])[:, :, ::step].cpu() for first in range(0, height, step)]
+    return (to_float(as_rgb(torch.cat(rows, dim=1))) * 255).round().to(torch.uint8)
+
+
+def _resident() -> int:
+    """Memory of this process now [bytes]."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
