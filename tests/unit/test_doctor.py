@@ -209,7 +209,7 @@ def test_odd_images_are_warned_of(root: Path, monkeypatch: pytest.MonkeyPatch) -
     exif = Image.Exif()
     exif[0x0112] = 2
     Image.fromarray(scene(1)[0]).save(root / "images/train/train1.jpg", exif=exif)
-    monkeypatch.setattr("semask.data.checks.doctor.LARGE_AREA", SIZE[0] * SIZE[1] - 1)
+    monkeypatch.setattr("semask.data.checks.set_heuristics.LARGE_AREA", SIZE[0] * SIZE[1] - 1)
     found = look(root)
     assert found.errors == ()
     assert any("black.jpg" in each for each in messages_of(found.warnings, "flat"))

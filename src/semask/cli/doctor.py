@@ -209,6 +209,7 @@ def to_paste(diagnosis: Diagnosis) -> list[str]:
         return [f"no statistics or weights before the split {diagnosis.data.train_split!r} can be read"]
     lines = [f"statistics for encoders without pretrained weights: {diagnosis.statistics_flags() or 'none'}"]
     if len(diagnosis.classes) <= SHOWN_CLASSES:
+        lines += [own] if (own := diagnosis.own_weights()) else []
         lines += [f"{name}: {flag}" for name, flag in diagnosis.weight_flags().items()]
     else:
         lines.append(f"weights of all {len(diagnosis.classes)} classes: on the page, as flags to copy")
