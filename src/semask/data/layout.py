@@ -16,9 +16,8 @@ from semask.data.readers.shards import expected_shards
 from semask.data.readers.source import Source
 from semask.data.readers.tree import Tree, nfc
 from semask.recipes.recipe import DataRecipe
+from semask.text import fold
 
-SHOWN = 5
-"""File names in a message."""
 LOSSY = (".jpg", ".jpeg")
 CANDIDATES = 20
 """Labels compared with an image without one, to find the suffix that fits."""
@@ -105,7 +104,7 @@ def missing_labels(
             flags = f"--data.labels '{data.labels}/{CLASS}' --data.label-suffix {ending}"
     if lossy or (example.lower().endswith(LOSSY) and not masks):
         return (
-            f"{len(lossy) or len(missing)} labels are JPEG: {some(lossy or [example])} in {folder}; "
+            f"{len(lossy) or len(missing)} labels are JPEG: {fold(lossy or [example])} in {folder}; "
             "JPEG compression changes ids near edges: make them again as 8-bit greyscale PNG, or, if they are masks of "
             "a few levels of grey, use --data.label-suffix .jpg and ranges of values in the class table"
         )
@@ -124,7 +123,7 @@ def missing_labels(
         )
     elif files and not any_paired:
         fix = f"the folder holds e.g. {files[0]}; give images and labels the same names but for suffixes"
-    names = some([*missing.values()])
+    names = fold([*missing.values()])
     return f"{len(missing)} images without a label: {names}; expected e.g. {folder / (first + suffix)}; {fix}"
 
 
@@ -147,12 +146,6 @@ def _fitting_suffixes(missing: dict[str, str], files: list[str]) -> tuple[str, s
             image_suffix = f"--data.image-suffix {ending}{PurePosixPath(name).suffix} " if ending else ""
             best, flags, example = count, f"{image_suffix}--data.label-suffix {suffix}", there[path]
     return flags, example
-
-
-def some(names: list[str]) -> str:
-    """Return the first names of a list and the number of the others."""
-    more = f" … and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def expected_layout(data: DataRecipe) -> str:

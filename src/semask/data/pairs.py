@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from semask.data.classes import Classes
 from semask.data.label_values import COLOUR
-from semask.data.layout import Misplaced, expected_layout, missing_labels, nearby, some, why_empty
+from semask.data.layout import Misplaced, expected_layout, missing_labels, nearby, why_empty
 from semask.data.masks import (
     BACKGROUND,
     CLASS,
@@ -33,6 +33,7 @@ from semask.data.readers.shards import shard_samples
 from semask.data.readers.source import Source
 from semask.data.readers.tree import Tree, nfc, unicode_forms, warn_once
 from semask.recipes.recipe import DataRecipe
+from semask.text import fold
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +195,7 @@ def _pairs_in_folders(data: DataRecipe, root: Path, split: str) -> dict[str, tup
         labels = _by_stem(files, data.label_suffix)
     if unused := sorted(labels.keys() - images.keys()):
         folder = root / label_folder
-        logger.warning("%d labels in %s have no image and are not used: %s", len(unused), folder, some(unused))
+        logger.warning("%d labels in %s have no image and are not used: %s", len(unused), folder, fold(unused))
     paired = {stem: (images[stem], labels[stem]) for stem in stems if stem in labels}
     if missing := [stem for stem in stems if stem not in labels]:
         used = {*images.values(), *(label for _, label in paired.values())}
@@ -271,9 +272,9 @@ def _listed_stems(text: str, listing: Path, images: Files) -> list[str]:
         for name in {*map(_fold, (stem, PurePosixPath(stem).name, file, stem + PurePosixPath(file).suffix))}:
             by_name.setdefault(name, []).append(stem)
     if unknown := [line for line in lines if _fold(line) not in by_name]:
-        raise ValueError(f"{listing} lists {len(unknown)} images that do not exist: {some(unknown)}; correct the list")
+        raise ValueError(f"{listing} lists {len(unknown)} images that do not exist: {fold(unknown)}; correct the list")
     if several := [line for line in lines if line not in images and len(by_name[_fold(line)]) > 1]:
-        raise ValueError(f"{listing}: {some(several)} could be several images; write the path below the image folder")
+        raise ValueError(f"{listing}: {fold(several)} could be several images; write the path below the image folder")
     if not lines:
         raise ValueError(f"{listing} is empty: list the split's images, one stem a line")
     return sorted({line if line in images else by_name[_fold(line)][0] for line in lines})

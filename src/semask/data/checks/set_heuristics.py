@@ -12,7 +12,7 @@ from semask.data.checks.issue import Issue
 from semask.data.checks.split import Split
 from semask.data.classes import Classes
 from semask.data.pairs import Pair
-from semask.text import pluralize
+from semask.text import fold, pluralize
 
 FEW_IMAGES, FEW_PIXELS = 5, 1e-5
 """A class in fewer training images, or in a smaller share of their labelled pixels, is near-empty."""
@@ -46,9 +46,8 @@ def balance_issues(splits: Sequence[Split], training: Split, classes: Classes) -
         (rare, f"near-empty: in fewer than {FEW_IMAGES} training images or {FEW_PIXELS:.3%} of their pixels"),
     ):
         numbers = np.flatnonzero(chosen)
-        names = ", ".join(classes.names[number] for number in numbers[:SHOWN])
-        more = f" … and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
-        which = f"{len(numbers)} classes ({names}{more}) are" if len(numbers) > 1 else f"the class {names} is"
+        names = fold([classes.names[number] for number in numbers], SHOWN)
+        which = f"{len(numbers)} classes ({names}) are" if len(numbers) > 1 else f"the class {names} is"
         if len(numbers):
             yield Issue("classes", f"{which} {message}", severity="warning")
 
