@@ -140,8 +140,9 @@ def diagnose(
     # scan all splits; a missing class table is derived from all labels
     classes = stored_classes(data)
     listed, issues = _find_splits(data)
-    # as training on own data reads the values
-    if data.classes_from_data and (known := find_value_range([p for pairs in listed.values() for p in pairs], data)):
+    # as training on own data reads the values: by those of its own two splits
+    both = [pair for name in (data.train_split, data.val_split) for pair in listed.get(name, [])]
+    if data.classes_from_data and (known := find_value_range(both, data)):
         message = (
             f"{known.reason}: `semask train folder/…` and this check read {known.text} as 0 … 1 by themselves; "
             f"elsewhere use --data.value-range {known.low:g} {known.high:g}"
@@ -230,9 +231,9 @@ def _find_splits(data: DataRecipe) -> tuple[dict[str, list[Pair]], list[Issue]]:
                 found[name] = error.pairs
     # advice that several splits share is given once, with the last
     issues, given = [], set()
-    for name, error in reversed(failures.items()):
-        advice = error.advice if isinstance(error, Misplaced) else ""
-        message = str(error).removesuffix(advice) if advice in given else str(error)
+    for name, failure in reversed(failures.items()):
+        advice = failure.advice if isinstance(failure, Misplaced) else ""
+        message = str(failure).removesuffix(advice) if advice in given else str(failure)
         given.add(advice)
         # training needs the recipe's own two alone
         own = name in (data.train_split, data.val_split)
