@@ -11,9 +11,8 @@ A table is packaged (`semask.data.classes.packaged()` lists them) or a JSON file
 the label files to a class, by its name or its number in the list, or to "ignore". A value is a number, a range of them
 ("0-127", for antialiased and JPEG masks) or a colour ("#804080"); values that are not listed are errors. Without
 `labels`, value i is class i, 255 is ignored, and pixels of colour label files are read by the colours of the classes;
-`labels` that only ignore values add to that; where they ignore
-colours and every class has its own, colours alone count. `ids`, a list of one number per class, are those of the dataset's own
-tools, where label files have others.
+`labels` that only ignore values add to that; where they ignore colours and every class has its own, colours alone
+count. `ids`, a list of one number per class, are those of the dataset's own tools, where label files have others.
 """
 
 from __future__ import annotations
