@@ -12,6 +12,8 @@ from typing import Any
 from uuid import uuid4
 
 TEMPORARY = f".[1-9]*-{'[0-9a-f]' * 12}.tmp"
+SHOWN = 80
+"""Characters of a line in a message."""
 STALE = 3600
 """[s] A temporary file that nobody has written to for longer was left by a killed process."""
 
@@ -70,6 +72,48 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     with atomic_write(path) as part:
         # File names may hold bytes that are no text; JSON reads them back from \\udcXX.
         part.write_bytes(text.encode("utf-8", "backslashreplace"))
+
+
+CAUSES = {
+    "Expecting value": "a value is missing, has no double quotes, or follows a comma that is one too many",
+    "Expecting property name": "a key in double quotes is missing, or the comma before is one too many",
+    "Illegal trailing comma": "the comma after the last entry is one too many",
+    "Expecting ':'": "the colon after a key is missing",
+    "Expecting ','": "a comma or a closing bracket is missing before this place",
+    "Unterminated string": "the text that begins here has no closing quote",
+    "Invalid control character": "a text holds a line break or a tab; write \\n or \\t",
+    "Invalid \\": "a text holds a single backslash; write it twice, or /",
+    "Extra data": "the file goes on after its closing bracket",
+}
+"""Words for the errors of Python's parser."""
+
+
+def parse_json(text: str, *, unique: bool = False) -> Any:
+    """Return the values of a JSON text that a person wrote; `unique` refuses a key that is given twice.
+
+    Raises:
+        ValueError: the text is no JSON; the message has line, column and cause, and no file name.
+    """
+
+    def refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        # Python would keep the last in silence
+        keys = [key for key, _ in pairs]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise ValueError(f"key {twice[0]!r} is given twice; keep one")
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=refuse_twice if unique else None)
+    except json.JSONDecodeError as error:
+        cause = next((words for start, words in CAUSES.items() if error.msg.startswith(start)), error.msg)
+        if error.pos >= len(text.rstrip()):
+            cause = "the file ends too early" if text.strip() else "the file is empty"
+        # the line, or of a long one its part up to the place
+        line = (text.splitlines() or [""])[min(error.lineno, len(text.splitlines()) or 1) - 1]
+        shown = line.strip() if len(line) <= SHOWN else f"… {line[max(0, error.colno - SHOWN) : error.colno].strip()} …"
+        raise ValueError(f"no JSON at line {error.lineno}, column {error.colno}: {cause}: {shown}") from None
+    except RecursionError:
+        raise ValueError("no JSON that can be read: brackets lie too deep in one another") from None
 
 
 def write_text(path: Path, text: str) -> None:

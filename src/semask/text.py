@@ -49,6 +49,12 @@ def pluralize(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def fold(names: Sequence[str], most: int = 5, separator: str = ", ") -> str:
+    """Return names as a list in a line: the first `most`, and the number of the others."""
+    rest = [f"… and {len(names) - most} more"] if len(names) > most else []
+    return separator.join([*names[:most], *rest])
+
+
 def printable(text: str, *, lines: bool = False) -> str:
     """Return a text with control characters spelled out; `lines` keeps line breaks."""
     kept = "\n" if lines else ""

@@ -208,13 +208,15 @@ def test_all_problems_are_collected_and_twenty_are_shown(data: DataRecipe) -> No
         put_image(root / f"images/train/q{index:02}.png")
         put_image(root / f"labels/train/q{index:02}.png")
     report = inspect_pairs(find_pairs(data, "train"), data, Classes.from_dict({"classes": ["a", "b", "c"]}))
-    assert len(report.errors) == 30
-    with pytest.raises(ValueError, match=facts(30, 33)) as caught:
+    # one by file, and before them that the labels are of two kinds
+    assert len(report.errors) == 31
+    assert (report.errors[0].kind, report.errors[0].source) == ("values", None)
+    with pytest.raises(ValueError, match=facts(31, 33)) as caught:
         report.raise_if_bad()
     lines = str(caught.value).splitlines()
     assert len(lines) == 22
-    assert "q19.png" in lines[20]
-    assert missing(lines[21], 10) == []
+    assert "q18.png" in lines[20]
+    assert missing(lines[21], 11) == []
 
 
 def test_an_empty_report_is_good() -> None:

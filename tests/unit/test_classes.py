@@ -295,6 +295,30 @@ def test_bad_tables_say_what_is_wrong(record: object, wanted: tuple[object, ...]
         Classes.load(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "column", "cause"),
+    [
+        ("{\"classes\": ['a']}", 1, 14, "double quotes"),
+        ('{\n "classes": ["a",\n  "b",\n ]}', 4, 2, "comma"),
+        ('{"classes": ["a"\n "b"]}', 2, 2, "comma"),
+        ('{"classes": ["a"]\n "labels": {}}', 2, 2, "comma"),
+        ("{\n classes: []}", 2, 2, "double quotes"),
+        ('{"classes" []}', 1, 12, "colon"),
+        ('{\n"classes": ["a]}', 2, 13, "quote"),
+        ('{"classes": ["a\\b\\z"]}', 1, 18, "backslash"),
+        ('{"classes": ["a"]} x', 1, 20, "bracket"),
+        ('{"classes": ["a", "b"', 1, 22, "ends"),
+        ("", 1, 1, "empty"),
+    ],
+)
+def test_broken_json_has_its_place_and_cause(text: str, line: int, column: int, cause: str, tmp_path: Path) -> None:
+    path = tmp_path / "classes.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=facts(path, f"line {line}", f"column {column}", cause)) as caught:
+        Classes.load(path)
+    assert text.splitlines()[line - 1].strip() in str(caught.value) if text else True
+
+
 @pytest.mark.parametrize("text", ["{", "\x00", '{"classes": ["a"], "labels": {"0": 0, "0": "ignore"}}', "[" * 100_000])
 def test_broken_json_is_reported_with_its_file(text: str, tmp_path: Path) -> None:
     path = tmp_path / "classes.json"
@@ -321,6 +345,12 @@ def test_the_label_map_is_reported_in_a_line() -> None:
         {"classes": ["sky", "road", "car"], "labels": {"7": "road", "8": "car", "3": "sky", "4": "sky"}}
     )
     assert missing(table.describe(), "3 sky", "4 sky", "7 … 8 road … car", 0, 255) == [0, 255]
+
+
+def test_a_class_called_by_its_colour_is_listed_once() -> None:
+    colours = {"#000000": 0, "#00ff00": 1, "#ff0000": "ignore"}
+    text = Classes.from_dict({"classes": ["#000000", "crop"], "labels": colours}).describe()
+    assert (text.count("#000000"), text.count("#00ff00 crop"), text.count("#ff0000")) == (1, 1, 1)
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])

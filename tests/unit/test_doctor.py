@@ -12,7 +12,10 @@ import tifffile
 from PIL import Image
 
 from semask.data.checks.doctor import diagnose
+from semask.data.checks.fingerprint import fingerprint
+from semask.recipes import get_recipe
 from semask.recipes.recipe import DataRecipe
+from semask.training.automatic import Machine, fit_recipe
 from tests.facts import facts, missing
 from tests.unit.doctored import NAMES, SIZE, leaked, look, messages_of, out_of_range, put, put_good, scene
 
@@ -209,7 +212,7 @@ def test_odd_images_are_warned_of(root: Path, monkeypatch: pytest.MonkeyPatch) -
     exif = Image.Exif()
     exif[0x0112] = 2
     Image.fromarray(scene(1)[0]).save(root / "images/train/train1.jpg", exif=exif)
-    monkeypatch.setattr("semask.data.checks.doctor.LARGE_AREA", SIZE[0] * SIZE[1] - 1)
+    monkeypatch.setattr("semask.data.checks.set_heuristics.LARGE_AREA", SIZE[0] * SIZE[1] - 1)
     found = look(root)
     assert found.errors == ()
     assert any("black.jpg" in each for each in messages_of(found.warnings, "flat"))
@@ -228,6 +231,35 @@ def test_classes_that_training_does_not_see_are_named(root: Path) -> None:
     messages = messages_of(look(root).warnings, "classes")
     assert missing(messages[0], "rare") == []
     assert missing(messages[1], 2, "unicorn, dragon") == []
+
+
+@pytest.mark.parametrize(("kept", "few"), [(4, True), (5, False)])
+def test_few_images_are_one_warning_of_the_set(root: Path, kept: int, few: bool) -> None:
+    for index in range(6 - kept):
+        for path in (root / f"images/train/train{index}.jpg", root / f"labels/train/train{index}.png"):
+            path.unlink()
+    # one image holds the class of nine pixels
+    [message] = messages_of(look(root).warnings, "classes")
+    assert missing(message, *((kept, 5) if few else ("rare", 5))) == []
+    assert ("rare" in message) is not few
+
+
+def test_weights_that_training_chooses_by_itself_are_given(root: Path) -> None:
+    own = diagnose(DataRecipe(root=str(root), classes_from_data=True))
+    data = replace(own.data, classes_from_data=False)
+    assert replace(own, data=data).own_weights() == "", "published recipes choose nothing"
+    weights = fit_recipe(
+        get_recipe("folder/semask-lite0-fpn"),
+        fingerprint(own.data, own.classes),
+        Machine(False, 16.0),
+        names=own.classes.names,
+    ).recipe
+    assert weights.loss.class_weights is not None
+    listed = " ".join(f"{weight:g}" for weight in weights.loss.class_weights)
+    assert missing(own.own_weights(), "semask train", listed, f"{weights.data.rare_crops:.0%}") == []
+    # without the rare class nothing is weighed
+    Image.fromarray(scene(5)[1]).save(root / "labels/train/train5.png")
+    assert missing(diagnose(own.data).own_weights(), "semask train", "5%") == []
 
 
 def test_options_out_of_range_are_refused_before_anything_is_read(root: Path) -> None:

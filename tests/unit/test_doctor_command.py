@@ -170,6 +170,66 @@ def test_colours_and_soft_edges_get_the_map_to_paste(
     assert '{"0-127": 0, "128-255": 1}' in capsys.readouterr().out
 
 
+def test_long_tables_do_not_fill_the_screen(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "classes.json").unlink()
+    shades = np.zeros((*SIZE, 3), np.uint8)
+    shades[0, :, 0], shades[1, :, 1], shades[2:, :, 2] = np.arange(56), np.arange(56), 255
+    for path in (root / "labels").rglob("*.png"):
+        Image.fromarray(shades).save(path)
+    assert run(root) == 1
+    screen = capsys.readouterr().out
+    proposed = screen[screen.index('"classes"') : screen.index("label values")]
+    assert len(proposed.splitlines()) < 45
+    assert len(re.findall("#[0-9a-f]{6}", proposed)) < 100
+    assert run(root, "--write-classes") == 0
+    assert len(json.loads((root / "classes.json").read_text())["classes"]) == 112
+
+
+def test_what_training_chooses_and_ignoring_black_are_shown(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "classes.json").unlink()
+    paint = np.array([(0, 0, 0), (0, 255, 0), (255, 0, 0), (9, 9, 9)], np.uint8)
+    for path in (root / "labels").rglob("*.png"):
+        Image.fromarray(paint[np.array(Image.open(path))]).save(path)
+    assert run(root, "--out", root / "out") == 0
+    screen = capsys.readouterr().out
+    assert missing(screen, '"labels": {"#000000": "ignore"}', "semask train") == []
+    assert "#000000 #000000" not in screen
+    page = (root / "out/doctor.html").read_text()
+    assert missing(page, "&#34;#000000&#34;: &#34;ignore&#34;", "semask train folder/…") == []
+
+
+@pytest.mark.parametrize(
+    ("root", "moved", "flag"),
+    [
+        ("cells/images", {}, "--data.root cells"),
+        ("cells/labels", {}, "--data.root cells"),
+        (".", {}, "--data.root cells"),
+        ("cells", {"labels": "masks"}, "--data.labels masks"),
+        ("cells", {"labels": "my labels"}, "--data.labels 'my labels'"),
+        ("cells", {"images": "photos"}, "--data.images photos"),
+    ],
+)
+@pytest.mark.parametrize("flat", [True, False])
+def test_folders_one_step_off_get_the_flag_that_fits_once(
+    tmp_path: Path, root: str, moved: dict[str, str], flag: str, flat: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for index in range(4):
+        split = "" if flat else ("val/" if index == 0 else "train/")
+        put(tmp_path / "cells", f"{split}p{index}", *scene(index))
+    # another folder of images, which has nothing to do with them
+    (tmp_path / "cells/figures").mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / "cells/figures/plan.png")
+    for name, other in moved.items():
+        (tmp_path / "cells" / name).rename(tmp_path / "cells" / other)
+    for command in (["doctor", root], ["train", "folder/semask-micro-fpn", "--data.root", root, "--out", "run"]):
+        assert cli.main(command) == 2
+        message = capsys.readouterr().err
+        assert message.count(flag) == 1, message
+        assert message.count("images/*.jpg") + message.count("images/train/*.jpg") == 1, message
+    # and with the flag, it is found
+    assert cli.main(["doctor", root, *flag.replace("'", "").split(" ", 1)]) == 0
+
+
 def test_recipes_take_their_data_from_root(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         run("folder/semask-micro-fpn", "--data.root", root, "--data.images", "images/{split}", "--out", tmp_path) == 0

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from semask.data.checks import duplicates
 from semask.data.checks.class_counts import count_classes
-from semask.data.checks.doctor import Split, find_duplicates
-from semask.data.checks.duplicates import groups_of_same, near_duplicates
+from semask.data.checks.duplicates import find_duplicates, groups_of_same, near_duplicates
 from semask.data.checks.file_stats import ImageStats, PairStats, PixelStats, ReadFailure
+from semask.data.checks.split import Split
 from semask.data.pairs import Pair
 from semask.data.scenes.scene import SCENE_CLASSES
 
@@ -48,7 +48,7 @@ def split(name: str, signatures: list[int]) -> Split:
 
 
 def test_no_end_of_like_images_hides_a_leak(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("semask.data.checks.doctor.MAX_DUPLICATES", 10)
+    monkeypatch.setattr("semask.data.checks.duplicates.MAX_DUPLICATES", 10)
     found = find_duplicates((split("train", [5] * 8), split("val", [7, 2**64 - 1])), distance=3)
     assert len(found) == 10
     leaks = [each for each in found if each.leak]

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,16 @@ from PIL import Image
 from semask.checkpoints.record import write_record
 from semask.checkpoints.store import Bundle
 from semask.cli.scoring import with_own_classes
+from semask.data.checks.check import assess
 from semask.data.checks.file_stats import ImageStats, LabelStats, PairStats, ReadFailure
 from semask.data.checks.propose import Proposal, propose, propose_from, write_command
 from semask.data.classes import Classes, identity
 from semask.data.dataset import classes_of, read_values
 from semask.data.label_values import COLOUR
-from semask.data.pairs import find_pairs
+from semask.data.pairs import Pair, find_pairs
 from semask.recipes.recipe import DataRecipe, Recipe
 from semask.structures import IGNORE
-from tests.facts import facts
+from tests.facts import facts, missing
 
 SOFT = {0: 900, 255: 80, **dict.fromkeys(range(16, 250, 16), 1)}
 PLAIN = {0: 5, 1: 5, 2: 5}
@@ -131,6 +133,40 @@ def test_many_ids_are_for_people_to_check() -> None:
     assert not propose_from(stats(dict.fromkeys(range(65), 5))).safe
     rare = {**dict.fromkeys(range(20), 1), 0: 900, 255: 900}
     assert propose_from(stats(rare)).classes.label_map == identity(20), "ids among mostly 0 and ignored pixels"
+
+
+def test_black_may_mean_no_label_where_it_is_one_colour_of_many() -> None:
+    red, green = COLOUR + 0xFF0000, COLOUR + 0x00FF00
+    found = propose_from(stats({COLOUR: 6, red: 3, green: 1}))
+    assert missing(found.hint, "60.0%", '"labels": {"#000000": "ignore"}') == []
+    # the table that the hint asks for reads files and palettes
+    entries = [entry for entry in json.loads(found.classes.to_text())["classes"] if entry["name"] != "#000000"]
+    table = Classes.from_dict({"classes": entries, "labels": {"#000000": "ignore"}})
+    assert table.by_colour
+    assert table.encode(np.array([COLOUR, red, green])).tolist() == [
+        IGNORE,
+        *map(table.names.index, ("#ff0000", "#00ff00")),
+    ]
+    assert [propose_from(stats(label)).hint for label in ({COLOUR: 6, red: 3}, {red: 3, green: 1}, PLAIN)] == [""] * 3
+
+
+def test_hundreds_of_colours_are_folded_and_called_soft() -> None:
+    shades = {COLOUR + (value << 16): 1 for value in range(1, 200)}
+    found = propose_from(stats({COLOUR: 900, COLOUR + 0xFF0000: 90, **shades}))
+    assert not found.safe
+    assert missing(found.reason, 201, "#000000", "#ff0000", 196) == []
+    assert found.hint
+    assert all(
+        len(re.findall("#[0-9a-f]{6}", text)) < 30 for text in (found.reason, found.classes.describe(), found.hint)
+    )
+    assert missing(found.classes.describe(), 201 - 24) == []
+    # under another table, too
+    pairs = [Pair("p", Path("p.png"), Path("l.png"))]
+    measured = stats({COLOUR: 900, COLOUR + 0xFF0000: 90, **shades})
+    messages = [str(issue) for issue in assess(pairs, measured, Classes.from_dict({"classes": ["a", "b"]})).errors]
+    assert len(messages) == 2
+    assert all(len(re.findall("#[0-9a-f]{6}", message)) < 30 for message in messages)
+    assert messages[0].index('"#000000"') < messages[0].index('"#ff0000"') < messages[0].index('"#010000"')
 
 
 def test_palettes_give_colours_or_where_they_differ_are_read_by_them() -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from semask.data.checks.doctor import Diagnosis
+    from semask.data.checks.propose import Proposal
 
 USAGE = "semask doctor DATA"
 FIRST = ("data.root", "data.classes", "data.images", "data.labels", "data.train-split", "data.val-split")
@@ -26,6 +27,8 @@ SEEN = {*STORED, "train_split", "val_split"}
 SHOWN = 10
 """Number of files on the screen for one kind of problem; the page has more."""
 SHOWN_CLASSES = 40
+LINE = 600
+"""Characters of a line of a class table on the screen."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,14 +121,24 @@ def write_classes(data: DataRecipe, *, replace: bool, workers: int | None) -> No
     if not root.is_dir():
         raise ValueError(f"{root} is no folder: save this as a file, and name it by --data.classes:\n{text}")
     write_text(path, text)
-    console().print(f"written to {path}, since {proposal.reason}; {_next_step(data)}:\n{text}", markup=False)
+    next_step = _next_step(data, proposal)
+    console().print(f"written to {path}, since {proposal.reason}; {next_step}:\n{_screenful(text)}", markup=False)
 
 
-def _next_step(data: DataRecipe) -> str:
+def _next_step(data: DataRecipe, proposal: Proposal) -> str:
     from semask.data.masks import has_mask_per_class
 
     masks = "the names are those of the masks, and later classes lie above earlier ones"
-    return masks if has_mask_per_class(data) else "edit the names"
+    step = masks if has_mask_per_class(data) else "edit the names"
+    return f"{step}. {proposal.hint}" if proposal.hint else step
+
+
+def _screenful(table: str) -> str:
+    """The text of a class table, without most of its lines where there are many, and with its last line cut."""
+    lines = [line if len(line) <= LINE else f"{line[:LINE]} …" for line in table.splitlines()]
+    if len(lines) > SHOWN_CLASSES:
+        lines[SHOWN_CLASSES // 2 : -2] = [f"    … {len(lines) - SHOWN_CLASSES // 2 - 2} more lines"]
+    return "\n".join(lines) + "\n"
 
 
 def examine(name: str, data: DataRecipe, options: DoctorOptions, out: Path, *, num_classes: int | None) -> Diagnosis:
@@ -166,10 +179,10 @@ def show(diagnosis: Diagnosis, screen: Console) -> None:
             if len(listed) > SHOWN:
                 screen.print(f"… and {len(listed) - SHOWN} more of this kind ({kind})", style=style)
     if diagnosis.proposal is not None:
-        table = diagnosis.proposal.classes.to_text()
+        table = _screenful(diagnosis.proposal.classes.to_text())
         screen.print(
             f"no class table; {diagnosis.proposal.reason}. `{write_command(diagnosis.data)}` writes this as "
-            f"classes.json; {_next_step(diagnosis.data)}:\n{table}",
+            f"classes.json; {_next_step(diagnosis.data, diagnosis.proposal)}:\n{table}",
             markup=False,
             soft_wrap=True,
         )
@@ -209,6 +222,7 @@ def to_paste(diagnosis: Diagnosis) -> list[str]:
         return [f"no statistics or weights before the split {diagnosis.data.train_split!r} can be read"]
     lines = [f"statistics for encoders without pretrained weights: {diagnosis.statistics_flags() or 'none'}"]
     if len(diagnosis.classes) <= SHOWN_CLASSES:
+        lines += [own] if (own := diagnosis.own_weights()) else []
         lines += [f"{name}: {flag}" for name, flag in diagnosis.weight_flags().items()]
     else:
         lines.append(f"weights of all {len(diagnosis.classes)} classes: on the page, as flags to copy")

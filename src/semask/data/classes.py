@@ -11,8 +11,8 @@ A table is packaged (`semask.data.classes.packaged()` lists them) or a JSON file
 the label files to a class, by its name or its number in the list, or to "ignore". A value is a number, a range of them
 ("0-127", for antialiased and JPEG masks) or a colour ("#804080"); values that are not listed are errors. Without
 `labels`, value i is class i, 255 is ignored, and pixels of colour label files are read by the colours of the classes;
-`labels` that only ignore values add to that. `ids`, a list of one number per class, are those of the dataset's own
-tools, where label files have others.
+`labels` that only ignore values add to that; where they ignore colours and every class has its own, colours alone
+count. `ids`, a list of one number per class, are those of the dataset's own tools, where label files have others.
 """
 
 from __future__ import annotations
@@ -41,14 +41,18 @@ from semask.data.label_values import (
     parse_key,
     runs,
 )
+from semask.files import parse_json
 from semask.ops.palette import Colour, palette
 from semask.structures import IGNORE
+from semask.text import fold
 
 UNKNOWN = -1
 """The entry of `Classes.lookup` for source values outside the label map."""
 MAX_CLASSES = IGNORE
 RECORD = "recipe.json"
 """The file of a checkpoint that holds its class table."""
+SHOWN = 24
+"""Values in a line of text."""
 NAME, COLOUR_KEYS = "name", ("colour", "color")
 """Keys of a class in a table."""
 
@@ -139,8 +143,8 @@ class Classes:
             ValueError: as for `from_dict`; the message names the `source`.
         """
         try:
-            return cls.from_dict(json.loads(text, object_pairs_hook=_unique))
-        except (ValueError, RecursionError) as error:
+            return cls.from_dict(parse_json(text, unique=True))
+        except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
 
     @classmethod
@@ -228,14 +232,15 @@ class Classes:
             before = (number, target)
         parts = []
         for (first, first_class), *rest in found:
-            text = f"{first} {self.names[first_class]}"
+            # classes without a name of their own are called by their colour
+            text = " ".join(dict.fromkeys((first, self.names[first_class])))
             if rest:
                 last, last_class = rest[-1]
                 text = f"{first} … {last} {self.names[first_class]} … {self.names[last_class]}"
             parts.append(text)
         ignored = [key for key, target in keys.items() if target == "ignore"]
-        parts += [f"{', '.join(ignored)} ignored"] if ignored else []
-        return f"label values: {'; '.join(parts)}; others are errors"
+        ending = f"; {fold(ignored, SHOWN)} ignored" if ignored else ""
+        return f"label values: {fold(parts, SHOWN, '; ')}{ending}; others are errors"
 
     @cached_property
     def by_colour(self) -> bool:
@@ -302,15 +307,6 @@ def packaged() -> list[str]:
     return sorted(entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json"))
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse JSON objects that give one key twice: Python would keep the last in silence."""
-    record = dict(pairs)
-    if len(record) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} is given twice; keep one")
-    return record
-
-
 def _check_colour(colour: object, name: str) -> None:
     if not isinstance(colour, (list, tuple)) or len(colour) != 3:
         raise ValueError(f'classes: colour {colour!r} of {name!r} is neither [r, g, b] nor "#rrggbb"')
@@ -364,8 +360,9 @@ def _parse_labels(
         ranges += [(first, last)] if last > first else []
     if any(target != IGNORE for target in listed.values()):
         return listed, tuple(sorted(ranges))
-    # a table that only ignores keeps value i for class i, or the classes' own colours where it ignores colours
-    base = identity(len(names)) | (own if max(listed) >= COLOUR else {})
+    # a table that only ignores keeps value i for class i, or, where it ignores colours, the colours of all classes
+    base = own if max(listed) >= COLOUR else {}
+    base = base if len(base) == len(names) else identity(len(names)) | base
     return base | listed, tuple(sorted(ranges))
 
 

@@ -56,7 +56,8 @@ def classes_of(data: DataRecipe) -> Classes:
             f"no class table in {data.root}, and the labels leave its meaning open: {proposal.reason}; {write}; or "
             f"name a packaged table ({', '.join(packaged())}) or a file by --data.classes"
         )
-    warn_once(f"no class table in {data.root}: {proposal.reason}, so {proposal.classes.describe()}; {write}")
+    hint = proposal.hint and f". {proposal.hint}"
+    warn_once(f"no class table in {data.root}: {proposal.reason}, so {proposal.classes.describe()}; {write}{hint}")
     return proposal.classes
 
 

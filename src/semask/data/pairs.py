@@ -12,45 +12,34 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import zipfile
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
-from unicodedata import normalize
 
 from semask.data.classes import Classes
 from semask.data.label_values import COLOUR
+from semask.data.layout import Misplaced, expected_layout, missing_labels, nearby, why_empty
 from semask.data.masks import (
     BACKGROUND,
     CLASS,
-    STEM,
     find_masks,
     has_mask_per_class,
     mask_pattern,
     names_of_masks,
-    usual_masks,
 )
-from semask.data.published.catalogue import DATASETS, LABEL_IDS, LABEL_IDS_FIX, TRAIN_IDS
-from semask.data.readers.hugging_face import dataset_rows, expected_dataset
+from semask.data.readers.hugging_face import dataset_rows
 from semask.data.readers.image import SUFFIXES
-from semask.data.readers.shards import expected_shards, shard_samples
+from semask.data.readers.shards import shard_samples
 from semask.data.readers.source import Source
-from semask.data.readers.tree import Tree, unicode_forms, warn_once
+from semask.data.readers.tree import Tree, nfc, unicode_forms, warn_once
 from semask.recipes.recipe import DataRecipe
+from semask.text import fold
 
 logger = logging.getLogger(__name__)
-nfc = partial(normalize, "NFC")
 
 VALIDATION_SHARE = 0.1
 """The share of a folder without splits."""
 TABLE = "classes.json"
-SHOWN = 5
-"""File names in a message."""
-LOSSY = (".jpg", ".jpeg")
-CANDIDATES = 20
-"""Labels compared with an image without one, to find the suffix that fits."""
 
 Files = dict[str, Source]
 """Files by their stem, or by their path below a folder."""
@@ -174,13 +163,15 @@ def find_root(data: DataRecipe) -> Path:
         ValueError: it is missing; the message shows the expected layout.
     """
     if data.root is None:
-        raise ValueError(f"this recipe reads files: give their folder or zip file with --data.root{_expected(data)}")
+        raise ValueError(
+            f"this recipe reads files: give their folder or zip file with --data.root{expected_layout(data)}"
+        )
     root = Path(data.root).expanduser()
     root = next((path for form in unicode_forms(str(root)) if (path := Path(form)).exists()), root)
     if not Tree(root).has_folder(""):
         is_image = root.is_file() and root.suffix.lower() in SUFFIXES
         what = "is a single image: give the folder of images and labels" if is_image else "is no folder or zip file"
-        raise ValueError(f"data.root {data.root!r} {what}{_expected(data)}")
+        raise ValueError(f"data.root {data.root!r} {what}{expected_layout(data)}")
     return root
 
 
@@ -193,8 +184,8 @@ def _pairs_in_folders(data: DataRecipe, root: Path, split: str) -> dict[str, tup
     images = _by_stem(files, data.image_suffix or None)
     stems = _stems_of_split(images, tree, data, split=split, own_folder=own_folder)
     if not stems:
-        reason = _why_empty(files, images, data)
-        raise ValueError(f"the {split!r} split is empty: {root / image_folder} {reason}{_expected(data)}")
+        reason = why_empty(files, images, data)
+        raise Misplaced(f"the {split!r} split is empty: {root / image_folder} {reason}", expected_layout(data))
     # labels of the same stems
     files = tree.files(label_folder)
     labels: Mapping[str, Source] = {}
@@ -204,13 +195,13 @@ def _pairs_in_folders(data: DataRecipe, root: Path, split: str) -> dict[str, tup
         labels = _by_stem(files, data.label_suffix)
     if unused := sorted(labels.keys() - images.keys()):
         folder = root / label_folder
-        logger.warning("%d labels in %s have no image and are not used: %s", len(unused), folder, _some(unused))
+        logger.warning("%d labels in %s have no image and are not used: %s", len(unused), folder, fold(unused))
     paired = {stem: (images[stem], labels[stem]) for stem in stems if stem in labels}
     if missing := [stem for stem in stems if stem not in labels]:
         used = {*images.values(), *(label for _, label in paired.values())}
         unused_files = [path for path, file in files.items() if file not in used]
         names = {stem: images[stem].name for stem in missing}
-        message = _missing_labels(names, root / label_folder, unused_files, data, any_paired=bool(paired))
+        message = missing_labels(names, root / label_folder, unused_files, data, any_paired=bool(paired))
         raise Unpaired(message, paired)
     return paired
 
@@ -234,20 +225,6 @@ def _by_stem(files: Files, suffix: str | None) -> Files:
     return found
 
 
-def _why_empty(files: Files, images: Files, data: DataRecipe) -> str:
-    """Return why a folder gives no image to a split, with a file that is there and the flag that fits."""
-    if images:
-        lists = f"{data.train_split}.txt and {data.val_split}.txt"
-        return f"holds {len(images)} image, and the other split takes it; add images, or choose by {lists}"
-    if not files:
-        return "holds no image"
-    # of many files, an image of another suffix
-    path = next((path for path in files if PurePosixPath(path).suffix.lower() in SUFFIXES), next(iter(files)))
-    suffix, wanted = PurePosixPath(path).suffix, data.image_suffix or ", ".join(SUFFIXES)
-    fix = f"use --data.image-suffix {suffix}" if suffix.lower() in SUFFIXES else "give images of these kinds"
-    return f"holds no image that ends in {wanted}, but e.g. {path}; {fix}"
-
-
 def _find_folder(tree: Tree, pattern: str, data: DataRecipe, split: str) -> tuple[str, bool]:
     """Return the folder of a split below the root, and whether it holds that split alone."""
     by_split = pattern if "{split}" in pattern else f"{pattern}/{{split}}"
@@ -259,13 +236,7 @@ def _find_folder(tree: Tree, pattern: str, data: DataRecipe, split: str) -> tupl
     if not present and tree.has_folder(shared):
         return shared, False
     missing = by_split.replace("{split}", split) if present or "{split}" in pattern else shared
-    # roots are often one step off: look above and below
-    nearby = ""
-    if tree.root.is_dir():
-        below = (path for path in sorted(tree.root.iterdir()) if path.is_dir() or zipfile.is_zipfile(path))
-        places = (tree.root.resolve().parent, *below)
-        nearby = next((f"; did you mean --data.root {path}?" for path in places if Tree(path).has_folder(missing)), "")
-    raise ValueError(f"no folder {tree.root / missing}{nearby}{_expected(data)}")
+    raise Misplaced(f"no folder {tree.root / missing}", nearby(tree, pattern, data) + expected_layout(data))
 
 
 def _stems_of_split(images: Files, tree: Tree, data: DataRecipe, *, split: str, own_folder: bool) -> list[str]:
@@ -301,9 +272,9 @@ def _listed_stems(text: str, listing: Path, images: Files) -> list[str]:
         for name in {*map(_fold, (stem, PurePosixPath(stem).name, file, stem + PurePosixPath(file).suffix))}:
             by_name.setdefault(name, []).append(stem)
     if unknown := [line for line in lines if _fold(line) not in by_name]:
-        raise ValueError(f"{listing} lists {len(unknown)} images that do not exist: {_some(unknown)}; correct the list")
+        raise ValueError(f"{listing} lists {len(unknown)} images that do not exist: {fold(unknown)}; correct the list")
     if several := [line for line in lines if line not in images and len(by_name[_fold(line)]) > 1]:
-        raise ValueError(f"{listing}: {_some(several)} could be several images; write the path below the image folder")
+        raise ValueError(f"{listing}: {fold(several)} could be several images; write the path below the image folder")
     if not lines:
         raise ValueError(f"{listing} is empty: list the split's images, one stem a line")
     return sorted({line if line in images else by_name[_fold(line)][0] for line in lines})
@@ -312,89 +283,3 @@ def _listed_stems(text: str, listing: Path, images: Files) -> list[str]:
 def _fold(name: str) -> str:
     suffix = PurePosixPath(name).suffix
     return name.removesuffix(suffix) + suffix.lower()
-
-
-def _missing_labels(
-    missing: dict[str, str], folder: Path, files: list[str], data: DataRecipe, *, any_paired: bool
-) -> str:
-    """Return the message on images (stem: file name) without a label, with what the unused files allow to do."""
-    suffix = data.label_suffix
-    # annotations under the images' own names
-    own = {nfc(PurePosixPath(name).stem) for name in missing.values()} | {PurePosixPath(stem).name for stem in missing}
-    same = [path for path in files if nfc(PurePosixPath(path).stem) in own]
-    lossy, polygons = ([path for path in same if path.lower().endswith(ends)] for ends in (LOSSY, ".json"))
-    flags, example = _fitting_suffixes(missing, files)
-    if masks := usual_masks(files, missing):
-        template, example = masks
-        lossy, ending = [], PurePosixPath(example).suffix
-        flags = f"--data.label-suffix '{template.removeprefix(STEM)}'"
-        if not template.startswith(STEM):
-            flags = f"--data.labels '{data.labels}/{CLASS}' --data.label-suffix {ending}"
-    if lossy or (example.lower().endswith(LOSSY) and not masks):
-        return (
-            f"{len(lossy) or len(missing)} labels are JPEG: {_some(lossy or [example])} in {folder}; "
-            "JPEG compression changes ids near edges: make them again as 8-bit greyscale PNG, or, if they are masks of "
-            "a few levels of grey, use --data.label-suffix .jpg and ranges of values in the class table"
-        )
-    first = next(iter(missing))
-    fix = "add the labels or remove the images"
-    # Cityscapes as it was downloaded, labels of another suffix, or no label of any form
-    if suffix.endswith(TRAIN_IDS) and first + suffix.replace(TRAIN_IDS, LABEL_IDS) in files:
-        fix = LABEL_IDS_FIX
-    elif flags:
-        # one flag is for all labels
-        fix = f"{folder / example} is there: " + (f"save it as {suffix}, like others" if any_paired else f"use {flags}")
-    elif polygons:
-        fix = (
-            f"{len(polygons)} files such as {folder / polygons[0]} are polygons, as LabelMe writes them: export them "
-            "to PNG files of class numbers, with LabelMe's own labelme2voc.py, and give the folder of those"
-        )
-    elif files and not any_paired:
-        fix = f"the folder holds e.g. {files[0]}; give images and labels the same names but for suffixes"
-    names = _some([*missing.values()])
-    return f"{len(missing)} images without a label: {names}; expected e.g. {folder / (first + suffix)}; {fix}"
-
-
-def _fitting_suffixes(missing: dict[str, str], files: list[str]) -> tuple[str, str]:
-    """Return the flags by which most images (stem: file name) without a label get one, and such a label; or ""."""
-    # the labels whose names have most in common with the first image's
-    there = {nfc(path): path for path in files if PurePosixPath(path).suffix.lower() in SUFFIXES}
-    first, name = next(iter(missing.items()))
-    shared = {path: len(os.path.commonprefix([first, path])) for path in there}  # noqa: RUF071 (names, not folders)
-    most, best, flags, example = max(shared.values(), default=0), len(missing) // 2, "", ""
-    for path in sorted((path for path, length in shared.items() if length == most > 0), key=len)[:CANDIDATES]:
-        # cut between words: p1_image.png and p1_ids.png share "p1_", not "p1_i"
-        cut = most
-        while 0 < cut < min(len(first), len(path)) and first[cut - 1].isalnum() and path[cut].isalnum():
-            cut -= 1
-        ending, suffix = first[cut:], path[cut:]
-        count = sum(stem.endswith(ending) and stem.removesuffix(ending) + suffix in there for stem in missing)
-        # digits at the end number images: 0001 is no suffix
-        if cut and count > best and (count > 1 or not ending[-1:].isdigit()):
-            image_suffix = f"--data.image-suffix {ending}{PurePosixPath(name).suffix} " if ending else ""
-            best, flags, example = count, f"{image_suffix}--data.label-suffix {suffix}", there[path]
-    return flags, example
-
-
-def _some(names: list[str]) -> str:
-    more = f" … and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
-
-
-def _expected(data: DataRecipe) -> str:
-    """Return the expected content of the root: the tree of the recipe's patterns, or another storage."""
-    root = data.root or "the folder"
-    if data.kind != "files":
-        return expected_shards(root) if data.kind == "shards" else expected_dataset(root)
-    lines = ["", f"expected below {root}:"]
-    for pattern, file in ((data.images, f"*{data.image_suffix or '.jpg'}"), (data.labels, f"*{data.label_suffix}")):
-        folders = [pattern.replace("{split}", split) for split in (data.train_split, data.val_split)]
-        lines += [f"  {folder}/{file}" for folder in dict.fromkeys(folders)]
-    lines.append(f"  {data.train_split}.txt, {data.val_split}.txt (optional: the stems of each split)")
-    for name, official in DATASETS.items():
-        if official.data.classes == data.classes:
-            downloads = " and ".join(official.downloads)
-            lines.append(f"`semask prepare {name} --from DOWNLOAD … --root DIR` makes it of {downloads}")
-    if str(data.root).endswith(".tar"):
-        lines.append("tar shards are read by --data.kind shards; their folder is the root")
-    return "\n".join(lines)

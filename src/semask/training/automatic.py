@@ -11,10 +11,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
-from semask.data.checks.class_counts import root_frequency
+from semask.data.checks.class_counts import RARE_CROPS, counted, rare_weights
 from semask.data.checks.fingerprint import Fingerprint, fingerprint
 from semask.data.classes import Classes
 from semask.files import write_json
@@ -45,10 +44,6 @@ EVALUATION_SHARE, PASSES = 0.2, 3
 """Time of all evaluations beside that of the steps, one of which takes as long as so many forward passes."""
 STEP_BYTES, MEMORY_SHARE = 6000, 0.5
 """Memory of a training step per pixel of its batch, measured for SeMask-T FPN, and the share that it may take."""
-STRAY = 1e-4
-"""Share of the labelled pixels up to which a class is taken for stray pixels."""
-RARE, RARE_CROPS = 0.05, 0.5
-"""Share of the labelled pixels below which a class is rare, and the share of crops around such classes."""
 
 
 class Machine(NamedTuple):
@@ -133,10 +128,9 @@ class Fitting:
 
 
 def _fit_scale(fitting: Fitting, found: Fingerprint, names: Sequence[str]) -> str:
-    """Choose the scale at which images are read, the crop and the windows."""
+    """Choose the scale and the range of values at which images are read, the crop and the windows."""
     side, crop = math.sqrt(found.height * found.width), min(fitting.recipe.data.crop)
-    counted = _counted(found)
-    present = sorted((found.thickness[index], names[index]) for index in counted if found.thickness[index])
+    present = sorted((found.thickness[i], names[i]) for i in counted(found.pixels) if found.thickness[i])
     thinnest, thin = present[0] if present else (side, "any class")
     many_thin = sum(width < THIN for width, _ in present) >= THIN_SHARE * max(1, len(present))
     # enlarge what is thin, reduce what is far larger than a crop
@@ -171,9 +165,17 @@ def _fit_scale(fitting: Fitting, found: Fingerprint, names: Sequence[str]) -> st
         fitting.set("test.window", crop_size)
         fitting.set("test.stride", tuple(each * 2 // 3 for each in fitting.recipe.test.window))
         windows = ", and segmented window by window"
+    # values of files that do not name their range
+    values = ""
+    if found.value_range is not None:
+        fitting.set("data.value_range", found.value_range[:2])
+        values = f"; {found.value_range.reason}"
+    if fitting.recipe.data.value_range is not None:
+        low, high = fitting.recipe.data.value_range
+        values += f"; {low:g} … {high:g} become 0 … 1"
     return (
         f"images of {found.height}×{found.width} px are read at {shown[0]}×{shown[1]}, in crops of "
-        f"{crop_size[0]}×{crop_size[1]}{windows}: {reason}"
+        f"{crop_size[0]}×{crop_size[1]}{windows}: {reason}{values}"
     )
 
 
@@ -208,20 +210,13 @@ def _fit_length(fitting: Fitting, found: Fingerprint, machine: Machine) -> str:
 
 def _fit_balance(fitting: Fitting, found: Fingerprint, names: Sequence[str]) -> str:
     """Choose weights and crops for rare classes."""
-    total, counted = sum(found.pixels), _counted(found)
-    share, rarest = min(((found.pixels[index] / total, names[index]) for index in counted), default=(1.0, "any class"))
-    if share < RARE:
+    shares = [(found.pixels[index] / sum(found.pixels), names[index]) for index in counted(found.pixels)]
+    share, rarest = min(shares, default=(1.0, "any class"))
+    if (weighted := rare_weights(found.pixels)) is not None:
         if fitting.recipe.model.decoder.kind not in MASK_CLASSIFIERS:
-            pixels = [each if index in counted else 0 for index, each in enumerate(found.pixels)]
-            fitting.set("loss.class_weights", root_frequency(np.array(pixels)))
+            fitting.set("loss.class_weights", weighted)
         fitting.set("data.rare_crops", RARE_CROPS)
     chosen, crops = fitting.recipe.loss.class_weights, fitting.recipe.data.rare_crops
     weights = f"class weights up to {max(chosen):g}" if chosen else "equal class weights"
     around = f", {crops:.0%} of crops around rare classes" if crops else ""
     return f"{weights}{around}: the rarest class, {rarest}, has {share:.2%} of the labelled pixels"
-
-
-def _counted(found: Fingerprint) -> list[int]:
-    """Classes that rules look at: a few stray pixels decide nothing."""
-    least = STRAY * sum(found.pixels)
-    return [index for index, pixels in enumerate(found.pixels) if pixels > least]

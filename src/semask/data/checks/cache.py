@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from semask.data.checks.file_stats import ImageStats, LabelStats, PixelStats
+from semask.data.checks.file_stats import ImageStats, LabelStats, PixelStats, StoredRange
 from semask.data.readers.source import Source
 from semask.files import atomic_write
 
@@ -96,7 +96,7 @@ class StatsCache:
             self._add(stamp, hashed.hexdigest())
         return hashed.hexdigest()
 
-    def get(self, kind: str, digest: str) -> ImageStats | LabelStats | None:
+    def get(self, kind: str, digest: str) -> ImageStats | LabelStats | StoredRange | None:
         """Return the statistics of a content, or None."""
         try:
             match self._find(f"{kind} {digest}"):
@@ -111,11 +111,13 @@ class StatsCache:
                     counts = tuple((int(value), int(count)) for value, count in values)
                     colours = tuple(map(int, palette))
                     return LabelStats(int(height), int(width), int(orientation), colours, counts, bool(lossy))
+                case ["StoredRange", str(name), lowest, highest]:
+                    return StoredRange(name, float(lowest), float(highest))
         except (ValueError, TypeError):
             pass
         return None
 
-    def put(self, kind: str, digest: str, stats: ImageStats | LabelStats) -> None:
+    def put(self, kind: str, digest: str, stats: ImageStats | LabelStats | StoredRange) -> None:
         """Keep statistics."""
         self._add(f"{kind} {digest}", [type(stats).__name__, *stats])
 

@@ -26,6 +26,7 @@ from semask.data.readers.image import JPEG_LABEL
 from semask.data.readers.source import Source
 from semask.recipes.recipe import DataRecipe
 from semask.structures import IGNORE
+from semask.text import fold, pluralize
 
 logger = logging.getLogger(__name__)
 
@@ -152,8 +153,7 @@ def _pair_issues(pair: Pair, stats: PairStats, classes: Classes) -> Iterator[Iss
     unknown = [entry for entry, code in zip(values, encoded.tolist(), strict=True) if code == UNKNOWN]
     if unknown:
         unknown.sort(key=lambda entry: -entry[1])
-        listed = ", ".join(f"{name_of(value)} ({count} pixels)" for value, count in unknown[:SHOWN_VALUES])
-        more = f" … {len(unknown)} values in all" if len(unknown) > SHOWN_VALUES else ""
+        listed = fold([f"{name_of(value)} ({count} pixels)" for value, count in unknown], SHOWN_VALUES)
         fix = 'add them to "labels" of the class table as a class or "ignore", or correct the file'
         if is_binary(label, classes):
             fix = binary_fix(classes)
@@ -162,7 +162,7 @@ def _pair_issues(pair: Pair, stats: PairStats, classes: Classes) -> Iterator[Iss
                 "the file is a palette image and these are indices into its palette; "
                 'map them, or its colours, in "labels" of the class table'
             )
-        yield Issue("values", f"label values outside the map: {listed}{more}; {fix}", pair.label)
+        yield Issue("values", f"{pluralize(len(unknown), 'label value')} outside the map: {listed}; {fix}", pair.label)
     elif (encoded == IGNORE).all():
         message = "every pixel is ignored: nothing can be learnt from it; label or remove it"
         yield Issue("ignored", message, pair.label, "warning")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,11 @@ from jaxtyping import Float64, Int64
 from semask.data.checks.file_stats import LabelStats
 from semask.data.classes import UNKNOWN, Classes
 from semask.structures import IGNORE
+
+STRAY = 1e-4
+"""Share of the labelled pixels up to which a class is taken for stray pixels."""
+RARE, RARE_CROPS = 0.05, 0.5
+"""Share of the labelled pixels below which a class is rare, and the share of crops around such classes."""
 
 
 class ClassCounts(NamedTuple):
@@ -83,6 +88,19 @@ def root_frequency(pixels: Int64[np.ndarray, " k"], *, limit: float = 10.0) -> t
     root = np.sqrt(pixels.max() / np.maximum(pixels, 1))
     weights: list[float] = np.where(pixels > 0, np.minimum(root, limit), 1.0).round(2).tolist()
     return tuple(weights)
+
+
+def counted(pixels: Sequence[int]) -> list[int]:
+    """Return the classes that rules look at: a few stray pixels decide nothing."""
+    return [index for index, each in enumerate(pixels) if each > STRAY * sum(pixels)]
+
+
+def rare_weights(pixels: Sequence[int]) -> tuple[float, ...] | None:
+    """Return the weights that a run gives its classes by itself; None where none is rare."""
+    kept = counted(pixels)
+    if not kept or min(pixels[index] for index in kept) >= RARE * sum(pixels):
+        return None
+    return root_frequency(np.array([each if index in kept else 0 for index, each in enumerate(pixels)]))
 
 
 def _to_mean_one(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -49,6 +49,14 @@ class ImageStats(NamedTuple):
     pixels: PixelStats | None = None
 
 
+class StoredRange(NamedTuple):
+    """Type of an image's stored samples, and the smallest and largest of them."""
+
+    kind: str
+    lowest: float
+    highest: float
+
+
 class LabelStats(NamedTuple):
     """Height and width [px] upright, EXIF orientation, and the pixels of each value.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from jaxtyping import Float64, UInt8
 from semask.data.checks.class_counts import count_classes
 from semask.data.checks.file_stats import ImageStats, LabelStats
 from semask.data.checks.scan import scan
+from semask.data.checks.value_range import FoundRange, find_value_range
 from semask.data.classes import Classes
 from semask.data.dataset import read_values
 from semask.data.pairs import find_pairs
@@ -27,6 +29,7 @@ class Fingerprint(NamedTuple):
     images, validation_pixels: training images, and all pixels of validation images. height, width: medians [px].
     spread: the 90th over the 10th percentile of the images' sides √(h·w). largest: pixels of the largest image.
     pixels: labelled training pixels by class. thickness: of each class's regions [px]; 0 where it is absent.
+    value_range: of the stored values of all images, where neither their type nor the recipe gives it.
     """
 
     images: int
@@ -37,6 +40,7 @@ class Fingerprint(NamedTuple):
     largest: int
     pixels: tuple[int, ...]
     thickness: tuple[float, ...]
+    value_range: FoundRange | None = None
 
 
 def fingerprint(data: DataRecipe, classes: Classes) -> Fingerprint:
@@ -46,6 +50,10 @@ def fingerprint(data: DataRecipe, classes: Classes) -> Fingerprint:
         ValueError: The pairs cannot be found, or no image or label can be read.
     """
     training, validation = (find_pairs(data, split) for split in (data.train_split, data.val_split))
+    # the range first: floats cannot be read without one
+    value_range = find_value_range([*training, *validation], data)
+    if value_range is not None:
+        data = replace(data, value_range=value_range[:2])
     stats = scan(training, data, thorough=False)
     images = [known.image for known in stats if isinstance(known.image, ImageStats)]
     labels = [known.label for known in stats if isinstance(known.label, LabelStats)]
@@ -67,6 +75,7 @@ def fingerprint(data: DataRecipe, classes: Classes) -> Fingerprint:
         largest=int(sizes.prod(axis=1).max()),
         pixels=tuple(counts.tolist()),
         thickness=tuple(thickness(encoded, len(classes)).round(2).tolist()),
+        value_range=value_range,
     )
 
 

@@ -16,14 +16,17 @@ from semask.data.checks.file_stats import LabelStats, PairStats
 from semask.data.checks.issue import Issue
 from semask.data.checks.propose import propose_from
 from semask.data.classes import UNKNOWN, Classes, identity
-from semask.data.label_values import COLOUR
+from semask.data.label_values import COLOUR, name_of
 from semask.data.masks import BACKGROUND, ClassMasks
 from semask.data.pairs import Pair
 from semask.structures import IGNORE
+from semask.text import fold
 
 VOID_NAMES = ("void", "unlabelled", "unlabeled", "undefined", "unknown", "ignored", "don't care", "dont care")
 EVERYWHERE, THIN, ENOUGH = 0.95, 0.25, 10
 """Value 0 resembles "no label" if it is in this share of all labels, covers little of them, and there are enough."""
+KEYS = 20
+"""Keys of "labels" in a message."""
 SOFT = 8
 """More values without a class than these may be soft edges."""
 
@@ -89,7 +92,8 @@ def _other_table(stats: Sequence[PairStats], counts: ValueCounts, classes: Class
     colours = [value for value in unknown if value >= COLOUR]
     try:
         proposal = propose_from(stats) if colours or len(unknown) > SOFT else None
-    except ValueError:
+    except ValueError as error:
+        yield Issue("values", str(error))
         return
     if proposal is None or not (colours or proposal.classes.ranges):
         return
@@ -97,8 +101,12 @@ def _other_table(stats: Sequence[PairStats], counts: ValueCounts, classes: Class
         labels = json.dumps(proposal.classes.labels())
         fix = f'write in the class table, with the numbers of its classes: "labels": {labels}'
     else:
-        keys = ", ".join(f'"{key}": …' for key in proposal.classes.labels())
-        fix = f'write in the class table, with a class or "ignore" for each: "labels": {{{keys}}}'
+        # frequent values first; ranges have no frequency
+        common = {name_of(value): count for value, count in counts.pixels.items()}
+        keys = sorted(proposal.classes.labels(), key=lambda key: -common.get(key, 0))
+        listed = fold([f'"{key}": …' for key in keys], KEYS)
+        fix = f'write in the class table, with a class or "ignore" for each: "labels": {{{listed}}}'
+        fix += proposal.hint and f". {proposal.hint}"
     yield Issue("values", f"{proposal.reason}; {fix}")
 
 

@@ -23,6 +23,7 @@ from semask.data.pairs import Pair, Unpaired, existing_masks, find_pairs
 from semask.ops.palette import Colour, palette
 from semask.recipes.recipe import DataRecipe
 from semask.structures import IGNORE
+from semask.text import fold
 
 SAMPLE = 200
 """Labels that a table is derived from, evenly spaced over all; training then checks every label against it."""
@@ -34,18 +35,20 @@ PEAK, PEAKED = 32, 0.95
 FILLED = 2
 """Levels that soft edges have at least in each PEAK levels between; ids and grey codes leave some of these empty."""
 SHOWN = 5
+BLACK = "#000000"
 
 
 class Proposal(NamedTuple):
-    """A class table, what in the labels shows it, and whether the labels leave no other."""
+    """A class table, what in the labels shows it, whether the labels leave no other, and a hint or ""."""
 
     classes: Classes
     reason: str
     safe: bool
+    hint: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
-        return {"table": self.classes.to_dict(), "reason": self.reason, "safe": self.safe}
+        return {"table": self.classes.to_dict(), "reason": self.reason, "safe": self.safe, "hint": self.hint}
 
 
 def propose(data: DataRecipe, *, sample: int | None = SAMPLE, workers: int | None = None) -> Proposal:
@@ -107,8 +110,7 @@ def propose_from(stats: Sequence[PairStats]) -> Proposal:
         levels[level] += counts[value]
     # the most frequent values with their shares of the pixels
     lossy = any(label.lossy for label in labels)
-    common = [f"{name_of(value)} {count / counts.total():.1%}" for value, count in counts.most_common(SHOWN)]
-    shown = ", ".join([*common, *(["…"] if len(counts) > SHOWN else [])])
+    shown = fold([f"{name_of(value)} {count / counts.total():.1%}" for value, count in counts.most_common()], SHOWN)
     if _has_soft_edges(levels, lossy=lossy):
         ranges = {value: int(value > 127) for value in range(256)}
         table = Classes(BINARY, palette(2), ranges, ranges=((0, 127), (128, 255)))
@@ -176,4 +178,12 @@ def _exact(counts: Counter[int], colours: Mapping[int, int], shown: str) -> Prop
     meant = (by_colour and not (grey and len(values) > 2)) or consecutive or values == [0, 255]
     safe = 1 < len(values) <= FEW and meant
     reason = f"the labels hold {len(counts)} {what} ({shown})"
-    return Proposal(Classes(tuple(names), tuple(listed), mapped), reason, safe)
+    hint = ""
+    if len(values) > FEW:
+        hint = "So many are seldom classes: if edges are soft, draw the labels without antialiasing"
+    elif by_colour and BLACK in names:
+        hint = (
+            f"{BLACK} has {counts[COLOUR] / counts.total():.1%} of the pixels. If it means no label, leave its class "
+            f'out of "classes", and write for "labels": {{"{BLACK}": "ignore"}}'
+        )
+    return Proposal(Classes(tuple(names), tuple(listed), mapped), reason, safe, hint)

@@ -13,6 +13,7 @@ from semask.data.checks.file_stats import (
     LabelStats,
     PairStats,
     ReadFailure,
+    StoredRange,
     measure_image,
     measure_label,
 )
@@ -47,27 +48,27 @@ def scan_pair(pair: Pair, data: DataRecipe, cache: StatsCache, *, thorough: bool
     """Return the statistics of one pair, or why a file could not be read."""
     probed, decoded = (f"{kind} of {data.channels} channels in {data.value_range}" for kind in ("probe", "pixels"))
     # statistics of decoded pixels serve a quick scan, too
-    image_digest, image = _measure(
+    image_digest, image = measure_file(
         pair.image,
         cache,
         [decoded] if thorough else [decoded, probed],
         lambda source: measure_image(source, data, thorough=thorough),
         trust_stamp=not thorough,
     )
-    label_digest, label = _measure(pair.label, cache, ["label"], measure_label, trust_stamp=not thorough)
-    assert not isinstance(image, LabelStats)
-    assert not isinstance(label, ImageStats)
+    label_digest, label = measure_file(pair.label, cache, ["label"], measure_label, trust_stamp=not thorough)
+    assert isinstance(image, ImageStats | ReadFailure)
+    assert isinstance(label, LabelStats | ReadFailure)
     return PairStats(image, label, image_digest, label_digest)
 
 
-def _measure(
+def measure_file(
     source: Source,
     cache: StatsCache,
     kinds: Sequence[str],
-    measure: Callable[[Source], ImageStats | LabelStats],
+    measure: Callable[[Source], ImageStats | LabelStats | StoredRange],
     *,
     trust_stamp: bool,
-) -> tuple[str, ImageStats | LabelStats | ReadFailure]:
+) -> tuple[str, ImageStats | LabelStats | StoredRange | ReadFailure]:
     """Return the digest and statistics of a file, from the cache where it has them under one of the kinds."""
     digest = ""
     try:

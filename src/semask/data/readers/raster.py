@@ -43,15 +43,26 @@ def read_raster(given: str | Source, data: DataRecipe, *, at_least: tuple[int, i
             infinite samples.
     """
     source = as_source(given)
-    start = first_bytes(source)
-    if not _has_bands(source, start, data):
+    if not _has_bands(source, first_bytes(source), data):
         return read_image(source, at_least=at_least)
+    stored = read_stored(source, data)
+    try:
+        return scale_samples(stored.repeat(data.channels // len(stored), axis=0), data.value_range)
+    except UnsupportedFile as error:
+        raise ValueError(f"{source}: {error}") from None
+
+
+def read_stored(source: Source, data: DataRecipe) -> np.ndarray:
+    """Return the channels of an image as they are stored, c H W; grey is one channel.
+
+    Raises:
+        ValueError: the file cannot be read, or has another number of channels.
+    """
+    start = first_bytes(source)
     try:
         if tiff.is_tiff(start):
-            stored = tiff.read_samples(source, data.channels)
-        else:
-            stored = _image_samples(source, start, data.channels)
-        return scale_samples(stored.repeat(data.channels // len(stored), axis=0), data.value_range)
+            return tiff.read_samples(source, data.channels)
+        return _image_samples(source, start, data.channels)
     except UnsupportedFile as error:
         raise ValueError(f"{source}: {error}") from None
 

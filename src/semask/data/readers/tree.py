@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
@@ -13,6 +13,7 @@ from semask.data.readers.archives import ZipTree, open_zip
 from semask.data.readers.source import Source, is_hidden
 
 logger = logging.getLogger(__name__)
+nfc = partial(normalize, "NFC")
 SHOWN = 3
 
 
@@ -72,7 +73,7 @@ def warn_once(message: str) -> None:
 
 def unicode_forms(path: str) -> list[str]:
     """The path as given, and composed and decomposed: macOS writes decomposed names."""
-    return list(dict.fromkeys((path, normalize("NFC", path), normalize("NFD", path))))
+    return list(dict.fromkeys((path, nfc(path), normalize("NFD", path))))
 
 
 class Tree(NamedTuple):

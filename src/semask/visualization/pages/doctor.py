@@ -114,6 +114,7 @@ def write_doctor_page(path: Path, diagnosis: Diagnosis, *, name: str) -> None:
         common_sizes=[(f"{height} × {width}", count) for (height, width), count in common],
         weight_names=list(diagnosis.class_weights),
         statistics=diagnosis.statistics_flags(),
+        own_weights=diagnosis.own_weights(),
         weight_flags=diagnosis.weight_flags().items(),
     )
 
