@@ -26,8 +26,8 @@ class Line(NamedTuple):
 
     item: name of its results. source: its file. bytes: size of that file, None if unknown. height, width: of the image
     [px]. labels: SHA-256 of the file of its label map. shares: of every class. seconds: from reading to writing.
-    error: why it failed; then only the first three are known. more: what kinds of items add, such as the disagreement of
-    windows.
+    error: why it failed; then only the first three are known. more: what kinds of items add, such as the disagreement
+    of windows.
     """
 
     item: str

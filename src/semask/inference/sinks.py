@@ -218,5 +218,6 @@ def shares(labels: Rows, classes: Classes) -> dict[str, float]:
     for first in range(0, len(labels), 4 * TILE):
         counts += np.bincount(labels[first : first + 4 * TILE].ravel(), minlength=256)
     known = counts[: len(classes)]
-    return {name: round(float(count / max(1, known.sum())), 6) for name, count in zip(classes.names, known, strict=True)}
-
+    return {
+        name: round(float(count / max(1, known.sum())), 6) for name, count in zip(classes.names, known, strict=True)
+    }

@@ -74,14 +74,16 @@ def find_items(given: Sequence[str | Path], *, leave_out: Sequence[Path] = ()) -
     common = os.path.commonpath([os.path.dirname(os.path.abspath(each)) for each in alone]) if alone else ""
     for each in map(str, given):
         path = Path(each)
-        if path.is_file() and not path.suffix.lower() == ".txt":
+        if path.is_file() and path.suffix.lower() != ".txt":
             found = _in_file(path, os.path.relpath(os.path.abspath(path), common))
         elif path.is_file():
             found = _listed(path)
         elif path.is_dir():
             found = _in_folder(path, leave_out, notes)
         elif STREAM.fullmatch(each):
-            name = f"camera{each}" if each.isdecimal() else re.sub(r"[^\w.-]+", "_", each.partition("://")[2]).strip("_")
+            name = (
+                f"camera{each}" if each.isdecimal() else re.sub(r"[^\w.-]+", "_", each.partition("://")[2]).strip("_")
+            )
             found = [(name, f"/dev/video{each}" if each.isdecimal() else each)]
         elif SEQUENCE.search(path.name):
             found = _sequence(path)
@@ -160,7 +162,9 @@ def _in_folder(folder: Path, leave_out: Sequence[Path], notes: list[str]) -> lis
         folder = folder / "images"
     # realpath, since resolve refuses links in a circle
     results = {Path(os.path.realpath(each)) for each in leave_out}
-    paths = [path for path in paths_below(folder, broken=True) if results.isdisjoint(Path(os.path.realpath(path)).parents)]
+    paths = [
+        path for path in paths_below(folder, broken=True) if results.isdisjoint(Path(os.path.realpath(path)).parents)
+    ]
     found: list[tuple[str, Source | str]] = []
     stores: set[Path] = set()
     for path in paths:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +15,12 @@ import numpy as np
 import torch
 
 from semask.inference.from_recipe import build_predictor, read_size
+from semask.inference.predictor import predictor_of
 from semask.inference.regions import RegionImage
 from semask.inference.rows import RowStore
 from semask.inference.seams import SeamMeter
 from semask.inference.sinks import TILE, Result
+from semask.ops.argmax import label_map
 from semask.ops.resize import window_starts
 from semask.recipes.prediction import PredictOptions
 from semask.recipes.recipe import DataRecipe, TestRecipe
@@ -48,18 +51,16 @@ class TilePlan(NamedTuple):
         overlap = f"{tall - stride[0]}×{wide - stride[1]}"
         return (
             f"{self.windows} windows of {tall}×{wide} px, overlap {overlap} px, {self.test.blend}, "
-            f"{self.test.batch_size} at once; about {self.memory / GIB:.1f} GiB of memory, {self.disk / GIB:.1f} GiB of "
-            f"disk, {duration(self.seconds)}"
+            f"{self.test.batch_size} at once; about {self.memory / GIB:.1f} GiB of memory, "
+            f"{self.disk / GIB:.1f} GiB of disk, {duration(self.seconds)}"
         )
 
 
-def plan_tiles(
-    model: Any, image: RegionImage, data: DataRecipe, test: TestRecipe, options: PredictOptions, measure: Callable[..., Any]
-) -> TilePlan:
+def plan_tiles(model: Any, image: RegionImage, data: DataRecipe, test: TestRecipe, options: PredictOptions) -> TilePlan:
     """Choose windows and batch for a raster within `options.memory`, from a trial of the model.
 
     A recipe that is tested by windows keeps its window; of others the largest is taken that is no smaller than the
-    training crop and fits. `measure` runs the model on one window (tall, wide) and returns seconds and bytes.
+    training crop and fits.
 
     Raises:
         ValueError: The memory is too small.
@@ -76,13 +77,15 @@ def plan_tiles(
         sides = [side for side in SIDES if side <= max(2 * least, SIDES[-1])]
         sides = [side for side in sides if side >= min(least, sides[0])] or [sides[-1]]
         sides = [max(multiple, side // multiple * multiple) for side in sides]
-        shapes = [(fixed, (fixed[0] * 3 // 4, fixed[1] * 3 // 4))] if fixed else [((s, s), (s * 3 // 4,) * 2) for s in sides]
+        shapes = (
+            [(fixed, (fixed[0] * 3 // 4, fixed[1] * 3 // 4))] if fixed else [((s, s), (s * 3 // 4,) * 2) for s in sides]
+        )
     # kept for a strip: scores of the windows over it, rows of every map, and the tiles of the file
     classes, maps = int(getattr(model, "num_classes", 1)), 1 + len(options.measures)
     least_needed = 0
     for window, stride in shapes:
         window = min(window[0], height), min(window[1], width)  # noqa: PLW2901
-        seconds, needed = measure(*window)
+        seconds, needed = _trial(model, image, window)
         lines = classes * window[0] * width * 4 // 8
         strips = lines + TILE * width * (maps + 4 * len(image.shape)) + 2 * (window[0] + TILE) * width * image.shape[1]
         for batch in BATCHES if options.memory is not None else (test.batch_size,):
@@ -112,10 +115,11 @@ def segment_tiles(
     folder: Path,
     key: dict[str, Any],
     advance: Callable[[int], None] = lambda rows: None,
-) -> tuple[Result, RowStore]:
+) -> tuple[Result, RowStore, float | None]:
     """Segment a raster strip by strip into raw maps in `folder`, where an earlier run with the same `key` goes on.
 
-    The caller encodes the result, whose maps are on disk, and removes the store then.
+    The caller encodes the result, whose maps are on disk, and removes the store then. The last value is the share of
+    pixels on which overlapping windows differ.
     """
     meter = SeamMeter()
     predictor = build_predictor(model, plan.test, data, meter=meter, valid_border=options.valid_border)
@@ -141,9 +145,45 @@ def segment_tiles(
     maps = {name: store.map(name) for name in ("confidence", "entropy") if name in options.measures}
     shown = _thumbnail(image, step)
     result = Result(
-        store.map("labels"), shown, step, **maps, georeference=image.raster.georeference, has_gaps=gaps, seams=meter.map()
+        store.map("labels"),
+        shown,
+        step,
+        **maps,
+        georeference=image.raster.georeference,
+        has_gaps=gaps,
+        seams=meter.map(),
     )
-    return result, store
+    return result, store, meter.share
+
+
+def overlap_hint(model: Predictor, image: RegionImage, plan: TilePlan, data: DataRecipe) -> int | None:
+    """Overlap [px] that hides the seams in the middle of a raster, from four windows there; None if unknown."""
+    height, width = image.shape[-2:]
+    window = plan.test.window
+    if height < 2 * window[0] or width < 2 * window[1]:
+        return None
+    top, left = (height - window[0] * 3 // 2) // 2, (width - window[1] * 3 // 2) // 2
+    crop = image[0, :, top : top + window[0] * 3 // 2, left : left + window[1] * 3 // 2]
+    meter = SeamMeter()
+    half = replace(plan.test, stride=(window[0] // 2, window[1] // 2), scales=(1.0,), flip=False, enlarge=False)
+    build_predictor(model, half, replace(data, base_scale=None, base_ratio=1.0), meter=meter).labels(crop[None])
+    return meter.overlap()
+
+
+def _trial(model: Predictor, image: RegionImage, window: tuple[int, int]) -> tuple[float, int]:
+    """Time [s] and memory [bytes] of one pass over a window of noise."""
+    noise = torch.rand(1, image.shape[1], *window, device=image.device)
+    on_gpu = image.device.type == "cuda"
+    for _ in range(2):
+        # the first pass loads libraries and chooses kernels
+        before = time.perf_counter()
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(image.device)
+        base = _resident(reset=True)
+        label_map(predictor_of(model).lazy_scores(noise))
+        peak = torch.cuda.max_memory_allocated(image.device) if on_gpu else _peak() - base
+        seconds = time.perf_counter() - before
+    return seconds, max(peak, noise.nbytes)
 
 
 def _thumbnail(image: RegionImage, step: int) -> torch.Tensor:
@@ -156,11 +196,21 @@ def _thumbnail(image: RegionImage, step: int) -> torch.Tensor:
     return (to_float(as_rgb(torch.cat(rows, dim=1))) * 255).round().to(torch.uint8)
 
 
-def _resident() -> int:
-    """Memory of this process now [bytes]."""
+def _resident(*, reset: bool = False) -> int:
+    """Memory of this process now [bytes]; `reset` begins a new peak where the system can."""
     try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
     except OSError:
+        return _peak()
+
+
+def _peak() -> int:
+    """Largest memory of this process [bytes], since the last reset where the system knows that."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 import numpy as np
 from tifffile import PHOTOMETRIC, TiffFile
 
-from semask.data.readers.source import UnsupportedFile
-from semask.data.readers.tiff import UPRIGHT, orientation
+from semask.data.readers.source import UnsupportedFile, first_bytes
+from semask.data.readers.tiff import UPRIGHT, is_tiff, orientation
 
 CACHED = 2**28
 """Decoded tiles and strips that are kept [bytes]; at least those under the last region."""
@@ -220,3 +220,23 @@ class TiffRaster:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def open_raster(path: Path, *, least: int) -> Raster | None:
+    """A file that is read by region: one with a georeference, or one of more than `least` pixels.
+
+    None: the readers of whole images take it.
+
+    Raises:
+        ValueError: The file is too large for these and cannot be read by region.
+    """
+    if path.is_dir() or not is_tiff(first_bytes(path)):
+        return None
+    try:
+        raster = TiffRaster(path)
+    except UnsupportedFile as error:
+        raise ValueError(f"{path}: {error}") from None
+    if raster.georeference is None and raster.height * raster.width <= least:
+        raster.close()
+        return None
+    return raster

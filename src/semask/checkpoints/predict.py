@@ -1,0 +1,129 @@
+"""`semask.predict`: a checkpoint or a model over images of any number and size."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from semask.checkpoints import store
+from semask.files import check_writable
+from semask.inference.colours import numbered_classes
+from semask.inference.engine import Engine
+from semask.inference.from_recipe import scale_warning
+from semask.inference.manifest import digest
+from semask.inference.runner import Summary, run
+from semask.inference.sinks import FOLDERS
+from semask.inference.sources import find_items
+from semask.models.model import SegmentationModel
+from semask.ops.device import pick_device
+from semask.recipes import DataRecipe, TestRecipe
+from semask.recipes.bounds import check_flags
+from semask.recipes.prediction import PredictOptions, Shard
+from semask.text import console
+
+logger = logging.getLogger(__name__)
+
+
+def predict(
+    model: SegmentationModel | str | Path,
+    images: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    options: PredictOptions | None = None,
+    test: TestRecipe | None = None,
+    **changes: Any,
+) -> Summary:
+    """Segment images, rasters and videos, and write label maps and overlays below a folder.
+
+    A second call with the same arguments goes on where the first one ended. Images are read and results written in
+    threads beside the model; rasters of more than 16 megapixels are read by region, so that memory does not depend on
+    their height.
+
+    Args:
+        model: A checkpoint's folder, or a model.
+        images: Files, folders, patterns, text files with a path per line, zip or tar files, videos, image sequences,
+            cameras, addresses of streams.
+        out: Folder for the results.
+        options: What is written, and how; fields of `PredictOptions` may also be given by name.
+        test: Windows, scales and flips; None: the recipe's.
+        **changes: Fields of `PredictOptions`, of `TestRecipe`, and `base_scale` and `base_ratio` of `DataRecipe`, in
+            place of those of the arguments above.
+
+    Returns:
+        The counts of images that are done and failed, and why.
+
+    Raises:
+        ValueError: An option is out of range, nothing is an image, or `out` has results of another model or options.
+        OSError: Results cannot be written; what is done is kept.
+
+    >>> import semask, tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Image.new("RGB", (90, 60)).save(f"{folder}/a.png")
+    ...     model = semask.build("scenes/semask-micro-fpn").eval()
+    ...     summary = semask.predict(model, f"{folder}/a.png", f"{folder}/out", confidence=True)
+    >>> summary.done, summary.failed
+    (1, {})
+    """
+    # options by name
+    names = {kind: {field.name for field in fields(kind)} for kind in (PredictOptions, TestRecipe)}
+    known = {*names[PredictOptions], *names[TestRecipe], "base_scale", "base_ratio"}
+    if unknown := sorted(changes.keys() - known):
+        raise ValueError(f"no options of a prediction: {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+    own = {name: value for name, value in changes.items() if name in names[PredictOptions]}
+    if options is None and out is None:
+        raise ValueError("predict needs a folder for the results: out=…")
+    options = replace(options or PredictOptions(out=Path(str(out))), **own)
+    check_flags(options)
+    shard = Shard.parse(options.shard)
+    check_writable(options.out)
+    # what there is to do, before the model is built
+    given = [images] if isinstance(images, str | Path) else [*images]
+    items, notes = find_items(given, leave_out=[options.out / folder for folder in FOLDERS])
+    screen = console(stderr=True)
+    for note in notes:
+        screen.print(note)
+    model, weights = _model(model, options)
+    # the recipe's reading and predictor, and what differs
+    recipe_data = model.recipe.data if model.recipe else DataRecipe(channels=len(model.mean))
+    recipe_test = model.recipe.test if model.recipe else TestRecipe()
+    scale = {name: changes[name] for name in ("base_scale", "base_ratio") if name in changes}
+    data = replace(recipe_data, **scale)
+    by_name = {name: value for name, value in changes.items() if name in names[TestRecipe]}
+    if "window" in by_name:
+        by_name = {"mode": "sliding", **by_name}
+    test = replace(test or recipe_test, **by_name)
+    if warning := scale_warning(recipe_data, data, test):
+        logger.warning(warning)
+    classes = model.classes or numbered_classes(model.num_classes)
+    engine = Engine(model, classes, options, data=data, test=test, log=lambda text: screen.print(text, style="yellow"))
+    settings = {"weights": weights, **engine.settings}
+    if options.plan:
+        for item in items[shard.index - 1 :: shard.count]:
+            engine.show_plan(item)
+        return Summary(0, 0, {}, (), options.out)
+    summary = run(engine, items, settings)
+    if not summary.done + summary.earlier:
+        raise ValueError(f"none of the {len(items)} files in {_shown(given)} is an image that can be segmented")
+    return summary
+
+
+def _model(given: SegmentationModel | str | Path, options: PredictOptions) -> tuple[SegmentationModel, str]:
+    """The model in evaluation mode on its device, and a hash of its weights."""
+    if isinstance(given, SegmentationModel):
+        import hashlib
+
+        total = hashlib.sha256()
+        for name, tensor in given.state_dict().items():
+            total.update(name.encode())
+            total.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
+        return given.eval(), total.hexdigest()
+    bundle = store.load(given, device=pick_device(options.device))
+    return bundle.model, digest([Path(given) / store.WEIGHTS])
+
+
+def _shown(given: Sequence[str | Path]) -> str:
+    return ", ".join(repr(str(each)) for each in given)

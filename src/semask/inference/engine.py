@@ -1,0 +1,225 @@
+"""A model as it segments items of every kind: reading, predicting, writing, each of which may run in a thread."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from semask.data.classes import Classes
+from semask.data.published.submission import Submission
+from semask.data.readers.raster import as_rgb, read_raster
+from semask.data.readers.regions import Georeference, open_raster
+from semask.inference.from_recipe import build_predictor, build_prior, scale_note, window_warning
+from semask.inference.manifest import Line, digest
+from semask.inference.regions import RegionImage
+from semask.inference.sinks import SUBMISSION, Result, Sinks, shares
+from semask.inference.sources import Item
+from semask.inference.tiles import WHOLE, TilePlan, overlap_hint, plan_tiles, segment_tiles
+from semask.ops.resize import to_float
+from semask.recipes.prediction import NEUTRAL, PredictOptions
+from semask.recipes.recipe import DataRecipe, TestRecipe
+from semask.structures import IGNORE
+
+if TYPE_CHECKING:
+    from semask.models.model import SegmentationModel
+
+Log = Callable[[str], None]
+NARROW = 0.07
+"""Share of the range of values that 12-bit content in a 16-bit file fills, and a little more."""
+
+
+class Loaded(NamedTuple):
+    """One image in memory, c H W, with the pixels that have data and its georeference; or an image read by region."""
+
+    image: Tensor | RegionImage
+    valid: np.ndarray | None = None
+    georeference: Georeference | None = None
+
+
+class Engine:
+    """The predictors and sinks of a run.
+
+    Args:
+        model: The model; its recipe says how images are read.
+        classes: Names and colours.
+        options: What is written, and how.
+        data, test: Scale and predictor; None are the recipe's.
+        device: Where the model is.
+        log: Writes a line to the user; each note and warning comes once.
+    """
+
+    def __init__(
+        self,
+        model: SegmentationModel,
+        classes: Classes,
+        options: PredictOptions,
+        *,
+        data: DataRecipe,
+        test: TestRecipe,
+        log: Log = print,
+    ) -> None:
+        if options.prior and not model.semantic_layers:
+            name = model.recipe.name if model.recipe else type(model).__name__
+            raise ValueError(f"{name} has no semantic layers and so no semantic prior; leave out --prior")
+        self.model, self.classes, self.options, self.data, self.test = model, classes, options, data, test
+        self.device = model.mean.device
+        self.sinks = Sinks(options, classes)
+        self.predictor = build_predictor(model, test, data, valid_border=options.valid_border)
+        self.prior = build_prior(model, test, data) if options.prior else None
+        self.submission = options.submission and Submission(options.submission, classes, options.out / SUBMISSION)
+        # windows of the flags, in place of the checkpoint's own test
+        own = model.recipe.test if model.recipe else TestRecipe()
+        self._windows = test if (test.mode, test.window) != (own.mode, own.window) else None
+        self._log, self._said = log, set[str]()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the results, apart from the weights, as plain values."""
+        options = dataclasses.asdict(self.options)
+        test = dataclasses.asdict(self.test)
+        return {
+            "classes": list(self.classes.names),
+            **{name: value for name, value in options.items() if name not in NEUTRAL},
+            **{f"test.{name}": value for name, value in test.items() if name not in ("batch_size", "memory_budget")},
+            **{
+                f"data.{name}": getattr(self.data, name)
+                for name in ("base_scale", "base_ratio", "antialias", "value_range")
+            },
+        }
+
+    def watch(self, report: Callable[[int], None]) -> None:
+        """Report the passes of the model so far after each of them: a large image takes hundreds."""
+        passes = itertools.count(1)
+        self.model.encoder.register_forward_hook(lambda *_: report(next(passes)))
+
+    def load(self, item: Item) -> Loaded:
+        """Read an image, or open it where it is read by region.
+
+        Raises:
+            ValueError: It is missing, broken or of another kind than the model takes.
+        """
+        if item.path is not None:
+            if not os.access(item.path, os.R_OK):
+                raise ValueError("cannot be opened; restore the link's target or the permission")
+            raster = open_raster(item.path, least=WHOLE if self.options.memory is None else 0)
+            if raster is not None:
+                region = RegionImage(raster, self.data, device=self.device)
+                pixels = raster.height * raster.width
+                if pixels > WHOLE or self.options.memory is not None or self.options.plan:
+                    return Loaded(region)
+                image, valid = region[0, :, :, :], region.valid(0, raster.height)
+                raster.close()
+                return self._checked(item, Loaded(image, valid, raster.georeference))
+        return self._checked(item, Loaded(read_raster(item.source, self.data)))
+
+    def _checked(self, item: Item, loaded: Loaded) -> Loaded:
+        """Note scale and windows for the first image that each concerns, and a range unlike the model's."""
+        image = loaded.image
+        size = image.shape[-2], image.shape[-1]
+        warning = self._windows and window_warning(self.data, self._windows, *size)
+        if warning:
+            self.say("windows", f"{item}: {warning}")
+        elif "windows" not in self._said and (note := scale_note(self.data, *size)):
+            self.say("scale", note)
+        if isinstance(image, Tensor) and image.is_floating_point():
+            low, high = (float(value) for value in np.percentile(image[..., ::7, ::7].numpy(), (0.5, 99.5)))
+            if high < NARROW or low > 1 - NARROW:
+                black, white = self.data.value_range or (0, 65535)
+                self.say(
+                    "range",
+                    f"{item}: nearly all values lie in {low:.3f} … {high:.3f} of the model's range, {black:g} … "
+                    f"{white:g}, so that the image is nearly {'black' if high < NARROW else 'white'} to it; was the "
+                    "model trained on images of another depth? (data.value_range)",
+                )
+        return loaded
+
+    def say(self, key: str, text: str) -> None:
+        """Write a note once."""
+        if key not in self._said:
+            self._said.add(key)
+            self._log(text)
+
+    def segment(self, images: Sequence[Loaded]) -> list[Result]:
+        """Segment images of one size in memory."""
+        batch = torch.stack([each.image for each in images if isinstance(each.image, Tensor)]).to(self.device)
+        with torch.inference_mode():
+            (strip,) = self.predictor.strips(batch, batch.shape[-2], measures=self.options.measures)
+            prior = self.prior.labels(batch).cpu().numpy() if self.prior else None
+        return [self._result(strip, prior, number, loaded) for number, loaded in enumerate(images)]
+
+    def _result(self, strip: Any, prior: np.ndarray | None, number: int, loaded: Loaded) -> Result:
+        labels, gaps = strip.labels[number].cpu().numpy(), loaded.valid is not None
+        if loaded.valid is not None:
+            labels = np.where(loaded.valid, labels, IGNORE).astype(np.uint8)
+        maps: dict[str, Any] = {}
+        for name in ("confidence", "entropy"):
+            if (values := getattr(strip, name)) is not None:
+                maps[name] = (values[number].cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+        if strip.probabilities is not None:
+            maps["probabilities"] = strip.probabilities[number].cpu().half().numpy()
+        if prior is not None:
+            maps["prior"] = prior[number]
+        shown = (to_float(as_rgb(loaded.image.cpu())) * 255).round().to(torch.uint8)
+        return Result(labels, shown, **maps, georeference=loaded.georeference, has_gaps=gaps)
+
+    def save(self, item: Item, result: Result, began: float, more: dict[str, Any] | None = None) -> Line:
+        """Write the files of an item, and return its line in the manifest."""
+        path = self.sinks.write(item.name, result)
+        height, width = result.labels.shape
+        if self.submission:
+            self.submission.write(item.name, torch.from_numpy(result.labels[:]), size=(height, width))
+        found = shares(result.labels, self.classes)
+        more = dict(more or {})
+        if result.georeference is not None:
+            more |= self.sinks.square_metres(result)
+        spent = round(time.perf_counter() - began, 3)
+        files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+        return Line(item.name, str(item), item.size, None, height, width, digest(files), found, spent, more)
+
+    def show_plan(self, item: Item) -> None:
+        """Say how an item would be segmented."""
+        loaded = None if item.is_video else self.load(item)
+        if loaded is not None and isinstance(loaded.image, RegionImage):
+            self.plan(item, loaded.image)
+            loaded.image.raster.close()
+        else:
+            kind = (
+                "a video, frame by frame" if loaded is None else "in memory, {}×{} px".format(*loaded.image.shape[-2:])
+            )
+            self._log(f"{item}: {kind}")
+
+    def plan(self, item: Item, image: RegionImage) -> TilePlan:
+        """Choose the windows of a raster, and say so, with an overlap that hides seams."""
+        plan = plan_tiles(self.model, image, self.data, self.test, self.options)
+        self._log(f"{item}: {plan}")
+        overlap = min(w - s for w, s in zip(plan.test.window, plan.test.stride, strict=True))
+        hint = overlap_hint(self.model, image, plan, self.data) if plan.windows > 16 else None
+        if hint is not None and hint > overlap:
+            strides = " ".join(str(max(1, side - hint)) for side in plan.test.window)
+            flags = f"--test.mode sliding --test.window {' '.join(map(str, plan.test.window))} --test.stride {strides}"
+            self._log(
+                f"{item}: windows differ up to {hint // 2} px from their borders; an overlap of {hint} px ({flags})"
+            )
+        state = item.path.stat() if item.path else None
+        key = {**self.settings, "plan": plan.test, "bytes": item.size, "changed": state and state.st_mtime_ns}
+        folder = self.options.out / ".unfinished" / item.name
+        height = image.shape[-2]
+        try:
+            with torch.inference_mode():
+                result, store, share = segment_tiles(
+                    self.model, image, plan, self.data, self.options, folder=folder, key=key,
+                    advance=lambda rows: advance(rows, height),
+                )  # fmt: skip
+        finally:
+            image.raster.close()
+        line = self.save(item, result, began, {} if share is None else {"window_disagreement": round(share, 5)})
+        store.remove()
+        return line

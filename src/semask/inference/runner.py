@@ -1,0 +1,259 @@
+"""A prediction run: items are read, segmented and written side by side, and a manifest says which are done."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from semask.data.readers.image import is_image
+from semask.files import write_json
+from semask.inference.engine import Engine, Loaded
+from semask.inference.manifest import Line, Manifest
+from semask.inference.regions import RegionImage
+from semask.inference.sinks import Result
+from semask.inference.sources import Item
+from semask.recipes.prediction import PredictOptions, Shard
+from semask.text import Progress
+
+AHEAD = 4
+"""Items read ahead of the model per thread; as many results may wait to be written."""
+LOST_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENOENT, errno.ESTALE)
+"""Errors of the file system that no later item escapes."""
+
+
+class Summary(NamedTuple):
+    """What a run has done.
+
+    done: items segmented now. earlier: by earlier runs. failed: images that could not be segmented, now or earlier, and
+    the reasons. skipped: files that are no images. submission: what the files for a benchmark's server are.
+    """
+
+    done: int
+    earlier: int
+    failed: dict[str, str]
+    skipped: tuple[str, ...]
+    out: Path
+    submission: str = ""
+
+
+class Work:
+    """The items of a run in order, from reading to writing.
+
+    Threads read ahead and write behind; the model runs in the caller's thread. At most `AHEAD` items per thread wait
+    between two steps, so that memory does not grow with their number.
+    """
+
+    def __init__(self, engine: Engine, progress: Progress) -> None:
+        self.engine, self.progress = engine, progress
+        self.waited = 0.0
+        options = engine.options
+        self._threads = max(1, options.workers)
+        # on a CPU a batch gains nothing, and the rounding of its images would depend on their company
+        self._batch = engine.test.batch_size if engine.device.type == "cuda" else 1
+
+    def lines(self, items: Iterable[Item]) -> Iterator[Line]:
+        """Segment the items and yield their lines as they are finished.
+
+        Raises:
+            OSError: Results cannot be written, or a folder of images has vanished.
+        """
+        with ThreadPoolExecutor(self._threads) as readers, ThreadPoolExecutor(self._threads) as writers:
+            writing: deque[Future[Line]] = deque()
+            try:
+                for batch in self._batches(self._read(items, readers)):
+                    yield from self._segment(batch, writers, writing)
+                    while writing and (len(writing) > AHEAD * self._threads or writing[0].done()):
+                        yield writing.popleft().result()
+                while writing:
+                    yield writing.popleft().result()
+            finally:
+                readers.shutdown(wait=False, cancel_futures=True)
+
+    def _read(self, items: Iterable[Item], readers: ThreadPoolExecutor) -> Iterator[tuple[Item, float, Any]]:
+        """Yield items with the time at which they began, and the image or the error that reading it gave."""
+        todo = iter(items)
+        reading: deque[tuple[Item, float, Future[Any]]] = deque()
+
+        def read(item: Item) -> Any:
+            try:
+                return None if item.is_video else self.engine.load(item)
+            except (ValueError, MemoryError, OSError) as error:
+                return error
+
+        while True:
+            for item in itertools.islice(todo, AHEAD * self._threads - len(reading)):
+                reading.append((item, time.perf_counter(), readers.submit(read, item)))
+            if not reading:
+                return
+            item, began, future = reading.popleft()
+            before = time.perf_counter()
+            loaded = future.result()
+            self.waited += time.perf_counter() - before
+            yield item, began, loaded
+
+    def _batches(self, loaded: Iterator[tuple[Item, float, Any]]) -> Iterator[list[tuple[Item, float, Any]]]:
+        """Batches of images of one size and type; anything else is alone."""
+        waiting: dict[Any, list[tuple[Item, float, Any]]] = {}
+        for entry in loaded:
+            image = entry[2].image if isinstance(entry[2], Loaded) else None
+            if self._batch == 1 or not isinstance(image, Tensor):
+                yield [entry]
+                continue
+            key = image.shape, image.dtype
+            waiting.setdefault(key, []).append(entry)
+            # a full batch, or the one that has waited longest
+            if len(waiting[key]) == self._batch:
+                yield waiting.pop(key)
+            elif sum(map(len, waiting.values())) > AHEAD * self._batch:
+                yield waiting.pop(next(iter(waiting)))
+        yield from waiting.values()
+
+    def _segment(
+        self, batch: list[tuple[Item, float, Any]], writers: ThreadPoolExecutor, writing: deque[Future[Line]]
+    ) -> Iterator[Line]:
+        """Run the model on a batch, and hand its results to the writers; yield lines that are finished already."""
+        item, _, first = batch[0]
+        try:
+            if isinstance(first, Exception):
+                raise first
+            if item.is_video:
+                from semask.inference.video import segment_video
+
+                yield segment_video(self.engine, item, self._rows)
+            elif isinstance(first.image, RegionImage):
+                yield self.engine.segment_raster(item, first.image, self._rows)
+            else:
+                results = self.engine.segment([loaded for _, _, loaded in batch])
+                for (each, began, _), result in zip(batch, results, strict=True):
+                    writing.append(writers.submit(self._save, each, result, began))
+        except (ValueError, MemoryError, RuntimeError, OSError) as error:
+            for each, _, _ in batch:
+                yield self._failure(each, error)
+
+    def _save(self, item: Item, result: Result, began: float) -> Line:
+        try:
+            return self.engine.save(item, result, began)
+        except ValueError as error:
+            return self._failure(item, error)
+
+    def _failure(self, item: Item, error: Exception) -> Line:
+        """The line of an item that failed; errors that concern every item are raised."""
+        message = str(error)
+        if isinstance(error, OSError) and not isinstance(error, PermissionError):
+            # what the next item would meet too
+            vanished = item.path is not None and not item.path.parent.is_dir()
+            if error.errno in LOST_DISK and (vanished or not os.access(self.engine.options.out, os.W_OK)):
+                raise error
+            if error.filename is None or Path(str(error.filename)).is_relative_to(self.engine.options.out):
+                raise error
+        if isinstance(error, MemoryError | RuntimeError):
+            # torch has a class of its own for a GPU's memory alone
+            if not isinstance(error, MemoryError) and "allocate" not in message:
+                raise error
+            message = "the memory is too small for this image at once; use windows (--test.mode sliding)"
+        message = message.removeprefix(f"{item}: ")
+        self.progress.console.print(f"skipped: {item}: {message}", style="yellow")
+        is_one = item.path is None or not os.access(item.path, os.R_OK) or is_image(item.path)
+        return Line(item.name, str(item), item.size, message, more={} if is_one else {"is_image": False})
+
+    def _rows(self, rows: int, height: int) -> None:
+        self.progress.advance(0, f"{rows} of {height} rows")
+
+
+def run(engine: Engine, items: Sequence[Item], settings: dict[str, Any]) -> Summary:
+    """Segment the items of a shard that no earlier run has finished.
+
+    `settings`: what decides the results, from the weights on; a folder holds results of one kind.
+
+    Raises:
+        ValueError: OUT holds results of other settings, another process works there, or no item is an image.
+        OSError: Results cannot be written, or the images have vanished; what is done is kept.
+    """
+    options = engine.options
+    shard = Shard.parse(options.shard)
+    began = time.perf_counter()
+    manifest = Manifest(options.out, settings, shard, overwrite=options.overwrite)
+    with closing(manifest):
+        mine = items[shard.index - 1 :: shard.count]
+        todo = [item for item in mine if not _is_done(manifest, item, options)]
+        done, lines = 0, dict(manifest.lines)
+        with Progress("segmenting", len(todo)) as progress:
+            work = Work(engine, progress)
+            for line in work.lines(todo):
+                manifest.add(line)
+                lines[line.item] = line
+                done += line.error is None
+                progress.advance(1, _speed(done, began, work.waited))
+        manifest.write_summary(engine.classes.names)
+    own = [lines[item.name] for item in mine if item.name in lines]
+    failed = {line.source: line.error for line in own if line.error and line.more.get("is_image", True)}
+    skipped = tuple(line.source for line in own if line.error and not line.more.get("is_image", True))
+    seconds = time.perf_counter() - began
+    _write_receipt(options, shard, settings, lines, seconds, work.waited)
+    submission = engine.submission.summary() if engine.submission else ""
+    earlier = sum(lines[item.name].error is None for item in mine if item.name in lines) - done
+    return Summary(done, earlier, failed, skipped, options.out, submission)
+
+
+def _is_done(manifest: Manifest, item: Item, options: PredictOptions) -> bool:
+    """Whether an earlier run has finished this very file, or failed on it and nobody asks for another try."""
+    line = manifest.lines.get(item.name)
+    if line is None or line.source != str(item) or line.bytes != item.size:
+        return False
+    if line.error is not None:
+        return not options.retry_failed
+    return any((options.out / "predictions").glob(f"{_escaped(item.name)}.*")) or item.is_video
+
+
+def _escaped(name: str) -> str:
+    import glob
+
+    return glob.escape(name)
+
+
+def _speed(done: int, began: float, waited: float) -> str:
+    spent = max(time.perf_counter() - began, 1e-9)
+    return f"{done / spent:.1f} images/s, the model waits {100 * waited / spent:.0f} %"
+
+
+def _write_receipt(
+    options: PredictOptions,
+    shard: Shard,
+    settings: dict[str, Any],
+    lines: dict[str, Line],
+    seconds: float,
+    waited: float,
+) -> None:
+    """Write receipt.json: settings, counts, and one hash over all label maps, which two runs can compare."""
+    import hashlib
+
+    import torch
+
+    from semask import __version__
+
+    finished = sorted((line.item, line.labels) for line in lines.values() if line.error is None)
+    total = hashlib.sha256("".join(f"{name} {labels}\n" for name, labels in finished).encode()).hexdigest()
+    name = shard.manifest.replace("manifest", "receipt").replace(".jsonl", ".json")
+    write_json(
+        options.out / name,
+        {
+            "semask": __version__,
+            "torch": torch.__version__,
+            "settings": settings,
+            "done": len(finished),
+            "failed": sorted(line.item for line in lines.values() if line.error is not None),
+            "labels": total,
+            "seconds": round(seconds, 3),
+            "model_waited": round(waited / max(seconds, 1e-9), 4),
+        },
+    )
