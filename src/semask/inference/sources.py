@@ -62,8 +62,8 @@ def find_items(given: Sequence[str | Path], *, leave_out: Sequence[Path] = ()) -
 
     A source is a file, a folder with its subfolders, a pattern (`*`, `?`, `[…]`, `**`), a text file with a path per
     line, a zip or tar file, a video, an image sequence (`frame_%04d.png`), the number of a camera or the address of a
-    stream. Of a data set with images/ and labels/ only the images are taken. Folders in `leave_out`, results of an
-    earlier run, are not searched.
+    stream. Of a data set with images/ and labels/ only the images are taken. Folders and files in `leave_out`,
+    results of an earlier run, are not searched.
 
     Raises:
         ValueError: A source does not exist or holds no file.
@@ -163,7 +163,9 @@ def _in_folder(folder: Path, leave_out: Sequence[Path], notes: list[str]) -> lis
     # realpath, since resolve refuses links in a circle
     results = {Path(os.path.realpath(each)) for each in leave_out}
     paths = [
-        path for path in paths_below(folder, broken=True) if results.isdisjoint(Path(os.path.realpath(path)).parents)
+        path
+        for path in paths_below(folder, broken=True)
+        if results.isdisjoint({real := Path(os.path.realpath(path)), *real.parents})
     ]
     found: list[tuple[str, Source | str]] = []
     stores: set[Path] = set()

@@ -79,7 +79,7 @@ class PredictOptions:
 
 
 NEUTRAL = (
-    *("out", "device", "memory", "workers", "shard", "overwrite", "retry_failed", "keep_going", "plan", "submission"),
+    *("out", "device", "memory", "workers", "shard", "overwrite", "retry_failed", "keep_going", "plan"),
 )
 """Options that change no result of an image."""
 
