@@ -16,9 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from semask.benchmark import works
 from semask.benchmark.candidate import as_candidate
-from semask.benchmark.measure import Case, cases_of, measure, ratios
+from semask.benchmark.measure import cases_of, measure
 from semask.benchmark.options import Options
-from semask.benchmark.rounds import Timings
 from semask.benchmark.works import draw_files, label_maps, work_of
 from semask.checkpoints import store
 from semask.cli import main as cli
@@ -254,7 +253,7 @@ def test_a_reference_case_has_a_largest_batch_of_its_own(tmp_path: Path, monkeyp
         run()
         return 5 - 2 * searched[-1]
 
-    monkeypatch.setattr("semask.benchmark.measure._largest", largest)
+    monkeypatch.setattr("semask.benchmark.measure.largest", largest)
     fast, slow = cases_of(
         ["scenes/micro-fpn"], Options(max_batch=True, size=(32,), against=("reference",)), CPU, tmp_path
     )
@@ -280,13 +279,6 @@ def test_stages_are_made_again(tmp_path: Path) -> None:
         with torch.autograd.graph.saved_tensors_hooks(count, lambda value: value):
             case.run()
     assert kept[1, 2] < 0.9 * kept[()]
-
-
-def test_ratios_are_of_the_time_for_an_image() -> None:
-    cases = [Case(title, "semask", print, images, {}) for title, images in (("a", 2), ("b", 4))]
-    first, second = ratios(cases, Timings({"a": (1.0, 2.0, 2.0), "b": (4.0, 4.0, 2.0)}))
-    assert first.median == first.max == 1
-    assert (second.min, second.median, second.max) == (0.5, 1, 2)
 
 
 def test_the_compiled_model_is_what_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

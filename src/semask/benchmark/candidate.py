@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from semask.benchmark.options import Options, Test
@@ -43,7 +42,7 @@ def candidate(name: str, options: Options) -> Candidate:
     """The model of a recipe's name, with random weights, or of a checkpoint's folder."""
     recipe = recipe_of(name, options.root)
     # random weights cost what trained ones cost
-    model = store.load(name).model if _is_checkpoint(name) else build(recipe)
+    model = build(recipe) if name in list_recipes() else store.load(name).model
     return as_candidate(name, model, recipe, test=options.test)
 
 
@@ -53,19 +52,19 @@ def recipe_of(name: str, root: Path | None = None) -> Recipe:
     Raises:
         ValueError: there is no such recipe or checkpoint, or its number of classes is not the data's.
     """
-    if _is_checkpoint(name):
-        recipe = read_recipe(Path(name))
-    else:
-        try:
-            recipe = get_recipe(name)
-        except ValueError as error:
-            raise ValueError(f"{error} Nor is there a checkpoint's folder at {str(Path(name).resolve())!r}.") from error
+    is_checkpoint = name not in list_recipes() and Path(name).is_dir()
+    try:
+        recipe = read_recipe(Path(name)) if is_checkpoint else get_recipe(name)
+    except ValueError as error:
+        if is_checkpoint:
+            raise
+        raise ValueError(f"{error} Nor is there a checkpoint's folder at {str(Path(name).resolve())!r}.") from error
     if root is None:
         return recipe
     recipe = recipe.override({"data.root": str(root)})
     # a recipe for any classes takes the number of its data; a checkpoint's number is fixed
     found, wanted = len(classes_of(recipe.data).names), recipe.model.num_classes
-    if recipe.data.classes_from_data and not _is_checkpoint(name):
+    if recipe.data.classes_from_data and not is_checkpoint:
         return recipe.override({"model.num_classes": found})
     if found != wanted:
         raise ValueError(
@@ -75,14 +74,9 @@ def recipe_of(name: str, root: Path | None = None) -> Recipe:
     return recipe
 
 
-def _is_checkpoint(name: str) -> bool:
-    return name not in list_recipes() and Path(name).is_dir()
-
-
 def as_candidate(title: str, model: SegmentationModel, recipe: Recipe, *, test: Test = "whole") -> Candidate:
     """A model of ours; `test` makes its label maps: whole images, sliding windows, or the recipe's own test."""
-    criterion = build_loss(recipe)
-    spec, data = recipe.test, recipe.data
+    criterion, spec, data = build_loss(recipe), recipe.test, recipe.data
     # one scale and no resizing, so that the time is that of one image
     if test != "recipe":
         spec = dataclasses.replace(spec, mode=test, scales=(1.0,), flip=False, enlarge=False)
@@ -96,11 +90,3 @@ def as_candidate(title: str, model: SegmentationModel, recipe: Recipe, *, test: 
         return criterion(model(images), model.pad_labels(labels)).total
 
     return Candidate(title, "semask", recipe, model, forward, predictor.labels, loss, predictor)
-
-
-def compile_model(module: nn.Module) -> None:
-    """Compile the model in place by torch.compile; its first run of each kind takes long."""
-    module.compile()
-    if isinstance(module, SegmentationModel):
-        # nn.Module.compile covers the call alone, which training uses
-        module.decode_main = torch.compile(module.decode_main)  # type: ignore[method-assign]

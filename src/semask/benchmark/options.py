@@ -92,52 +92,47 @@ def check(names: Sequence[str], options: Options) -> None:
     Raises:
         ValueError: a value is out of range, two flags contradict, or a flag would change nothing.
     """
-    if not names:
-        raise ValueError("there is nothing to measure; give recipes (`semask models` lists them) or checkpoints")
-    if twice := [name for name, times in Counter(names).items() if times > 1]:
-        raise ValueError(f"{twice[0]!r} is given twice; give it once")
-    # ranges
     check_flags(options)
-    what, size = options.what, options.size
-    if size is not None and len(size) not in {1, 2}:
-        given = " ".join(map(str, size)) or "nothing"
-        raise ValueError(f"--size takes a height and a width, or the side of a square; got {given}")
-    # contradictions
-    if options.max_batch and options.batch is not None:
-        raise ValueError(f"--max-batch finds the batch; leave out --batch {options.batch}")
-    if options.reference and "reference" in options.against:
-        raise ValueError("--reference measures the reference forms alone; leave it out to compare with them")
-    # flags without effect
-    _check_unused(options)
-    if what == "predict" and "timm" in options.against:
-        raise ValueError("timm's encoder alone makes no label maps; compare with it by --what forward or train")
-    # comparisons without a counterpart
+    what, size, batch, images = options.what, options.size, options.batch_size, options.images
+    given = " ".join(map(str, size or ())) or "nothing"
+    twice = next((name for name, times in Counter(names).items() if times > 1), None)
     rivals = [rival for rival in options.against if rival != "reference" or what == "load"]
-    if options.reads_files and rivals:
-        raise ValueError(
-            f"--against {' '.join(rivals)} has no counterpart of --what {what}; leave it out, or compare forward, "
-            "predict or train"
-        )
-    if what == "load" and options.images < options.batch_size:
-        raise ValueError(f"--images {options.images} is less than a batch of {options.batch_size}; give a multiple")
-
-
-def _check_unused(options: Options) -> None:
-    """Refuse flags without effect, which the record would show as if they had one."""
-    what = options.what
-    on_model, on_files = "forward, predict, train and evaluate", "--what evaluate and load"
-    # flag, whether it is given, whether it has an effect, and where it would have one
-    for flag, given, used, where in (
-        ("--step", options.step, what == "train", "--what train"),
-        ("--checkpoint-stages", options.checkpoint_stages is not None, what == "train", "--what train"),
-        ("--test", options.test != "whole", what in ("predict", "evaluate"), "--what predict and evaluate"),
-        ("--data.root", options.root is not None, options.reads_files, on_files),
-        ("--workers", options.workers > 0, options.reads_files, on_files),
-        ("--memory", options.memory is not None, options.max_batch, "--max-batch"),
-        ("--max-batch", options.max_batch, not options.reads_files, "--what forward, predict and train"),
-        ("--compile", options.compile, what != "load", f"--what {on_model}"),
-        ("--channels-last", options.channels_last is not None, what != "load", f"--what {on_model}"),
-        ("--dtype", options.dtype != "float32", what != "load", f"--what {on_model}"),
+    problems = {
+        "there is nothing to measure; give recipes (`semask models` lists them) or checkpoints": not names,
+        f"{twice!r} is given twice; give it once": twice is not None,
+        f"--size takes a height and a width, or the side of a square; got {given}": (
+            size is not None and len(size) not in {1, 2}
+        ),
+        f"--max-batch finds the batch; leave out --batch {batch}": options.max_batch and options.batch is not None,
+        "--reference measures the reference forms alone; leave it out to compare with them": (
+            options.reference and "reference" in options.against
+        ),
+    }
+    # flags without effect, which the record would show as if they had one: their use, and whether they are given
+    on_model, on_files = ("forward", "predict", "train", "evaluate"), ("evaluate", "load")
+    for flag, where, given in (
+        ("--step", ("train",), options.step),
+        ("--checkpoint-stages", ("train",), options.checkpoint_stages is not None),
+        ("--test", ("predict", "evaluate"), options.test != "whole"),
+        ("--data.root", on_files, options.root is not None),
+        ("--workers", on_files, options.workers > 0),
+        ("--max-batch", on_model[:3], options.max_batch),
+        ("--compile", on_model, options.compile),
+        ("--channels-last", on_model, options.channels_last is not None),
+        ("--dtype", on_model, options.dtype != "float32"),
     ):
-        if given and not used:
-            raise ValueError(f"{flag} is for {where}; leave it out with --what {what}")
+        problems[f"{flag} is for --what {', '.join(where)}; leave it out with --what {what}"] = (
+            given and what not in where
+        )
+    problems |= {
+        "--memory is for --max-batch; leave it out": options.memory is not None and not options.max_batch,
+        "timm's encoder alone makes no label maps; compare with it by --what forward or train": (
+            what == "predict" and "timm" in options.against
+        ),
+        f"--against {' '.join(rivals)} has no counterpart of --what {what}; leave it out, or compare forward, predict "
+        "or train": options.reads_files and bool(rivals),
+        f"--images {images} is less than a batch of {batch}; give a multiple": what == "load" and images < batch,
+    }
+    for problem, found in problems.items():
+        if found:
+            raise ValueError(problem)

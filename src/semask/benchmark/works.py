@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -42,60 +40,43 @@ LOCATION = (
 
 
 def work_of(candidate: Candidate, options: Options, device: torch.device, batch: int) -> Work:
-    """One run on `batch` random images; the model is moved to the device, and into the mode of the run."""
-    candidate.module.to(device).train(options.what == "train")
-    return WORKS[options.what](candidate, options, device, batch)
+    """One run of forward, predict or train on `batch` random images in [0, 1], the same for every candidate of a size.
 
+    The model is moved to the device, and into the mode of the run.
+    """
+    recipe, module = candidate.recipe, candidate.module.to(device).train(options.what == "train")
+    size = options.size_for(recipe.data.crop)
+    images = torch.rand(batch, recipe.data.channels, *size, generator=torch.Generator().manual_seed(0))
+    if options.what == "predict":
+        # from bytes in the CPU's memory, as decoders return them, to label maps there
+        images = (images * 255).to(torch.uint8)
 
-def forward(candidate: Candidate, options: Options, device: torch.device, batch: int) -> Work:
-    """The forward pass without gradients, to logits at the model's own grid."""
-    images = random_images(candidate, options, batch).to(device)
+        def predict() -> Tensor:
+            with torch.inference_mode(), autocast(options, device):
+                return candidate.labels(images.to(device) / 255).cpu()
 
-    def run() -> None:
-        with torch.inference_mode(), autocast(options, device):
-            candidate.forward(images)
+        return predict
+    images = images.to(device)
+    if options.what == "forward":
 
-    return run
+        def forward() -> None:
+            with torch.inference_mode(), autocast(options, device):
+                candidate.forward(images)
 
+        return forward
+    labels = label_maps(recipe.model.num_classes, size, batch).to(device)
+    optimizer = build_optimizer(module, recipe.optim) if options.step else None
 
-def predict(candidate: Candidate, options: Options, device: torch.device, batch: int) -> Work:
-    """The way from images as bytes in the CPU's memory to label maps there."""
-    # bytes, as decoders return them
-    as_bytes = (random_images(candidate, options, batch) * 255).to(torch.uint8)
-
-    def run() -> Tensor:
-        with torch.inference_mode(), autocast(options, device):
-            return candidate.labels(as_bytes.to(device) / 255).cpu()
-
-    return run
-
-
-def train(candidate: Candidate, options: Options, device: torch.device, batch: int) -> Work:
-    """A training step: forward, loss, backward and, with --step, a step of the recipe's optimiser."""
-    images = random_images(candidate, options, batch).to(device)
-    recipe = candidate.recipe
-    labels = label_maps(recipe.model.num_classes, options.size_for(recipe.data.crop), batch).to(device)
-    parameters = list(candidate.module.parameters())
-    optimizer = build_optimizer(candidate.module, recipe.optim) if options.step else None
-
-    def run() -> None:
+    def train() -> None:
         with autocast(options, device):
             loss = candidate.loss(images, labels)
         loss.backward()
         if optimizer is not None:
             optimizer.step()
         # now and not before the next run, so that gradients count as memory of a run
-        for parameter in parameters:
-            parameter.grad = None
+        module.zero_grad()
 
-    return run
-
-
-WORKS: dict[What, Callable[[Candidate, Options, torch.device, int], Work]] = {
-    "forward": forward,
-    "predict": predict,
-    "train": train,
-}
+    return train
 
 
 def autocast(options: Options, device: torch.device) -> AbstractContextManager[object]:
@@ -103,18 +84,10 @@ def autocast(options: Options, device: torch.device) -> AbstractContextManager[o
     return torch.autocast(device.type, torch.bfloat16) if options.dtype == "bfloat16" else nullcontext()
 
 
-def random_images(candidate: Candidate, options: Options, batch: int) -> Float[Tensor, "b c H W"]:
-    """The same random images in [0, 1] for every candidate of a size."""
-    data = candidate.recipe.data
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(batch, data.channels, *options.size_for(data.crop), generator=generator)
-
-
 def label_maps(num_classes: int, size: tuple[int, int], batch: int) -> UInt8[Tensor, "b H W"]:
     """Random labels of up to 24 regions, about as many as real images have; the top tenth is unlabelled."""
-    generator = torch.Generator().manual_seed(1)
     # a grid of 4×6 regions of random classes
-    coarse = torch.randint(0, num_classes, (batch, 1, 4, 6), generator=generator)
+    coarse = torch.randint(0, num_classes, (batch, 1, 4, 6), generator=torch.Generator().manual_seed(1))
     labels = F.interpolate(coarse.float(), size)[:, 0].to(torch.uint8)
     labels[:, : size[0] // 10] = IGNORE
     return labels
@@ -130,7 +103,7 @@ class Repeated:
         return self._count
 
     def __getitem__(self, index: int) -> Sample:
-        # names differ by turn, so that counts of images stay apart
+        # evaluations refuse equal names
         turn, place = divmod(index, len(self._samples))
         sample = self._samples[place]
         return sample._replace(name=f"{turn}/{sample.name}")
@@ -163,16 +136,10 @@ def load(recipe: Recipe, options: Options) -> Work:
     from semask.training.datamodule import SegmentationData  # imports lightning, which takes long
 
     # as many steps as batches, without parts of training that keep or repeat images
-    train = dataclasses.replace(
-        recipe.train,
-        steps=options.images // options.batch_size,
-        batch_size=options.batch_size,
-        accumulate=1,
-        cached_views=None,
-        freeze_encoder=False,
-    )
-    draws = training_set(recipe.data, seed=train.seed, mean=recipe.model.mean)
-    data = SegmentationData(draws, draws, dataclasses.replace(recipe, train=train), workers=options.workers)
+    steps = {"train.steps": options.images // options.batch_size, "train.batch_size": options.batch_size}
+    once = {"train.accumulate": 1, "train.cached_views": None, "train.freeze_encoder": False}
+    draws = training_set(recipe.data, seed=recipe.train.seed, mean=recipe.model.mean)
+    data = SegmentationData(draws, draws, recipe.override({**steps, **once}), workers=options.workers)
     loader = data.train_dataloader()
     return lambda: sum(batch.images.shape[0] for batch in loader)
 
@@ -185,19 +152,17 @@ def with_data(recipe: Recipe, options: Options, folder: Path) -> Recipe:
     # scenes in a folder of the default layout, processed by the recipe's other fields
     draw_files(folder, options.size_for(recipe.data.crop), recipe.model.num_classes)
     own = DataRecipe(root=str(folder))
-    located = dataclasses.replace(recipe.data, **{field: getattr(own, field) for field in LOCATION})
-    return dataclasses.replace(recipe, data=located)
+    return recipe.override({f"data.{field}": getattr(own, field) for field in LOCATION})
 
 
 def draw_files(folder: Path, size: tuple[int, int], num_classes: int) -> None:
     """Write scenes of a size (height, width) [px] as JPEG files with PNG labels for both splits, and a class table."""
     # even scenes validate, odd ones train
-    for split in ("train", "val"):
-        for kind in ("images", "labels"):
-            (folder / kind / split).mkdir(parents=True, exist_ok=True)
-        for number in range(FILES):
-            image, label = draw_scene(2 * number + (split == "train"), size)
-            Image.fromarray(image).save(folder / "images" / split / f"{number}.jpg", quality=90)
-            Image.fromarray(label % num_classes).save(folder / "labels" / split / f"{number}.png")
+    for number in range(2 * FILES):
+        image, label = draw_scene(number, size)
+        for kind, pixels, suffix in (("images", image, "jpg"), ("labels", label % num_classes, "png")):
+            path = folder / kind / ("train" if number % 2 else "val") / f"{number // 2}.{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path, quality=90)
     names = [*SCENE_CLASSES.names, *(f"class {number}" for number in range(num_classes))][:num_classes]
     write_json(folder / "classes.json", {"classes": names})
