@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from semask.benchmark.machine import matmul_peak
 from semask.benchmark.memory import (
     Memory,
-    available_memory,
-    fits_in_ram,
+    fits_in_memory,
     in_fresh_process,
     largest_batch,
     peak_memory,
 )
 from semask.benchmark.options import Dtype
 from semask.benchmark.rounds import Quantiles, Timings, alternate, cpu_time, wall
+from semask.ops.device import available_memory
 from tests.facts import facts
 
 MIB = 2**20
@@ -148,7 +148,7 @@ def test_what_needs_too_much_memory_is_never_run() -> None:
 
         return run
 
-    fits = fits_in_ram(work, 66 * MIB)  # type: ignore[arg-type]
+    fits = fits_in_memory(work, 66 * MIB)  # type: ignore[arg-type]
     assert largest_batch(fits) in (7, 8)
     assert max(ran) <= 9
 

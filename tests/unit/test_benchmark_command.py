@@ -18,9 +18,10 @@ from semask.benchmark import works
 from semask.benchmark.candidate import as_candidate
 from semask.benchmark.measure import cases_of, measure
 from semask.benchmark.options import Options
-from semask.benchmark.works import draw_files, label_maps, work_of
+from semask.benchmark.works import label_maps, work_of
 from semask.checkpoints import store
 from semask.cli import main as cli
+from semask.data.scenes.files import draw_files
 from semask.losses.build import build_loss
 from semask.models.build import build
 from semask.models.flops import cost_of

@@ -9,7 +9,6 @@ import subprocess
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,9 @@ import torch
 
 from semask.benchmark.options import Dtype
 from semask.benchmark.rounds import clock_of
-from semask.ops.device import describe
+from semask.ops.device import cpu_model, describe, versions
 from semask.ops.reference import is_reference
 
-PACKAGES = (
-    *("semask", "torchvision", "timm", "transformers", "segmentation-models-pytorch"),
-    *("numpy", "scipy", "pillow", "triton"),
-)
 SAME = ("device", "cpu", "threads", "driver", "cuda", "cudnn", "packages.torch", "precision")
 """Parts of the environment that comparable figures share."""
 SIDES = {"cpu": 2048, "cuda": 8192}
@@ -65,26 +60,6 @@ def environment(device: torch.device) -> dict[str, Any]:
         },
         "reference": is_reference(),
     }
-
-
-def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that results may depend on."""
-    # torch's own string holds its build, which the package's version lacks
-    found = {"python": platform.python_version(), "torch": torch.__version__}
-    for name in PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
-
-
-def cpu_model() -> str:
-    """The name of the CPU, or of its architecture where the system has no name for it."""
-    names: list[str] = []
-    with suppress(OSError):
-        # one line for each core; ARM has none
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _output(program: str, *arguments: str) -> str | None:

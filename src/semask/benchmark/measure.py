@@ -13,15 +13,15 @@ from torch import nn
 
 from semask.benchmark.candidate import Candidate, candidate, recipe_of
 from semask.benchmark.machine import MachineLoad, environment, matmul_peak
-from semask.benchmark.memory import SHARE, available_memory, fits_in_ram, fits_on_gpu, largest_batch, peak_memory
+from semask.benchmark.memory import SHARE, fits_in_memory, largest_batch, peak_memory
 from semask.benchmark.options import Options, check
 from semask.benchmark.result import FORMAT, KIND
-from semask.benchmark.rounds import Timings, Work, alternate, clock_of
+from semask.benchmark.rounds import Work, alternate, clock_of
 from semask.benchmark.third_party import third_party
 from semask.benchmark.works import INSIDE, evaluate, load, with_data, work_of
 from semask.models.flops import cost_of
 from semask.models.model import SegmentationModel
-from semask.ops.device import pick_device
+from semask.ops.device import available_memory, pick_device
 from semask.ops.memory import checkpoint_stages
 from semask.ops.reference import is_reference, reference_mode
 
@@ -123,14 +123,11 @@ def largest(title: str, work: Callable[[int], Work], options: Options, device: t
         ValueError: not even the usual batch does.
     """
     # from the usual batch on: some batch norms train on no single image
-    least = options.batch_size
-    if device.type == "cuda":
-        fits = fits_on_gpu(work)
-    else:
+    least, limit = options.batch_size, None
+    if device.type == "cpu":
         work(least)()  # a first run allocates more
         limit = SHARE * available_memory() if options.memory is None else options.memory * 2**30
-        fits = fits_in_ram(work, limit)
-    found = largest_batch(fits, least=least)
+    found = largest_batch(fits_in_memory(work, limit), least=least)
     gc.collect()  # the work of the last trial
     if not found:
         raise ValueError(
@@ -203,37 +200,37 @@ def take_turns(
     cores = load.cores()
     # one run more of each for its peak memory: the meters would take time from the rounds
     entries = []
+    files, labels = options.reads_files, options.what in ("predict", "evaluate")
     for case in cases:
         memory = peak_memory(case.run, device)
         progress(case.title, runs)
-        # the time for an image over the first case's
-        ratio = timings.ratio(case.title, cases[0].title, work=case.images / cases[0].images)
-        values = {"time_to_first": ratio.to_dict(), "to": cases[0].title, "memory": memory._asdict()}
-        entries.append({**entry(case, timings, options), **values, "seconds_of_first_run": first[case.title]})
+        # speed follows from the median, which single slow rounds do not move
+        seconds = timings.quantiles(case.title)
+        rate = case.images / seconds.median
+        entries.append(
+            {
+                "title": case.title,
+                "library": case.library,
+                **case.facts,
+                **{name: getattr(options, name) for name in ("what", "dtype", "compile")},
+                "inside": [*INSIDE[options.what], *(["optimiser's step"] if options.step else [])],
+                "largest_batch": options.max_batch,
+                "reference": is_reference() or case.library == "reference",
+                "test": options.test if labels else None,
+                "workers": options.workers if files else None,
+                "images_per_run": case.images,
+                "rounds": seconds.runs,
+                "seconds": seconds.to_dict(),
+                "every_second": list(timings.seconds[case.title]),
+                "images_per_second": rate,
+                "images_per_second_of_a_worker": rate / options.workers if files and options.workers else None,
+                # the time for an image over the first case's
+                "time_to_first": timings.ratio(
+                    case.title, cases[0].title, work=case.images / cases[0].images
+                ).to_dict(),
+                "to": cases[0].title,
+                "memory": memory._asdict(),
+                "seconds_of_first_run": first[case.title],
+            }
+        )
     return entries, cores
-
-
-def entry(case: Case, timings: Timings, options: Options) -> dict[str, Any]:
-    """The settings and the speed of a case as JSON values."""
-    seconds = timings.quantiles(case.title)
-    # speed follows from the median, which single slow rounds do not move
-    rate = case.images / seconds.median
-    return {
-        "title": case.title,
-        "library": case.library,
-        **case.facts,
-        "what": options.what,
-        "inside": [*INSIDE[options.what], *(["optimiser's step"] if options.step else [])],
-        "largest_batch": options.max_batch,
-        "dtype": options.dtype,
-        "compile": options.compile,
-        "reference": is_reference() or case.library == "reference",
-        "test": options.test if options.what in ("predict", "evaluate") else None,
-        "workers": options.workers if options.reads_files else None,
-        "images_per_run": case.images,
-        "rounds": seconds.runs,
-        "seconds": seconds.to_dict(),
-        "every_second": list(timings.seconds[case.title]),
-        "images_per_second": rate,
-        "images_per_second_of_a_worker": rate / options.workers if options.reads_files and options.workers else None,
-    }

@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import os
 import sys
+from bisect import bisect_left
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -16,7 +17,7 @@ from typing import Literal, NamedTuple, ParamSpec, TypeVar
 import torch
 
 from semask.benchmark.rounds import Work
-from semask.ops.device import CONTAINER, memory_of
+from semask.ops.device import proc_bytes
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -71,28 +72,11 @@ def peak_memory(work: Work, device: torch.device = CPU) -> Memory:
 def resident(field: Literal["VmRSS", "VmHWM"]) -> int:
     """The process's resident memory, or its peak since the last restart [bytes]; without /proc the peak in any case."""
     try:
-        return _read_bytes(Path("/proc/self/status"), field)
+        return proc_bytes("self/status", field)
     except OSError:
         import resource  # not on Windows
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def available_memory() -> int:
-    """The memory that programs can still take [bytes]: the system's or, if less, that of the container."""
-    free = memory_of(CPU)
-    with suppress(OSError):
-        free = min(free, _read_bytes(Path("/proc/meminfo"), "MemAvailable"))
-    # control groups; without a limit, the file holds "max"
-    with suppress(OSError, ValueError):
-        limit, held = (int((CONTAINER / f"memory.{name}").read_text()) for name in ("max", "current"))
-        free = min(free, limit - held)
-    return free
-
-
-def _read_bytes(path: Path, field: str) -> int:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def in_fresh_process(function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
@@ -114,21 +98,24 @@ def in_fresh_process(function: Callable[P, T], *arguments: P.args, **named: P.kw
 
 def largest_batch(fits: Callable[[int], bool], *, least: int = 1, most: int = 4096) -> int:
     """The largest batch from `least` to `most` that fits, if all smaller ones do; 0 if none does."""
-    fitting, failing = 0, most + 1
-    while max(fitting + 1, least) < failing:
-        # double until a batch fails, then halve the interval
-        batch = (fitting + failing) // 2 if failing <= most else min(max(2 * fitting, least), most)
-        if fits(batch):
-            fitting = batch
-        else:
-            failing = batch
-    return fitting
+    if not fits(least):
+        return 0
+    # double until a batch fails, then halve the interval
+    fitting = least
+    while (failing := min(2 * fitting, most)) > fitting and fits(failing):
+        fitting = failing
+    return fitting + bisect_left(range(fitting + 1, failing), True, key=lambda batch: not fits(batch))
 
 
-def fits_on_gpu(work: Callable[[int], Work]) -> Callable[[int], bool]:
-    """A function that runs a batch's work once and reports whether the GPU's memory was enough."""
+def fits_in_memory(work: Callable[[int], Work], limit: float | None) -> Callable[[int], bool]:
+    """A function that reports whether a batch's work fits into memory, by running it once.
 
-    def fits(batch: int) -> bool:
+    `limit` None is the GPU's memory, whose errors can be caught. Of the RAM it is the most to use [bytes], and a batch
+    that will foreseeably fail is not run: a system without memory ends programs.
+    """
+    needed: dict[int, int] = {}
+
+    def fits_on_gpu(batch: int) -> bool:
         try:
             work(batch)()
             torch.cuda.synchronize()
@@ -139,17 +126,7 @@ def fits_on_gpu(work: Callable[[int], Work]) -> Callable[[int], bool]:
             torch.cuda.empty_cache()
         return True
 
-    return fits
-
-
-def fits_in_ram(work: Callable[[int], Work], limit: float) -> Callable[[int], bool]:
-    """A function that reports whether a batch's work stays below a limit of memory [bytes], by running it.
-
-    A batch that will foreseeably fail is not run: a system without memory ends programs.
-    """
-    needed: dict[int, int] = {}
-
-    def fits(batch: int) -> bool:
+    def fits_in_ram(batch: int, limit: float = limit or 0.0) -> bool:
         # a forecast linear in the batch, through the two largest measured ones
         if needed:
             below, last = [0, *sorted(needed)][-2:]
@@ -159,4 +136,4 @@ def fits_in_ram(work: Callable[[int], Work], limit: float) -> Callable[[int], bo
         needed[batch] = peak_memory(work(batch)).above
         return needed[batch] <= limit
 
-    return fits
+    return fits_on_gpu if limit is None else fits_in_ram

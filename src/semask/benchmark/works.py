@@ -8,16 +8,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import UInt8
-from PIL import Image
 from torch import Tensor
 
 from semask.benchmark.candidate import Candidate
 from semask.benchmark.options import Options, What
 from semask.benchmark.rounds import Work
 from semask.data.dataset import training_set, validation_set
-from semask.data.scenes.scene import SCENE_CLASSES, draw_scene
+from semask.data.scenes.files import draw_files
 from semask.evaluation import Measures, Samples, evaluate_model
-from semask.files import write_json
 from semask.recipes import DataRecipe, Recipe
 from semask.structures import IGNORE, Sample
 from semask.training.optim import build_optimizer
@@ -30,8 +28,6 @@ INSIDE: dict[What, tuple[str, ...]] = {
     "load": ("decoding", "augmentation", "batches"),
 }
 """Steps inside a run of each kind."""
-FILES = 8
-"""Images drawn for a split; longer runs repeat them."""
 LOCATION = (
     *("kind", "root", "classes", "images", "labels", "image_suffix", "label_suffix"),
     *("train_split", "val_split", "channels", "value_range"),
@@ -153,16 +149,3 @@ def with_data(recipe: Recipe, options: Options, folder: Path) -> Recipe:
     draw_files(folder, options.size_for(recipe.data.crop), recipe.model.num_classes)
     own = DataRecipe(root=str(folder))
     return recipe.override({f"data.{field}": getattr(own, field) for field in LOCATION})
-
-
-def draw_files(folder: Path, size: tuple[int, int], num_classes: int) -> None:
-    """Write scenes of a size (height, width) [px] as JPEG files with PNG labels for both splits, and a class table."""
-    # even scenes validate, odd ones train
-    for number in range(2 * FILES):
-        image, label = draw_scene(number, size)
-        for kind, pixels, suffix in (("images", image, "jpg"), ("labels", label % num_classes, "png")):
-            path = folder / kind / ("train" if number % 2 else "val") / f"{number // 2}.{suffix}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(path, quality=90)
-    names = [*SCENE_CLASSES.names, *(f"class {number}" for number in range(num_classes))][:num_classes]
-    write_json(folder / "classes.json", {"classes": names})
