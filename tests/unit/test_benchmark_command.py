@@ -14,11 +14,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from semask.benchmark import works
-from semask.benchmark.candidate import as_candidate
+from semask.benchmark import candidate
+from semask.benchmark.candidate import as_candidate, label_maps, work_of
 from semask.benchmark.measure import cases_of, measure
 from semask.benchmark.options import Options
-from semask.benchmark.works import label_maps, work_of
 from semask.checkpoints import store
 from semask.cli import main as cli
 from semask.data.scenes.files import draw_files
@@ -162,9 +161,9 @@ def test_bfloat16_is_by_autocast(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 def test_an_evaluation_is_of_as_many_pictures_as_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    evaluate = works.evaluate_model
+    evaluate = candidate.evaluate_model
     monkeypatch.setattr(
-        works,
+        candidate,
         "evaluate_model",
         lambda predictor, chosen, **given: seen.append(len(chosen)) or evaluate(predictor, chosen, **given),
     )

@@ -11,10 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from semask import recipes
-from semask.benchmark.candidate import Candidate
+from semask.benchmark.candidate import Candidate, label_maps, work_of
 from semask.benchmark.options import Options
 from semask.benchmark.third_party import THIRD_PARTY, PerPixel, third_party
-from semask.benchmark.works import label_maps, work_of
 from semask.models.build import build_on_meta
 from semask.models.encoders.kinds import encoder_options
 from semask.models.flops import cost_of, parameters
@@ -147,9 +146,7 @@ def test_recipes_without_an_equal(library: str, recipe: str, told: tuple[str, ..
 
 
 def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        THIRD_PARTY, "smp", THIRD_PARTY["smp"]._replace(package="segmentation_models_that_are_not_there")
-    )
+    monkeypatch.setitem(THIRD_PARTY, "smp", ("segmentation_models_that_are_not_there", *THIRD_PARTY["smp"][1:]))
     with pytest.raises(
         ValueError,
         match=facts("--against smp", "segmentation_models_that_are_not_there", 'pip install "semask[peers]"'),

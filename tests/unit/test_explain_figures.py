@@ -13,7 +13,7 @@ from semask.data.classes import Classes
 from semask.visualization import explain_figures
 from semask.visualization.explain import ClassProjection, project_classes
 from semask.visualization.explain_figures import attention_maps, class_scatter, distance_plot
-from semask.visualization.point_names import GAPS, free_place, overlap
+from semask.visualization.point_names import GAPS, free_place, name_points, overlap
 from tests.facts import facts
 
 
@@ -149,3 +149,16 @@ def test_boxes_that_touch_do_not_overlap() -> None:
         [False, True, True],
         [True, True, True],
     ]
+
+
+def test_names_leave_the_legend_free() -> None:
+    """A dot just left of the legend, whose name would lie to the right, away from the middle of the frame."""
+    figure = matplotlib.figure.Figure(figsize=(4, 4), dpi=100)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], "o", label="a long line of the legend")
+    axes.legend(loc="upper right")
+    legend = axes.get_legend().get_window_extent(FigureCanvasAgg(figure).get_renderer())
+    x, y = axes.transData.inverted().transform((legend.x0 - 5, (legend.y0 + legend.y1) / 2))
+    name_points(axes, np.array([[x, y]]), ["a name"])
+    (box,) = (text.get_window_extent().extents for text in axes.texts)
+    assert not overlap(box[None], legend.extents[None]).any()

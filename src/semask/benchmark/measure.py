@@ -11,19 +11,21 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import nn
 
-from semask.benchmark.candidate import Candidate, candidate, recipe_of
+from semask.benchmark.candidate import INSIDE, Candidate, as_candidate, evaluate, load, recipe_of, with_data, work_of
 from semask.benchmark.machine import MachineLoad, environment, matmul_peak
 from semask.benchmark.memory import SHARE, fits_in_memory, largest_batch, peak_memory
 from semask.benchmark.options import Options, check
 from semask.benchmark.result import FORMAT, KIND
 from semask.benchmark.rounds import Work, alternate, clock_of
 from semask.benchmark.third_party import third_party
-from semask.benchmark.works import INSIDE, evaluate, load, with_data, work_of
+from semask.checkpoints import store
+from semask.models.build import build
 from semask.models.flops import cost_of
 from semask.models.model import SegmentationModel
 from semask.ops.device import available_memory, pick_device
 from semask.ops.memory import checkpoint_stages
 from semask.ops.reference import is_reference, reference_mode
+from semask.recipes import list_recipes
 
 PASSES = {"forward": 1, "predict": 1, "train": 3}
 """Multiply-adds of a run in forward passes: the backward pass takes twice as many."""
@@ -51,17 +53,20 @@ def cases_of(names: Sequence[str], options: Options, device: torch.device, folde
     # a library's model that two recipes share is measured once
     found: dict[str, Case] = {}
     for name in names:
+        recipe = recipe_of(name, options.root)
         if options.what == "load":
             # the loader of training alone: no model, and so no cost
-            recipe, batch = recipe_of(name, options.root), options.batch_size
+            batch = options.batch_size
             facts = {"recipe": recipe.name, "size": list(recipe.data.crop), "batch": batch, "channels_last": False}
             facts |= {"checkpoint_stages": [], "parameters": None, "multiply_adds": None}
             run = load(with_data(recipe, options, folder), options)
             found[name] = Case(name, "semask", run, options.images // batch * batch, facts)
             continue
-        own = candidate(name, options)
-        size = options.size_for(own.recipe.data.crop)
-        rivals = (third_party(library, own.recipe, size) for library in options.against if library != "reference")
+        # random weights cost what trained ones cost
+        model = build(recipe) if name in list_recipes() else store.load(name).model
+        own = as_candidate(name, model, recipe, test=options.test)
+        size = options.size_for(recipe.data.crop)
+        rivals = (third_party(library, recipe, size) for library in options.against if library != "reference")
         for each in (own, *rivals):
             if each.title not in found:
                 found |= {case.title: case for case in cases_of_model(each, options, device, folder)}

@@ -63,7 +63,8 @@ class Quantiles(NamedTuple):
         """
         if not values:
             raise ValueError("there is nothing to take the median of; measure at least once")
-        return cls(*np.percentile(values, [50, 25, 75, 90, 99, 0, 100]).tolist(), len(values))
+        median, q25, q75, p90, p99 = np.percentile(values, [50, 25, 75, 90, 99]).tolist()
+        return cls(median, q25, q75, p90, p99, min(values), max(values), len(values))
 
     def to_dict(self) -> dict[str, float]:
         """The quantiles and the distance between the quartiles as JSON values."""

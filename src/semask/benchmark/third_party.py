@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -204,22 +204,17 @@ def transformers(recipe: Recipe, size: Size) -> Peer:
     return title, TransformersModel(network, processor, recipe)
 
 
-class Library(NamedTuple):
-    """A library's package, the builder of its model for a recipe and a size (height, width) [px], and its models."""
-
-    package: str
-    build: Callable[[Recipe, Size], Peer]
-    models: str
-
-
-THIRD_PARTY = {
-    "transformers": Library(
-        "transformers", transformers, "SegFormer, and over Swin UPerNet, Semantic FPN, MaskFormer and Mask2Former"
+THIRD_PARTY: dict[str, tuple[str, Callable[[Recipe, Size], Peer], str]] = {
+    "transformers": (
+        "transformers",
+        transformers,
+        "SegFormer, and over Swin UPerNet, Semantic FPN and mask classifiers",
     ),
-    "smp": Library("segmentation_models_pytorch", smp, "SegFormer, and Semantic FPN over timm's backbones"),
-    "torchvision": Library("torchvision", torchvision, "all"),
-    "timm": Library("timm", timm, "timm's encoders; transformers and smp have Mix Transformers"),
+    "smp": ("segmentation_models_pytorch", smp, "SegFormer, and Semantic FPN over timm's backbones"),
+    "torchvision": ("torchvision", torchvision, "all"),
+    "timm": ("timm", timm, "timm's encoders; transformers and smp have Mix Transformers"),
 }
+"""Each library's package, the builder of its model for a recipe and a size (height, width) [px], and its models."""
 
 
 def third_party(library: str, recipe: Recipe, size: Size) -> Candidate:

@@ -83,13 +83,13 @@ def fit(  # noqa: PLR0913 - everything may be one's own
     """
     # the record of the run: the model's recipe with these options
     known = model.recipe or Recipe(name=f"{type(model.encoder).__name__}-{type(model.decoder).__name__}")
-    how_long = {"steps": steps, "batch_size": batch_size, "eval_every": eval_every or max(1, steps // 10)}
+    every = eval_every or max(1, steps // 10)
     recipe = replace(
         known,
         loss=loss if isinstance(loss, LossRecipe) else known.loss,
         optim=optim or OptimRecipe(lr=2e-4, weight_decay=0.01, warmup_steps=steps // 20, warmup_ratio=1e-2),
         data=replace(augment, channels=known.data.channels) if augment else known.data,
-        train=TrainRecipe(**how_long, **train_options),
+        train=TrainRecipe(steps=steps, batch_size=batch_size, eval_every=every, **train_options),
     )
     options = replace(options or RunOptions(workers=0), out=Path(out))
     if classes is not None and not isinstance(classes, Classes):
