@@ -142,7 +142,7 @@ def segment_tiles(
                 found["labels"] = np.where(valid, found["labels"], IGNORE).astype(np.uint8)
             store.append(found, seams=meter.state(), gaps=gaps)
             advance(last - first)
-    maps = {name: store.map(name) for name in ("confidence", "entropy") if name in options.measures}
+    maps: dict[str, Any] = {name: store.map(name) for name in ("confidence", "entropy") if name in options.measures}
     shown = _thumbnail(image, step)
     result = Result(
         store.map("labels"),
