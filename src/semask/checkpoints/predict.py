@@ -107,7 +107,12 @@ def predict(
         for item in items[shard.number - 1 :: shard.total]:
             engine.show_plan(item)
         return Summary(0, 0, {}, (), options.out)
-    summary = run(engine, items, settings)
+    work = None
+    if options.engine == "ray":
+        from semask.inference.cluster import ClusterWork
+
+        work = ClusterWork(engine)
+    summary = run(engine, items, settings, work=work)
     if not summary.done + summary.earlier:
         raise ValueError(f"none of the {len(items)} files in {_shown(given)} is an image that can be segmented")
     return summary

@@ -20,6 +20,7 @@ from semask.files import write_json
 from semask.inference.engine import Engine, Loaded
 from semask.inference.manifest import Line, Manifest
 from semask.inference.regions import RegionImage
+from semask.inference.shards import write_shards
 from semask.inference.sinks import Result
 from semask.inference.sources import Item
 from semask.recipes.prediction import PredictOptions, Shard
@@ -175,10 +176,11 @@ class Work:
         self.progress.advance(0, f"{rows} of {height} rows")
 
 
-def run(engine: Engine, items: Sequence[Item], settings: dict[str, Any]) -> Summary:
+def run(engine: Engine, items: Sequence[Item], settings: dict[str, Any], *, work: Work | None = None) -> Summary:
     """Segment the items of a shard that no earlier run has finished.
 
-    `settings`: what decides the results, from the weights on; a folder holds results of one kind.
+    `settings`: what decides the results, from the weights on; a folder holds results of one kind. `work` does it; None
+    does it here.
 
     Raises:
         ValueError: OUT holds results of other settings, another process works there, or no item is an image.
@@ -193,7 +195,7 @@ def run(engine: Engine, items: Sequence[Item], settings: dict[str, Any]) -> Summ
         todo = [item for item in mine if not _is_done(manifest, item, options)]
         done, lines = 0, dict(manifest.lines)
         with Progress("segmenting", len(todo)) as progress:
-            work = Work(engine, progress)
+            work = work or Work(engine, progress)
             try:
                 for line in work.lines(todo):
                     manifest.add(line)
@@ -204,6 +206,8 @@ def run(engine: Engine, items: Sequence[Item], settings: dict[str, Any]) -> Summ
                 progress.console.print(f"{done} of {len(todo)} are done; the same command goes on from there")
                 raise
         manifest.write_summary(engine.classes.names)
+        if options.pack:
+            write_shards(options.out, shard, [lines[item.name] for item in mine if item.name in lines], options.pack)
     own = [lines[item.name] for item in mine if item.name in lines]
     failed = {line.source: line.error for line in own if line.error and line.more.get("is_image", True)}
     skipped = tuple(line.source for line in own if line.error and not line.more.get("is_image", True))

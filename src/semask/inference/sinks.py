@@ -27,7 +27,7 @@ PREDICTIONS, OVERLAYS, PRIORS, SUBMISSION = "predictions", "overlays", "priors",
 """Folders of results; the name "labels" beside images/ would overwrite a data set's truth."""
 FOLDERS = (
     *(PREDICTIONS, OVERLAYS, PRIORS, SUBMISSION, "side_by_side", "confidence", "entropy", "probabilities"),
-    *("polygons", "rle", "seams", ".unfinished"),
+    *("polygons", "rle", "seams", "shards", ".unfinished"),
 )
 FILES = ("manifest*.jsonl", "receipt*.json", "summary.csv")
 """Files beside these folders."""

@@ -112,6 +112,7 @@ BOUNDS: dict[str, dict[str, Range]] = {
 
 
 FLAGS = {
+    "actors": COUNT,
     "alpha": SHARE,
     "areas": Range(1, MANY),
     **{name: BOUNDS["data"][name] for name in ("base_scale", "base_ratio")},
@@ -129,6 +130,7 @@ FLAGS = {
     "memory": POSITIVE,
     "nodes": Range(1, 65_536),
     "outline": Range(0, 1000),
+    "pack": Range(0, MANY),
     "resamples": Range(0, 1_000_000),
     "rounds": Range(1, 1_000_000),
     "seed": Range(0, 2**32 - 1),

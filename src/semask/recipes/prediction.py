@@ -63,6 +63,14 @@ class PredictOptions:
     """Exit with status 0 although images failed."""
     plan: bool = False
     """Show what would be done, and end."""
+    pack: int = 0
+    """Pack the results into tar files of this many images for WebDataset, at the end; 0 packs none."""
+    engine: Literal["local", "ray"] = "local"
+    """ray shares the images among the machines of a Ray cluster, which all see the same folders."""
+    address: str | None = None
+    """Address of the Ray cluster; None starts one here."""
+    actors: int = 1
+    """Copies of the model in the Ray cluster."""
     smooth: int = 1
     """Frames of a video whose scores are averaged."""
     every: int = 1
@@ -78,7 +86,10 @@ class PredictOptions:
         return tuple(name for name in ("confidence", "entropy", "probabilities") if getattr(self, name))
 
 
-NEUTRAL = (*("out", "device", "memory", "workers", "shard", "overwrite", "retry_failed", "keep_going", "plan"),)
+NEUTRAL = (
+    *("out", "device", "memory", "workers", "shard", "overwrite", "retry_failed", "keep_going", "plan"),
+    *("pack", "engine", "address", "actors"),
+)
 """Options that change no result of an image."""
 
 
