@@ -109,7 +109,8 @@ class Engine:
         if item.path is not None:
             if not os.access(item.path, os.R_OK):
                 raise ValueError("cannot be opened; restore the link's target or the permission")
-            raster = open_raster(item.path, least=WHOLE if self.options.memory is None else 0)
+            least = WHOLE if self.options.memory is None else 0
+            raster = open_raster(item.path, channels=self.data.channels, least=least)
             if raster is not None:
                 region = RegionImage(raster, self.data, device=self.device)
                 pixels = raster.height * raster.width
