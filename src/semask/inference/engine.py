@@ -180,7 +180,13 @@ class Engine:
         found = shares(result.labels, self.classes)
         more = dict(more or {})
         if result.georeference is not None:
-            more |= self.sinks.square_metres(result)
+            try:
+                from semask.inference.areas import class_areas
+            except ImportError:
+                self.say("areas", "for areas in square metres: pip install 'semask[geo]'")
+            else:
+                areas = class_areas(result.labels, result.georeference, self.classes.names)
+                more |= {"areas_m2": areas} if areas else {}
         spent = round(time.perf_counter() - began, 3)
         files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
         return Line(item.name, str(item), item.size, None, height, width, digest(files), found, spent, more)
@@ -216,7 +222,7 @@ class Engine:
         try:
             with torch.inference_mode():
                 result, store, share = segment_tiles(
-                    self.model, image, plan, self.data, self.options, folder=folder, key=key,
+                    self.model, image, plan, self.data, self.options, folder=folder, key=key, classes=self.classes,
                     advance=lambda rows: advance(rows, height),
                 )  # fmt: skip
         finally:

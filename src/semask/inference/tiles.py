@@ -14,12 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from semask.data.classes import Classes
 from semask.inference.from_recipe import build_predictor, read_size
 from semask.inference.predictor import predictor_of
 from semask.inference.regions import RegionImage
 from semask.inference.rows import RowStore
 from semask.inference.seams import SeamMeter
 from semask.inference.sinks import TILE, Result
+from semask.inference.zarr_maps import open_probabilities
 from semask.ops.argmax import label_map
 from semask.ops.resize import window_starts
 from semask.recipes.prediction import PredictOptions
@@ -87,6 +89,7 @@ def plan_tiles(model: Any, image: RegionImage, data: DataRecipe, test: TestRecip
         window = min(window[0], height), min(window[1], width)  # noqa: PLW2901
         seconds, needed = _trial(model, image, window)
         lines = classes * window[0] * width * 4 // 8
+        lines += 2 * TILE * width * 4 * classes * options.probabilities
         strips = lines + TILE * width * (maps + 4 * len(image.shape)) + 2 * (window[0] + TILE) * width * image.shape[1]
         for batch in BATCHES if options.memory is not None else (test.batch_size,):
             memory = base + strips + needed * batch
@@ -97,7 +100,7 @@ def plan_tiles(model: Any, image: RegionImage, data: DataRecipe, test: TestRecip
                     for size, side, step in zip((height, width), window, stride, strict=True)
                 )
                 chosen = replace(test, mode="sliding", window=window, stride=stride, batch_size=batch)
-                disk = math.prod(image.shape[-2:]) * maps * 2
+                disk = math.prod(image.shape[-2:]) * (maps + classes * options.probabilities) * 2
                 return TilePlan(chosen, count, memory, disk, count * seconds * len(test.scales) * (1 + test.flip))
     raise ValueError(
         f"{image.raster.name}: {options.memory:g} GiB are too little for {width} px of width; at least "
@@ -105,7 +108,7 @@ def plan_tiles(model: Any, image: RegionImage, data: DataRecipe, test: TestRecip
     )
 
 
-def segment_tiles(
+def segment_tiles(  # noqa: PLR0913
     model: Predictor,
     image: RegionImage,
     plan: TilePlan,
@@ -114,6 +117,7 @@ def segment_tiles(
     *,
     folder: Path,
     key: dict[str, Any],
+    classes: Classes,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> tuple[Result, RowStore, float | None]:
     """Segment a raster strip by strip into raw maps in `folder`, where an earlier run with the same `key` goes on.
@@ -126,12 +130,17 @@ def segment_tiles(
     height, width = image.shape[-2:]
     store = RowStore(folder, (height, width), key)
     step = max(1, math.ceil(max(height, width) / SHOWN))
+    probabilities = None
+    if options.probabilities:
+        probabilities = folder / "probabilities.zarr"
+        shape = (len(classes), height, width)
+        stored = store.done < height and open_probabilities(probabilities, shape, classes, fresh=not store.done)
     meter.restore(store.notes.get("seams"))
     gaps = bool(store.notes.get("gaps"))
     advance(store.done)
     if store.done < height:
         strips = predictor.strips(image, TILE, top=store.done, measures=options.measures)
-        for first, last, labels, confidence, entropy, _ in strips:
+        for first, last, labels, confidence, entropy, scores in strips:
             found = {"labels": labels[0].cpu().numpy()}
             for name, values in (("confidence", confidence), ("entropy", entropy)):
                 if values is not None:
@@ -140,6 +149,9 @@ def segment_tiles(
             if valid is not None:
                 gaps = gaps or not valid.all()
                 found["labels"] = np.where(valid, found["labels"], IGNORE).astype(np.uint8)
+            # before the strip counts as done: its chunks are written again otherwise
+            if scores is not None:
+                stored[:, first:last] = scores[0].cpu().half().numpy()
             store.append(found, seams=meter.state(), gaps=gaps)
             advance(last - first)
     maps = {name: store.map(name) for name in ("confidence", "entropy") if name in options.measures}
@@ -149,6 +161,7 @@ def segment_tiles(
         shown,
         step,
         **maps,
+        probabilities=probabilities,
         georeference=image.raster.georeference,
         has_gaps=gaps,
         seams=meter.map(),
