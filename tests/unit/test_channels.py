@@ -16,10 +16,10 @@ from timm.models._manipulate import adapt_input_conv
 from torch import nn
 
 from semask.checkpoints import store
+from semask.checkpoints.predict import predict
 from semask.checkpoints.pretrained import check_normalisation, inflate, load_encoder
 from semask.checkpoints.transformers.config import require_expressible
 from semask.cli.evaluate import EvaluateOptions, evaluate
-from semask.cli.predict import PredictOptions, predict
 from semask.cli.train import train
 from semask.data.readers.image import probe_image, read_label
 from semask.models.build import build, build_encoder
@@ -158,7 +158,7 @@ def test_bands_train_evaluate_and_predict(bands: DataRecipe, tmp_path: Path, mon
     assert bundle.recipe.model.mean == statistics["mean"]
     scores = evaluate(result.best, bundle, EvaluateOptions(device="cpu", workers=0))
     assert scores.miou == pytest.approx(result.scores.miou, abs=1e-6)
-    predict(result.best, tmp_path / "images/val", PredictOptions(out=tmp_path / "seen", device="cpu"))
+    predict(result.best, tmp_path / "images/val", tmp_path / "seen", device="cpu")
     seen, truth = (read_label(tmp_path / folder / "p0.png") for folder in ("seen/predictions", "labels/val"))
     assert (seen == truth).float().mean() > 0.8
     assert probe_image(tmp_path / "seen/overlays/p0.jpg") == (40, 48)

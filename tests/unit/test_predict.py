@@ -12,10 +12,12 @@ from PIL import Image
 
 from semask import recipes
 from semask.checkpoints import store
+from semask.checkpoints.predict import predict
 from semask.cli import main as cli
-from semask.cli.predict import PredictOptions, find_files, output_names, parse, predict
+from semask.cli.predict import Flags, parse
 from semask.inference import build_predictor, build_prior, sliding
 from semask.inference.colours import numbered_classes, overlay
+from semask.inference.sources import find_items, unique_names
 from semask.models.build import build
 from semask.models.model import SegmentationModel
 from semask.ops.lazy_scores import LazyScores
@@ -55,9 +57,9 @@ def expected(checkpoint: Path, picture: np.ndarray, *, prior: bool = False) -> n
 
 def test_a_picture_becomes_labels_overlay_and_prior(checkpoint: Path, picture: np.ndarray, tmp_path: Path) -> None:
     Image.fromarray(picture).save(tmp_path / "street.png")
-    summary = predict(checkpoint, tmp_path / "street.png", PredictOptions(out=tmp_path / "out", prior=True, alpha=0.7))
-    assert summary == (1, ())
-    files = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
+    summary = predict(checkpoint, tmp_path / "street.png", out=tmp_path / "out", prior=True, alpha=0.7)
+    assert (summary.done, summary.failed, summary.skipped) == (1, {}, ())
+    files = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*/*.*"))
     assert files == ["overlays/street.jpg", "predictions/street.png", "priors/street.png"]
 
     found = labels(tmp_path / "out/predictions/street.png")
@@ -77,7 +79,7 @@ def test_overlays_of_chosen_classes_with_outlines_and_legend(
     base = ["predict", str(checkpoint), str(tmp_path / "a.png"), "--out", str(tmp_path / "o")]
 
     def shown(*flags: str) -> np.ndarray:
-        assert cli.main([*base, *flags]) == 0
+        assert cli.main([*base, *flags, "--overwrite"]) == 0
         return np.array(Image.open(tmp_path / "o/overlays/a.jpg")).astype(int)
 
     plain = shown("--alpha", "0", "--legend", "false")
@@ -96,7 +98,7 @@ def test_overlays_of_chosen_classes_with_outlines_and_legend(
     legend = np.abs(shown("--alpha", "0") - plain).max(-1) > 30
     assert legend[240:, :360].any()
     assert not legend[:100].any()
-    assert cli.main([*base, "--only", "tree"]) == 2
+    assert cli.main([*base, "--only", "tree", "--overwrite"]) == 2
 
 
 def test_overlays_can_be_left_out(checkpoint: Path, picture: np.ndarray, tmp_path: Path) -> None:
@@ -107,7 +109,7 @@ def test_overlays_can_be_left_out(checkpoint: Path, picture: np.ndarray, tmp_pat
         )
         == 0
     )
-    assert [path.name for path in (tmp_path / "o").iterdir()] == ["predictions"]
+    assert [path.name for path in (tmp_path / "o").iterdir() if path.is_dir()] == ["predictions"]
 
 
 def test_pictures_of_every_kind_come_out_right(checkpoint: Path, picture: np.ndarray, tmp_path: Path) -> None:
@@ -124,7 +126,7 @@ def test_pictures_of_every_kind_come_out_right(checkpoint: Path, picture: np.nda
     deep = np.array(image.convert("L")).astype(np.uint16) * 257
     Image.fromarray(deep).save(source / "deep.png")
 
-    assert predict(checkpoint, source, PredictOptions(out=tmp_path / "out", overlay=False)) == (5, ())
+    assert predict(checkpoint, source, out=tmp_path / "out", overlay=False).done == 5
     found = {path.stem: labels(path) for path in (tmp_path / "out" / "predictions").iterdir()}
     plain, grey = expected(checkpoint, picture), expected(checkpoint, np.array(image.convert("L").convert("RGB")))
     assert not np.array_equal(plain, grey)
@@ -147,7 +149,7 @@ def test_a_folder_keeps_its_paths_and_skips_what_is_no_picture(
     (source / "broken.png").write_bytes((source / "a.png").read_bytes()[:200])
     (source / ".hidden.png").write_bytes(b"")
     for _ in range(2):  # the second run must not take the first one's results for pictures
-        status = cli.main(["predict", str(checkpoint), str(source), "--out", str(source)])
+        status = cli.main(["predict", str(checkpoint), str(source), "--out", str(source), "--overwrite"])
         assert status == 1  # broken.png
         told = capsys.readouterr()
         assert missing(told.out, 3, 2, 1) == []
@@ -201,7 +203,7 @@ def test_what_cannot_be_predicted_is_told(checkpoint: Path, tmp_path: Path, caps
     assert not (tmp_path / "o").exists()
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=facts(repr(str(tmp_path / "empty")))):
-        find_files(tmp_path / "empty", leave_out=tmp_path)
+        find_items([tmp_path / "empty"])
 
 
 def test_a_prior_needs_semantic_layers(tmp_path: Path, picture: np.ndarray) -> None:
@@ -209,14 +211,12 @@ def test_a_prior_needs_semantic_layers(tmp_path: Path, picture: np.ndarray) -> N
     store.save(build(recipe), tmp_path / "checkpoint")
     Image.fromarray(picture).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=facts("scenes/micro-fpn", "--prior")):
-        predict(tmp_path / "checkpoint", tmp_path / "a.png", PredictOptions(out=tmp_path / "out", prior=True))
+        predict(tmp_path / "checkpoint", tmp_path / "a.png", out=tmp_path / "out", prior=True)
 
 
 def test_result_names_never_meet() -> None:
-    root = Path("in")
-
     def names(*files: str) -> list[str]:
-        return output_names([root / file for file in files], root)
+        return unique_names(files)
 
     assert names("a.jpg", "b/a.jpg") == ["a", "b/a"]
     assert names("a.jpg", "a.png", "b.png") == ["a.jpg", "a.png", "b"]
@@ -252,7 +252,7 @@ def test_large_pictures_can_be_taken_window_by_window(
         "42",
         "--test.batch-size=1",
     ]
-    assert cli.main([*place, *windows]) == 0
+    assert cli.main([*place, *windows, "--overwrite"]) == 0
     assert seen == [(32, 48)] * 4
     found = labels(tmp_path / "out/predictions/a.png")
     model = store.load(checkpoint).model
@@ -271,7 +271,7 @@ def test_windows_of_another_size_than_the_training_crop_are_told(
     windows = ["--test.mode", "sliding", "--test.stride", "64", "64", "--test.window"]
     assert cli.main([*place, *windows, "128", "128"]) == 0
     assert caplog.messages == []
-    assert cli.main([*place, *windows, "96", "64"]) == 0
+    assert cli.main([*place, *windows, "96", "64", "--overwrite"]) == 0
     [message] = caplog.messages
     assert missing(message, "96×64", "128×128") == []
 
@@ -288,7 +288,7 @@ def test_a_photograph_that_is_made_small_before_it_is_cut_is_told_once(
     for name in ("a", "b"):
         Image.new("RGB", (800, 600)).save(tmp_path / "pictures" / f"{name}.jpg")
     for run, told in (("whole", 1), ("sliding", 0)):
-        flags = ["--out", str(tmp_path / "out"), "--test.mode", "sliding"]
+        flags = ["--out", str(tmp_path / f"out {run}"), "--test.mode", "sliding"]
         assert cli.main(["predict", str(tmp_path / run), str(tmp_path / "pictures"), *flags]) == 0
         text = capsys.readouterr().err
         for fact in ("512×512", "a.jpg", "--test.scales 3.1"):
@@ -303,8 +303,8 @@ def test_test_flags_begin_at_the_checkpoints_recipe(tmp_path: Path) -> None:
     store.save(build(recipe), tmp_path)
     settings = parse(["--overlay", "false", "--out", "o", str(tmp_path), "a.png", "--test.stride", "9", "8"])
     assert settings.test == replace(recipe.test, stride=(9, 8))
-    assert (settings.checkpoint, settings.images) == (tmp_path, Path("a.png"))
-    assert settings.run == PredictOptions(out=Path("o"), overlay=False)
+    assert (settings.checkpoint, settings.images) == (tmp_path, ("a.png",))
+    assert settings.run == Flags(out=Path("o"), overlay=False)
     assert parse([str(tmp_path), "a.png", "--out", "o", "--test.flip=false"]).test.flip is False
 
 
@@ -322,7 +322,7 @@ def test_memory_that_is_not_enough_is_told_with_what_helps(
 
     monkeypatch.setattr(SegmentationModel, "lazy_scores", too_much)
     with pytest.raises(ValueError, match=facts(1, repr(str(tmp_path / "a.png")))):
-        predict(checkpoint, tmp_path / "a.png", PredictOptions(out=tmp_path / "out"))
+        predict(checkpoint, tmp_path / "a.png", out=tmp_path / "out")
     told = capsys.readouterr().err
     assert missing(told, tmp_path / "a.png", "--test.mode sliding") == []
 

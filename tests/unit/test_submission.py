@@ -13,10 +13,11 @@ from PIL import Image
 
 from semask import recipes
 from semask.checkpoints import store
-from semask.cli.predict import PredictOptions, predict
+from semask.checkpoints.predict import predict
 from semask.data.classes import Classes
 from semask.data.published.submission import FORMATS, Submission
 from semask.models.build import build
+from semask.recipes.prediction import PredictOptions
 from tests.facts import facts, missing
 
 
@@ -76,7 +77,7 @@ def test_what_a_server_would_refuse_is_refused_here(tmp_path: Path) -> None:
     assert missing(submission.summary(), 1, "voc", 1456) == []
 
 
-def test_predict_writes_a_submission(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_writes_a_submission(tmp_path: Path) -> None:
     """Sub-folders are left, images keep their sizes, and numbers are those of the predictions."""
     micro = recipes.get_recipe("scenes/semask-micro-fpn")
     recipe = replace(micro, model=replace(micro.model, num_classes=19), data=replace(micro.data, classes="cityscapes"))
@@ -88,13 +89,13 @@ def test_predict_writes_a_submission(tmp_path: Path, capsys: pytest.CaptureFixtu
         path.parent.mkdir(parents=True)
         Image.fromarray(image).save(path)
     options = PredictOptions(out=tmp_path / "out", overlay=False, submission="cityscapes", device="cpu")
-    predict(checkpoint, tmp_path / "test", options)
+    sent_files = predict(checkpoint, tmp_path / "test", options=options).submission
     for number in range(2):
         with Image.open(tmp_path / f"out/submission/c{number}.png") as image:
             sent = np.array(image)
         with Image.open(tmp_path / f"out/predictions/city{number}/c{number}_leftImg8bit.png") as image:
             assert np.array_equal(sent, np.array(classes.ids)[np.array(image)])
-    assert missing(capsys.readouterr().out, 2, "cityscapes", 1525) == []
+    assert missing(sent_files, 2, "cityscapes", 1525) == []
     assert set(get_args(get_args(get_type_hints(PredictOptions)["submission"])[0])) == set(FORMATS)
     with pytest.raises(ValueError, match=facts(19, 150, "ade20k")):
-        predict(checkpoint, tmp_path / "test", replace(options, submission="ade20k"))
+        predict(checkpoint, tmp_path / "test", options=replace(options, submission="ade20k", overwrite=True))

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from semask.cli.predict import find_files
 from semask.data.published.download import open_download
 from semask.data.readers.source import is_hidden
 from semask.data.readers.tree import Tree, paths_below
+from semask.inference.sources import find_items
 from tests.facts import missing
 from tests.unit.stored import make_tar, make_zip
+
+
+def find_paths(folder: Path) -> list[Path]:
+    return [item.source for item in find_items([folder])[0]]
 
 
 def made(path: Path) -> Path:
@@ -32,7 +36,7 @@ def test_folders_behind_links_are_searched(tmp_path: Path) -> None:
     found = open_download(tmp_path / "root/train", scratch=tmp_path / "s")
     assert sorted(found) == [f"train/{path}" for path in expected]
     root = tmp_path / "root/train"
-    for_predict = [p.relative_to(root).as_posix() for p in find_files(root, leave_out=tmp_path / "out")]
+    for_predict = [p.relative_to(root).as_posix() for p in find_paths(root)]
     assert for_predict == sorted([*expected, "gone"]), "a lost image is a failure there"
     assert paths_below(own.parent) == [own]
 
@@ -53,7 +57,7 @@ def test_many_links_do_not_multiply_files(tmp_path: Path, shape: str, caplog: py
         targets = {"two links to the parent": [tmp_path] * 2, "all to all": levels}
         for index, target in enumerate(targets.get(shape, [levels[(number + 1) % 30]] * 2)):
             os.symlink(target, level / f"link{index}")
-    assert paths_below(tmp_path) == find_files(tmp_path, leave_out=tmp_path / "out") == files
+    assert paths_below(tmp_path) == find_paths(tmp_path) == files
     assert bool(caplog.messages) == (shape != "two links to the parent")
     # from one folder alone, others are found through the first link that leads there
     below = paths_below(levels[0])
@@ -96,7 +100,7 @@ def test_one_rule_for_hidden_files(tmp_path: Path) -> None:
     assert sorted(Tree(root).files("train")) == expected
     assert sorted(Tree(archive).files("train")) == expected
     train = root / "train"
-    assert sorted(path.relative_to(train).as_posix() for path in find_files(train, leave_out=tmp_path)) == expected
+    assert sorted(path.relative_to(train).as_posix() for path in find_paths(train)) == expected
     for download in (root / "train", archive, tar):
         found = open_download(download, scratch=tmp_path / "s")
         assert sorted(path.partition("train/")[2] for path in found) == expected

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from semask.checkpoints import store
+from semask.checkpoints.record import WEIGHTS
 from semask.files import check_writable
 from semask.inference.colours import numbered_classes
 from semask.inference.engine import Engine
 from semask.inference.from_recipe import scale_warning
 from semask.inference.manifest import digest
 from semask.inference.runner import Summary, run
-from semask.inference.sinks import FOLDERS
+from semask.inference.sinks import FILES, FOLDERS
 from semask.inference.sources import find_items
 from semask.models.model import SegmentationModel
 from semask.ops.device import pick_device
@@ -82,7 +83,8 @@ def predict(
     check_writable(options.out)
     # what there is to do, before the model is built
     given = [images] if isinstance(images, str | Path) else [*images]
-    items, notes = find_items(given, leave_out=[options.out / folder for folder in FOLDERS])
+    earlier = [options.out / name for name in FOLDERS] + [path for name in FILES for path in options.out.glob(name)]
+    items, notes = find_items(given, leave_out=earlier)
     screen = console(stderr=True)
     for note in notes:
         screen.print(note)
@@ -122,7 +124,7 @@ def _model(given: SegmentationModel | str | Path, options: PredictOptions) -> tu
             total.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
         return given.eval(), total.hexdigest()
     bundle = store.load(given, device=pick_device(options.device))
-    return bundle.model, digest([Path(given) / store.WEIGHTS])
+    return bundle.model, digest([Path(given) / WEIGHTS])
 
 
 def _shown(given: Sequence[str | Path]) -> str:

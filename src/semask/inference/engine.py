@@ -168,6 +168,7 @@ class Engine:
             maps["probabilities"] = strip.probabilities[number].cpu().half().numpy()
         if prior is not None:
             maps["prior"] = prior[number]
+        assert isinstance(loaded.image, Tensor)
         shown = (to_float(as_rgb(loaded.image.cpu())) * 255).round().to(torch.uint8)
         return Result(labels, shown, **maps, georeference=loaded.georeference, has_gaps=gaps)
 
@@ -215,8 +216,19 @@ class Engine:
             self._log(
                 f"{item}: windows differ up to {hint // 2} px from their borders; an overlap of {hint} px ({flags})"
             )
+        return plan
+
+    def segment_raster(self, item: Item, image: RegionImage, advance: Callable[[int, int], None]) -> Line:
+        """Segment a raster strip by strip and write its files; a run that was killed goes on where it ended."""
+        began = time.perf_counter()
+        plan = self.plan(item, image)
         state = item.path.stat() if item.path else None
-        key = {**self.settings, "plan": plan.test, "bytes": item.size, "changed": state and state.st_mtime_ns}
+        key = {
+            **self.settings,
+            "plan": dataclasses.asdict(plan.test),
+            "bytes": item.size,
+            "changed": state and state.st_mtime_ns,
+        }
         folder = self.options.out / ".unfinished" / item.name
         height = image.shape[-2]
         try:

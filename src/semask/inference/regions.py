@@ -118,3 +118,8 @@ class RegionImage:
             raise ValueError(f"{self.raster.name}: {error}") from None
         # black whatever the range
         return scaled if valid is None else scaled * torch.from_numpy(valid)
+
+
+def whole(images: Tensor | RegionImage) -> Tensor:
+    """A batch in memory: an image that is read by region is read at once."""
+    return images[0, :, :, :][None] if isinstance(images, RegionImage) else images

@@ -26,8 +26,12 @@ from semask.structures import IGNORE
 
 PREDICTIONS, OVERLAYS, PRIORS, SUBMISSION = "predictions", "overlays", "priors", "submission"
 """Folders of results; the name "labels" beside images/ would overwrite a data set's truth."""
-FOLDERS = (PREDICTIONS, OVERLAYS, PRIORS, SUBMISSION, "side_by_side", "confidence", "entropy", "probabilities")
-FOLDERS += ("polygons", "rle", "seams", ".unfinished")
+FOLDERS = (
+    *(PREDICTIONS, OVERLAYS, PRIORS, SUBMISSION, "side_by_side", "confidence", "entropy", "probabilities"),
+    *("polygons", "rle", "seams", ".unfinished"),
+)
+FILES = ("manifest*.jsonl", "receipt*.json", "summary.csv")
+"""Files beside these folders."""
 JPEG_SIDE = 65_500
 """The longest side of a JPEG that libraries write [px]."""
 TILE = 256

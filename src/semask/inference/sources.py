@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -62,8 +62,8 @@ def find_items(given: Sequence[str | Path], *, leave_out: Sequence[Path] = ()) -
 
     A source is a file, a folder with its subfolders, a pattern (`*`, `?`, `[…]`, `**`), a text file with a path per
     line, a zip or tar file, a video, an image sequence (`frame_%04d.png`), the number of a camera or the address of a
-    stream. Of a data set with images/ and labels/ only the images are taken. Folders in `leave_out`, results of an
-    earlier run, are not searched.
+    stream. Of a data set with images/ and labels/ only the images are taken. Folders and files in `leave_out`,
+    results of an earlier run, are not searched.
 
     Raises:
         ValueError: A source does not exist or holds no file.
@@ -126,7 +126,7 @@ def _in_file(path: Path, name: str) -> list[tuple[str, Source | str]]:
         return [(name, str(path))]
     if suffix not in (".zip", ".tar"):
         return [(name, path)]
-    members = open_zip(path).members if suffix == ".zip" else tar_members(path)
+    members: Mapping[str, Source] = open_zip(path).members if suffix == ".zip" else tar_members(path)
     images = Image.registered_extensions()
     # archives hold labels and texts beside images: only names of images count
     return [
@@ -162,9 +162,8 @@ def _in_folder(folder: Path, leave_out: Sequence[Path], notes: list[str]) -> lis
         folder = folder / "images"
     # realpath, since resolve refuses links in a circle
     results = {Path(os.path.realpath(each)) for each in leave_out}
-    paths = [
-        path for path in paths_below(folder, broken=True) if results.isdisjoint(Path(os.path.realpath(path)).parents)
-    ]
+    real = {path: Path(os.path.realpath(path)) for path in paths_below(folder, broken=True)}
+    paths = [path for path, place in real.items() if results.isdisjoint({place, *place.parents})]
     found: list[tuple[str, Source | str]] = []
     stores: set[Path] = set()
     for path in paths:

@@ -154,7 +154,7 @@ def segment_tiles(  # noqa: PLR0913
                 stored[:, first:last] = scores[0].cpu().half().numpy()
             store.append(found, seams=meter.state(), gaps=gaps)
             advance(last - first)
-    maps = {name: store.map(name) for name in ("confidence", "entropy") if name in options.measures}
+    maps: dict[str, Any] = {name: store.map(name) for name in ("confidence", "entropy") if name in options.measures}
     shown = _thumbnail(image, step)
     result = Result(
         store.map("labels"),

@@ -92,6 +92,7 @@ class Submission:
 
     def summary(self) -> str:
         """Return the number of files as text, and whether they are the whole test."""
-        count, wanted = len(self.written), self.format.images
+        # also those of earlier runs
+        count, wanted = len([*self.folder.glob("*.png")]), self.format.images
         text = f"{count} files to submit in {self.folder}"
         return text if count == wanted else f"{text}; the test of {self.name} has {wanted}; its server takes all"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol
+from typing import BinaryIO, Literal, Protocol, runtime_checkable
 
 MAX_BYTES = 2**28
 """The largest file [bytes] that is read out of an archive; it can claim any size."""
@@ -25,6 +25,7 @@ class Unreadable(ValueError):
     """A source cannot be opened; the message names it."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """An origin of bytes; a `pathlib.Path` is one.
 
