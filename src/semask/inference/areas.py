@@ -31,7 +31,7 @@ class Place(NamedTuple):
     def longitude_latitude(self, points: np.ndarray) -> np.ndarray:
         """Degrees of longitude and latitude (n, 2) of WGS 84 at corners (column, row) of pixels."""
         a, b, c, d, e, f = self.transform[:6]
-        x, y = points @ np.array([[a, d], [b, e]]) + (c, f)
+        x, y = (points @ np.array([[a, d], [b, e]]) + (c, f)).T
         return np.stack(transform_points(self.crs, LONGITUDE_LATITUDE, x, y)[:2], axis=1)
 
     def pixel_areas(self, height: int) -> np.ndarray | None:
