@@ -104,7 +104,7 @@ def predict(
     engine = Engine(model, classes, options, data=data, test=test, log=lambda text: screen.print(text, style="yellow"))
     settings = {"weights": weights, **engine.settings}
     if options.plan:
-        for item in items[shard.index - 1 :: shard.count]:
+        for item in items[shard.number - 1 :: shard.total]:
             engine.show_plan(item)
         return Summary(0, 0, {}, (), options.out)
     summary = run(engine, items, settings)

@@ -27,6 +27,7 @@ from semask.ops.resize import to_float
 from semask.recipes.prediction import NEUTRAL, PredictOptions
 from semask.recipes.recipe import DataRecipe, TestRecipe
 from semask.structures import IGNORE
+from semask.text import percent
 
 if TYPE_CHECKING:
     from semask.models.model import SegmentationModel
@@ -233,12 +234,20 @@ class Engine:
         height = image.shape[-2]
         try:
             with torch.inference_mode():
-                result, store, share = segment_tiles(
+                result, store, meter = segment_tiles(
                     self.model, image, plan, self.data, self.options, folder=folder, key=key, classes=self.classes,
                     advance=lambda rows: advance(rows, height),
                 )  # fmt: skip
         finally:
             image.raster.close()
-        line = self.save(item, result, began, {} if share is None else {"window_disagreement": round(share, 5)})
+        # how the windows fit together
+        overlaps = plan.test.window != plan.test.stride
+        seams = {"windows_differ": meter.share if overlaps else None, "class_jumps": None if overlaps else meter.jump}
+        more = {name: round(value, 5) for name, value in seams.items() if value is not None}
+        if "windows_differ" in more:
+            self._log(f"{item}: windows differ on {percent(meter.share)} % of the pixels that they share")
+        elif "class_jumps" in more:
+            self._log(f"{item}: no overlap; classes change {percent(meter.jump)} points oftener where windows meet")
+        line = self.save(item, result, began, more)
         store.remove()
         return line

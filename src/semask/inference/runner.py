@@ -184,7 +184,7 @@ def run(engine: Engine, items: Sequence[Item], settings: dict[str, Any]) -> Summ
     began = time.perf_counter()
     manifest = Manifest(options.out, settings, shard, overwrite=options.overwrite)
     with closing(manifest):
-        mine = items[shard.index - 1 :: shard.count]
+        mine = items[shard.number - 1 :: shard.total]
         todo = [item for item in mine if not _is_done(manifest, item, options)]
         done, lines = 0, dict(manifest.lines)
         with Progress("segmenting", len(todo)) as progress:

@@ -239,7 +239,8 @@ class Windows(LazyScores):
             )
             rows = down[top - window.row : top - window.row + len(own)]
             nearest[place] = nearest[place].minimum(rows[:, None].minimum(across))
-        self._meter.add(first, shared, differing, nearest)
+        borders = [*self._down][1:], [*self._across][1:]
+        self._meter.add(first, known, borders, shared, differing, nearest)
 
     def _crossing(self, first: int, last: int) -> list[tuple[Window, LazyScores, int, int]]:
         """Return the windows over rows first … last - 1 with their scores and the first and last of those rows.

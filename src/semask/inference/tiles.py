@@ -74,6 +74,7 @@ def plan_tiles(model: Any, image: RegionImage, data: DataRecipe, test: TestRecip
     if test.mode == "sliding":
         shapes = [(test.window, test.stride)]
     else:
+        test = replace(test, blend="hann")
         fixed, multiple = getattr(model, "fixed_size", None), getattr(model, "size_multiple", 1)
         least = max(data.crop)
         sides = [side for side in SIDES if side <= max(2 * least, SIDES[-1])]
@@ -119,11 +120,11 @@ def segment_tiles(  # noqa: PLR0913
     key: dict[str, Any],
     classes: Classes,
     advance: Callable[[int], None] = lambda rows: None,
-) -> tuple[Result, RowStore, float | None]:
+) -> tuple[Result, RowStore, SeamMeter]:
     """Segment a raster strip by strip into raw maps in `folder`, where an earlier run with the same `key` goes on.
 
-    The caller encodes the result, whose maps are on disk, and removes the store then. The last value is the share of
-    pixels on which overlapping windows differ.
+    The caller encodes the result, whose maps are on disk, and removes the store then. The meter has measured how the
+    windows fit together.
     """
     meter = SeamMeter()
     predictor = build_predictor(model, plan.test, data, meter=meter, valid_border=options.valid_border)
@@ -166,7 +167,7 @@ def segment_tiles(  # noqa: PLR0913
         has_gaps=gaps,
         seams=meter.map(),
     )
-    return result, store, meter.share
+    return result, store, meter
 
 
 def overlap_hint(model: Predictor, image: RegionImage, plan: TilePlan, data: DataRecipe) -> int | None:
