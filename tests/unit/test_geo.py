@@ -82,7 +82,7 @@ def test_results_lie_where_their_rasters_lie(model: SegmentationModel, tmp_path:
             file.update_tags(AREA_OR_POINT="Point" if name == "utm" else "Area")
     summary = semask.predict(model, tmp_path / "in", tmp_path / "out", memory=memory, confidence=True, overlay=False)
     assert (summary.done, summary.failed) == (len(PLACES), {})
-    wanted = model.predict(pixels())
+    wanted = model.predict(torch.from_numpy(pixels()))
     for name in PLACES:
         with (
             rasterio.open(tmp_path / "in" / f"{name}.tif") as source,
@@ -98,8 +98,8 @@ def test_results_lie_where_their_rasters_lie(model: SegmentationModel, tmp_path:
             assert names.items() <= labels.tags().items()
             colours = labels.colormap(1)
             assert len({colours[number] for number in range(model.num_classes)}) == model.num_classes
-            if memory is None:
-                assert np.array_equal(labels.read(1), wanted.numpy())
+            # 4 GiB are enough for one window
+            assert np.array_equal(labels.read(1), wanted.numpy())
 
 
 def test_plain_tiffs_have_no_place(model: SegmentationModel, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_areas_of_classes_are_those_of_their_pixels(tmp_path: Path) -> None:
         assert found["none"] == 0
         if name in wanted_pixel:
             for number, each in enumerate("abc"):
-                assert found[each] == pytest.approx((labels == number).sum() * wanted_pixel[name], rel=1e-9)
+                assert found[each] == pytest.approx((labels == number).sum() * wanted_pixel[name], abs=1e-3)
             continue
         # pixel by pixel, from the corners in degrees
         place = read_place(raster.georeference)
@@ -174,7 +174,7 @@ def test_areas_of_classes_are_those_of_their_pixels(tmp_path: Path) -> None:
             west, north = np.radians(place.longitude_latitude(corners)).T
             east, south = np.radians(place.longitude_latitude(corners + 1)).T
             total = ((east - west) * (zone_area(north) - zone_area(south))).sum()
-            assert found[each] == pytest.approx(float(total), rel=1e-6)
+            assert found[each] == pytest.approx(float(total), rel=1e-6, abs=1e-3)
 
 
 def test_mercator_is_not_measured_in_its_plane(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_windows_without_data_are_skipped_and_change_nothing_elsewhere(
     for name, nodata in (("all", None), ("gaps", 0)):
         path = write(tmp_path / f"{name}.tif", values, crs=crs, transform=transform, nodata=nodata)
         passes: list[int] = []
-        hook = model.encoder.register_forward_hook(lambda *_, passes=passes: passes.append(1))
+        hook = model.encoder.register_forward_hook(lambda _, given, __, passes=passes: passes.append(len(given[0])))
         semask.predict(
             model,
             path,
@@ -243,7 +243,7 @@ def test_windows_without_data_are_skipped_and_change_nothing_elsewhere(
             batch_size=1,
         )
         hook.remove()
-        counts[name] = len(passes)
+        counts[name] = sum(passes)
     maps = {}
     for name in counts:
         for kind in ("predictions", "confidence"):

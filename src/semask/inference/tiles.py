@@ -88,6 +88,7 @@ def plan_tiles(model: Any, image: RegionImage, data: DataRecipe, test: TestRecip
     least_needed = 0
     for window, stride in shapes:
         window = min(window[0], height), min(window[1], width)  # noqa: PLW2901
+        stride = min(stride[0], window[0]), min(stride[1], window[1])  # noqa: PLW2901
         seconds, needed = _trial(model, image, window)
         lines = classes * window[0] * width * 4 // 8
         lines += 2 * TILE * width * 4 * classes * options.probabilities
