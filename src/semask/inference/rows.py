@@ -81,8 +81,8 @@ class RowStore:
 
     def close(self) -> None:
         """Close the files."""
-        for file in self._files.values():
-            file.close()
+        while self._files:
+            self._files.popitem()[1].close()
 
     def remove(self) -> None:
         """Remove the folder, once its maps are encoded."""

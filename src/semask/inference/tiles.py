@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -140,8 +141,9 @@ def segment_tiles(  # noqa: PLR0913
     meter.restore(store.notes.get("seams"))
     gaps = bool(store.notes.get("gaps"))
     advance(store.done)
-    if store.done < height:
-        strips = predictor.strips(image, TILE, top=store.done, measures=options.measures)
+    left = store.done < height
+    strips = predictor.strips(image, TILE, top=store.done, measures=options.measures) if left else ()
+    with closing(store):
         for first, last, labels, confidence, entropy, scores in strips:
             found = {"labels": labels[0].cpu().numpy()}
             for name, values in (("confidence", confidence), ("entropy", entropy)):
