@@ -133,11 +133,12 @@ def segment_tiles(  # noqa: PLR0913
     height, width = image.shape[-2:]
     store = RowStore(folder, (height, width), key)
     step = max(1, math.ceil(max(height, width) / SHOWN))
-    probabilities = None
+    probabilities, stored = None, None
     if options.probabilities:
         probabilities = folder / "probabilities.zarr"
         shape = (len(classes), height, width)
-        stored = store.done < height and open_probabilities(probabilities, shape, classes, fresh=not store.done)
+        if store.done < height:
+            stored = open_probabilities(probabilities, shape, classes, fresh=not store.done)
     meter.restore(store.notes.get("seams"))
     gaps = bool(store.notes.get("gaps"))
     advance(store.done)
@@ -154,7 +155,7 @@ def segment_tiles(  # noqa: PLR0913
                 gaps = gaps or not valid.all()
                 found["labels"] = np.where(valid, found["labels"], IGNORE).astype(np.uint8)
             # before the strip counts as done: its chunks are written again otherwise
-            if scores is not None:
+            if stored is not None and scores is not None:
                 stored[:, first:last] = scores[0].cpu().half().numpy()
             store.append(found, seams=meter.state(), gaps=gaps)
             advance(last - first)

@@ -44,15 +44,17 @@ class GdalRaster:
             raise UnsupportedFile(f"{cause}rasterio cannot read it ({error}); restore the file") from error
         try:
             self._open(channels)
-        except BaseException:
+        except BaseException as error:
             self._file.close()
+            if isinstance(error, Exception) and not isinstance(error, ValueError):
+                raise UnsupportedFile(f"{cause}unreadable by rasterio ({error}); restore the file") from error
             raise
 
     def _open(self, channels: int) -> None:
         file = self._file
         self.height, self.width = file.height, file.width
         kinds = {np.dtype(kind) for kind in file.dtypes}
-        if len(kinds) > 1 or next(iter(kinds)).kind not in "buif":
+        if len(kinds) > 1 or next(iter(kinds)).kind not in "uifb":
             raise UnsupportedFile(f"bands of {', '.join(file.dtypes)}; save them with one type of real numbers")
         tall, wide = max(file.block_shapes, key=math.prod)
         if tall * wide * file.count * next(iter(kinds)).itemsize > MAX_PIECE:
@@ -79,9 +81,10 @@ class GdalRaster:
         """The tags that GDAL gives a GeoTIFF of the same place."""
         file = self._file
         points, crs = file.gcps
-        if file.crs is None and file.transform.is_identity and not points and file.rpcs is None:
+        is_plain = file.crs is None and file.transform.is_identity
+        place = {"crs": crs, "gcps": points} if points and crs else {"crs": file.crs, "transform": file.transform}
+        if is_plain and "gcps" not in place and file.rpcs is None:
             return None
-        place = {"crs": crs, "gcps": points} if points else {"crs": file.crs, "transform": file.transform}
         with MemoryFile() as memory:
             profile = {"driver": "GTiff", "width": 1, "height": 1, "count": 1, "dtype": "uint8"}
             with memory.open(**profile, **place, rpcs=file.rpcs) as pixel:

@@ -101,7 +101,7 @@ class TiffRaster:
             raise UnsupportedFile(f"a TIFF of {series.shape} samples with {stored} channels in its pages; restore it")
         if page.photometric not in SHOWN or (page.photometric == PHOTOMETRIC.YCBCR and page.compression not in JPEG):
             raise UnsupportedFile(f"a TIFF in {page.photometric.name} colours; save it as grey, RGB or bands")
-        if page.dtype is None or page.dtype.kind not in "buif" or page.dtype.itemsize * 8 != page.bitspersample:
+        if page.dtype is None or page.dtype.kind not in "uifb" or page.dtype.itemsize * 8 != page.bitspersample:
             raise UnsupportedFile(f"{page.bitspersample} bits per sample; save it with 8, 16, 32 or 64")
         with suppress(IndexError):
             if getattr(self._file.pages[1], "is_mask", False):
@@ -111,7 +111,8 @@ class TiffRaster:
         # the pieces: tiles, or strips as wide as the image
         tall, wide = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, self.width)
         self._piece = min(tall, self.height) if not page.is_tiled else tall, wide
-        if any(len(each.dataoffsets) != math.prod(each.chunked) for each in self._pages):
+        listed = {len(each) for one in self._pages for each in (one.dataoffsets, one.databytecounts)}
+        if listed != {math.prod(page.chunked)}:
             raise UnsupportedFile("a TIFF whose tiles or strips are not all listed; restore the file")
         plain = page.compression == 1 and page.dtype is not None and page.fillorder == 1 and page.predictor == 1
         # a strip that is stored as it is can be read by rows
@@ -153,7 +154,7 @@ class TiffRaster:
             valid = valid & ~is_empty(samples, self._nodata)
         if self._palette is not None:
             samples = (self._palette[:, samples[0]] >> 8).astype(np.uint8)
-        elif self._inverted and samples.dtype.kind in "bu":
+        elif self._inverted and samples.dtype.kind in "ub":
             samples = ~samples
         return Region(samples, None if valid.all() else valid)
 
@@ -194,7 +195,7 @@ class TiffRaster:
         line = self.width * count
         kind = page.dtype.newbyteorder(self._file.byteorder)
         handle = self._file.filehandle
-        handle.seek(page.dataoffsets[index] + first * line * kind.itemsize)
+        handle.seek(min(page.dataoffsets[index] + first * line * kind.itemsize, handle.size))
         content = handle.read((last - first) * line * kind.itemsize)
         if len(content) != (last - first) * line * kind.itemsize:
             raise UnsupportedFile("the file is cut short; restore it")
@@ -210,10 +211,11 @@ class TiffRaster:
         piece: np.ndarray | None = None
         if page.databytecounts[index]:
             handle = self._file.filehandle
-            handle.seek(page.dataoffsets[index])
-            content = handle.read(page.databytecounts[index])
             tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if page.jpegtables else {}
             try:
+                handle.seek(page.dataoffsets[index])
+                # a broken file may claim any size
+                content = handle.read(min(page.databytecounts[index], handle.size))
                 decoded, _, shape = page.decode(content, index, **tables)
                 piece = np.moveaxis(decoded.reshape(*shape[1:3], -1), -1, 0)
             except Exception as error:
@@ -247,8 +249,8 @@ def georeference_of(tags: Any) -> Georeference | None:
 
 def is_empty(samples: np.ndarray, nodata: float) -> np.ndarray:
     """Which pixels, H W, have GDAL's nodata value in all channels."""
-    empty: np.ndarray = np.isnan(samples) if math.isnan(nodata) else samples == nodata
-    return empty.all(axis=0)
+    empty = np.isnan(samples) if math.isnan(nodata) else samples == nodata
+    return np.asarray(empty.all(axis=0))
 
 
 def open_raster(path: Path, *, channels: int, least: int) -> Raster | None:

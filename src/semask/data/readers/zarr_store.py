@@ -104,7 +104,7 @@ def _check_pieces(array: Any) -> None:
     configured = [codec.get_config() if hasattr(codec, "get_config") else codec.to_dict() for codec in codecs]
     names = [str(each.get("id") or each.get("name")).removeprefix("numcodecs.") for each in configured]
     unknown = sorted({*names} - CODECS)
-    if unknown or array.dtype.kind not in "buif":
+    if unknown or array.dtype.kind not in "uifb":
         raise UnsupportedFile(
             f"an array of {array.dtype} with the codecs {names}; numbers with the codecs {', '.join(sorted(CODECS))} "
             "are read"
