@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 import re
 from collections import Counter
@@ -89,7 +90,7 @@ def find_items(given: Sequence[str | Path], *, leave_out: Sequence[Path] = ()) -
             found = _sequence(path)
         elif glob.has_magic(each):
             paths = [Path(match) for match in sorted(glob.glob(each, recursive=True)) if os.path.isfile(match)]
-            root = os.path.commonpath([match.parent for match in paths]) if paths else ""
+            root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
             found = [entry for match in paths for entry in _in_file(match, os.path.relpath(match, root))]
         else:
             raise ValueError(f"there is no image or folder {each!r}")
