@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 from rasterio.warp import transform as transform_points
 from tifffile import imwrite
@@ -58,6 +60,8 @@ def read_place(georeference: Georeference | None) -> Place | None:
     """CRS and transform of GeoTIFF's tags, as GDAL understands them; None where one is missing."""
     if georeference is None:
         return None
+    # writer threads share the filters of warnings, so that they cannot be set back
+    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
     content = io.BytesIO()
     tags = [(*tag, True) for tag in georeference.tags]
     imwrite(content, np.zeros((1, 1), np.uint8), extratags=tags, metadata=None, photometric="minisblack")
