@@ -24,6 +24,7 @@ from semask.data.readers.regions import TiffRaster, open_raster
 from semask.inference.areas import RADIUS, class_areas, read_place, zone_area
 from semask.models.model import SegmentationModel
 from semask.structures import IGNORE
+from tests.facts import facts
 
 HEIGHT, WIDTH = 120, 150
 PLACES: dict[str, tuple[str, Affine]] = {
@@ -214,7 +215,8 @@ def test_areas_in_the_manifest(
     semask.predict(model, tmp_path / "in", tmp_path / "without")
     assert all("areas_m2" not in line.get("more", {}) for line in lines(tmp_path / "without"))
     assert capsys.readouterr().err.count("semask[geo]") == 1
-    with pytest.raises(ValueError, match="semask\\[geo\\]"):
+    monkeypatch.setitem(sys.modules, "semask.inference.polygons", None)
+    with pytest.raises(ValueError, match=facts("--polygons", "semask[geo]")):
         semask.predict(model, tmp_path / "in", tmp_path / "polygons", polygons=True)
 
 
