@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -38,6 +39,33 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` for a folder, which replaces `path` when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{os.getpid()}-{uuid4().hex[:12]}.tmp")
+    try:
+        yield part
+        replace_folder(part, path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def replace_folder(part: Path, path: Path) -> None:
+    """Put a finished folder in the place of `path` on the same disk, where there may be an earlier one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for file in part.rglob("*"):
+        if file.is_file():
+            with file.open("rb+") as content:
+                os.fsync(content.fileno())
+    # a folder that is not empty cannot be replaced at once
+    earlier = path.with_name(f".{os.getpid()}-{uuid4().hex[:12]}.tmp")
+    if path.exists():
+        os.replace(path, earlier)
+    os.replace(part, path)
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
 def check_writable(folder: Path, *, flag: str = "--out") -> None:
     """Check before a computation that a folder can take its results; the folder is not made yet.
 
@@ -52,7 +80,7 @@ def check_writable(folder: Path, *, flag: str = "--out") -> None:
     try:
         for part in (*folder.glob(TEMPORARY), *folder.glob(f"*/{TEMPORARY}")):
             if time.time() - part.stat().st_mtime > STALE:
-                part.unlink(missing_ok=True)
+                shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
         nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
         # A trial file, not the permissions: root has all of them, even on a disk that is read-only.
         tempfile.TemporaryFile(dir=nearest).close()

@@ -46,8 +46,8 @@ class Settings:
     """Segment images, rasters of any size and videos.
 
     IMAGES are files, folders with their subfolders, patterns, text files with a path per line, zip and tar files,
-    videos, image sequences (frame_%04d.png), cameras (0) and streams (rtsp://…). Rasters with a georeference, and large
-    ones, are read by region and give GeoTIFFs.
+    zarr stores, videos, image sequences (frame_%04d.png), cameras (0) and streams (rtsp://…). Rasters with a
+    georeference, and large ones, are read by region and give GeoTIFFs.
 
     Writes OUT/predictions/NAME.png (class ids with the classes' colours as palette), OUT/overlays/NAME.jpg and what
     else the flags ask for; OUT/manifest.jsonl has a line per finished image, from which a run that was ended goes on,

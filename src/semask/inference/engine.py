@@ -110,7 +110,8 @@ class Engine:
         if item.path is not None:
             if not os.access(item.path, os.R_OK):
                 raise ValueError("cannot be opened; restore the link's target or the permission")
-            raster = open_raster(item.path, least=WHOLE if self.options.memory is None else 0)
+            least = WHOLE if self.options.memory is None else 0
+            raster = open_raster(item.path, channels=self.data.channels, least=least)
             if raster is not None:
                 region = RegionImage(raster, self.data, device=self.device)
                 pixels = raster.height * raster.width
@@ -181,7 +182,13 @@ class Engine:
         found = shares(result.labels, self.classes)
         more = dict(more or {})
         if result.georeference is not None:
-            more |= self.sinks.square_metres(result)
+            try:
+                from semask.inference.areas import class_areas
+            except ImportError:
+                self.say("areas", "for areas in square metres: pip install 'semask[geo]'")
+            else:
+                areas = class_areas(result.labels, result.georeference, self.classes.names)
+                more |= {"areas_m2": areas} if areas else {}
         spent = round(time.perf_counter() - began, 3)
         files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
         return Line(item.name, str(item), item.size, None, height, width, digest(files), found, spent, more)
@@ -228,7 +235,7 @@ class Engine:
         try:
             with torch.inference_mode():
                 result, store, meter = segment_tiles(
-                    self.model, image, plan, self.data, self.options, folder=folder, key=key,
+                    self.model, image, plan, self.data, self.options, folder=folder, key=key, classes=self.classes,
                     advance=lambda rows: advance(rows, height),
                 )  # fmt: skip
         finally:

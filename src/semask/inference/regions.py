@@ -110,16 +110,14 @@ class RegionImage:
     def _scaled(self, region: Region) -> Tensor:
         samples, valid = region
         if valid is not None:
-            samples = np.where(valid, samples, np.array(self._black, samples.dtype))
+            samples = np.where(valid, samples, np.zeros(1, samples.dtype))
         samples = samples.repeat(self.shape[1] // len(samples), axis=0)
         try:
-            return scale_samples(samples, self.data.value_range)
+            scaled = scale_samples(samples, self.data.value_range)
         except UnsupportedFile as error:
             raise ValueError(f"{self.raster.name}: {error}") from None
-
-    @property
-    def _black(self) -> float:
-        return 0 if self.data.value_range is None else self.data.value_range[0]
+        # black whatever the range
+        return scaled if valid is None else scaled * torch.from_numpy(valid)
 
 
 def whole(images: Tensor | RegionImage) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,7 @@ class RowStore:
         if state is not None:
             self.done, self.notes = int(state["done"]), state["notes"]
         else:
-            for path in folder.glob("*") if folder.is_dir() else ():
-                path.unlink()
+            shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
 
     def _state(self) -> dict[str, Any] | None:
@@ -81,12 +81,10 @@ class RowStore:
 
     def close(self) -> None:
         """Close the files."""
-        for file in self._files.values():
-            file.close()
+        while self._files:
+            self._files.popitem()[1].close()
 
     def remove(self) -> None:
         """Remove the folder, once its maps are encoded."""
         self.close()
-        for path in self.folder.glob("*"):
-            path.unlink()
-        self.folder.rmdir()
+        shutil.rmtree(self.folder)

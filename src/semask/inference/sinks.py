@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from semask.data.classes import Classes
 from semask.data.readers.coco_mask import encode_mask
 from semask.data.readers.regions import NODATA_TAG, Georeference
-from semask.files import atomic_write, write_json
+from semask.files import atomic_write, replace_folder, write_json
 from semask.inference.colours import IGNORE_COLOUR, foreground, overlay, write_image, write_label
 from semask.inference.rows import RowFile
 from semask.recipes.prediction import PredictOptions
@@ -46,7 +47,8 @@ class Result(NamedTuple):
     """Results of one image.
 
     labels, confidence, entropy, prior: maps H W of bytes; labels are `IGNORE` without data. probabilities: k H W,
-    float16. image: what overlays show, RGB bytes, every `step`-th pixel. seams: share of differing windows in cells.
+    float16, or the folder of a zarr store of them, which moves to the results. image: what overlays show, RGB bytes,
+    every `step`-th pixel. seams: share of differing windows in cells.
     """
 
     labels: Rows
@@ -54,7 +56,7 @@ class Result(NamedTuple):
     step: int = 1
     confidence: Rows | None = None
     entropy: Rows | None = None
-    probabilities: np.ndarray | None = None
+    probabilities: np.ndarray | Path | None = None
     prior: Rows | None = None
     georeference: Georeference | None = None
     has_gaps: bool = False
@@ -66,6 +68,16 @@ class Sinks:
 
     def __init__(self, options: PredictOptions, classes: Classes) -> None:
         self.options, self.classes, self.out = options, classes, options.out
+        # missing packages are reported before the work
+        for wanted, flag, extra, module in (
+            (options.polygons, "--polygons", "geo", "semask.inference.polygons"),
+            (options.labels == "zarr", "--labels zarr", "zarr", "zarr"),
+        ):
+            try:
+                if wanted:
+                    import_module(module)
+            except ImportError as error:
+                raise ValueError(f"{flag} needs further packages ({error}): pip install 'semask[{extra}]'") from None
         shown = foreground(classes) if options.only is None else classes.numbers(options.only, "--only")
         self.shown = shown
 
@@ -78,7 +90,11 @@ class Sinks:
         for kind in ("confidence", "entropy"):
             if (values := getattr(result, kind)) is not None:
                 self._write_map(kind, name, values, result, palette=False)
-        if result.probabilities is not None:
+        if isinstance(result.probabilities, Path):
+            # a run that was killed may have moved it before
+            if result.probabilities.exists():
+                replace_folder(result.probabilities, out / "probabilities" / f"{name}.zarr")
+        elif result.probabilities is not None:
             write_npz(out / "probabilities" / f"{name}.npz", probabilities=result.probabilities)
         if options.overlay or options.side_by_side:
             self._write_overlay(name, result)

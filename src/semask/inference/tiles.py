@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,12 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from semask.data.classes import Classes
 from semask.inference.from_recipe import build_predictor, read_size
 from semask.inference.predictor import predictor_of
 from semask.inference.regions import RegionImage
 from semask.inference.rows import RowStore
 from semask.inference.seams import SeamMeter
 from semask.inference.sinks import TILE, Result
+from semask.inference.zarr_maps import open_probabilities
 from semask.ops.argmax import label_map
 from semask.ops.resize import window_starts
 from semask.recipes.prediction import PredictOptions
@@ -86,8 +89,10 @@ def plan_tiles(model: Any, image: RegionImage, data: DataRecipe, test: TestRecip
     least_needed = 0
     for window, stride in shapes:
         window = min(window[0], height), min(window[1], width)  # noqa: PLW2901
+        stride = min(stride[0], window[0]), min(stride[1], window[1])  # noqa: PLW2901
         seconds, needed = _trial(model, image, window)
         lines = classes * window[0] * width * 4 // 8
+        lines += 2 * TILE * width * 4 * classes * options.probabilities
         strips = lines + TILE * width * (maps + 4 * len(image.shape)) + 2 * (window[0] + TILE) * width * image.shape[1]
         for batch in BATCHES if options.memory is not None else (test.batch_size,):
             memory = base + strips + needed * batch
@@ -98,7 +103,7 @@ def plan_tiles(model: Any, image: RegionImage, data: DataRecipe, test: TestRecip
                     for size, side, step in zip((height, width), window, stride, strict=True)
                 )
                 chosen = replace(test, mode="sliding", window=window, stride=stride, batch_size=batch)
-                disk = math.prod(image.shape[-2:]) * maps * 2
+                disk = math.prod(image.shape[-2:]) * (maps + classes * options.probabilities) * 2
                 return TilePlan(chosen, count, memory, disk, count * seconds * len(test.scales) * (1 + test.flip))
     raise ValueError(
         f"{image.raster.name}: {options.memory:g} GiB are too little for {width} px of width; at least "
@@ -106,7 +111,7 @@ def plan_tiles(model: Any, image: RegionImage, data: DataRecipe, test: TestRecip
     )
 
 
-def segment_tiles(
+def segment_tiles(  # noqa: PLR0913
     model: Predictor,
     image: RegionImage,
     plan: TilePlan,
@@ -115,6 +120,7 @@ def segment_tiles(
     *,
     folder: Path,
     key: dict[str, Any],
+    classes: Classes,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> tuple[Result, RowStore, SeamMeter]:
     """Segment a raster strip by strip into raw maps in `folder`, where an earlier run with the same `key` goes on.
@@ -127,12 +133,19 @@ def segment_tiles(
     height, width = image.shape[-2:]
     store = RowStore(folder, (height, width), key)
     step = max(1, math.ceil(max(height, width) / SHOWN))
+    probabilities, stored = None, None
+    if options.probabilities:
+        probabilities = folder / "probabilities.zarr"
+        shape = (len(classes), height, width)
+        if store.done < height:
+            stored = open_probabilities(probabilities, shape, classes, fresh=not store.done)
     meter.restore(store.notes.get("seams"))
     gaps = bool(store.notes.get("gaps"))
     advance(store.done)
-    if store.done < height:
-        strips = predictor.strips(image, TILE, top=store.done, measures=options.measures)
-        for first, last, labels, confidence, entropy, _ in strips:
+    left = store.done < height
+    strips = predictor.strips(image, TILE, top=store.done, measures=options.measures) if left else ()
+    with closing(store):
+        for first, last, labels, confidence, entropy, scores in strips:
             found = {"labels": labels[0].cpu().numpy()}
             for name, values in (("confidence", confidence), ("entropy", entropy)):
                 if values is not None:
@@ -141,6 +154,9 @@ def segment_tiles(
             if valid is not None:
                 gaps = gaps or not valid.all()
                 found["labels"] = np.where(valid, found["labels"], IGNORE).astype(np.uint8)
+            # before the strip counts as done: its chunks are written again otherwise
+            if stored is not None and scores is not None:
+                stored[:, first:last] = scores[0].cpu().half().numpy()
             store.append(found, seams=meter.state(), gaps=gaps)
             advance(last - first)
     maps: dict[str, Any] = {name: store.map(name) for name in ("confidence", "entropy") if name in options.measures}
@@ -150,6 +166,7 @@ def segment_tiles(
         shown,
         step,
         **maps,
+        probabilities=probabilities,
         georeference=image.raster.georeference,
         has_gaps=gaps,
         seams=meter.map(),

@@ -26,6 +26,8 @@ LOSSY = ("JPEG", "MPO")
 """MPO is Pillow's name of the JPEG files of phones that hold further images."""
 NOTED: set[str | None] = set()
 """Formats whose further pages or frames a warning has named."""
+GDAL_STARTS = (b"\0\0\0\x0cjP  ", b"\xffO\xffQ", b"EHFA_HEADER_TAG")
+"""Beginnings of JPEG 2000 and ERDAS Imagine files, which rasterio reads by region."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 WHITE = (255, 255, 255, 255)
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
@@ -198,7 +200,9 @@ def is_image(path: Path) -> bool:
     """Whether a file claims to be an image of an allowed format, by its suffix or its first bytes."""
     start = first_bytes(path)
     known = start[:8] == png.SIGNATURE or start[:3] == b"\xff\xd8\xff" or (start[:4], start[8:12]) == (b"RIFF", b"WEBP")
-    return known or tiff.is_tiff(start) or path.suffix.lower() in SUFFIXES
+    # a folder among images is a zarr store
+    known = known or tiff.is_tiff(start) or start.startswith(GDAL_STARTS) or path.is_dir()
+    return known or path.suffix.lower() in (*SUFFIXES, ".vrt")
 
 
 @contextmanager

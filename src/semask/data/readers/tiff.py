@@ -145,7 +145,8 @@ def refuse_count(found: int, channels: int) -> None:
 def _opened(source: Source, read: Any) -> Any:
     """The result of `read` for an open TIFF; any failure is a ValueError that names the file."""
     try:
-        with source.open("rb") as file, TiffFile(file) as tiff:
+        # files that an OME header names beside this one stay closed
+        with source.open("rb") as file, TiffFile(file, _multifile=False) as tiff:
             return read(tiff)
     except UnsupportedFile as error:
         raise ValueError(f"{source}: {error}") from None
