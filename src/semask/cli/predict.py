@@ -15,6 +15,7 @@ from tyro.conf import FlagConversionOff, Positional, arg
 
 from semask.checkpoints.record import read_recipe
 from semask.cli.flags import parse as parse_flags
+from semask.cli.scoring import check_classes
 from semask.files import check_writable
 from semask.recipes import TestRecipe
 from semask.text import Progress, console, pluralize
@@ -56,7 +57,8 @@ class PredictOptions:
     outline: int = 0
     """Width of lines around regions in overlays [px]; with --alpha 0 there are lines alone."""
     only: tuple[str, ...] | None = None
-    """Names of the classes in overlays; None shows all but the one called background."""
+    """Names of the classes in overlays, as in --data.classes if that is given; None shows all but the one called
+    background."""
     legend: FlagConversionOff[bool] = True
     """Write the names of the classes into a corner of overlays."""
     prior: bool = False
@@ -68,9 +70,12 @@ class PredictOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scale:
-    """Fields of a DataRecipe that decide the scale of images in a test."""
+class DataOptions:
+    """Fields of a DataRecipe that decide the scale of images in a test, and the names and colours of classes."""
 
+    classes: str | None = None
+    """Class table whose names and colours the results have: a JSON file or a packaged name; None is the
+    checkpoint's own."""
     base_scale: tuple[int, int] | None = None
     """(long, short) box [px] that images are fitted into, ratio kept; None keeps their size."""
     base_ratio: float = 1.0
@@ -93,14 +98,14 @@ class Settings:
     images: Annotated[Path, Positional, arg(metavar="IMAGES")]
     """An image or a folder."""
     run: Annotated[PredictOptions, arg(name="")]
-    data: Scale = dataclasses.field(default_factory=Scale)
+    data: DataOptions = dataclasses.field(default_factory=DataOptions)
     test: Annotated[TestRecipe, FlagConversionOff] = dataclasses.field(default_factory=TestRecipe)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Parse the flags, predict, and return the exit status: 1 when an image could not be segmented."""
     settings = parse(arguments)
-    done = predict(settings.checkpoint, settings.images, settings.run, scale=settings.data, test=settings.test)
+    done = predict(settings.checkpoint, settings.images, settings.run, data=settings.data, test=settings.test)
     return 1 if done.failed else 0
 
 
@@ -109,8 +114,8 @@ def parse(arguments: Sequence[str]) -> Settings:
     given = parse_flags(Settings, arguments, prog="semask predict")
     # once more: only now is the checkpoint known, at whose recipe the flags start
     recipe = read_recipe(given.checkpoint)
-    scale = Scale(base_scale=recipe.data.base_scale, base_ratio=recipe.data.base_ratio)
-    default = dataclasses.replace(given, data=scale, test=recipe.test)
+    data = DataOptions(base_scale=recipe.data.base_scale, base_ratio=recipe.data.base_ratio)
+    default = dataclasses.replace(given, data=data, test=recipe.test)
     return parse_flags(Settings, arguments, prog="semask predict", default=default)
 
 
@@ -119,10 +124,10 @@ def predict(
     images: Path,
     options: PredictOptions,
     *,
-    scale: Scale | None = None,
+    data: DataOptions | None = None,
     test: TestRecipe | None = None,
 ) -> Summary:
-    """Segment images and write the results; `scale` and `test` None are the checkpoint's own.
+    """Segment images and write the results; `data` and `test` None are the checkpoint's own.
 
     Raises:
         ValueError: an option is out of range, or no file is an image that can be segmented.
@@ -134,7 +139,7 @@ def predict(
     out = options.out
     check_writable(out)
     files = find_files(images, leave_out=out)
-    painter = Painter(checkpoint, options, scale, test)
+    painter = Painter(checkpoint, options, data, test)
     names = output_names(files, images if images.is_dir() else images.parent)
     skipped, warned, note = [], False, ""
     with Progress("segmenting", len(files)) as progress:
@@ -178,9 +183,12 @@ def predict(
 class Painter:
     """The results of images: label maps and, as the options ask, overlays, semantic priors and a submission."""
 
-    def __init__(self, checkpoint: Path, options: PredictOptions, scale: Scale | None, test: TestRecipe | None) -> None:
-        """Load a checkpoint with a predictor by `scale` and `test`; None are its recipe's."""
+    def __init__(
+        self, checkpoint: Path, options: PredictOptions, data: DataOptions | None, test: TestRecipe | None
+    ) -> None:
+        """Load a checkpoint with a predictor by `data` and `test`; None are its recipe's."""
         from semask.checkpoints import store
+        from semask.data.classes import Classes
         from semask.data.published.submission import Submission
         from semask.inference import build_predictor, build_prior
         from semask.inference.from_recipe import scale_warning
@@ -188,14 +196,20 @@ class Painter:
         from semask.visualization.colours import foreground, numbered_classes
 
         self.options, self.device = options, pick_device(options.device)
-        self.model, recipe, classes = store.load(checkpoint, device=self.device)
+        bundle = store.load(checkpoint, device=self.device)
+        self.model, recipe, classes = bundle
         assert recipe is not None  # the model was built by it
         if options.prior and recipe.model.encoder.semantic is None:
             raise ValueError(f"{recipe.name} has no semantic layers and so no semantic prior; leave out --prior")
         self.data, test = recipe.data, test or recipe.test
-        if scale is not None:
-            self.data = dataclasses.replace(recipe.data, **dataclasses.asdict(scale))
         self.classes = classes or numbered_classes(recipe.model.num_classes)
+        if data is not None:
+            self.data = dataclasses.replace(recipe.data, base_scale=data.base_scale, base_ratio=data.base_ratio)
+        # names and colours of another table of the same classes
+        if data is not None and data.classes is not None:
+            table = Classes.load(data.classes)
+            check_classes(bundle, table)
+            self.classes = table
         self.shown = foreground(self.classes) if options.only is None else self.classes.numbers(options.only, "--only")
         if warning := scale_warning(recipe.data, self.data, test):
             logger.warning(warning)

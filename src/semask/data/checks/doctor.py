@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -109,7 +110,7 @@ class Diagnosis:
     @property
     def training(self) -> Split:
         """The training split, or the first one without it."""
-        return _training_split(self.splits, self.data)
+        return next((split for split in self.splits if split.name == self.data.train_split), self.splits[0])
 
     def statistics_flags(self) -> str:
         """Return the statistics as flags of `semask train`; "" without any."""
@@ -200,7 +201,7 @@ def diagnose(
     # issues: of the set as a whole first
     report = assess(pairs, stats, classes)
     duplicates = find_duplicates(splits, distance=distance)
-    training = _training_split(splits, data)
+    training = next((split for split in splits if split.name == data.train_split), splits[0])
     if len(classes) < 2:
         message = (
             f"the class table has {len(classes)} class and models distinguish at least 2; to find one kind of thing, "
@@ -238,25 +239,30 @@ def diagnose(
     )
 
 
-def _training_split(splits: tuple[Split, ...], data: DataRecipe) -> Split:
-    return next((split for split in splits if split.name == data.train_split), splits[0])
-
-
 def _scan_splits(
     data: DataRecipe, *, workers: int | None, progress: bool
 ) -> tuple[list[tuple[str, list[Pair], list[PairStats]]], list[Issue]]:
     """Return the splits with their statistics as far as they can be found, and report missing ones."""
-    issues: list[Issue] = []
+    errors: dict[str, ValueError] = {}
     found: dict[str, list[Pair]] = {}
     for name in find_splits(data):
         try:
             found[name] = find_pairs(data, name)
         except ValueError as error:
-            # training needs the recipe's own two alone
-            own = name in (data.train_split, data.val_split)
-            issues.append(Issue("split", str(error), severity="error" if own else "warning"))
+            errors[name] = error
             if isinstance(error, Unpaired):
                 found[name] = error.pairs
+    # one issue of splits that have the same error but for their names and files
+    alike: dict[object, list[str]] = {}
+    for name, error in errors.items():
+        flags = re.findall(r"--data\.[\w-]+ \S+", str(error)) if isinstance(error, Unpaired) else []
+        alike.setdefault((*flags,) or str(error).partition("\n")[0].replace(name, "{split}"), []).append(name)
+    issues = []
+    for names in alike.values():
+        own = {*names} & {data.train_split, data.val_split}  # training needs these alone
+        first, *rest = str(errors[names[0]]).split("\n")
+        first += f" ({' and '.join(map(repr, names))} alike)" if len(names) > 1 else ""
+        issues.append(Issue("split", "\n".join((first, *rest)), severity="error" if own else "warning"))
     if not any(found.values()):
         raise ValueError("\n".join(str(issue) for issue in issues))
     return [
