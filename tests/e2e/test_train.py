@@ -101,11 +101,11 @@ def test_few_validation_images_are_a_warning(
 def test_the_header_names_device_precision_and_shares(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_recipe: Callable[..., Recipe]
 ) -> None:
-    for accumulate, shared in ((1, ""), (2, "(2 passes × 1 image) ")):
-        recipe = tiny_recipe(TrainRecipe(steps=1, batch_size=2, accumulate=accumulate))
+    for accumulate, shared in ((1, ""), (2, "(2 passes × 2 images) ")):
+        recipe = tiny_recipe(TrainRecipe(steps=1, batch_size=4, accumulate=accumulate))
         run.train(recipe, RunOptions(out=tmp_path / str(accumulate), workers=0))
         told = capsys.readouterr().out
-        assert missing(told, f"1 step of 2 images {shared}of", "CPU", "float32") == []
+        assert missing(told, f"1 step of 4 images {shared}of", "CPU", "float32") == []
         assert "32-true" not in told
 
 

@@ -212,8 +212,8 @@ class Run:
         crop = "×".join(map(str, self.recipe.data.crop))
         lines = [
             f"{self.recipe.name}: {parameters(module) / 1e6:.2f} M parameters, {module.model.num_classes} classes",
-            f"{pluralize(spec.steps, 'step')} of {pluralize(spec.batch_size, 'image')}{shared} of {crop} px, evaluated every "
-            f"{pluralize(spec.eval_every, 'step')}; {pluralize(len(cast(Sized, data.val)), 'validation image')}",
+            f"{pluralize(spec.steps, 'step')} of {pluralize(spec.batch_size, 'image')}{shared} of {crop} px, evaluated "
+            f"every {pluralize(spec.eval_every, 'step')}; {pluralize(len(cast(Sized, data.val)), 'validation image')}",
             f"on {kind if devices == 1 else f'{devices} × {kind}'}, in {precision}",
         ]
         if self.classes is not None and self.recipe.data.kind != "scenes":
