@@ -24,13 +24,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from PIL import Image
 
-from semask import get_recipe
 from semask.benchmark.rounds import Quantiles, rotated
 from semask.data.dataset import TrainingFiles, training_set, validation_set
 from semask.data.scenes.scene import SCENE_CLASSES, draw_scene
 from semask.losses.build import build_loss
 from semask.models.build import build
-from semask.recipes import Recipe
+from semask.recipes import Recipe, get_recipe
 from semask.training.datamodule import SegmentationData
 from semask.training.module import SegmentationModule
 from semask.training.options import RunOptions

@@ -137,8 +137,8 @@ def _field_rules(
 
     def annotated(owner: Any, field: Any) -> Any:
         short, silent = (owner, field.name) in SHORT, not named and owner.__module__.startswith("semask.recipes")
-        hint = {"help_behavior_hint": ""} if silent else {}
-        marks = [tyro.conf.arg(prefix_name=not short, **hint)] if short or silent else []
+        mark = tyro.conf.arg(prefix_name=not short, help_behavior_hint="" if silent else None)
+        marks = [mark] if short or silent else []
         hidden = (first is not None and (owner, field.name) not in shown) or (
             data is not None and owner is DataRecipe and field.name not in data
         )

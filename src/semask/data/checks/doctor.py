@@ -254,9 +254,9 @@ def _scan_splits(
                 found[name] = error.pairs
     # one issue of splits that have the same error but for their names and files
     alike: dict[object, list[str]] = {}
-    for name, error in errors.items():
-        flags = re.findall(r"--data\.[\w-]+ \S+", str(error)) if isinstance(error, Unpaired) else []
-        alike.setdefault((*flags,) or str(error).partition("\n")[0].replace(name, "{split}"), []).append(name)
+    for name, refusal in errors.items():
+        flags = re.findall(r"--data\.[\w-]+ \S+", str(refusal)) if isinstance(refusal, Unpaired) else []
+        alike.setdefault((*flags,) or str(refusal).partition("\n")[0].replace(name, "{split}"), []).append(name)
     issues = []
     for names in alike.values():
         own = {*names} & {data.train_split, data.val_split}  # training needs these alone
