@@ -29,7 +29,7 @@ from semask.training.drawing import draw
 from semask.training.history import read_history
 from semask.training.options import RunOptions
 from semask.training.prepare import locked
-from tests.facts import facts
+from tests.facts import facts, missing
 
 
 def test_a_run_leaves_what_it_says(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
@@ -85,6 +85,28 @@ def test_a_run_shorter_than_its_warm_up_is_told(
         caplog.clear()
         run.train(tiny_recipe(TrainRecipe(steps=steps, batch_size=2)), RunOptions(out=tmp_path / str(steps), workers=0))
         assert ("--optim.warmup-steps" in caplog.text) is told
+
+
+def test_few_validation_images_are_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, tiny_recipe: Callable[..., Recipe]
+) -> None:
+    for count, told in ((4, True), (5, False)):
+        caplog.clear()
+        recipe = tiny_recipe(TrainRecipe(steps=1, batch_size=2)).override({"data.scene_count": count})
+        run.train(recipe, RunOptions(out=tmp_path / str(count), workers=0))
+        warnings = [message for message in caplog.messages if missing(message, f"{count} validation images") == []]
+        assert len(warnings) == told
+
+
+def test_the_header_names_device_precision_and_shares(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_recipe: Callable[..., Recipe]
+) -> None:
+    for accumulate, shared in ((1, ""), (2, "(2 passes × 2 images) ")):
+        recipe = tiny_recipe(TrainRecipe(steps=1, batch_size=4, accumulate=accumulate))
+        run.train(recipe, RunOptions(out=tmp_path / str(accumulate), workers=0))
+        told = capsys.readouterr().out
+        assert missing(told, f"1 step of 4 images {shared}of", "CPU", "float32") == []
+        assert "32-true" not in told
 
 
 def test_overwriting_starts_afresh(tmp_path: Path, tiny_recipe: Callable[..., Recipe]) -> None:
@@ -162,9 +184,11 @@ def test_a_run_ended_from_outside_says_so_and_can_go_on(
             os.killpg(ended.pid, number)  # as a terminal does, which sends it to loading processes too
         else:
             ended.send_signal(number)
-        ended.communicate(timeout=120)
+        told, _ = ended.communicate(timeout=120)
     assert ended.returncode == status
     saved = torch.load(out / "last.ckpt", weights_only=True)
+    resume = f"semask train scenes/micro-fpn … --out {out} --resume"
+    assert missing(told, out / "last.ckpt", f"step {saved['global_step']}", resume) == []
     steps = [step for step, _ in read_history(out)["train/loss"]]
     assert saved["global_step"] >= 100
     assert steps[-1] <= saved["global_step"]

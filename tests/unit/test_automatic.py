@@ -20,7 +20,9 @@ from semask.evaluation.summary import advice, class_line, never_predicted
 from semask.inference.from_recipe import read_size, scale_note
 from semask.recipes import DataRecipe, get_recipe, list_recipes
 from semask.recipes.bounds import check_numbers
+from semask.text import Progress
 from semask.training.automatic import Machine, fit_recipe
+from tests.facts import missing
 from tests.unit.doctored import put_good
 
 LITE0 = "folder/semask-lite0-fpn"
@@ -148,7 +150,13 @@ def test_a_folder_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("SEMASK_CACHE", str(tmp_path / "cache"))
     put_good(tmp_path / "set")
     data = DataRecipe(root=str(tmp_path / "set"))
-    found = fingerprint(data, classes_of(data))
+    titles: list[tuple[str, int, bool]] = []
+    monkeypatch.setattr(
+        "semask.data.checks.scan.Progress",
+        lambda title, total, *, quiet: titles.append((title, total, quiet)) or Progress(title, total, quiet=True),
+    )
+    found = fingerprint(data, classes_of(data), progress=True)
+    assert [(total, quiet) for _, total, quiet in titles] == [(8, False)], "one scan of both splits"
     assert found[:6] == (6, 2 * 40 * 56, 40, 56, 1.0, 40 * 56)
     assert sum(found.pixels) == 6 * 40 * 56
     assert found.pixels[3] == 9
@@ -206,7 +214,14 @@ def test_classes_that_are_predicted_nowhere_are_named_with_flags() -> None:
     assert message is not None
     wanted = ("crack", "2.00", "--loss.class-weights 1 7 1", "--data.rare-crops 0.5", "--train.steps 4000")
     assert all(fact in message for fact in wanted), message
-    assert "absent" not in message
+    assert missing(message, "absent") == ["absent"]
+    # equal weights are no advice
+    even = Confusion(2)
+    even.update(torch.zeros(2, dtype=torch.long), torch.tensor([0, 1]))
+    message = advice(even.matrix, names[:2], recipe)
+    assert message is not None
+    assert missing(message, "--loss.class-weights", "--data.rare-crops 0.5") == ["--loss.class-weights"]
+    message = advice(confusion.matrix, names, recipe)
     assert "crack 0.00" in class_line(confusion.scores(), names)
     # what was tried is not advised
     tried = recipe.override({"loss.class_weights": (1.0, 7.0, 1.0), "data.rare_crops": 0.5})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from semask.data.checks.check import digest_split
+from semask.data.dataset import classes_of
 from semask.recipes.recipe import DataRecipe
 from tests.unit.stored import CLASSES, FILES, make_tar, make_zip, sample, unpacked
 
@@ -31,10 +33,18 @@ def test_every_part_matters(tmp_path: Path, part: str) -> None:
         for kind in ("images", "labels"):
             (tmp_path / kind / "val/p3.png").rename(tmp_path / kind / "val/p2.png")
     elif part == "classes.json":
-        (tmp_path / part).write_text(CLASSES.replace('"a"', '"d"'))
+        (tmp_path / part).write_text(json.dumps({**json.loads(CLASSES), "labels": {"0": 1, "1": 0}}))
     else:
         (tmp_path / part).write_bytes((tmp_path / part).read_bytes() + b"\0")
     assert digest_split(data, "val") != before
+
+
+def test_renamed_classes_keep_the_digest(tmp_path: Path) -> None:
+    data = unpacked(tmp_path)
+    before = digest_split(data, "val")
+    (tmp_path / "classes.json").write_text(CLASSES.replace('"a"', '"d"'))
+    assert "d" in classes_of(data).names
+    assert digest_split(data, "val") == before
 
 
 def test_other_splits_and_roots_that_are_links_do_not_matter(tmp_path: Path) -> None:

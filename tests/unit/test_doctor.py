@@ -271,6 +271,18 @@ def test_options_out_of_range_are_refused_before_anything_is_read(root: Path) ->
         look(root, workers=0)
 
 
+def test_the_same_error_of_both_splits_is_one_issue(root: Path) -> None:
+    for path in [*(root / "labels").rglob("*.png")]:
+        path.rename(path.with_name(f"{path.stem}_mask.png"))
+    with pytest.raises(ValueError, match=facts("'train'", "'val'", "--data.label-suffix _mask.png")) as caught:
+        look(root)
+    assert str(caught.value).count("--data.label-suffix _mask.png") == 1
+    shutil.rmtree(root / "labels")
+    with pytest.raises(ValueError, match=facts("'train'", "'val'", root / "labels")) as caught:
+        look(root)
+    assert str(caught.value).count("images/train/*.jpg") == 1
+
+
 def test_no_pair_at_all_is_wrong_input(tmp_path: Path) -> None:
     (tmp_path / "classes.json").write_text(json.dumps({"classes": [*NAMES]}))
     with pytest.raises(ValueError, match=facts(tmp_path / "images/train", tmp_path, "images/train/*.jpg")):

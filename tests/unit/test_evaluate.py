@@ -140,12 +140,36 @@ def test_classes_that_do_not_fit_are_refused(checkpoint: Path, tmp_path: Path) -
     with pytest.raises(ValueError, match=facts(3, 12, "--data.classes")):
         evaluate(checkpoint, bundle._replace(recipe=recipe), EvaluateOptions(out=tmp_path / "a.json"))
     assert bundle.classes is not None
-    renamed = dataclasses.replace(bundle.classes, names=("sky", "sea", *bundle.classes.names[2:]))
-    spelt = dataclasses.replace(bundle.classes, names=("Sky ", *bundle.classes.names[1:]))
-    check_classes(bundle._replace(classes=spelt), bundle.classes)
-    with pytest.raises(ValueError, match=facts(1, "'sea'", "'water'", "--data.classes")):
-        evaluate(checkpoint, bundle._replace(classes=renamed), EvaluateOptions(out=tmp_path / "a.json"))
+    first, second, *others = bundle.classes.names
+    swapped = dataclasses.replace(bundle.classes, names=(second, first, *others))
+    with pytest.raises(ValueError, match=facts(0, repr(first), repr(second), "--data.classes")):
+        evaluate(checkpoint, bundle._replace(classes=swapped), EvaluateOptions(out=tmp_path / "a.json"))
     assert not (tmp_path / "a.json").exists()
+
+
+def test_renamed_classes_are_noted_and_scored(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Numbers decide which class is which; case and outer spaces are no new name."""
+    bundle = store.load(checkpoint)
+    assert bundle.classes is not None
+    first, second, *others = bundle.classes.names
+    check_classes(bundle._replace(classes=dataclasses.replace(bundle.classes, names=("Sky ", second, *others))),
+                  bundle.classes)  # fmt: skip
+    assert caplog.messages == []
+    check_classes(bundle, dataclasses.replace(bundle.classes, names=(first, "sea", *others)))
+    (note,) = caplog.messages
+    assert missing(note, 1, repr(second), "'sea'") == []
+
+
+def test_too_few_images_for_an_interval_are_noted() -> None:
+    scores = {"miou": 0.5, "macc": 0.5, "aacc": 0.5}
+
+    def told(images: int, ends: list[float] | None) -> str:
+        return summary({"scores": scores, "images": images, "intervals": {"miou": ends}})
+
+    assert missing(told(1, None), "50.00", 1, 2, 5) == []
+    assert missing(told(4, [0.4, 0.6]), "40.00", "60.00", 4, 5) == []
+    assert "\n" not in told(5, [0.4, 0.6])
+    assert "\n" not in summary({"scores": scores, "images": 1}), "without resamples no interval is expected"
 
 
 def test_another_scale_than_in_training_is_told(
@@ -210,7 +234,7 @@ def test_another_split_is_scored_by_its_name(tmp_path: Path, capsys: pytest.Capt
     # no list: the recipe's two splits alone are known
     assert cli.main([*base, "--split", "test"]) == 2
     assert missing(capsys.readouterr().err, str(root / "test.txt")) == []
-    assert len(names("--split", "train")) == 6
+    assert len(names("--split", "train")) == 4
     for split, listed in (("train", "0 1"), ("val", "2"), ("test", "3 4 5")):
         (root / f"{split}.txt").write_text("\n".join(listed.split()))
     assert names("--split", "test") == ["test", "3", "4", "5"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from semask.data.checks.check import digest_split
+from semask.data.holdout import hold_out
 from semask.data.pairs import find_pairs, find_splits
 from semask.recipes.recipe import DataRecipe
 from tests.facts import facts, missing
@@ -103,16 +104,34 @@ def test_hidden_files_and_other_files_are_no_images(tmp_path: Path) -> None:
     assert stems(data) == ["a"]
 
 
-def test_without_splits_a_tenth_by_name_is_held_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_splits_images_are_held_out_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     names = [f"picture{i}" for i in range(30)]
     data = tree(tmp_path, *(f"images/{n}.jpg" for n in names), *(f"labels/{n}.png" for n in names))
     data = replace(data, images="images", labels="labels")
     with caplog.at_level(logging.WARNING):
         train, val = stems(data), stems(data, "val")
     assert len(caplog.messages) == 1, "reported once, though asked for twice"
-    assert missing(caplog.text, tmp_path, 3, 30, "train.txt", "val.txt") == []
+    assert missing(caplog.text, tmp_path, 6, 30, "train.txt", "val.txt") == []
     assert sorted(train + val) == sorted(names)
-    assert val == sorted(sorted(names, key=lambda n: hashlib.sha256(n.encode()).hexdigest())[:3])
+    assert val == sorted(sorted(names, key=lambda n: hashlib.sha256(n.encode()).hexdigest())[:6])
+
+
+def test_small_sets_hold_back_more_and_keep_half() -> None:
+    for count in range(2, 400):
+        held = len(hold_out([str(number) for number in range(count)]))
+        assert held >= min(5, count // 2)
+        assert held >= (0.2 * count - 0.5 if 10 <= count <= 100 else round(count / 10))
+        assert count - held >= count / 2
+    assert len(hold_out(["one"])) == 1
+
+
+def test_unused_labels_are_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = [f"p{number}" for number in range(4)]
+    data = tree(tmp_path, *(f"images/{n}.jpg" for n in names), *(f"labels/{n}.png" for n in [*names, "spare"]))
+    for split in ("train", "val", "train"):
+        find_pairs(replace(data, images="images", labels="labels"), split)
+    (unused,) = [message for message in caplog.messages if "train.txt" not in message]
+    assert missing(unused, 1, "spare", tmp_path / "labels") == []
 
 
 def test_names_that_are_no_text_are_held_out_and_have_a_digest(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,6 +100,14 @@ def test_overlays_of_chosen_classes_with_outlines_and_legend(
     assert legend[240:, :360].any()
     assert not legend[:100].any()
     assert cli.main([*base, "--only", "tree", "--overwrite"]) == 2
+    # names of another table of the same classes
+    names = ["tree" if number == index else f"class {number}" for number in range(12)]
+    table = tmp_path / "classes.json"
+    table.write_text(json.dumps({"classes": [{"name": name, "colour": "#0000ff"} for name in names]}))
+    named = shown("--alpha", "1", "--legend", "false", "--only", "tree", "--data.classes", str(table))
+    assert np.median(np.abs(named - [0, 0, 255])[found == index]) <= 2
+    table.write_text(json.dumps({"classes": names[1:]}))
+    assert cli.main([*base, "--data.classes", str(table), "--overwrite"]) == 2
 
 
 def test_overlays_can_be_left_out(checkpoint: Path, picture: np.ndarray, tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from semask import recipes
+from semask.checkpoints import pretrained
 from semask.checkpoints.pretrained import check_normalisation, load_encoder
 from semask.models.build import build_encoder
 from semask.models.encoders.hrnet import HRNetEncoder
@@ -94,6 +96,20 @@ def test_files_of_other_families(tmp_path: Path, name: str) -> None:
     timms = {key.replace(".", "_"): value for key, value in tensors.items()}
     for key, value in backbone.state_dict().items():
         assert torch.equal(value, timms[key.replace(".", "_")]), key
+
+
+def test_without_network_the_hub_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    encoder, asked = build_encoder(LITE, 3), []
+    request = pretrained.get_hf_file_metadata
+    monkeypatch.setattr(pretrained, "get_hf_file_metadata", lambda *a, **k: asked.append(a) or request(*a, **k))
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("a download was tried"))
+    with pytest.raises(ValueError, match=facts(repr(LITE.name), "--model.encoder.weights", "--from-scratch")):
+        load_encoder(encoder, LITE.name, "timm")
+    assert (len(asked), caplog.messages) == (1, [])
 
 
 def test_image_statistics_of_the_weights() -> None:

@@ -107,6 +107,38 @@ def test_other_data_and_other_protocols_are_refused(tmp_path: Path, capsys: pyte
     assert not (tmp_path / "c.json").exists()
 
 
+def test_renamed_classes_are_compared_and_swapped_ones_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    a = write(tmp_path / "a.json")
+    for name, names, status in (("sea", ("sky", "sea", "car"), 0), ("swap", ("sky", "car", CLASSES[1]), 2)):
+        values = json.loads(a.read_text())
+        for row, new in zip(values["scores"]["classes"], names, strict=True):
+            row["name"] = new
+        (tmp_path / f"{name}.json").write_text(json.dumps(values))
+        shutil.copy(tmp_path / "a.npz", tmp_path / f"{name}.npz")
+        assert cli.main(["compare", str(a), str(tmp_path / f"{name}.json")]) == status
+    assert missing(caplog.text, 1, repr(CLASSES[1]), "'sea'") == []
+    assert missing(capsys.readouterr().err, 1, repr(CLASSES[1]), "'car'") == []
+
+
+def test_folders_without_a_record_are_left_out_of_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name / "best").mkdir(parents=True)
+    write(tmp_path / "b/best/metrics.json")
+    paths = [str(tmp_path / name / "best") for name in ("a", "b", "c")]
+    assert cli.main(["report", *paths]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert missing(caplog.text, 2, 3, paths[0], paths[2]) == []
+    assert paths[1] not in caplog.text
+    assert cli.main(["report", paths[0], paths[2]]) == 2
+    assert missing(capsys.readouterr().err, paths[0], "semask evaluate") == []
+    # a file that is named and absent is a mistake
+    assert cli.main(["report", paths[1], str(tmp_path / "absent.json")]) == 2
+
+
 def test_models_of_other_input_scales_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = write(tmp_path / "a.json"), write(tmp_path / "b.json", skill=0.9)
     values = json.loads(b.read_text())

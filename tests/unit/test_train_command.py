@@ -97,6 +97,30 @@ def test_missing_data_and_weights_are_told(capsys: pytest.CaptureFixture[str], t
     assert "--model.num-classes 12" in message
 
 
+def test_help_has_the_defaults_of_the_named_recipe_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    def told(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as leaving:
+            semask(["train", *arguments])
+        assert leaving.value.code == 0
+        return re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+
+    def entry(text: str, flag: str) -> str:
+        return text.partition(f" {flag} ")[2].partition(" --")[0]
+
+    steps = recipes.get_recipe(SCENES).train.steps
+    named = told(SCENES, "--help")
+    assert missing(entry(named, "--train.steps"), f"default: {steps}") == []
+    for asked in ("--help", "--help-all"):
+        nameless = told(asked)
+        assert missing(entry(nameless, "--train.steps"), "default") == ["default"]
+        assert missing(entry(nameless, "--loss.dice"), "default") == ["default"]
+        assert missing(entry(nameless, "--workers"), "default: 2") == [], "options of a run have their own"
+    parts = ("--augment", "--encoder", "--decoder", "--pixel-decoder", "--semantic")
+    losses = ("--loss.cross-entropy", "--loss.dice", "--loss.tversky", "--loss.lovasz", "--loss.focal")
+    for text in (named, nameless):
+        assert [flag for flag in (*parts, *losses) if f" {flag} " not in text] == []
+
+
 def test_help_imports_no_heavy_library() -> None:
     code = (
         "import sys\n"

@@ -71,6 +71,18 @@ def test_classes_of_one_count_in_another_order_are_taken_by_name(tmp_path: Path)
         assert torch.allclose(old.scores(image), other.scores(image).flip(1), atol=1e-5)
 
 
+def test_renamed_classes_of_one_order_keep_their_rows(tmp_path: Path) -> None:
+    old, _ = models("scenes/semask-micro-fpn", tmp_path)
+    other = semask.build(get_recipe("scenes/semask-micro-fpn").override({"model.num_classes": 4}))
+    report = start_from(other, tmp_path / "old", ("sky", "street", "tree", "vehicle"))
+    assert (report.known, report.renamed, report.new) == (("sky", "tree"), ("street", "vehicle"), ())
+    assert report.taken == report.total
+    assert all(torch.equal(value, old.state_dict()[key]) for key, value in other.state_dict().items())
+    # a name that another class had shows another order: names decide
+    report = start_from(other, tmp_path / "old", ("sky", "car", "tree", "street"))
+    assert (report.known, report.renamed, report.new) == (("sky", "car", "tree"), (), ("street",))
+
+
 def test_without_names_classes_start_anew_and_strangers_are_refused(tmp_path: Path) -> None:
     _, new = models("scenes/semask-micro-fpn", tmp_path, classes=False)
     report = start_from(new, tmp_path / "old", NEW)

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import timm
 import torch.nn.functional as F
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
 from jaxtyping import Float
 from timm.layers import resample_abs_pos_embed, to_2tuple
 from torch import Tensor, nn
@@ -26,6 +28,9 @@ from semask.models.meta import on_meta_device
 
 MIN_SHARE = 0.95
 FROM_HUB = "timm"
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+HUB_TIMEOUT = 10.0
+"""Longest wait for the hub's first answer [s]."""
 MIT_LICENCE = "NVIDIA Source Code License, non-commercial"
 """Licence of SegFormer's Mix Transformers, which users download by hand."""
 _BIAS_TABLE = "relative_position_bias_table"
@@ -130,12 +135,28 @@ def _hub_tensors(name: str) -> dict[str, Tensor]:
             f"timm has no weights of {name!r}: {hint}; SegFormer's authors', transformers' or mmsegmentation's"
         )
     try:
+        _reach_hub(name)
         return dict(timm.create_model(name, pretrained=True, num_classes=0).state_dict())
     except Exception as error:
         # offline, an unknown name or a moved file: the hub's errors have no common class
         raise ValueError(
             f"the pretrained weights of {name!r} could not be fetched ({type(error).__name__}: {error}); {hint}"
         ) from error
+
+
+def _reach_hub(name: str) -> None:
+    """Ask the hub once, unless it has been asked before: a download without network would be tried for a minute."""
+    known = timm.get_pretrained_cfg(name)
+    if known is None or not known.hf_hub_id:
+        return
+    repository, _, revision = known.hf_hub_id.partition("@")
+    files = (known.hf_hub_filename,) if known.hf_hub_filename else HUB_FILES
+    if any(isinstance(try_to_load_from_cache(repository, file, revision=revision or None), str) for file in files):
+        return
+    try:
+        get_hf_file_metadata(hf_hub_url(repository, files[0], revision=revision or None), timeout=HUB_TIMEOUT)
+    except HfHubHTTPError:
+        return  # an answer, if only that there is no such file
 
 
 def _file_tensors(name: str, path: str) -> dict[str, Tensor]:

@@ -1,4 +1,7 @@
-"""Training that starts from another model: tensors that fit are taken over, rows of classes by their names."""
+"""Training that starts from another model: tensors that fit are taken over, rows of classes by their names.
+
+Renamed classes, of the same number in a table of as many, keep their rows.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from semask.checkpoints.convert import translated_tensors
 from semask.checkpoints.record import RECORD, WEIGHTS, read_record, require_checkpoint
 from semask.checkpoints.store import fill, read_weights
 from semask.data.classes import Classes
+from semask.data.renamed import name_changes
 from semask.models.build import build_on_meta
 from semask.models.model import SegmentationModel
 
@@ -20,17 +24,28 @@ SHOWN = 8
 
 
 class WarmStart(NamedTuple):
-    """Tensors that were taken over, all tensors of the model, and the classes found by name in the source."""
+    """Tensors that were taken over, all tensors of the model, and the classes found in the source.
+
+    known: by name. renamed: by number, where a table of as many classes has other names. new: of no class there.
+    """
 
     source: Path
     taken: int
     total: int
     known: tuple[str, ...]
+    renamed: tuple[str, ...]
     new: tuple[str, ...]
 
     def __str__(self) -> str:
-        text = f"{self.source}: {self.taken} of {self.total} tensors are taken over, the others start anew"
-        for title, names in (("classes taken over by name", self.known), ("new classes", self.new)):
+        text = f"{self.source}: {self.taken} of {self.total} tensors are taken over"
+        if self.taken < self.total:
+            text += ", the others start anew"
+        listed = {
+            "classes taken over by name": self.known,
+            "renamed classes taken over by number": self.renamed,
+            "new classes": self.new,
+        }
+        for title, names in listed.items():
             if names:
                 more = f" … and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
                 text += f"; {title}: {', '.join(names[:SHOWN])}{more}"
@@ -41,7 +56,8 @@ def start_from(model: SegmentationModel, source: Path, classes: Sequence[str]) -
     """Fill a model of a recipe with all that fits of another: a checkpoint's folder, or a published file.
 
     Tensors fit by name and shape. Where a tensor has an axis of classes, found by building the model for one class
-    more, its rows go to the classes of the same names; without names, to the same numbers if the counts agree.
+    more, its rows go to the classes of the same names. Where the counts agree, they go to the same numbers: without
+    names, and for renamed classes where no class has the name of another.
 
     Raises:
         ValueError: The source cannot be read, or nothing of it fits.
@@ -64,6 +80,10 @@ def start_from(model: SegmentationModel, source: Path, classes: Sequence[str]) -
     # numbers of the classes of both, ours and theirs
     numbers = {name.strip().casefold(): number for number, name in enumerate(theirs)}
     pairs = [(own, numbers[key]) for own, name in enumerate(classes) if (key := name.strip().casefold()) in numbers]
+    changes = name_changes(theirs, classes)
+    renamed = changes.renamed if len(theirs) == len(classes) and not changes.moved else ()
+    known = tuple(classes[own] for own, _ in pairs)
+    pairs = sorted([*pairs, *((number, number) for number in renamed)])
     found = {}
     for key in wanted.keys() & tensors.keys():
         own, value = wanted[key], tensors[key]
@@ -82,6 +102,6 @@ def start_from(model: SegmentationModel, source: Path, classes: Sequence[str]) -
             "or a published file of this architecture"
         )
     fill(model, found)
-    known = tuple(classes[own] for own, _ in pairs)
-    new = tuple(name for name in classes if name not in known) if theirs else ()
-    return WarmStart(source, len(found), len(wanted), known, new)
+    taken = {own for own, _ in pairs}
+    new = tuple(name for number, name in enumerate(classes) if number not in taken) if theirs else ()
+    return WarmStart(source, len(found), len(wanted), known, tuple(classes[number] for number in renamed), new)

@@ -25,14 +25,17 @@ def demo(*, out: Path = Path("runs/demo"), steps: int | None = None) -> None:
 
     Args:
         out: Folder for the checkpoint, metrics.json, curves.png and overview.png.
-        steps: Optimiser steps; None takes the recipe's.
+        steps: Optimiser steps, 1 or more; None takes the recipe's.
     """
     from semask.checkpoints import store
     from semask.cli.evaluate import EvaluateOptions, evaluate
-    from semask.cli.train import train
+    from semask.training.drawing import draw
     from semask.training.options import RunOptions
     from semask.training.prepare import holds_run
+    from semask.training.run import train
 
+    if steps is not None and steps < 1:
+        raise ValueError(f"--steps {steps} is no training; give 1 or more, or leave it out for the recipe's")
     # an earlier demo is replaced, another run never
     if holds_run(out):
         record = out / RECORD
@@ -48,6 +51,7 @@ def demo(*, out: Path = Path("runs/demo"), steps: int | None = None) -> None:
     # train and evaluate
     result = train(recipe, RunOptions(out=out, overwrite=True))
     bundle = store.load(result.best)
+    draw(result, bundle)
     evaluate(result.best, bundle, EvaluateOptions(out=out / "metrics.json"))
     screen = console()
     screen.print(f"checkpoint  {result.best}")

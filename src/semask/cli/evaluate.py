@@ -15,6 +15,7 @@ from tyro.conf import FlagConversionOff, arg
 from semask.checkpoints.record import read_recipe
 from semask.cli.flags import check_record, parse_over
 from semask.cli.scoring import FIRST, TESTED, begin, check_classes, origin, processes, with_own_classes
+from semask.data.holdout import FEW
 from semask.recipes import DataRecipe, TestRecipe
 from semask.recipes.protocols import name_of, what_is_seen, with_protocol
 from semask.text import Progress, Table, console, percent, pluralize
@@ -252,8 +253,8 @@ def table(scores: Scores, names: Sequence[str]) -> Table:
 
 
 def summary(record: dict[str, Any]) -> str:
-    """The means in a line, the mIoU with its interval."""
-    scores, ends = record["scores"], record.get("intervals", {}).get("miou")
+    """The means in a line, the mIoU with its interval; a second line on one of too few images."""
+    scores, ends, images = record["scores"], record.get("intervals", {}).get("miou"), record["images"]
     between = "" if ends is None else " [{}, {}]".format(*map(percent, ends))
     # means that every evaluation has, then optional ones
     parts = [
@@ -265,4 +266,9 @@ def summary(record: dict[str, Any]) -> str:
         parts.append(f"boundary IoU {percent(scores['boundary_iou'])}")
     if "calibration" in record:
         parts.append(f"ECE {percent(record['calibration']['ece'])}")
-    return f"{'  '.join(parts)}  over {pluralize(record['images'], 'image')}"
+    line = f"{'  '.join(parts)}  over {pluralize(images, 'image')}"
+    if "intervals" not in record or images >= FEW:
+        return line
+    # resamples of one image are that image, and of few are nearly alike
+    reason = "an interval needs at least 2 images" if images < 2 else f"the interval over {images} images is too narrow"
+    return f"{line}\n{reason}; score {FEW} or more"

@@ -68,7 +68,9 @@ def parse_over(
         description += f"\n\nThis lists the flags that are used most. `{prog} --help-all` lists all."
     # every field of a recipe parses, also those that help leaves out
     asking = bool({*HELP} & {*arguments})
-    registry = _field_rules(first if short else None, data if asking else None, default)
+    # RECIPE, CHECKPOINT or DATA stands for a recipe that is not named, and has no defaults to show
+    named = not recipe.name.isupper()
+    registry = _field_rules(first if short else None, data if asking else None, default, named=named)
     parsed = parse(settings, arguments, prog=prog, description=description, default=default, registry=registry)
     changed = dataclasses.replace(recipe, **{name: getattr(parsed, name) for name in names})
     check_numbers(changed)
@@ -117,11 +119,13 @@ def check_record(out: Path | None) -> None:
         check_writable(out.parent)
 
 
-def _field_rules(first: Sequence[str] | None, data: Collection[str] | None, default: Any) -> ConstructorRegistry:
+def _field_rules(
+    first: Sequence[str] | None, data: Collection[str] | None, default: Any, *, named: bool
+) -> ConstructorRegistry:
     """Rules for tyro: fields with short names, and fields hidden from the help.
 
     Of recipes those are hidden that are not `first`, and of a DataRecipe those that are not in `data`; None hides none.
-    tyro does not parse hidden flags.
+    tyro does not parse hidden flags. Values of recipes are shown as defaults if the recipe is `named`.
     """
     # every part of a dotted name as (class of its owner, field)
     shown = set()
@@ -132,7 +136,9 @@ def _field_rules(first: Sequence[str] | None, data: Collection[str] | None, defa
     registry, asking = ConstructorRegistry(), False
 
     def annotated(owner: Any, field: Any) -> Any:
-        marks = [tyro.conf.arg(prefix_name=False)] if (owner, field.name) in SHORT else []
+        short, silent = (owner, field.name) in SHORT, not named and owner.__module__.startswith("semask.recipes")
+        mark = tyro.conf.arg(prefix_name=not short, help_behavior_hint="" if silent else None)
+        marks = [mark] if short or silent else []
         hidden = (first is not None and (owner, field.name) not in shown) or (
             data is not None and owner is DataRecipe and field.name not in data
         )

@@ -22,9 +22,12 @@ LISTED = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scale:
-    """Fields of a DataRecipe that decide the scale of images in a test."""
+class DataOptions:
+    """Fields of a DataRecipe that decide the scale of images in a test, and the names and colours of classes."""
 
+    classes: str | None = None
+    """Class table whose names and colours the results have: a JSON file or a packaged name; None is the
+    checkpoint's own."""
     base_scale: tuple[int, int] | None = None
     """(long, short) box [px] that images are fitted into, ratio kept; None keeps their size."""
     base_ratio: float = 1.0
@@ -63,7 +66,7 @@ class Settings:
     images: Annotated[tuple[str, ...], Positional, arg(metavar="IMAGES")]
     """Files, folders, patterns, lists, archives, videos, streams."""
     run: Annotated[Flags, arg(name="")]
-    data: Scale = dataclasses.field(default_factory=Scale)
+    data: DataOptions = dataclasses.field(default_factory=DataOptions)
     test: Annotated[TestRecipe, FlagConversionOff] = dataclasses.field(default_factory=TestRecipe)
 
 
@@ -102,6 +105,6 @@ def parse(arguments: Sequence[str]) -> Settings:
     given = parse_flags(Settings, arguments, prog="semask predict")
     # once more: only now is the checkpoint known, at whose recipe the flags start
     recipe = read_recipe(given.checkpoint)
-    scale = Scale(base_scale=recipe.data.base_scale, base_ratio=recipe.data.base_ratio)
-    default = dataclasses.replace(given, data=scale, test=recipe.test)
+    data = DataOptions(base_scale=recipe.data.base_scale, base_ratio=recipe.data.base_ratio)
+    default = dataclasses.replace(given, data=data, test=recipe.test)
     return parse_flags(Settings, arguments, prog="semask predict", default=default)

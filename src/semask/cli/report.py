@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +13,13 @@ from tyro.conf import Positional, arg
 
 from semask.cli.flags import parse
 from semask.files import check_writable, write_text
-from semask.text import FORMATS
+from semask.text import FORMATS, pluralize
 
 if TYPE_CHECKING:
     from semask.benchmark.result import Result
     from semask.evaluation.record import Record
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,8 @@ class Settings:
     """
 
     records: Annotated[tuple[Path, ...], Positional, arg(metavar="RECORD")]
-    """Records of `semask evaluate` (metrics.json), or checkpoints' folders that hold them; and of `semask bench`."""
+    """Records of `semask evaluate` (metrics.json), or checkpoints' folders that hold them; and of `semask bench`.
+    Folders without a record are skipped with a warning."""
     out: Path | None = None
     """File for the table: .md, .csv or .tex. None prints Markdown."""
     classes: bool = False
@@ -78,7 +82,7 @@ def report(settings: Settings) -> str:
         print(text, end="")
     else:
         write_text(settings.out, text)
-        print(f"{len(evaluations) + len(results)} records in {settings.out}")
+        print(f"{pluralize(len(evaluations) + len(results), 'record')} in {settings.out}")
     # notes that the format of the table cannot hold
     for note in notes:
         print(note, file=sys.stderr)
@@ -86,13 +90,29 @@ def report(settings: Settings) -> str:
 
 
 def read(paths: Sequence[Path]) -> tuple[list[Record], list[Result]]:
-    """The evaluations and the measurements of speed in these files and folders, in their order."""
+    """The evaluations and the measurements of speed in these files and folders, in their order.
+
+    Folders without a record are skipped with a warning: `runs/*/best` names checkpoints that are not yet evaluated.
+
+    Raises:
+        ValueError: a file is missing or damaged, or no folder holds a record.
+    """
     from semask.benchmark.result import is_bench, read_bench
-    from semask.evaluation.record import read_record
+    from semask.evaluation.record import NAME, read_record
 
     # both kinds are JSON; records of speed name their kind
     evaluations, results = [], []
-    for path in paths:
+    skipped = [path for path in paths if path.is_dir() and not (path / NAME).is_file()]
+    if len(skipped) == len(paths):
+        raise ValueError(
+            f"none of {pluralize(len(paths), 'folder')} holds a record {NAME}, such as {str(paths[0])!r}; write them "
+            "with `semask evaluate CHECKPOINT`"
+        )
+    if skipped:
+        names = ", ".join(map(str, skipped))
+        left = f"skipped {len(skipped)} of {pluralize(len(paths), 'path')}, folders without a record: {names}"
+        logger.warning("%s; `semask evaluate CHECKPOINT` writes one", left)
+    for path in (each for each in paths if each not in skipped):
         if not path.exists():
             raise ValueError(
                 f"there is no record {str(path)!r}; `semask evaluate` and `semask bench` write them (--out)"

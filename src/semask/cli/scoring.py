@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from semask.checkpoints.record import WEIGHTS, read_recipe
 from semask.cli.flags import STORED, split_name
+from semask.data.renamed import check_names
 from semask.recipes import Recipe, to_dict
 
 if TYPE_CHECKING:
@@ -59,25 +60,25 @@ def with_own_classes(checkpoint: Path, bundle: Bundle) -> Bundle:
 
 
 def check_classes(bundle: Bundle, classes: Classes) -> None:
-    """Check that the data set's classes are the checkpoint's, without regard to case and outer spaces.
-
-    Published tables spell some names with a space at the end.
+    """Check that the data set's classes are the checkpoint's; log a note on renamed ones.
 
     Raises:
-        ValueError: the numbers of classes differ, or the names of one.
+        ValueError: the numbers of classes differ, or their order.
     """
     assert bundle.recipe is not None
-    trained, fix = (
-        bundle.recipe.model.num_classes,
-        "give the class table of its training, or the checkpoint itself, by --data.classes",
-    )
-    if len(classes.names) != trained:
-        raise ValueError(f"the checkpoint has {trained} classes, the data set {len(classes.names)}; {fix}")
+    trained = bundle.recipe.model.num_classes
     # a checkpoint without names fits any table of its length
     known = bundle.classes.names if bundle.classes is not None else classes.names
-    for index, (ours, theirs) in enumerate(zip(known, classes.names, strict=True)):
-        if ours.strip().casefold() != theirs.strip().casefold():
-            raise ValueError(f"class {index} is {ours!r} in the checkpoint and {theirs!r} in the data set; {fix}")
+    if len(known) != trained:
+        known = tuple(str(number) for number in range(trained))
+    note = check_names(
+        known,
+        classes.names,
+        places=("the checkpoint", "the data set"),
+        fix="give the class table of its training, or the checkpoint itself, by --data.classes",
+    )
+    if note:
+        logger.warning(note)
 
 
 @contextmanager

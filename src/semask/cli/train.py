@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from tyro.conf import AvoidSubcommands, FlagConversionOff, arg
 
@@ -24,6 +24,7 @@ from semask.recipes import (
     get_recipe,
     list_recipes,
 )
+from semask.recipes.encoders import StagesOptions
 from semask.recipes.kinds import with_augment, with_decoder, with_pixel_decoder, with_semantic
 from semask.training.options import RunOptions, folder_of, resumed_checkpoint
 
@@ -38,7 +39,7 @@ FIRST = (
     "data.crop",
     "model.num-classes",
     "model.encoder.weights",
-    "loss.class-weights",
+    *("loss.cross-entropy", "loss.dice", "loss.tversky", "loss.lovasz", "loss.focal", "loss.class-weights"),
     "optim.lr",
     "train.steps",
     "train.batch-size",
@@ -64,10 +65,27 @@ KINDS: dict[str, Callable[[Recipe, str], Recipe]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PartOptions:
+    """The flags in KINDS, for the help alone; each changes several fields, and others go beyond it."""
+
+    augment: Literal["street", "aerial", "microscopy"] | None = None
+    """Flips, quarter turns, scales and colours for such images; None keeps the recipe's."""
+    encoder: str | None = None
+    """Another backbone: a name of timm, or mit_b0 … mit_b5."""
+    decoder: str | None = None
+    """Another kind of decoder, such as semantic_fpn, upernet or mask2former."""
+    pixel_decoder: str | None = None
+    """Another kind of pixel decoder under a mask classifier."""
+    semantic: Literal["layers", "probe", "none"] | None = None
+    """Semantic layers after the encoder's stages, the probes they are compared with, or neither."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """The flags: the recipe's fields, whose booleans are written true and false, and the run's options."""
 
     run: Annotated[RunOptions, arg(name="")] = dataclasses.field(default_factory=RunOptions)
+    parts: Annotated[PartOptions, arg(name="")] = dataclasses.field(default_factory=PartOptions)
     data: Annotated[DataRecipe, FlagConversionOff]
     model: Annotated[ModelRecipe, FlagConversionOff, AvoidSubcommands]
     loss: LossRecipe
@@ -119,17 +137,20 @@ def parse(arguments: Sequence[str]) -> Task:
     if name is not None and name not in list_recipes() and Path(name).exists():
         command = f"semask train folder/semask-lite0-fpn --data.root {name}"
         raise ValueError(f"{name!r} holds data, and a recipe comes first: `{command}`; `semask models` lists recipes")
-    recipe = Recipe(name="RECIPE") if name is None else get_recipe(name)
+    # without a name there is help alone, of an encoder of no certain kind
+    recipe = Recipe(name="RECIPE", model=ModelRecipe(encoder=StagesOptions(name="timm")))
+    recipe = recipe if name is None else get_recipe(name)
     recipe, flags = choose_kinds(recipe, flags)
     # a bare --resume means the run's own last checkpoint
     for place, (flag, following) in reversed([*enumerate(pairwise([*flags, "--"]))]):
         if flag == "--resume" and following.startswith("--"):
             flags.insert(place + 1, "latest")
-    description = (
-        f"Train by the recipe {recipe.name}: every field of the recipe is a flag.\n\nFive flags change several fields, "
-        "others go beyond them: --encoder NAME (of timm, or mit_b0 … mit_b5), --decoder KIND, --pixel-decoder KIND, "
-        "--semantic layers|probe|none, and --augment street|aerial|microscopy."
-    )
+    description = f"Train by the recipe {recipe.name}: every field of the recipe is a flag, and starts at its value."
+    if name is None:
+        description = (
+            "Train by a recipe, whose every field is a flag. `semask models` lists recipes; with one, such as `semask "
+            "train folder/semask-lite0-fpn --help`, the defaults are its own."
+        )
     settings, recipe = parse_over(
         TrainSettings, recipe, flags, prog=f"semask train {recipe.name}", description=description, first=FIRST
     )

@@ -2,21 +2,20 @@
 
 In a folder, or a zip file, the patterns of the recipe (`images/{split}`, `labels/{split}`) name the folders. Three
 layouts are understood: a folder per split (sub-folders below it are searched); one folder for all with `train.txt` and
-`val.txt` (a stem a line) at the root; and one folder for all without such files, of which a tenth, chosen by the names,
-is for validation. Where a folder per split and a split file both exist, the file selects from the folder.
+`val.txt` (a stem a line) at the root; and one folder for all without such files, of which `hold_out` chooses images for
+validation. Where a folder per split and a split file both exist, the file selects from the folder.
 
 Suffixes match in any case. Names are compared in Unicode's composed form (NFC): macOS writes decomposed ones (NFD).
 """
 
 from __future__ import annotations
 
-import hashlib
-import logging
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from semask.data.classes import Classes
+from semask.data.holdout import hold_out
 from semask.data.label_values import COLOUR
 from semask.data.layout import Misplaced, expected_layout, missing_labels, nearby, why_empty
 from semask.data.masks import (
@@ -35,10 +34,6 @@ from semask.data.readers.tree import Tree, nfc, unicode_forms, warn_once
 from semask.recipes.recipe import DataRecipe
 from semask.text import fold
 
-logger = logging.getLogger(__name__)
-
-VALIDATION_SHARE = 0.1
-"""The share of a folder without splits."""
 TABLE = "classes.json"
 
 Files = dict[str, Source]
@@ -193,9 +188,6 @@ def _pairs_in_folders(data: DataRecipe, root: Path, split: str) -> dict[str, tup
         labels = find_masks({nfc(path): file for path, file in files.items()}, images, template, mask_classes(data))
     elif not data.label_suffix.lower().endswith(".json"):
         labels = _by_stem(files, data.label_suffix)
-    if unused := sorted(labels.keys() - images.keys()):
-        folder = root / label_folder
-        logger.warning("%d labels in %s have no image and are not used: %s", len(unused), folder, fold(unused))
     paired = {stem: (images[stem], labels[stem]) for stem in stems if stem in labels}
     if missing := [stem for stem in stems if stem not in labels]:
         used = {*images.values(), *(label for _, label in paired.values())}
@@ -203,6 +195,8 @@ def _pairs_in_folders(data: DataRecipe, root: Path, split: str) -> dict[str, tup
         names = {stem: images[stem].name for stem in missing}
         message = missing_labels(names, root / label_folder, unused_files, data, any_paired=bool(paired))
         raise Unpaired(message, paired)
+    if unused := sorted(labels.keys() - images.keys()):
+        warn_once(f"{len(unused)} labels in {root / label_folder} have no image and are not used: {fold(unused)}")
     return paired
 
 
@@ -252,13 +246,11 @@ def _stems_of_split(images: Files, tree: Tree, data: DataRecipe, *, split: str, 
         raise ValueError(
             f"no {tree.root / split}.txt and no folder of that split alone; write its stems there, one a line"
         )
-    # hold out a tenth, at least one, the same on every machine and in every order
-    ranked = sorted(images, key=lambda stem: hashlib.sha256(stem.encode("utf-8", "surrogatepass")).digest())
-    held_out = set(ranked[: max(1, round(len(ranked) * VALIDATION_SHARE))])
-    held = f"{len(held_out)} of {len(images)} images, chosen by their names, are for validation"
+    chosen = hold_out(images)
+    held = f"{len(chosen)} of {len(images)} images, chosen by their names, are for validation"
     write = f"write {' and '.join(files)} to choose them yourself"
     warn_once(f"no folder or file defines the splits of {tree.root}: {held}; {write}")
-    return sorted(held_out if split == data.val_split else images.keys() - held_out)
+    return sorted(chosen if split == data.val_split else images.keys() - chosen)
 
 
 def _listed_stems(text: str, listing: Path, images: Files) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from semask.data.readers.archives import ZIP_ERRORS
+from semask.data.renamed import check_names
 from semask.evaluation.counts import MetricAccumulator
 from semask.evaluation.metrics.bootstrap import RESAMPLES, ImageCounts, Interval, intervals, statistics
 from semask.evaluation.metrics.confusion import null
 from semask.evaluation.summary import never_predicted
 from semask.files import atomic_write, write_json
 
+logger = logging.getLogger(__name__)
 NAME = "metrics.json"
 COUNTS = ("intersection", "predicted", "labelled")
 NEEDED = (
@@ -163,6 +166,7 @@ def _check_scores(scores: Mapping[str, Any], names: Sequence[str], counts: Image
 def check_alike(ours: Record, theirs: Record) -> dict[str, tuple[Any, Any]]:
     """Check that two records are of the same images, classes and protocol; return how their input scales differ.
 
+    Classes that were renamed between the two are logged.
     Scale and windows belong to a model, since it learnt at that scale; several scales and flips are a protocol's.
 
     Raises:
@@ -175,6 +179,10 @@ def check_alike(ours: Record, theirs: Record) -> dict[str, tuple[Any, Any]]:
             for data in (ours.values["data"], theirs.values["data"])
         )
         raise ValueError(f"{pair}: their data differ ({described}); evaluate both on the same files and class table")
+    names = ([row["name"] for row in record.values["scores"]["classes"]] for record in (ours, theirs))
+    places, fix = (str(ours.path), str(theirs.path)), "evaluate both with the same class table"
+    if note := check_names(*names, places=places, fix=fix):
+        logger.warning(note)
     # images as the models saw them
     seen, other = (record.values["protocol"]["seen"] for record in (ours, theirs))
     differing = {key: (seen.get(key), other.get(key)) for key in seen | other if seen.get(key) != other.get(key)}

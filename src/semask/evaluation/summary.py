@@ -37,12 +37,14 @@ def advice(matrix: Integer[Tensor, "k k"], names: Sequence[str], recipe: Recipe)
         return None
     pixels = matrix.sum(1)
     shares = (pixels / pixels.sum()).tolist()
-    listed = ", ".join(f"{names[index]} ({shares[index]:.2%} of the labelled pixels)" for index in missing[:LISTED])
+    listed = ", ".join(f"{names[index]} {shares[index]:.2%}" for index in missing[:LISTED])
     more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
     flags = []
     if recipe.loss.class_weights is None and recipe.model.decoder.kind not in MASK_CLASSIFIERS:
-        flags.append("--loss.class-weights " + " ".join(f"{each:g}" for each in root_frequency(pixels.cpu().numpy())))
+        weights = root_frequency(pixels.cpu().numpy())
+        if len({*weights}) > 1:
+            flags.append("--loss.class-weights " + " ".join(f"{each:g}" for each in weights))
     if not recipe.data.rare_crops and recipe.data.kind != "scenes":
         flags.append("--data.rare-crops 0.5")
     flags.append(f"--train.steps {2 * recipe.train.steps}")
-    return f"predicted nowhere: {listed}{more}; to train again, try {', '.join(flags)}"
+    return f"predicted nowhere: {listed}{more} (of the labelled pixels); to train again, try {', '.join(flags)}"

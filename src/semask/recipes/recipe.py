@@ -24,6 +24,7 @@ class ModelRecipe:
     encoder: EncoderOptions = field(default_factory=SwinOptions)
     decoder: DecoderOptions = field(default_factory=SemanticFPNOptions)
     num_classes: int = 150
+    """Number of classes of the model; recipes for data of one's own take it from the class table."""
     mean: tuple[float, ...] = IMAGENET_MEAN
     """Means of the channels (RGB, or those of data.channels), images in [0, 1]; `semask doctor` finds a data set's."""
     std: tuple[float, ...] = IMAGENET_STD
@@ -69,11 +70,15 @@ class LossRecipe:
     cross_entropy: float = 1.0
     """Weight of the cross-entropy of the main prediction of pixels; those of the next four are beside it."""
     dice: float = 0.0
+    """Weight of the Dice loss: overlap of whole classes, for rare ones."""
     tversky: float = 0.0
+    """Weight of the Tversky loss: Dice with unequal costs of false and missed pixels."""
     tversky_alpha: float = 0.3
     """Cost of a pixel that is wrongly found, against 1 - this of one that is missed; 0.5 is the Dice loss."""
     lovasz: float = 0.0
+    """Weight of the Lovász-softmax loss: a surrogate of the mIoU."""
     focal: float = 0.0
+    """Weight of the focal loss: cross-entropy of mostly the hard pixels."""
     focal_gamma: float = 2.0
     """Exponent by which well-classified pixels weigh less."""
     class_weights: tuple[float, ...] | None = None
@@ -176,6 +181,7 @@ class OptimRecipe:
 
     algorithm: Literal["adamw", "sgd"] = "adamw"
     lr: float = 1e-4
+    """Largest learning rate, after the warm-up."""
     weight_decay: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW only."""
@@ -208,6 +214,7 @@ class TrainRecipe:
     """Length and manner of the training."""
 
     steps: int = 80_000
+    """Optimiser steps of the whole run."""
     batch_size: int = 16
     """Images per optimiser step, over all devices and accumulated batches."""
     accumulate: int = 1
@@ -231,6 +238,7 @@ class TrainRecipe:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """'auto' is bfloat16 on a GPU that has it, else float32."""
     eval_every: int = 8000
+    """Optimiser steps from one evaluation to the next."""
     eval_stride: tuple[int, int] | None = None
     """Stride of sliding windows in evaluations during training; None is that of the test."""
     checkpoint_every: float = 10.0

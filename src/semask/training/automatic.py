@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from semask.data.checks.class_counts import RARE_CROPS, counted, rare_weights
 from semask.data.checks.fingerprint import Fingerprint, fingerprint
@@ -81,7 +82,9 @@ def choose(recipe: Recipe, classes: Classes, options: RunOptions, out: Path, *, 
         return Choice(recipe.override(changes), changes, tuple(record["reasons"]))
     gpu = options.accelerator in {"auto", "gpu"} and torch.cuda.is_available()
     machine = Machine(gpu, memory_of(torch.device("cuda" if gpu else "cpu")) / 2**30)
-    return fit_recipe(recipe, fingerprint(recipe.data, classes), machine, names=classes.names, keep=keep)
+    # the first reading of all files; the check that follows has their statistics
+    found = fingerprint(recipe.data, classes, progress=getattr(rank_zero_only, "rank", 0) == 0)
+    return fit_recipe(recipe, found, machine, names=classes.names, keep=keep)
 
 
 def fit_recipe(

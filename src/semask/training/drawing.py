@@ -20,9 +20,9 @@ SHOWN = 8
 
 @rank_zero_only
 @torch.inference_mode()
-def draw(result: TrainResult) -> None:
-    """Draw curves.png and overview.png into the folder of a run."""
-    model, recipe, classes = store.load(result.best)
+def draw(result: TrainResult, best: store.Bundle | None = None) -> None:
+    """Draw curves.png and overview.png into the folder of a run; `best` None loads its best weights."""
+    model, recipe, classes = best or store.load(result.best)
     assert recipe is not None  # the run was made by it
     if history := read_history(result.out):
         training_curves(result.out / "curves.png", history)

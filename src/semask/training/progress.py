@@ -37,6 +37,7 @@ class ProgressReport(Callback):
         self.evaluation = TaskID(0)
         self.loss = float("nan")
         self.miou = ""
+        self.missing: list[str] = []
         self.began = self.reported_at = 0.0
         self.since = self.scored = 0
         self.reported = 0
@@ -112,9 +113,11 @@ class ProgressReport(Callback):
         )
         if self.names:
             self._say(f"  {class_line(scores, self.names)}")
+            # a line when the classes change, not at every evaluation
             missing = [self.names[index] for index in never_predicted(pl_module.confusion.matrix)]
-            if missing:
-                self._say(f"  predicted nowhere: {', '.join(missing)}")
+            if missing != self.missing:
+                self._say(f"  predicted nowhere: {', '.join(missing) or 'no class any more'}")
+                self.missing = missing
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the bars down."""

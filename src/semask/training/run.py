@@ -6,10 +6,10 @@ import logging
 import os
 import signal
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -23,6 +23,7 @@ from semask.checkpoints.warm_start import start_from
 from semask.data.checks.check import check_pairs
 from semask.data.classes import Classes
 from semask.data.dataset import TrainingFiles, training_set, validation_set
+from semask.data.holdout import FEW
 from semask.evaluation.metrics import Confusion
 from semask.evaluation.metrics.confusion import Scores
 from semask.evaluation.summary import advice
@@ -33,7 +34,7 @@ from semask.models.flops import parameters
 from semask.ops.memory import checkpoint_stages
 from semask.recipes import Recipe, TrainRecipe
 from semask.recipes.bounds import check_flags, check_numbers
-from semask.text import console
+from semask.text import console, pluralize
 from semask.training import automatic
 from semask.training.callbacks import EarlyStop, MovingAverage, RandomStates, WarnUnusedSemanticAttention
 from semask.training.datamodule import SegmentationData, micro_batch
@@ -41,7 +42,7 @@ from semask.training.frozen import check_frozen
 from semask.training.history import FOLDER, open_loggers
 from semask.training.module import SegmentationModule
 from semask.training.optim import check_rates
-from semask.training.options import RunOptions, folder_of
+from semask.training.options import LAST_CHECKPOINT, RunOptions, folder_of
 from semask.training.prepare import (
     check_batch_norms,
     find_checkpoint,
@@ -132,17 +133,17 @@ class Run:
                 self.choice.write(self.out)
         self.trainer.loggers = [*loggers] if loggers is not None else open_loggers(self.out, self.options.logger)
         self.console.print(self._summary(module, data))
+        images = len(cast(Sized, data.val))
+        if self.first and images < FEW:
+            logger.warning(
+                "mIoU over %s says little, and best/ is chosen by it: label at least %d images for validation",
+                *(pluralize(images, "validation image"), FEW),
+            )
         try:
-            self.trainer.fit(module, datamodule=data, ckpt_path=self.resume, weights_only=True)
-        # What ended the run from outside keeps its meaning, which Lightning's exit statuses 0 and 1 do not have.
-        except SIGTERMException as ending:
-            raise SystemExit(TERMINATED) from ending
-        except SystemExit as leaving:
-            if self.trainer.interrupted:
-                raise KeyboardInterrupt from leaving
+            self._run_steps(module, data)
+        except (KeyboardInterrupt, SystemExit):
+            self._say_how_to_go_on()
             raise
-        except RuntimeError as error:
-            raise self._cause(error)  # noqa: B904
         matrix = self.checkpoints.matrix
         if matrix is None:
             raise ValueError(
@@ -168,6 +169,30 @@ class Run:
             logger.warning(warning)
         return result
 
+    def _run_steps(self, module: SegmentationModule, data: SegmentationData) -> None:
+        """Train; what ends the run from outside keeps its meaning, which Lightning's exit statuses 0 and 1 lack."""
+        try:
+            self.trainer.fit(module, datamodule=data, ckpt_path=self.resume, weights_only=True)
+        except SIGTERMException as ending:
+            raise SystemExit(TERMINATED) from ending
+        except SystemExit as leaving:
+            if self.trainer.interrupted:
+                raise KeyboardInterrupt from leaving
+            raise
+        except RuntimeError as error:
+            raise self._cause(error)  # noqa: B904
+
+    def _say_how_to_go_on(self) -> None:
+        """Name the saved state of a stopped run, and the command that goes on from it."""
+        path, step = self.out / LAST_CHECKPOINT, self.checkpoints.saved_step
+        command = f"semask train {self.recipe.name} … --out {self.out}"
+        if step >= 0:
+            self.console.print(f"saved {path} at step {step}; go on with `{command} --resume`")
+        elif self.resume is not None:
+            self.console.print(f"nothing new to save; go on from {self.resume} with `{command} --resume`")
+        else:
+            self.console.print(f"stopped before the first step was saved; begin again with `{command} --overwrite`")
+
     def _cause(self, error: RuntimeError) -> BaseException:
         """The end of a run of which a loading process, or Lightning in its own ending, makes another error."""
         if self.checkpoints.stopping == signal.SIGINT:
@@ -178,14 +203,18 @@ class Run:
         return hidden or error
 
     def _summary(self, module: SegmentationModule, data: SegmentationData) -> str:
-        spec, trainer = self.recipe.train, self.trainer
-        device = f"{trainer.world_size} × {type(trainer.accelerator).__name__.removesuffix('Accelerator')}"
+        spec, devices = self.recipe.train, self.trainer.world_size
+        kind = type(self.trainer.accelerator).__name__.removesuffix("Accelerator").replace("CUDA", "GPU")
+        precision = {"32-true": "float32", "bf16-mixed": "bfloat16"}.get(self.trainer.precision, self.trainer.precision)
+        # how a batch is shared out, where it is
+        parts = [pluralize(devices, "device")] * (devices > 1) + [f"{spec.accumulate} passes"] * (spec.accumulate > 1)
+        shared = f" ({' × '.join([*parts, pluralize(self.micro_batch, 'image')])})" if parts else ""
         crop = "×".join(map(str, self.recipe.data.crop))
         lines = [
             f"{self.recipe.name}: {parameters(module) / 1e6:.2f} M parameters, {module.model.num_classes} classes",
-            f"{spec.steps} steps of {spec.batch_size} images ({trainer.world_size} × {spec.accumulate} × "
-            f"{self.micro_batch}) at {crop}, evaluated every {spec.eval_every}",
-            f"on {device}, precision {trainer.precision}",
+            f"{pluralize(spec.steps, 'step')} of {pluralize(spec.batch_size, 'image')}{shared} of {crop} px, evaluated "
+            f"every {pluralize(spec.eval_every, 'step')}; {pluralize(len(cast(Sized, data.val)), 'validation image')}",
+            f"on {kind if devices == 1 else f'{devices} × {kind}'}, in {precision}",
         ]
         if self.classes is not None and self.recipe.data.kind != "scenes":
             lines.append(self.classes.describe())

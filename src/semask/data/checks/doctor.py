@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -61,7 +62,7 @@ class Diagnosis:
     @property
     def training(self) -> Split:
         """The training split, or the first one without it."""
-        return _training_split(self.splits, self.data)
+        return next((split for split in self.splits if split.name == self.data.train_split), self.splits[0])
 
     def statistics_flags(self) -> str:
         """Return the statistics as flags of `semask train`; "" without any."""
@@ -176,7 +177,7 @@ def diagnose(
     # issues: of the set as a whole first
     report = assess(pairs, stats, classes)
     duplicates = find_duplicates(splits, distance=distance)
-    training = _training_split(splits, data)
+    training = next((split for split in splits if split.name == data.train_split), splits[0])
     if len(classes) < 2:
         message = (
             f"the class table has {len(classes)} class and models distinguish at least 2; to find one kind of thing, "
@@ -220,25 +221,26 @@ def _training_split(splits: tuple[Split, ...], data: DataRecipe) -> Split:
 
 def _find_splits(data: DataRecipe) -> tuple[dict[str, list[Pair]], list[Issue]]:
     """Return the pairs of all splits as far as they can be found, and report missing ones."""
-    failures: dict[str, ValueError] = {}
+    errors: dict[str, ValueError] = {}
     found: dict[str, list[Pair]] = {}
     for name in find_splits(data):
         try:
             found[name] = find_pairs(data, name)
         except ValueError as error:
-            failures[name] = error
+            errors[name] = error
             if isinstance(error, Unpaired):
                 found[name] = error.pairs
-    # advice that several splits share is given once, with the last
-    issues, given = [], set()
-    for name, failure in reversed(failures.items()):
-        advice = failure.advice if isinstance(failure, Misplaced) else ""
-        message = str(failure).removesuffix(advice) if advice in given else str(failure)
-        given.add(advice)
-        # training needs the recipe's own two alone
-        own = name in (data.train_split, data.val_split)
-        issues.append(Issue("split", message, severity="error" if own else "warning"))
-    issues.reverse()
+    # one issue of splits that have the same error but for their names and files
+    alike: dict[object, list[str]] = {}
+    for name, refusal in errors.items():
+        flags = re.findall(r"--data\.[\w-]+ \S+", str(refusal)) if isinstance(refusal, Unpaired | Misplaced) else []
+        alike.setdefault((*flags,) or str(refusal).partition("\n")[0].replace(name, "{split}"), []).append(name)
+    issues = []
+    for names in alike.values():
+        own = {*names} & {data.train_split, data.val_split}  # training needs these alone
+        first, *rest = str(errors[names[0]]).split("\n")
+        first += f" ({' and '.join(map(repr, names))} alike)" if len(names) > 1 else ""
+        issues.append(Issue("split", "\n".join((first, *rest)), severity="error" if own else "warning"))
     if not any(found.values()):
         raise ValueError("\n".join(str(issue) for issue in issues))
     return found, issues

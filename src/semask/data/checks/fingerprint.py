@@ -43,7 +43,7 @@ class Fingerprint(NamedTuple):
     value_range: FoundRange | None = None
 
 
-def fingerprint(data: DataRecipe, classes: Classes) -> Fingerprint:
+def fingerprint(data: DataRecipe, classes: Classes, *, progress: bool = False) -> Fingerprint:
     """Measure a data set; files that an earlier check saw are not read again.
 
     Raises:
@@ -54,9 +54,10 @@ def fingerprint(data: DataRecipe, classes: Classes) -> Fingerprint:
     value_range = find_value_range([*training, *validation], data)
     if value_range is not None:
         data = replace(data, value_range=value_range[:2])
-    stats = scan(training, data, thorough=False)
-    images = [known.image for known in stats if isinstance(known.image, ImageStats)]
-    labels = [known.label for known in stats if isinstance(known.label, LabelStats)]
+    both = scan([*training, *validation], data, thorough=False, progress=progress)
+    stats, known = both[: len(training)], [each.image for each in both[len(training) :]]
+    images = [each.image for each in stats if isinstance(each.image, ImageStats)]
+    labels = [each.label for each in stats if isinstance(each.label, LabelStats)]
     if not images or not labels:
         raise ValueError("no training image and label can be read; `semask doctor` names the cause of each")
     sizes = np.array([(image.height, image.width) for image in images])
@@ -65,7 +66,6 @@ def fingerprint(data: DataRecipe, classes: Classes) -> Fingerprint:
     # outlines of some labels, evenly chosen
     chosen = training[:: -(-len(training) // LOOKED_AT)]
     encoded = [classes.encode(read_values(pair.label, classes).numpy()).astype(np.uint8) for pair in chosen]
-    known = [each.image for each in scan(validation, data, thorough=False)]
     return Fingerprint(
         images=len(training),
         validation_pixels=sum(image.height * image.width for image in known if isinstance(image, ImageStats)),
