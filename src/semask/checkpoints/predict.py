@@ -78,6 +78,8 @@ def predict(
         raise ValueError("predict needs a folder for the results: out=…")
     options = replace(options or PredictOptions(out=Path(str(out))), **own)
     check_flags(options)
+    if options.end is not None and options.end <= options.start:
+        raise ValueError(f"--end {options.end:g} must be later than --start {options.start:g} [s]")
     shard = Shard.parse(options.shard)
     check_writable(options.out)
     # what there is to do, before the model is built
@@ -100,13 +102,15 @@ def predict(
     if warning := scale_warning(recipe_data, data, test):
         logger.warning(warning)
     classes = model.classes or numbered_classes(model.num_classes)
-    engine = Engine(model, classes, options, data=data, test=test, log=lambda text: screen.print(text, style="yellow"))
-    settings = {"weights": weights, **engine.settings}
+    engine = Engine(
+        model, classes, options, data=data, test=test, weights=weights,
+        log=lambda text: screen.print(text, style="yellow"),
+    )  # fmt: skip
     if options.plan:
         for item in items[shard.index - 1 :: shard.count]:
             engine.show_plan(item)
         return Summary(0, 0, {}, (), options.out)
-    summary = run(engine, items, settings)
+    summary = run(engine, items)
     if not summary.done + summary.earlier:
         raise ValueError(f"none of the {len(items)} files in {_shown(given)} is an image that can be segmented")
     return summary

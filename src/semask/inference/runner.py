@@ -20,7 +20,7 @@ from semask.files import write_json
 from semask.inference.engine import Engine, Loaded
 from semask.inference.manifest import Line, Manifest
 from semask.inference.regions import RegionImage
-from semask.inference.sinks import Result
+from semask.inference.sinks import PREDICTIONS, Result
 from semask.inference.sources import Item
 from semask.recipes.prediction import PredictOptions, Shard
 from semask.text import Progress
@@ -127,9 +127,12 @@ class Work:
             if isinstance(first, Exception):
                 raise first
             if item.is_video:
-                from semask.inference.video import segment_video
+                try:
+                    from semask.inference.video import segment_video
+                except ModuleNotFoundError as error:
+                    raise ValueError("videos need the package `av`: pip install 'semask[video]'") from error
 
-                yield segment_video(self.engine, item, self._rows)
+                yield segment_video(self.engine, item, self._frames)
             elif isinstance(first.image, RegionImage):
                 yield self.engine.segment_raster(item, first.image, self._rows)
             else:
@@ -169,17 +172,18 @@ class Work:
     def _rows(self, rows: int, height: int) -> None:
         self.progress.advance(0, f"{rows} of {height} rows")
 
+    def _frames(self, frames: int, total: int | None) -> None:
+        self.progress.advance(0, f"{frames} of {total or '?'} frames")
 
-def run(engine: Engine, items: Sequence[Item], settings: dict[str, Any]) -> Summary:
-    """Segment the items of a shard that no earlier run has finished.
 
-    `settings`: what decides the results, from the weights on; a folder holds results of one kind.
+def run(engine: Engine, items: Sequence[Item]) -> Summary:
+    """Segment the items of a shard that no earlier run has finished; a folder holds results of one kind.
 
     Raises:
         ValueError: OUT holds results of other settings, another process works there, or no item is an image.
         OSError: Results cannot be written, or the images have vanished; what is done is kept.
     """
-    options = engine.options
+    options, settings = engine.options, engine.settings
     shard = Shard.parse(options.shard)
     began = time.perf_counter()
     manifest = Manifest(options.out, settings, shard, overwrite=options.overwrite)
@@ -212,7 +216,9 @@ def _is_done(manifest: Manifest, item: Item, options: PredictOptions) -> bool:
         return False
     if line.error is not None:
         return not options.retry_failed
-    return any((options.out / "predictions").glob(f"{_escaped(item.name)}.*")) or item.is_video
+    if item.is_video:
+        return (options.out / PREDICTIONS / item.name).is_dir()
+    return any((options.out / PREDICTIONS).glob(f"{_escaped(item.name)}.*"))
 
 
 def _escaped(name: str) -> str:

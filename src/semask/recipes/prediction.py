@@ -78,9 +78,7 @@ class PredictOptions:
         return tuple(name for name in ("confidence", "entropy", "probabilities") if getattr(self, name))
 
 
-NEUTRAL = (
-    *("out", "device", "memory", "workers", "shard", "overwrite", "retry_failed", "keep_going", "plan"),
-)
+NEUTRAL = (*("out", "device", "memory", "workers", "shard", "overwrite", "retry_failed", "keep_going", "plan"),)
 """Options that change no result of an image."""
 
 
