@@ -25,11 +25,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from reference import reference_forms
-from semask.benchmark.candidate import as_candidate
+from semask.benchmark.candidate import as_candidate, work_of
 from semask.benchmark.memory import in_fresh_process, peak_memory
 from semask.benchmark.options import Options
 from semask.benchmark.rounds import Clock, Quantiles, Work, alternate, cpu_time, wall
-from semask.benchmark.works import work_of
 from semask.inference import build_predictor
 from semask.losses.pixel import pixel_cross_entropy
 from semask.models.build import build

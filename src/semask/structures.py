@@ -3,8 +3,8 @@
 b batch · c channels · k classes · q queries · h w a feature grid · H W an image · n tokens · l levels · p points
 d head width
 
-Images are RGB, or bands of any number, in [0, 1], channels first. Labels are class ids; `IGNORE` marks pixels that take
-no part.
+Images are RGB, or have any number of channels, in [0, 1], channels first. Labels are class ids; `IGNORE` marks
+pixels that take no part.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class Progress:
         self.bars: Any = None
 
     def __enter__(self) -> Self:
-        self.began = self.said = time.monotonic()
+        self.began = self.printed = time.monotonic()
         if self.console.is_terminal:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bars
@@ -112,8 +112,8 @@ class Progress:
         self.done += count
         if self.bars is not None:
             self.bars.update(self.bars.task_ids[0], advance=count, description=f"{self.title} {note}".strip())
-        elif (now := time.monotonic()) - self.said >= SILENCE:
-            self.said = now
+        elif (now := time.monotonic()) - self.printed >= SILENCE:
+            self.printed = now
             left = f", {duration((now - self.began) * (self.total / self.done - 1))} left" if self.done else ""
             self.console.print(f"{self.title}: {self.done} of {self.total}{left}{note and f' ({note})'}")
 

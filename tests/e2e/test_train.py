@@ -111,7 +111,8 @@ def test_accumulated_passes_equal_one_large_one(
     In float64, since AdamW turns rounding in a vanishing gradient into whole steps.
     """
     monkeypatch.setattr(run, "build", lambda recipe: per_picture(build(recipe)))
-    monkeypatch.setattr(run, "_precision", lambda *_, **__: "64-true")
+    trainer = run.Trainer
+    monkeypatch.setattr(run, "Trainer", lambda **given: trainer(**{**given, "precision": "64-true"}))
     states = []
     for accumulate in (1, 2):
         train = TrainRecipe(steps=3, batch_size=4, accumulate=accumulate, eval_every=3)

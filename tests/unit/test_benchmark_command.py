@@ -14,14 +14,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from semask.benchmark import works
-from semask.benchmark.candidate import as_candidate
-from semask.benchmark.measure import Case, cases_of, measure, ratios
+from semask.benchmark import candidate
+from semask.benchmark.candidate import as_candidate, label_maps, work_of
+from semask.benchmark.measure import cases_of, measure
 from semask.benchmark.options import Options
-from semask.benchmark.rounds import Timings
-from semask.benchmark.works import draw_files, label_maps, work_of
 from semask.checkpoints import store
 from semask.cli import main as cli
+from semask.data.scenes.files import draw_files
 from semask.losses.build import build_loss
 from semask.models.build import build
 from semask.models.flops import cost_of
@@ -162,9 +161,9 @@ def test_bfloat16_is_by_autocast(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 def test_an_evaluation_is_of_as_many_pictures_as_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    evaluate = works.evaluate_model
+    evaluate = candidate.evaluate_model
     monkeypatch.setattr(
-        works,
+        candidate,
         "evaluate_model",
         lambda predictor, chosen, **given: seen.append(len(chosen)) or evaluate(predictor, chosen, **given),
     )
@@ -254,7 +253,7 @@ def test_a_reference_case_has_a_largest_batch_of_its_own(tmp_path: Path, monkeyp
         run()
         return 5 - 2 * searched[-1]
 
-    monkeypatch.setattr("semask.benchmark.measure._largest", largest)
+    monkeypatch.setattr("semask.benchmark.measure.largest", largest)
     fast, slow = cases_of(
         ["scenes/micro-fpn"], Options(max_batch=True, size=(32,), against=("reference",)), CPU, tmp_path
     )
@@ -280,13 +279,6 @@ def test_stages_are_made_again(tmp_path: Path) -> None:
         with torch.autograd.graph.saved_tensors_hooks(count, lambda value: value):
             case.run()
     assert kept[1, 2] < 0.9 * kept[()]
-
-
-def test_ratios_are_of_the_time_for_an_image() -> None:
-    cases = [Case(title, "semask", print, images, {}) for title, images in (("a", 2), ("b", 4))]
-    first, second = ratios(cases, Timings({"a": (1.0, 2.0, 2.0), "b": (4.0, 4.0, 2.0)}))
-    assert first.median == first.max == 1
-    assert (second.min, second.median, second.max) == (0.5, 1, 2)
 
 
 def test_the_compiled_model_is_what_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

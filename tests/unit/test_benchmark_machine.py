@@ -19,7 +19,7 @@ def test_others_had_what_all_had_less_what_we_had(tmp_path: Path, monkeypatch: p
     """In 5 s all worked 10 s, waiting for disks and guests, which users count, left out; of these 4 were ours."""
     monkeypatch.setattr(machine, "STAT", tmp_path / "stat")
     monkeypatch.setattr("os.sysconf", lambda name: 100)
-    monkeypatch.setattr(machine, "_own_seconds", iter([3.0, 7.0]).__next__)
+    monkeypatch.setattr(machine, "own_seconds", iter([3.0, 7.0]).__next__)
     monkeypatch.setattr("time.perf_counter", iter([1.0, 6.0]).__next__)
     (tmp_path / "stat").write_text("cpu  100 10 20 999 30 4 5 6 7 8\ncpu0 1 2 3\n")
     since = MachineLoad()
@@ -39,11 +39,11 @@ def test_processes_that_are_ours_are_no_others() -> None:
     """A child's child that lives, with time of its own; one more clock tick may pass while it is read."""
     spin = "import os, time\nwhile sum(os.times()[:2]) < 0.3: pass\nprint(flush=True)\ntime.sleep(60)"
     nested = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {spin!r}])"
-    before = machine.descendants_seconds(os.getpid())
+    before = machine.own_seconds()
     with subprocess.Popen([sys.executable, "-c", nested], stdout=subprocess.PIPE, start_new_session=True) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        found = machine.descendants_seconds(os.getpid())
+        found = machine.own_seconds()
         os.killpg(child.pid, signal.SIGKILL)
     assert found - before >= 0.29
 

@@ -13,6 +13,7 @@ from semask.data.classes import Classes
 from semask.visualization import explain_figures
 from semask.visualization.explain import ClassProjection, project_classes
 from semask.visualization.explain_figures import attention_maps, class_scatter, distance_plot
+from semask.visualization.point_names import GAPS, free_place, name_points, overlap
 from tests.facts import facts
 
 
@@ -102,7 +103,7 @@ def test_150_names_do_not_cover_each_other(
     renderer = FigureCanvasAgg(drawn[0]).get_renderer()
     assert sorted(text.get_text() for text in axes.texts) == sorted(classes.names)
     boxes = np.stack([text.get_window_extent(renderer).extents for text in axes.texts])
-    shared = explain_figures._overlap(boxes, boxes) & ~np.eye(150, dtype=bool)
+    shared = overlap(boxes, boxes) & ~np.eye(150, dtype=bool)
     assert shared.sum() == 0
     frame = axes.get_window_extent(renderer).extents
     assert (boxes[:, :2] >= frame[:2] - 1).all()
@@ -133,9 +134,9 @@ def test_scatter_says_how_much_it_shows(tmp_path: Path, drawn: list[matplotlib.f
 def test_a_place_is_free_inside_and_near(near: tuple[float, float], expected: int) -> None:
     frame = np.array([0.0, 0, 100, 100])
     taken = np.array([[near[0] - 3, near[1] - 3, near[0] + 3, near[1] + 3]])
-    box, gap = explain_figures._free_place(np.array(near), (20, 8), taken, frame, 4.0)
-    assert gap == explain_figures.GAPS[expected]
-    assert not explain_figures._overlap(box[None], taken).any()
+    box, gap = free_place(np.array(near), (20, 8), taken, frame, 4.0)
+    assert gap == GAPS[expected]
+    assert not overlap(box[None], taken).any()
     assert (box >= 0).all()
     assert (box <= 100).all()
     assert (box[2:] - box[:2]).tolist() == pytest.approx([20, 8])
@@ -143,8 +144,21 @@ def test_a_place_is_free_inside_and_near(near: tuple[float, float], expected: in
 
 def test_boxes_that_touch_do_not_overlap() -> None:
     boxes = np.array([[0.0, 0, 2, 2], [2, 0, 4, 2], [1, 1, 3, 3]])
-    assert explain_figures._overlap(boxes, boxes).tolist() == [
+    assert overlap(boxes, boxes).tolist() == [
         [True, False, True],
         [False, True, True],
         [True, True, True],
     ]
+
+
+def test_names_leave_the_legend_free() -> None:
+    """A dot just left of the legend, whose name would lie to the right, away from the middle of the frame."""
+    figure = matplotlib.figure.Figure(figsize=(4, 4), dpi=100)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], "o", label="a long line of the legend")
+    axes.legend(loc="upper right")
+    legend = axes.get_legend().get_window_extent(FigureCanvasAgg(figure).get_renderer())
+    x, y = axes.transData.inverted().transform((legend.x0 - 5, (legend.y0 + legend.y1) / 2))
+    name_points(axes, np.array([[x, y]]), ["a name"])
+    (box,) = (text.get_window_extent().extents for text in axes.texts)
+    assert not overlap(box[None], legend.extents[None]).any()

@@ -73,6 +73,8 @@ def test_a_recipe_blends_and_counts_memory(monkeypatch: pytest.MonkeyPatch) -> N
         "batch_size": 3,
         "blend": "hann",
         "memory_budget": 1.5,
+        "meter": None,
+        "valid_border": 0,
     }
 
 

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,9 @@ import torch
 
 from semask.benchmark.options import Dtype
 from semask.benchmark.rounds import clock_of
-from semask.ops.device import describe
+from semask.ops.device import cpu_model, describe, versions
 from semask.ops.reference import is_reference
 
-PACKAGES = (
-    "semask",
-    "torchvision",
-    "timm",
-    "transformers",
-    "segmentation-models-pytorch",
-    "numpy",
-    "scipy",
-    "pillow",
-    "triton",
-)
 SAME = ("device", "cpu", "threads", "driver", "cuda", "cudnn", "packages.torch", "precision")
 """Parts of the environment that comparable figures share."""
 SIDES = {"cpu": 2048, "cuda": 8192}
@@ -45,8 +34,12 @@ SPARE = 0.3
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Hardware, versions and settings that a figure depends on, as JSON values; None where a part does not exist."""
-    on_gpu = device.type == "cuda"
+    on_gpu, here = device.type == "cuda", Path(__file__).parent
     driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if on_gpu else None
+    # the commit of the checkout, with + if files of the package differ; edits of tests do not change a figure
+    commit = _output("git", "-C", str(here), "rev-parse", "HEAD")
+    if commit and _output("git", "-C", str(here.parent), "status", "--porcelain", "--untracked-files=no", "--", "."):
+        commit += "+"
     return {
         "device": describe(device),
         "cpu": cpu_model(),
@@ -55,7 +48,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "load": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
         "system": platform.platform(),
         "packages": versions(),
-        "commit": commit(),
+        "commit": commit,
         "driver": driver.splitlines()[0] if driver else None,
         "cuda": torch.version.cuda if on_gpu else None,
         "cudnn": torch.backends.cudnn.version() if on_gpu else None,
@@ -67,40 +60,6 @@ def environment(device: torch.device) -> dict[str, Any]:
         },
         "reference": is_reference(),
     }
-
-
-def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that results may depend on."""
-    # torch's own string holds its build, which the package's version lacks
-    found = {"python": platform.python_version(), "torch": torch.__version__}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def cpu_model() -> str:
-    """The name of the CPU, or of its architecture where the system has no name for it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    # one line for each core; ARM has none
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def commit() -> str | None:
-    """The commit of the checkout that holds this code, with + if files differ; None in a package."""
-    here = Path(__file__).parent
-    # files of the package alone: edits of tests and notes do not change a figure
-    found = _output("git", "-C", str(here), "rev-parse", "HEAD")
-    if found is None:
-        return None
-    changed = _output("git", "-C", str(here), "status", "--porcelain", "--untracked-files=no", "--", str(here.parent))
-    return f"{found}+" if changed else found
 
 
 def _output(program: str, *arguments: str) -> str | None:
@@ -136,15 +95,42 @@ class MachineLoad:
     """The CPU time of other processes since this object was made."""
 
     def __init__(self) -> None:
-        self._began = time.perf_counter(), _busy_seconds(), _own_seconds()
+        self._began = time.perf_counter(), _others_seconds()
 
     def cores(self) -> float | None:
         """The mean number of cores that other processes kept busy; None where the system has no /proc/stat."""
-        began, busy, own = self._began
-        now = _busy_seconds()
-        if busy is None or now is None:
+        (began, before), now = self._began, _others_seconds()
+        if before is None or now is None:
             return None
-        return max(0.0, (now - busy) - (_own_seconds() - own)) / max(time.perf_counter() - began, 1e-9)
+        return max(0.0, now - before) / max(time.perf_counter() - began, 1e-9)
+
+
+def _others_seconds() -> float | None:
+    """The time that all cores have worked for other processes [s]."""
+    try:
+        columns = STAT.read_text(encoding="ascii").split("\n", 1)[0].split()[1:]
+        return sum(int(columns[place]) for place in BUSY) / os.sysconf("SC_CLK_TCK") - own_seconds()
+    except (OSError, ValueError, IndexError, AttributeError):
+        return None
+
+
+def own_seconds() -> float:
+    """The CPU time [s] of this process and its descendants, living and ended."""
+    # children and CPU time of every process of the machine
+    children: dict[int, list[int]] = {}
+    ticks: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError, IndexError):  # it has ended meanwhile
+            # the fields after the name in parentheses, which may itself hold parentheses
+            fields = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            number = int(path.parent.name)
+            ticks[number] = sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime
+            children.setdefault(int(fields[1]), []).append(number)
+    # breadth first, over a list that grows
+    living = [os.getpid()]
+    for number in living:
+        living += children.get(number, ())
+    return sum(ticks.get(number, 0) for number in living) / os.sysconf("SC_CLK_TCK")
 
 
 def crowding(environment: Mapping[str, Any], entry: Mapping[str, Any]) -> str | None:
@@ -163,38 +149,3 @@ def crowding(environment: Mapping[str, Any], entry: Mapping[str, Any]) -> str | 
         f"Other processes had {others:.1f} of {cores} cores while {wanted} were wanted. Threads that wait for each "
         f"other lose most by that, so that not even ratios need hold: measure again when the machine is quiet{fewer}."
     )
-
-
-def _busy_seconds() -> float | None:
-    """The time that all cores have worked [s]."""
-    try:
-        columns = STAT.read_text(encoding="ascii").split("\n", 1)[0].split()[1:]
-        return sum(int(columns[place]) for place in BUSY) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError, AttributeError):
-        return None
-
-
-def _own_seconds() -> float:
-    """The CPU time [s] of this process and its descendants, living and ended."""
-    return sum(os.times()[:4]) + descendants_seconds(os.getpid())
-
-
-def descendants_seconds(process: int) -> float:
-    """The CPU time [s] of a process's living descendants, and of the processes that these have waited for."""
-    # parent and CPU time of every process of the machine
-    children: dict[int, list[int]] = {}
-    ticks: dict[int, int] = {}
-    for path in STAT.parent.glob("[0-9]*/stat"):
-        try:
-            # the fields after the name in parentheses, which may itself hold parentheses
-            fields = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-            number, parent = int(path.parent.name), int(fields[1])
-            ticks[number] = sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime
-        except (OSError, ValueError, IndexError):
-            continue  # it has ended meanwhile
-        children.setdefault(parent, []).append(number)
-    # breadth first, over a list that grows
-    living = [*children.get(process, ())]
-    for number in living:
-        living += children.get(number, ())
-    return sum(ticks[number] for number in living) / os.sysconf("SC_CLK_TCK")

@@ -11,19 +11,21 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import nn
 
-from semask.benchmark.candidate import Candidate, candidate, compile_model, recipe_of
+from semask.benchmark.candidate import INSIDE, Candidate, as_candidate, evaluate, load, recipe_of, with_data, work_of
 from semask.benchmark.machine import MachineLoad, environment, matmul_peak
-from semask.benchmark.memory import fits_in_ram, fits_on_gpu, largest_batch, memory_limit, peak_memory
+from semask.benchmark.memory import SHARE, fits_in_memory, largest_batch, peak_memory
 from semask.benchmark.options import Options, check
 from semask.benchmark.result import FORMAT, KIND
-from semask.benchmark.rounds import Quantiles, Timings, Work, alternate, clock_of
+from semask.benchmark.rounds import Work, alternate, clock_of
 from semask.benchmark.third_party import third_party
-from semask.benchmark.works import INSIDE, evaluate, load, with_data, work_of
+from semask.checkpoints import store
+from semask.models.build import build
 from semask.models.flops import cost_of
 from semask.models.model import SegmentationModel
-from semask.ops.device import pick_device
+from semask.ops.device import available_memory, pick_device
 from semask.ops.memory import checkpoint_stages
 from semask.ops.reference import is_reference, reference_mode
+from semask.recipes import list_recipes
 
 PASSES = {"forward": 1, "predict": 1, "train": 3}
 """Multiply-adds of a run in forward passes: the backward pass takes twice as many."""
@@ -48,33 +50,33 @@ class Case(NamedTuple):
 
 def cases_of(names: Sequence[str], options: Options, device: torch.device, folder: Path) -> list[Case]:
     """A case for every recipe or checkpoint and, after all of these, for their rivals; `folder` takes drawn files."""
-    if options.what == "load":
-        # the loader of training alone: no model, and so no cost
-        unknown = {"channels_last": False, "checkpoint_stages": [], "parameters": None, "multiply_adds": None}
-        loading, batch = [], options.batch_size
-        for name in names:
-            recipe = recipe_of(name, options.root)
-            facts = {"recipe": recipe.name, "size": list(recipe.data.crop), "batch": batch, **unknown}
-            run = load(with_data(recipe, options, folder), options)
-            loading.append(Case(name, "semask", run, options.images // batch * batch, facts))
-        return loading
     # a library's model that two recipes share is measured once
     found: dict[str, Case] = {}
     for name in names:
-        own = candidate(name, options)
-        rivals = [library for library in options.against if library != "reference"]
-        others = (third_party(library, own.recipe, options.size_for(own.recipe.data.crop)) for library in rivals)
-        for each in (own, *others):
+        recipe = recipe_of(name, options.root)
+        if options.what == "load":
+            # the loader of training alone: no model, and so no cost
+            batch = options.batch_size
+            facts = {"recipe": recipe.name, "size": list(recipe.data.crop), "batch": batch, "channels_last": False}
+            facts |= {"checkpoint_stages": [], "parameters": None, "multiply_adds": None}
+            run = load(with_data(recipe, options, folder), options)
+            found[name] = Case(name, "semask", run, options.images // batch * batch, facts)
+            continue
+        # random weights cost what trained ones cost
+        model = build(recipe) if name in list_recipes() else store.load(name).model
+        own = as_candidate(name, model, recipe, test=options.test)
+        size = options.size_for(recipe.data.crop)
+        rivals = (third_party(library, recipe, size) for library in options.against if library != "reference")
+        for each in (own, *rivals):
             if each.title not in found:
-                for case in _cases(each, options, device, folder):
-                    found[case.title] = case
+                found |= {case.title: case for case in cases_of_model(each, options, device, folder)}
     # recipes first, rivals after them
     return sorted(found.values(), key=lambda case: case.library != "semask")
 
 
-def _cases(one: Candidate, options: Options, device: torch.device, folder: Path) -> list[Case]:
+def cases_of_model(one: Candidate, options: Options, device: torch.device, folder: Path) -> list[Case]:
     """A candidate's case and, with --against reference, the one of its reference forms."""
-    recipe, module = one.recipe, one.module
+    recipe, module, training = one.recipe, one.module, options.what == "train"
     ours = module if isinstance(module, SegmentationModel) else None
     size = options.size_for(recipe.data.crop)
     # cost first: it is counted on a twin without weights
@@ -82,25 +84,21 @@ def _cases(one: Candidate, options: Options, device: torch.device, folder: Path)
     # memory format
     channels_last = options.channels_last
     if channels_last is None:
-        channels_last = options.what == "train" and ours is not None and not ours.channels_last
+        channels_last = training and ours is not None and not ours.channels_last
     if channels_last:
         module.to(memory_format=torch.channels_last)
     # activation checkpointing
     stages: tuple[int, ...] = ()
-    if options.what == "train" and ours is not None:
+    if training and ours is not None:
         stages = recipe.train.checkpoint_stages if options.checkpoint_stages is None else options.checkpoint_stages
         checkpoint_stages(cast(nn.Module, ours.encoder), stages, flag="--checkpoint-stages")
     if options.compile:
-        compile_model(module)
-    facts = {
-        "recipe": recipe.name,
-        "size": list(size),
-        "batch": options.batch_size,
-        "channels_last": channels_last,
-        "checkpoint_stages": list(stages),
-        "parameters": cost.parameters,
-        "multiply_adds": None,
-    }
+        module.compile()
+        if ours is not None:
+            # nn.Module.compile covers the call alone, which training uses
+            ours.decode_main = torch.compile(ours.decode_main)  # type: ignore[method-assign]
+    facts = {"recipe": recipe.name, "size": list(size), "batch": options.batch_size, "channels_last": channels_last}
+    facts |= {"checkpoint_stages": list(stages), "parameters": cost.parameters, "multiply_adds": None}
     # the fast paths, and the reference forms of the same model, by a context that also decorates functions
     ways: list[tuple[str, str, Callable[[Work], Work]]] = [(one.title, one.library, lambda work: work)]
     if "reference" in options.against and one.library == "semask":
@@ -118,20 +116,23 @@ def _cases(one: Candidate, options: Options, device: torch.device, folder: Path)
         def work(batch: int, way: Callable[[Work], Work] = way) -> Work:
             return way(work_of(one, options, device, batch))
 
-        batch = _largest(title, work, options, device) if options.max_batch else options.batch_size
+        batch = largest(title, work, options, device) if options.max_batch else options.batch_size
         cases.append(Case(title, library, work(batch), batch, {**facts, "batch": batch}))
     return cases
 
 
-def _largest(title: str, work: Callable[[int], Work], options: Options, device: torch.device) -> int:
+def largest(title: str, work: Callable[[int], Work], options: Options, device: torch.device) -> int:
+    """The largest batch of a case that fits into the memory.
+
+    Raises:
+        ValueError: not even the usual batch does.
+    """
     # from the usual batch on: some batch norms train on no single image
-    least = options.batch_size
-    if device.type == "cuda":
-        fits = fits_on_gpu(work)
-    else:
+    least, limit = options.batch_size, None
+    if device.type == "cpu":
         work(least)()  # a first run allocates more
-        fits = fits_in_ram(work, memory_limit(options.memory))
-    found = largest_batch(fits, least=least)
+        limit = SHARE * available_memory() if options.memory is None else options.memory * 2**30
+    found = largest_batch(fits_in_memory(work, limit), least=least)
     gc.collect()  # the work of the last trial
     if not found:
         raise ValueError(
@@ -164,7 +165,7 @@ def measure(names: Sequence[str], options: Options, progress: Progress = lambda 
         # the better of two peaks, before and after: other programs slow them down too
         before = peak()
         cases = cases_of(names, options, device, Path(folder))
-        measured, load = _take_turns(cases, options, device, progress)
+        measured, load = take_turns(cases, options, device, progress)
         around = {**environment(device), "machine_load": load}
         best = max(before, peak())
     # the share of the peak that each case reaches
@@ -174,7 +175,7 @@ def measure(names: Sequence[str], options: Options, progress: Progress = lambda 
     return {"kind": KIND, "format": FORMAT, "environment": around, "matmul_peak": best or None, "measured": measured}
 
 
-def _take_turns(
+def take_turns(
     cases: Sequence[Case], options: Options, device: torch.device, progress: Progress
 ) -> tuple[list[dict[str, Any]], float | None]:
     """The cases' entries, and the number of cores that other processes had meanwhile."""
@@ -187,16 +188,15 @@ def _take_turns(
         return clock(work)
 
     # first runs, which compile and allocate, apart from the rounds
-    works = {case.title: case.run for case in cases}
-    runs = len(works) * (options.warmup + options.rounds + 2)
+    runs = len(cases) * (options.warmup + options.rounds + 2)
     first = {}
-    for title, run in works.items():
-        first[title] = clock(run)
-        progress(title, runs)
+    for case in cases:
+        first[case.title] = clock(case.run)
+        progress(case.title, runs)
     # the rounds, with the load of other processes meanwhile
     load = MachineLoad()
     timings = alternate(
-        works,
+        {case.title: case.run for case in cases},
         rounds=options.rounds,
         warmup=options.warmup,
         clock=after_emptying if options.max_batch and device.type == "cuda" and len(cases) > 1 else clock,
@@ -205,41 +205,37 @@ def _take_turns(
     cores = load.cores()
     # one run more of each for its peak memory: the meters would take time from the rounds
     entries = []
-    for case, ratio in zip(cases, ratios(cases, timings), strict=True):
+    files, labels = options.reads_files, options.what in ("predict", "evaluate")
+    for case in cases:
         memory = peak_memory(case.run, device)
         progress(case.title, runs)
-        values = {"time_to_first": ratio.to_dict(), "to": cases[0].title, "memory": memory._asdict()}
-        entries.append({**entry(case, timings, options), **values, "seconds_of_first_run": first[case.title]})
+        # speed follows from the median, which single slow rounds do not move
+        seconds = timings.quantiles(case.title)
+        rate = case.images / seconds.median
+        entries.append(
+            {
+                "title": case.title,
+                "library": case.library,
+                **case.facts,
+                **{name: getattr(options, name) for name in ("what", "dtype", "compile")},
+                "inside": [*INSIDE[options.what], *(["optimiser's step"] if options.step else [])],
+                "largest_batch": options.max_batch,
+                "reference": is_reference() or case.library == "reference",
+                "test": options.test if labels else None,
+                "workers": options.workers if files else None,
+                "images_per_run": case.images,
+                "rounds": seconds.runs,
+                "seconds": seconds.to_dict(),
+                "every_second": list(timings.seconds[case.title]),
+                "images_per_second": rate,
+                "images_per_second_of_a_worker": rate / options.workers if files and options.workers else None,
+                # the time for an image over the first case's
+                "time_to_first": timings.ratio(
+                    case.title, cases[0].title, work=case.images / cases[0].images
+                ).to_dict(),
+                "to": cases[0].title,
+                "memory": memory._asdict(),
+                "seconds_of_first_run": first[case.title],
+            }
+        )
     return entries, cores
-
-
-def ratios(cases: Sequence[Case], timings: Timings) -> list[Quantiles]:
-    """Every case's time for an image over the first case's, as quantiles of the rounds' ratios."""
-    per_image = [[seconds / case.images for seconds in timings.seconds[case.title]] for case in cases]
-    return [Quantiles.of([ours / first for ours, first in zip(each, per_image[0], strict=True)]) for each in per_image]
-
-
-def entry(case: Case, timings: Timings, options: Options) -> dict[str, Any]:
-    """The settings and the speed of a case as JSON values."""
-    seconds = timings.quantiles(case.title)
-    # speed follows from the median, which single slow rounds do not move
-    rate = case.images / seconds.median
-    return {
-        "title": case.title,
-        "library": case.library,
-        **case.facts,
-        "what": options.what,
-        "inside": [*INSIDE[options.what], *(["optimiser's step"] if options.step else [])],
-        "largest_batch": options.max_batch,
-        "dtype": options.dtype,
-        "compile": options.compile,
-        "reference": is_reference() or case.library == "reference",
-        "test": options.test if options.what in ("predict", "evaluate") else None,
-        "workers": options.workers if options.reads_files else None,
-        "images_per_run": case.images,
-        "rounds": seconds.runs,
-        "seconds": seconds.to_dict(),
-        "every_second": list(timings.seconds[case.title]),
-        "images_per_second": rate,
-        "images_per_second_of_a_worker": rate / options.workers if options.reads_files and options.workers else None,
-    }

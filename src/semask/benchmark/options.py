@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from tyro.conf import arg
 
@@ -20,6 +20,16 @@ PROTOCOL_SIZE = (512, 512)
 """Image size of the largest batch. Source: Segmenter (arXiv:2105.05633) §4.1."""
 FEW_ROUNDS = 20
 """Rounds from which on the 90th and 99th percentile are certain."""
+
+ON_MODEL: tuple[What, ...] = ("forward", "predict", "train", "evaluate")
+EFFECT: dict[str, tuple[What, ...]] = {
+    **dict.fromkeys(("step", "checkpoint_stages"), ("train",)),
+    **dict.fromkeys(("root", "workers"), ("evaluate", "load")),
+    **dict.fromkeys(("compile", "channels_last", "dtype"), ON_MODEL),
+    "test": ("predict", "evaluate"),
+    "max_batch": ("forward", "predict", "train"),
+}
+"""Kinds of run in which a flag has an effect; the others have one in all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,52 +102,34 @@ def check(names: Sequence[str], options: Options) -> None:
     Raises:
         ValueError: a value is out of range, two flags contradict, or a flag would change nothing.
     """
+    check_flags(options)
+    what, size, batch = options.what, options.size, options.batch_size
     if not names:
         raise ValueError("there is nothing to measure; give recipes (`semask models` lists them) or checkpoints")
     if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise ValueError(f"{twice[0]!r} is given twice; give it once")
-    # ranges
-    check_flags(options)
-    what, size = options.what, options.size
     if size is not None and len(size) not in {1, 2}:
         given = " ".join(map(str, size)) or "nothing"
         raise ValueError(f"--size takes a height and a width, or the side of a square; got {given}")
+    # flags without effect, which the record would show as if they had one
+    for field in fields(options):
+        where = EFFECT.get(field.name, (what,))
+        if what not in where and getattr(options, field.name) != field.default:
+            flag = "--data.root" if field.name == "root" else f"--{field.name.replace('_', '-')}"
+            raise ValueError(f"{flag} is for --what {', '.join(where)}; leave it out with --what {what}")
+    if options.memory is not None and not options.max_batch:
+        raise ValueError("--memory is for --max-batch; leave it out")
     # contradictions
     if options.max_batch and options.batch is not None:
         raise ValueError(f"--max-batch finds the batch; leave out --batch {options.batch}")
     if options.reference and "reference" in options.against:
         raise ValueError("--reference measures the reference forms alone; leave it out to compare with them")
-    # flags without effect
-    _check_unused(options)
-    if what == "predict" and "timm" in options.against:
-        raise ValueError("timm's encoder alone makes no label maps; compare with it by --what forward or train")
+    if what == "load" and options.images < batch:
+        raise ValueError(f"--images {options.images} is less than a batch of {batch}; give a multiple")
     # comparisons without a counterpart
-    rivals = [rival for rival in options.against if rival != "reference" or what == "load"]
-    if options.reads_files and rivals:
+    libraries = get_args(Rival)[1:]
+    without = {"load": get_args(Rival), "evaluate": libraries, "predict": ("timm",)}.get(what, ())
+    if rivals := [rival for rival in options.against if rival in without]:
         raise ValueError(
-            f"--against {' '.join(rivals)} has no counterpart of --what {what}; leave it out, or compare forward, "
-            "predict or train"
+            f"--against {' '.join(rivals)} has no counterpart of --what {what}; use --what forward or train"
         )
-    if what == "load" and options.images < options.batch_size:
-        raise ValueError(f"--images {options.images} is less than a batch of {options.batch_size}; give a multiple")
-
-
-def _check_unused(options: Options) -> None:
-    """Refuse flags without effect, which the record would show as if they had one."""
-    what = options.what
-    on_model, on_files = "forward, predict, train and evaluate", "--what evaluate and load"
-    # flag, whether it is given, whether it has an effect, and where it would have one
-    for flag, given, used, where in (
-        ("--step", options.step, what == "train", "--what train"),
-        ("--checkpoint-stages", options.checkpoint_stages is not None, what == "train", "--what train"),
-        ("--test", options.test != "whole", what in ("predict", "evaluate"), "--what predict and evaluate"),
-        ("--data.root", options.root is not None, options.reads_files, on_files),
-        ("--workers", options.workers > 0, options.reads_files, on_files),
-        ("--memory", options.memory is not None, options.max_batch, "--max-batch"),
-        ("--max-batch", options.max_batch, not options.reads_files, "--what forward, predict and train"),
-        ("--compile", options.compile, what != "load", f"--what {on_model}"),
-        ("--channels-last", options.channels_last is not None, what != "load", f"--what {on_model}"),
-        ("--dtype", options.dtype != "float32", what != "load", f"--what {on_model}"),
-    ):
-        if given and not used:
-            raise ValueError(f"{flag} is for {where}; leave it out with --what {what}")

@@ -10,23 +10,17 @@ from typing import Any, NamedTuple
 KIND = "semask bench"
 FORMAT = 1
 NUMBER = (int, float)
-OPTIONAL = (int, float, type(None))
 NEEDED: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("title", "recipe", "library", "what", "dtype"), str),
     **dict.fromkeys(("batch", "rounds"), int),
-    **dict.fromkeys(("parameters", "multiply_adds", "share_of_peak"), OPTIONAL),
-    **dict.fromkeys(("seconds", "time_to_first", "memory"), dict),
+    **dict.fromkeys(("parameters", "multiply_adds", "share_of_peak"), (*NUMBER, type(None))),
+    **dict.fromkeys(("images_per_second", "seconds.median", "seconds.p90", "seconds.p99"), NUMBER),
+    **dict.fromkeys(("time_to_first.median", "time_to_first.min", "time_to_first.max"), NUMBER),
+    **dict.fromkeys(("memory.above", "memory.total"), NUMBER),
     "size": list,
-    "images_per_second": NUMBER,
     "checkpoint_stages": (list, type(None)),
 }
-"""Types of the values of an entry; a value that may be None may also be missing."""
-PARTS = {
-    "seconds": ("median", "p90", "p99"),
-    "time_to_first": ("median", "min", "max"),
-    "memory": ("above", "total"),
-}
-"""Numbers inside an entry's values."""
+"""Types of the values of an entry, by their places; a value that may be None may also be missing."""
 
 
 class Result(NamedTuple):
@@ -39,6 +33,17 @@ class Result(NamedTuple):
     def title(self) -> str:
         """The name in tables: the recipe, or the library's model."""
         return str(self.values["title"])
+
+    def at(self, place: str) -> Any:
+        """The value at a place such as seconds.median or environment.cpu; None where there is none."""
+        return value_at(self.values, place)
+
+
+def value_at(values: Any, place: str) -> Any:
+    """The value at a place of nested mappings, such as seconds.median; None where there is none."""
+    for key in place.split("."):
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return values
 
 
 def is_bench(path: Path) -> bool:
@@ -62,16 +67,9 @@ def read_bench(path: Path) -> list[Result]:
 def results_of(path: Path, record: Mapping[str, Any]) -> list[Result]:
     """The measurements in a record, checked one by one."""
     for entry in record["measured"]:
-        # types first, then the numbers inside
-        held = entry if isinstance(entry, Mapping) else {}
-        wrong = [name for name, types in NEEDED.items() if not isinstance(held.get(name), types)]
-        wrong += [
-            name
-            for name, keys in PARTS.items()
-            if name not in wrong and not all(isinstance(held[name].get(key), NUMBER) for key in keys)
-        ]
-        if wrong:
-            raise ValueError(f"{path} is not a whole record of `semask bench`: {wrong[0]!r} is missing or damaged")
+        for place, types in NEEDED.items():
+            if not isinstance(value_at(entry, place), types):
+                raise ValueError(f"{path} is not a whole record of `semask bench`: {place!r} is missing or damaged")
     return [Result(path, {**entry, "environment": dict(record["environment"])}) for entry in record["measured"]]
 
 

@@ -12,29 +12,22 @@ import torch
 Work = Callable[[], object]
 Clock = Callable[[Work], float]
 """A function that runs some work and returns its duration [s]."""
-ROUNDS = 20
 
 
-def wall(work: Work) -> float:
-    """The seconds of some work on the CPU by the wall clock."""
-    start = time.perf_counter()
+def wall(work: Work, now: Callable[[], float] = time.perf_counter) -> float:
+    """The seconds of some work on the CPU by the wall clock, or by another clock `now`."""
+    start = now()
     work()
-    return time.perf_counter() - start
+    return now() - start
 
 
 def cpu_time(work: Work) -> float:
-    """The CPU seconds of this process, over all its threads: for machines with other users.
-
-    With one thread it is the wall clock of an idle machine.
-    """
-    start = time.process_time()
-    work()
-    return time.process_time() - start
+    """The CPU seconds of this process over all its threads; with one thread, the wall clock of an idle machine."""
+    return wall(work, time.process_time)
 
 
 def cuda_events(work: Work) -> float:
     """The seconds between two events on the current GPU's stream, which is empty before and after."""
-    # the events enclose this work alone
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize()
     start.record()
@@ -63,14 +56,13 @@ class Quantiles(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Quantiles:
-        """The quantiles of at least one value.
+        """The quantiles of at least one value, interpolated linearly.
 
         Raises:
             ValueError: there are no values.
         """
         if not values:
             raise ValueError("there is nothing to take the median of; measure at least once")
-        # interpolated linearly, numpy's default
         median, q25, q75, p90, p99 = np.percentile(values, [50, 25, 75, 90, 99]).tolist()
         return cls(median, q25, q75, p90, p99, min(values), max(values), len(values))
 
@@ -91,15 +83,16 @@ class Timings(NamedTuple):
         """The quantiles of a case's durations [s]."""
         return Quantiles.of(self.seconds[case])
 
-    def ratio(self, case: str, to: str) -> Quantiles:
-        """The quantiles of the rounds' ratios: each is of two durations in the same round."""
-        return Quantiles.of([a / b for a, b in zip(self.seconds[case], self.seconds[to], strict=True)])
+    def ratio(self, case: str, to: str, work: float = 1.0) -> Quantiles:
+        """The quantiles of the ratios of two durations in one round; a run of `case` does `work` times as much."""
+        pairs = zip(self.seconds[case], self.seconds[to], strict=True)
+        return Quantiles.of([ours / first / work for ours, first in pairs])
 
 
 def alternate(
     cases: Mapping[str, Work],
     *,
-    rounds: int = ROUNDS,
+    rounds: int = 20,
     warmup: int = 2,
     clock: Clock = wall,
     progress: Callable[[str], None] = lambda case: None,
@@ -126,5 +119,5 @@ def alternate(
 
 def rotated(names: list[str], number: int) -> list[str]:
     """The names in the order of a round, which begins one case later than the round before."""
-    first = number % len(names) if names else 0
+    first = number % max(len(names), 1)
     return names[first:] + names[:first]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from semask.checkpoints import store
+from semask.checkpoints.record import WEIGHTS
 from semask.files import check_writable
 from semask.inference.colours import numbered_classes
 from semask.inference.engine import Engine
@@ -107,7 +108,7 @@ def predict(
         log=lambda text: screen.print(text, style="yellow"),
     )  # fmt: skip
     if options.plan:
-        for item in items[shard.index - 1 :: shard.count]:
+        for item in items[shard.number - 1 :: shard.total]:
             engine.show_plan(item)
         return Summary(0, 0, {}, (), options.out)
     summary = run(engine, items)
@@ -127,7 +128,7 @@ def _model(given: SegmentationModel | str | Path, options: PredictOptions) -> tu
             total.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
         return given.eval(), total.hexdigest()
     bundle = store.load(given, device=pick_device(options.device))
-    return bundle.model, digest([Path(given) / store.WEIGHTS])
+    return bundle.model, digest([Path(given) / WEIGHTS])
 
 
 def _shown(given: Sequence[str | Path]) -> str:

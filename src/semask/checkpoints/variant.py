@@ -39,11 +39,18 @@ class VariantLoader(yaml.SafeLoader):  # type: ignore[misc]
         content: dict[Any, Any] = super().construct_mapping(node, deep=deep)
         return content
 
+    def construct_tuple(self, node: yaml.Node) -> tuple[Any, ...]:
+        """Read a tuple of scalars."""
+        if isinstance(node, yaml.SequenceNode):
+            _require_scalars(node.value, "elements of a tuple")
+        return tuple(self.construct_sequence(node))
 
-def _tuple(loader: VariantLoader, node: yaml.Node) -> tuple[Any, ...]:
-    if isinstance(node, yaml.SequenceNode):
-        _require_scalars(node.value, "elements of a tuple")
-    return tuple(loader.construct_sequence(node))
+    def construct_undefined(self, node: yaml.Node) -> None:
+        """Refuse every other tag."""
+        raise ValueError(
+            f"the YAML tag {node.tag!r} is not allowed: others than that of Python's tuples can run code. Be wary of "
+            "the checkpoint beside it too"
+        )
 
 
 def _require_scalars(nodes: list[yaml.Node], what: str) -> None:
@@ -54,15 +61,8 @@ def _require_scalars(nodes: list[yaml.Node], what: str) -> None:
             raise ValueError(f"line {line}: {what} must be plain values, not a {node.id}")
 
 
-def _refuse(_: VariantLoader, node: yaml.Node) -> None:
-    raise ValueError(
-        f"the YAML tag {node.tag!r} is not allowed: others than that of Python's tuples can run code. Be wary of the "
-        "checkpoint beside it too"
-    )
-
-
-VariantLoader.add_constructor(f"{_TAGS}python/tuple", _tuple)
-VariantLoader.add_constructor(None, _refuse)
+VariantLoader.add_constructor(f"{_TAGS}python/tuple", VariantLoader.construct_tuple)
+VariantLoader.add_constructor(None, VariantLoader.construct_undefined)
 
 
 def read_variant(path: Path) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def ablate(name: str, rows: Rows, seeds: Sequence[int], options: RunOptions) -> 
     # every row builds before the first one trains
     counts = check_rows(rows)
     # seed by seed, so that an interrupted table compares whole rows of fewer seeds
-    scores = run_table(rows, seeds, options, out=out, tell=lambda text: screen.print(text, style="bold"))
+    scores = run_table(rows, seeds, options, out=out, progress=lambda text: screen.print(text, style="bold"))
     # mean and deviation of each row, and its difference to the reference row, paired by seed
     results = []
     for number, (row, count, found) in enumerate(zip(rows.rows, counts, scores, strict=True)):

@@ -43,34 +43,31 @@ class Settings:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parse the flags and measure."""
+    """Parse the flags, measure, print a table and write the record."""
     settings = parse(Settings, arguments, prog="semask bench")
-    bench(settings.recipes, settings.run, out=settings.out)
-
-
-def bench(recipes: Sequence[str], options: Options, *, out: Path | None = None) -> dict[str, Any]:
-    """Measure, print a table, write the record and return it as JSON values."""
+    options, out = settings.run, settings.out
     # before torch is imported, which takes seconds
     check_record(out)
-    check(recipes, options)
+    check(settings.recipes, options)
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from semask.benchmark.measure import measure
     from semask.benchmark.result import results_of
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    screen, errors = console(), console(stderr=True)
     if options.compile:
-        console(stderr=True).print("compiling, in the first run of each: minutes for large models", style="dim")
+        errors.print("compiling, in the first run of each: minutes for large models", style="dim")
     # drawn between runs alone: a thread that draws would take time from the measured work
-    with Progress(*columns, console=console(stderr=True), transient=True, auto_refresh=False) as bar:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True, auto_refresh=False) as bar:
         task = bar.add_task("Building", total=None)
-
-        def progress(title: str, runs: int) -> None:
-            bar.update(task, description=title, total=runs, advance=1, refresh=True)
-
-        record = measure(recipes, options, progress=progress)
+        record = measure(
+            settings.recipes,
+            options,
+            lambda title, runs: bar.update(task, description=title, total=runs, advance=1, refresh=True),
+        )
     # the record before anything is printed, then table, conditions and remarks
-    screen, results = console(), results_of(out or Path("-"), record)
+    results = results_of(out or Path("-"), record)
     if out is not None:
         write_json(out, record)
     table, spared = fitting_table(results, screen)
@@ -81,7 +78,6 @@ def bench(recipes: Sequence[str], options: Options, *, out: Path | None = None) 
         screen.print(line, style="dim")
     if out is not None:
         screen.print(f"record in {out}")
-    return record
 
 
 def fitting_table(results: Sequence[Result], screen: Console) -> tuple[Table, list[str]]:
@@ -90,15 +86,15 @@ def fitting_table(results: Sequence[Result], screen: Console) -> tuple[Table, li
 
     from semask.benchmark.table import bench_table
 
-    table = bench_table(results, {}).without(*ALIKE)
+    table, spared = bench_table(results, {}).without(*ALIKE), []
     # one column less until the table's natural width fits
-    spared: list[str] = []
     unlimited = screen.options.update(max_width=1000)
     for title in SPARED:
         if Measurement.get(screen, unlimited, table.rich()).maximum <= screen.width:
             break
         if title in table.columns:
-            table, spared = table.without(title), [*spared, title]
+            spared.append(title)
+            table = table.without(title)
     return table, spared
 
 
@@ -107,10 +103,10 @@ def conditions(record: Mapping[str, Any], results: Sequence[Result]) -> list[str
     from semask.benchmark.table import caption, notes
 
     # all cases share their settings
-    values, around = results[0].values, record["environment"]
+    values, load = results[0].values, record["environment"]["load"]
     lines = [
         caption(results, []),
-        f"{values['rounds']} rounds in turn · inside: {', '.join(values['inside'])} · load {around['load']}",
+        f"{values['rounds']} rounds in turn · inside: {', '.join(values['inside'])} · load {load}",
     ]
     if (rate := values["images_per_second_of_a_worker"]) is not None:
         lines.append(f"{pluralize(values['workers'], 'worker')}, {rate:.2f} images/s each")

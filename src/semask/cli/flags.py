@@ -24,7 +24,7 @@ STORED = {
     *("kind", "root", "classes", "images", "labels", "image_suffix", "label_suffix", "image_column", "label_column"),
     *("channels", "value_range"),
 }
-"""Fields of a DataRecipe that say where images and labels are, and how their files are read."""
+"""Fields of a DataRecipe for the places of images and labels, and the reading of their files."""
 
 
 def parse(target: Callable[..., T], arguments: Sequence[str], *, prog: str, **options: Any) -> T:

@@ -102,9 +102,8 @@ def origin(checkpoint: Path, recipe: Recipe, split: str | None, images: int, dev
     """Origin of the scores as JSON values: checkpoint and data by their SHA-256, versions, device."""
     import torch.distributed
 
-    from semask.benchmark.machine import versions
     from semask.data.checks.check import digest_split
-    from semask.ops.device import describe
+    from semask.ops.device import describe, versions
 
     # the same weights and files have the same digests on every machine
     with (checkpoint / WEIGHTS).open("rb") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -51,16 +52,11 @@ FIRST = (
 """Fields of a recipe that `--help` lists."""
 
 
-def _with_encoder(recipe: Recipe, name: str) -> Recipe:
-    from semask.models.encoders.kinds import with_encoder
-
-    return with_encoder(recipe, name)
-
-
 KINDS: dict[str, Callable[[Recipe, str], Recipe]] = {
     "--decoder": with_decoder,
     "--pixel-decoder": with_pixel_decoder,
-    "--encoder": _with_encoder,
+    # imported when it is called, since it imports timm
+    "--encoder": lambda *change: import_module("semask.models.encoders.kinds").with_encoder(*change),
     "--semantic": with_semantic,
     "--augment": with_augment,
 }

@@ -247,7 +247,7 @@ def read_pair(pair: Pair, classes: Classes, data: DataRecipe) -> tuple[ImageTens
 
 
 def read_values(label: Source, classes: Classes) -> Integer[Tensor, "H W"]:
-    """Read the values of a label file as a class table sees them, for `Classes.encode`.
+    """Read the values of a label file as a class table lists them, for `Classes.encode`.
 
     Raises:
         ValueError: as for `read_label`.

@@ -28,14 +28,14 @@ def leave_signals_to_the_run(worker: int) -> None:
     """Ignore Ctrl-C in a loading process, and SIGTERM but from the run: it needs its batches to end a step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
+
+        def end_with_the_run() -> None:
+            while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+                pass
+            os._exit(0)
+
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_with_the_run, daemon=True).start()
-
-
-def _end_with_the_run() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
+        threading.Thread(target=end_with_the_run, daemon=True).start()
 
 
 @contextmanager

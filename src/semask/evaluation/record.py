@@ -27,7 +27,7 @@ NEEDED = (
 MAX_TABLES = 2**30
 """The most that the arrays of a record may take [bytes]; a small archive can claim any size."""
 INPUT_SCALE = ("base_scale", "base_ratio", "antialias", "mode", "window", "stride")
-"""Parts of a protocol that belong to a model: how large it sees the images."""
+"""Parts of a protocol that belong to a model: the size of its images."""
 
 
 class Record(NamedTuple):

@@ -29,6 +29,7 @@ from semask.ops.resize import to_float
 from semask.recipes.prediction import NEUTRAL, PredictOptions
 from semask.recipes.recipe import DataRecipe, TestRecipe
 from semask.structures import IGNORE
+from semask.text import percent
 
 if TYPE_CHECKING:
     from semask.models.model import SegmentationModel
@@ -48,6 +49,7 @@ class Loaded(NamedTuple):
 
 def shown(loaded: Loaded) -> UInt8[Tensor, "3 h w"]:
     """An image in memory as overlays show it."""
+    assert isinstance(loaded.image, Tensor)
     return (to_float(as_rgb(loaded.image.cpu())) * 255).round().to(torch.uint8)
 
 
@@ -216,18 +218,37 @@ class Engine:
             self._log(
                 f"{item}: windows differ up to {hint // 2} px from their borders; an overlap of {hint} px ({flags})"
             )
+        return plan
+
+    def segment_raster(self, item: Item, image: RegionImage, advance: Callable[[int, int], None]) -> Line:
+        """Segment a raster strip by strip and write its files; a run that was killed goes on where it ended."""
+        began = time.perf_counter()
+        plan = self.plan(item, image)
         state = item.path.stat() if item.path else None
-        key = {**self.settings, "plan": plan.test, "bytes": item.size, "changed": state and state.st_mtime_ns}
+        key = {
+            **self.settings,
+            "plan": dataclasses.asdict(plan.test),
+            "bytes": item.size,
+            "changed": state and state.st_mtime_ns,
+        }
         folder = self.options.out / UNFINISHED / item.name
         height = image.shape[-2]
         try:
             with torch.inference_mode():
-                result, store, share = segment_tiles(
+                result, store, meter = segment_tiles(
                     self.model, image, plan, self.data, self.options, folder=folder, key=key,
                     advance=lambda rows: advance(rows, height),
                 )  # fmt: skip
         finally:
             image.raster.close()
-        line = self.save(item, result, began, {} if share is None else {"window_disagreement": round(share, 5)})
+        # how the windows fit together
+        overlaps = plan.test.window != plan.test.stride
+        seams = {"windows_differ": meter.share if overlaps else None, "class_jumps": None if overlaps else meter.jump}
+        more = {name: round(value, 5) for name, value in seams.items() if value is not None}
+        if "windows_differ" in more:
+            self._log(f"{item}: windows differ on {percent(meter.share)} % of the pixels that they share")
+        elif "class_jumps" in more:
+            self._log(f"{item}: no overlap; classes change {percent(meter.jump)} points oftener where windows meet")
+        line = self.save(item, result, began, more)
         store.remove()
         return line

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import av
 import numpy as np
@@ -31,10 +31,16 @@ TIMEOUT = 10.0
 """A stream that sends nothing for so long has ended [s]."""
 QUEUE = 4
 """Frames decoded ahead of the model."""
+NO_TIMES = ("mpeg", "mpegvideo", "m4v", "h264", "hevc")
+"""Formats whose time stamps after a seek are a guess; they are decoded from the beginning."""
 LOOK_BACK = (0, 10, 60)
 """Where a seek begins before the start [s]: some formats find no key frame at first."""
 SEQUENCE_RATE = 25
 """Frames per second of an image sequence, as FFmpeg has it."""
+
+
+Sound: TypeAlias = "av.Packet[av.AudioStream]"
+"""A packet of sound, not decoded."""
 
 
 class Frame(NamedTuple):
@@ -65,7 +71,7 @@ class ImageSequence:
         self.total: int | None = len(range(0, len(taken), options.every))
         self.lost = 0
 
-    def entries(self) -> Iterator[Frame | av.Packet]:
+    def entries(self) -> Iterator[Frame | Sound]:
         """Yield the frames that are taken."""
         for number in range(0, len(self._files), self._every):
             try:
@@ -85,17 +91,17 @@ class _Clock:
 
     def __init__(self, origin: int | None, step: int) -> None:
         self.origin, self._step, self._shift = origin, step, 0
-        self._last: int | None = None
+        self.last: int | None = None
 
     def read(self, pts: int | None) -> int:
         """The time stamp of the next frame."""
         if self.origin is None:
             self.origin = pts or 0
-        after = 0 if self._last is None else self._last + self._step
+        after = 0 if self.last is None else self.last + self._step
         now = after if pts is None else pts - self.origin + self._shift
-        if self._last is not None and now <= self._last:
+        if self.last is not None and now <= self.last:
             self._shift, now = self._shift + after - now, after
-        self._last = now
+        self.last = now
         return now
 
 
@@ -129,8 +135,7 @@ class VideoFile:
         self._step = max(1, round(1 / self.rate / self.time_base))
         self._quarter_turns = 0
         # frames in the whole file, and those between start and end
-        duration = self._stream.duration and self._stream.duration * self.time_base
-        duration = duration or (self._container.duration or 0) / Fraction(av.time_base)
+        duration = _length(self._stream) or Fraction(self._container.duration or 0, av.time_base)
         length = max(Fraction(0), min(self._end or duration, duration) - self._start)
         self.total: int | None = None if self.is_live or not duration else -int(-length * self.rate // self._every)
 
@@ -171,7 +176,7 @@ class VideoFile:
             )
         context.options = {"max_pixels": str(MAX_PIXELS)}
 
-    def entries(self) -> Iterator[Frame | av.Packet]:
+    def entries(self) -> Iterator[Frame | Sound]:
         """Yield the frames that are taken, and packets of sound between them; time stamps begin at the start."""
         clock, number, beyond = _Clock(self._stream.start_time, self._step), 0, False
         first = self._start / self.time_base
@@ -196,10 +201,13 @@ class VideoFile:
                 length = (entry.duration or self._step) * self._every
                 yield Frame(number, pts - round(first), length, self._image(entry))
             number += 1
+        # what the file promises and does not hold
         if self._stream.frames and not self._start:
             self.lost = max(self.lost, self._stream.frames - self._decoded_packets)
+        elif clock.last is not None and (promised := _length(self._stream)):
+            self.lost += max(0, round((promised - clock.last * self.time_base) * self.rate) - 1)
 
-    def _move(self, packet: av.Packet, origin: int) -> Fraction | None:
+    def _move(self, packet: Sound, origin: int) -> Fraction | None:
         """The time of a packet of sound [s], 0 for the little before the video; its time stamps begin at the start."""
         unit = packet.time_base
         if packet.pts is None or packet.dts is None or unit is None:
@@ -209,10 +217,11 @@ class VideoFile:
         packet.pts, packet.dts = packet.pts - moved, packet.dts - moved
         return time if self._start else max(time, Fraction(0))
 
-    def _from_start(self) -> Iterator[av.VideoFrame | av.Packet]:
+    def _from_start(self) -> Iterator[av.VideoFrame | Sound]:
         """Decoded frames and packets from the last key frame before the start."""
-        origin = self._stream.start_time
-        for back in LOOK_BACK if self._start and not self.is_live and origin is not None else ():
+        origin, known = self._stream.start_time or 0, self._stream.start_time is not None
+        can_seek = self._start and not self.is_live and known and self._container.format.name not in NO_TIMES
+        for back in LOOK_BACK if can_seek else ():
             target = max(Fraction(0), self._start - back)
             try:
                 self._container.seek(origin + int(target / self.time_base), stream=self._stream)
@@ -233,7 +242,7 @@ class VideoFile:
         self.lost, self.ended, self._decoded_packets = 0, "", 0
         yield from self._decoded()
 
-    def _decoded(self) -> Iterator[av.VideoFrame | av.Packet]:
+    def _decoded(self) -> Iterator[av.VideoFrame | Sound]:
         """Decoded frames, and packets of sound; what is damaged is counted."""
         streams = [each for each in (self._stream, self.sound) if each is not None]
         packets = self._container.demux(*streams)
@@ -250,7 +259,7 @@ class VideoFile:
                 break
             if packet.stream is self.sound:
                 if packet.dts is not None:
-                    yield packet
+                    yield cast(Sound, packet)
                 continue
             try:
                 frames = self._stream.decode(packet)
@@ -288,7 +297,7 @@ def open_video(source: str, data: DataRecipe, options: PredictOptions) -> Video:
     return ImageSequence(source, data, options) if is_sequence else VideoFile(source, data, options)
 
 
-def read_ahead(video: Video, stop: threading.Event) -> Iterator[Frame | av.Packet]:
+def read_ahead(video: Video, stop: threading.Event) -> Iterator[Frame | Sound]:
     """Yield the entries of a video, which a thread reads; at most `QUEUE` wait. `stop` ends it.
 
     A live source does not wait: frames that find no room are dropped.
@@ -331,6 +340,17 @@ def read_ahead(video: Video, stop: threading.Event) -> Iterator[Frame | av.Packe
         stop.set()
         thread.join()
         video.close()
+
+
+def _length(stream: av.VideoStream) -> Fraction:
+    """The length [s] that a stream is said to have; 0 if unknown. Matroska has it as text: 00:00:10.040000000."""
+    if stream.duration and stream.time_base and stream.container.format.name != "mpegts":
+        return stream.duration * stream.time_base
+    parts = stream.metadata.get("DURATION", "0").split(":")
+    try:
+        return sum((Fraction(part) * 60**place for place, part in enumerate(reversed(parts))), Fraction(0))
+    except ValueError:
+        return Fraction(0)
 
 
 def _moments(options: PredictOptions) -> tuple[Fraction, Fraction | None]:

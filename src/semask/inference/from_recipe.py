@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from semask.inference.predictor import Pipeline
+from semask.inference.regions import whole
 from semask.inference.seams import SeamMeter
 from semask.inference.sliding import sliding
 from semask.inference.tta import rescaled, tta
@@ -46,7 +47,7 @@ def build_prior(model: Any, test: TestRecipe, data: DataRecipe) -> Pipeline:
 
     It takes one pass; a model of a fixed size takes windows.
     """
-    source = _any_size(Pipeline(lambda images: model.lazy_prior(to_float(images))), model, test)
+    source = _any_size(Pipeline(lambda images: model.lazy_prior(to_float(whole(images)))), model, test)
     return rescaled(source, ratio=_base_ratio(data), **_shared(test, data))
 
 

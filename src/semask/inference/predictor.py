@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from semask.inference.regions import RegionImage
+from semask.inference.regions import RegionImage, whole
 from semask.ops.argmax import check_classes, label_map
 from semask.ops.lazy_scores import InMemory, LazyScores, best_class, iter_row_blocks, materialize
 from semask.ops.resize import to_float
@@ -95,7 +95,7 @@ class Pipeline:
 
     def labelled(self, images: Images) -> Labelled:
         """Return the best class of every pixel and its probability, NaN where the scores are."""
-        (strip,) = self.strips(images, images.shape[-2], measures=("confidence",))
+        (strip,) = self.strips(images, images.shape[-2], measures=["confidence"])
         assert strip.confidence is not None
         return Labelled(strip.labels, strip.confidence)
 
@@ -114,32 +114,28 @@ class Pipeline:
             if not measures:
                 yield Strip(first, last, label_map(lazy, first, last))
             else:
-                blocks = [self._measure(block, measures) for _, _, block in iter_row_blocks(lazy, first, last)]
-                columns = zip(*blocks, strict=True)
-                labels, *others = (None if each[0] is None else torch.cat(each, dim=-2) for each in columns)
-                yield Strip(first, last, labels, *others)
+                blocks = [self._measure(scores, measures) for _, _, scores in iter_row_blocks(lazy, first, last)]
+                yield Strip(first, last, **{name: torch.cat([each[name] for each in blocks], -2) for name in blocks[0]})
 
-    def _measure(
-        self, scores: Float[Tensor, "b k r W"], measures: Collection[Measure]
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-        """Labels, confidence, entropy and probabilities of a block of rows."""
-        labels, best, classes = best_class(scores).to(torch.uint8), scores.amax(dim=1), scores.shape[1]
-        if self.scores_are_logits:
+    def _measure(self, scores: Float[Tensor, "b k r W"], measures: Collection[Measure]) -> dict[str, Tensor]:
+        """Labels and measures of a block of rows, by their names in a strip."""
+        best, classes = scores.amax(dim=1), scores.shape[1]
+        found = {"labels": best_class(scores).to(torch.uint8)}
+        if "confidence" in measures and self.scores_are_logits:
             # softmax at the largest logit
-            share = 1 / (scores - best[:, None]).exp_().sum(dim=1)
-        else:
+            found["confidence"] = 1 / (scores - best[:, None]).exp_().sum(dim=1)
+        elif "confidence" in measures:
             # Where no query has a mask all scores are 0, and no class is more likely than another.
-            share = torch.where(best == 0, 1 / classes, best / scores.sum(dim=1))
-        probabilities = entropy = None
+            found["confidence"] = torch.where(best == 0, 1 / classes, best / scores.sum(dim=1))
         if "probabilities" in measures or "entropy" in measures:
             total = scores.sum(dim=1, keepdim=True)
-            shares = torch.where(total == 0, 1 / classes, scores / total)
-            probabilities = scores.softmax(dim=1) if self.scores_are_logits else shares
-        if "entropy" in measures:
-            entropy = torch.special.entr(probabilities).sum(dim=1) / math.log(max(2, classes))
-        asked = "confidence" in measures, "entropy" in measures, "probabilities" in measures
-        kept = (each if wanted else None for wanted, each in zip(asked, (share, entropy, probabilities), strict=True))
-        return labels, *kept
+            shares = scores.softmax(dim=1) if self.scores_are_logits else scores / total
+            probabilities = shares if self.scores_are_logits else torch.where(total == 0, 1 / classes, shares)
+            if "entropy" in measures:
+                found["entropy"] = torch.special.entr(probabilities).sum(dim=1) / math.log(max(2, classes))
+            if "probabilities" in measures:
+                found["probabilities"] = probabilities
+        return found
 
 
 def predictor_of(source: Predictor | Scorer) -> Pipeline:
@@ -149,8 +145,8 @@ def predictor_of(source: Predictor | Scorer) -> Pipeline:
     # Not by isinstance, which from Python 3.12 on misses the attributes that a compiled model forwards.
     if hasattr(source, "lazy_scores"):
         model, are_logits = cast(Predictor, source), getattr(source, "scores_are_logits", True)
-        return Pipeline(lambda images: model.lazy_scores(to_float(images)), scores_are_logits=are_logits)
-    return Pipeline(lambda images: InMemory(source(to_float(images))))
+        return Pipeline(lambda images: model.lazy_scores(to_float(whole(images))), scores_are_logits=are_logits)
+    return Pipeline(lambda images: InMemory(source(to_float(whole(images)))))
 
 
 def device_within(shape: tuple[int, ...], device: torch.device, budget: float | None) -> torch.device:

@@ -120,3 +120,8 @@ class RegionImage:
     @property
     def _black(self) -> float:
         return 0 if self.data.value_range is None else self.data.value_range[0]
+
+
+def whole(images: Tensor | RegionImage) -> Tensor:
+    """A batch in memory: an image that is read by region is read at once."""
+    return images[0, :, :, :][None] if isinstance(images, RegionImage) else images

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,8 +27,6 @@ from semask.text import Progress
 
 AHEAD = 4
 """Items read ahead of the model per thread; as many results may wait to be written."""
-LOST_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENOENT, errno.ESTALE)
-"""Errors of the file system that no later item escapes."""
 
 
 class Summary(NamedTuple):
@@ -76,6 +74,12 @@ class Work:
                         yield writing.popleft().result()
                 while writing:
                     yield writing.popleft().result()
+            except (OSError, KeyboardInterrupt):
+                # what is written already counts
+                for future in writing:
+                    with suppress(OSError):
+                        yield future.result()
+                raise
             finally:
                 readers.shutdown(wait=False, cancel_futures=True)
 
@@ -152,13 +156,14 @@ class Work:
     def _failure(self, item: Item, error: Exception) -> Line:
         """The line of an item that failed; errors that concern every item are raised."""
         message = str(error)
-        if isinstance(error, OSError) and not isinstance(error, PermissionError):
-            # what the next item would meet too
-            vanished = item.path is not None and not item.path.parent.is_dir()
-            if error.errno in LOST_DISK and (vanished or not os.access(self.engine.options.out, os.W_OK)):
-                raise error
-            if error.filename is None or Path(str(error.filename)).is_relative_to(self.engine.options.out):
-                raise error
+        # what every later item would meet too
+        if item.path is not None and not item.path.parent.is_dir():
+            raise OSError(
+                errno.ENOENT, "the folder of images has vanished; go on once it is back", str(item.path.parent)
+            )
+        out = self.engine.options.out
+        if isinstance(error, OSError) and (error.filename is None or Path(str(error.filename)).is_relative_to(out)):
+            raise error
         if isinstance(error, MemoryError | RuntimeError):
             # torch has a class of its own for a GPU's memory alone
             if not isinstance(error, MemoryError) and "allocate" not in message:
@@ -188,16 +193,20 @@ def run(engine: Engine, items: Sequence[Item]) -> Summary:
     began = time.perf_counter()
     manifest = Manifest(options.out, settings, shard, overwrite=options.overwrite)
     with closing(manifest):
-        mine = items[shard.index - 1 :: shard.count]
+        mine = items[shard.number - 1 :: shard.total]
         todo = [item for item in mine if not _is_done(manifest, item, options)]
         done, lines = 0, dict(manifest.lines)
         with Progress("segmenting", len(todo)) as progress:
             work = Work(engine, progress)
-            for line in work.lines(todo):
-                manifest.add(line)
-                lines[line.item] = line
-                done += line.error is None
-                progress.advance(1, _speed(done, began, work.waited))
+            try:
+                for line in work.lines(todo):
+                    manifest.add(line)
+                    lines[line.item] = line
+                    done += line.error is None
+                    progress.advance(1, _speed(done, began, work.waited))
+            except (OSError, KeyboardInterrupt):
+                progress.console.print(f"{done} of {len(todo)} are done; the same command goes on from there")
+                raise
         manifest.write_summary(engine.classes.names)
     own = [lines[item.name] for item in mine if item.name in lines]
     failed = {line.source: line.error for line in own if line.error and line.more.get("is_image", True)}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Int16
 from torch import Tensor
 
 CELL = 32
@@ -23,6 +23,8 @@ class SeamMeter:
     Pixels count where at least two windows cover them and the best classes follow without resizing scores, which is so
     inside regions and not along their outlines. Rows count once. A meter serves one image.
 
+    Without an overlap there are only the `jump`s of the best class from window to window.
+
     taken: an image is being measured.
     """
 
@@ -31,16 +33,36 @@ class SeamMeter:
         self._below = 0
         self._cells: dict[int, np.ndarray] = {}
         self._distances = np.zeros((2, 0), np.int64)
+        self._pairs = np.zeros((2, 2), np.int64)
+        self._row = np.zeros(0, np.int16)
 
     def add(
         self,
         first: int,
+        best: Int16[Tensor, "r W"],
+        borders: tuple[Sequence[int], Sequence[int]],
         shared: Bool[Tensor, "r W"],
         differing: Bool[Tensor, "r W"],
         distance: Int[Tensor, "r W"],
     ) -> None:
-        """Count pixels from row `first` on: whether windows share them, whether these differ, how near a border is."""
+        """Count the pixels of rows from `first` on.
+
+        Args:
+            first: The first row.
+            best: The best class by one of the windows over each pixel, negative where it is unknown.
+            borders: Rows and columns at which windows begin.
+            shared: Whether several windows cover a pixel.
+            differing: Whether these disagree.
+            distance: How far the nearest border is [px].
+        """
         skipped, self._below = max(0, self._below - first), max(self._below, first + len(shared))
+        # neighbours down, also of the row above, and across
+        classes = best.numpy()[skipped:]
+        above = np.concatenate([self._row[None], classes]) if len(self._row) else classes
+        top = first + skipped - (len(above) - len(classes))
+        self._count_pairs(above[:-1], above[1:], np.isin(np.arange(top + 1, top + len(above)), borders[0])[:, None])
+        self._count_pairs(classes[:, :-1], classes[:, 1:], np.isin(np.arange(1, classes.shape[1]), borders[1]))
+        self._row = classes[-1] if len(classes) else self._row
         pixels = np.stack([shared.numpy(), differing.numpy()])[:, skipped:]
         starts = np.arange(0, pixels.shape[2], CELL)
         for row, line in enumerate(pixels.swapaxes(0, 1), start=first + skipped):
@@ -56,10 +78,16 @@ class SeamMeter:
             counts[: len(mine)] += mine
         self._distances = grown
 
+    def _count_pairs(self, one: np.ndarray, other: np.ndarray, border: np.ndarray) -> None:
+        known, differ = (one >= 0) & (other >= 0), one != other
+        for index, here in enumerate((border, ~border)):
+            self._pairs[index] += int((known & here).sum()), int((known & differ & here).sum())
+
     def state(self) -> dict[str, Any]:
         """The counts as plain values, for a run that goes on later."""
         cells = {str(row): counts.tolist() for row, counts in self._cells.items()}
-        return {"below": self._below, "cells": cells, "distances": self._distances.tolist()}
+        arrays = {name: getattr(self, f"_{name}").tolist() for name in ("distances", "pairs", "row")}
+        return {"below": self._below, "cells": cells, **arrays}
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
         """Go on from the counts of an earlier run; None has none."""
@@ -67,12 +95,19 @@ class SeamMeter:
             self._below = state["below"]
             self._cells = {int(row): np.array(counts, np.int64) for row, counts in state["cells"].items()}
             self._distances = np.array(state["distances"], np.int64).reshape(2, -1)
+            self._pairs, self._row = np.array(state["pairs"], np.int64), np.array(state["row"], np.int16)
 
     @property
     def share(self) -> float | None:
         """Share of the pixels in several windows on which these differ; None without any."""
         shared, differing = self._distances.sum(axis=1)
         return float(differing / shared) if shared else None
+
+    @property
+    def jump(self) -> float | None:
+        """How much oftener the best class changes where a window begins than elsewhere, as a share of neighbours."""
+        (border, changes), (inner, others) = self._pairs
+        return float(changes / border - others / inner) if border and inner else None
 
     def map(self) -> np.ndarray:
         """Share of differing pixels in every cell of `CELL` px, float32, NaN where no windows overlap."""

@@ -27,8 +27,10 @@ PREDICTIONS, OVERLAYS, PRIORS, SUBMISSION = "predictions", "overlays", "priors",
 """Folders of results; the name "labels" beside images/ would overwrite a data set's truth."""
 UNFINISHED = ".unfinished"
 """What a killed run leaves for the next one."""
-FOLDERS = (PREDICTIONS, OVERLAYS, PRIORS, SUBMISSION, "side_by_side", "confidence", "entropy", "probabilities")
-FOLDERS += ("polygons", "rle", "seams", UNFINISHED)
+FOLDERS = (
+    *(PREDICTIONS, OVERLAYS, PRIORS, SUBMISSION, "side_by_side", "confidence", "entropy", "probabilities"),
+    *("polygons", "rle", "seams", UNFINISHED),
+)
 FILES = ("manifest*.jsonl", "receipt*.json", "summary.csv")
 """Files beside these folders."""
 JPEG_SIDE = 65_500
@@ -118,8 +120,8 @@ class Sinks:
     def mix(self, result: Result, *, legend: bool) -> UInt8[Tensor, "3 h w"]:
         """The image with the classes' colours laid over it."""
         labels = torch.from_numpy(_thinned(result.labels, result.step))
-        look = {"alpha": self.options.alpha, "outline": self.options.outline}
-        return overlay(result.image, labels, self.classes, shown=self.shown, legend=legend, **look)
+        look: dict[str, Any] = {"alpha": self.options.alpha, "outline": self.options.outline, "legend": legend}
+        return overlay(result.image, labels, self.classes, shown=self.shown, **look)
 
     def pictures(
         self, image: UInt8[Tensor, "3 h w"], mixed: UInt8[Tensor, "3 h w"]

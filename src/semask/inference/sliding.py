@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, Int16
 from torch import Tensor
 
 from semask.inference.predictor import Images, Pipeline, Scorer, device_within, predictor_of
+from semask.inference.regions import RegionImage
 from semask.inference.seams import SeamMeter
 from semask.ops.lazy_scores import (
     UNDECIDED,
@@ -195,7 +196,8 @@ class Windows(LazyScores):
 
     def select(self, image: int) -> LazyScores:
         """Return the scores of one image, whose windows are scored once more."""
-        return Windows(self._predictor, self._images[image : image + 1], self._options)
+        images = self._images if isinstance(self._images, RegionImage) else self._images[image : image + 1]
+        return Windows(self._predictor, images, self._options)
 
     def _read(self, crossing: Sequence[tuple[Window, Reader]], pixels: SamplePoints) -> Float[Tensor, "n k"]:
         """Return the weighted mean of the windows over every pixel."""
@@ -237,7 +239,8 @@ class Windows(LazyScores):
             )
             rows = down[top - window.row : top - window.row + len(own)]
             nearest[place] = nearest[place].minimum(rows[:, None].minimum(across))
-        self._meter.add(first, shared, differing, nearest)
+        borders = [*self._down][1:], [*self._across][1:]
+        self._meter.add(first, known, borders, shared, differing, nearest)
 
     def _crossing(self, first: int, last: int) -> list[tuple[Window, LazyScores, int, int]]:
         """Return the windows over rows first … last - 1 with their scores and the first and last of those rows.
@@ -262,12 +265,12 @@ class Windows(LazyScores):
     def _score_next(self, *, even_empty: bool = False) -> None:
         """Score a batch of windows; those without data are left out, unless `even_empty`."""
         batch, (tall, wide) = self._pending.popleft(), self._window
-        is_empty = getattr(self._images, "is_empty", None)
-        if is_empty is not None and not even_empty:
-            batch = [window for window in batch if not is_empty(window.row, window.column, tall, wide)]
+        images = self._images
+        if isinstance(images, RegionImage) and not even_empty:
+            batch = [window for window in batch if not images.is_empty(window.row, window.column, tall, wide)]
         if not batch:
             return
-        crops = [self._images[w.image, :, w.row : w.row + tall, w.column : w.column + wide] for w in batch]
+        crops = [images[w.image, :, w.row : w.row + tall, w.column : w.column + wide] for w in batch]
         found = self._predictor.lazy_scores(torch.stack(crops))
         # All that are kept at once, at the images' width.
         shape = (len(self._images), found.shape[1], tall, self._images.shape[-1])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -90,7 +91,7 @@ def find_items(given: Sequence[str | Path], *, leave_out: Sequence[Path] = ()) -
             found = _sequence(path)
         elif glob.has_magic(each):
             paths = [Path(match) for match in sorted(glob.glob(each, recursive=True)) if os.path.isfile(match)]
-            root = os.path.commonpath([match.parent for match in paths]) if paths else ""
+            root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
             found = [entry for match in paths for entry in _in_file(match, os.path.relpath(match, root))]
         else:
             raise ValueError(f"there is no image or folder {each!r}")
@@ -134,7 +135,7 @@ def _in_file(path: Path, name: str) -> list[tuple[str, Source | str]]:
         return [(name, str(path))]
     if suffix not in (".zip", ".tar"):
         return [(name, path)]
-    members = open_zip(path).members if suffix == ".zip" else tar_members(path)
+    members: Mapping[str, Source] = open_zip(path).members if suffix == ".zip" else tar_members(path)
     images = Image.registered_extensions()
     # archives hold labels and texts beside images: only names of images count
     return [
@@ -170,11 +171,8 @@ def _in_folder(folder: Path, leave_out: Sequence[Path], notes: list[str]) -> lis
         folder = folder / "images"
     # realpath, since resolve refuses links in a circle
     results = {Path(os.path.realpath(each)) for each in leave_out}
-    paths = [
-        path
-        for path in paths_below(folder, broken=True)
-        if results.isdisjoint({real := Path(os.path.realpath(path)), *real.parents})
-    ]
+    real = {path: Path(os.path.realpath(path)) for path in paths_below(folder, broken=True)}
+    paths = [path for path, place in real.items() if results.isdisjoint({place, *place.parents})]
     found: list[tuple[str, Source | str]] = []
     stores: set[Path] = set()
     for path in paths:

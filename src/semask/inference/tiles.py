@@ -72,6 +72,7 @@ def plan_tiles(model: Any, image: RegionImage, data: DataRecipe, test: TestRecip
     if test.mode == "sliding":
         shapes = [(test.window, test.stride)]
     else:
+        test = replace(test, blend="hann")
         fixed, multiple = getattr(model, "fixed_size", None), getattr(model, "size_multiple", 1)
         least = max(data.crop)
         sides = [side for side in SIDES if side <= max(2 * least, SIDES[-1])]
@@ -115,11 +116,11 @@ def segment_tiles(
     folder: Path,
     key: dict[str, Any],
     advance: Callable[[int], None] = lambda rows: None,
-) -> tuple[Result, RowStore, float | None]:
+) -> tuple[Result, RowStore, SeamMeter]:
     """Segment a raster strip by strip into raw maps in `folder`, where an earlier run with the same `key` goes on.
 
-    The caller encodes the result, whose maps are on disk, and removes the store then. The last value is the share of
-    pixels on which overlapping windows differ.
+    The caller encodes the result, whose maps are on disk, and removes the store then. The meter has measured how the
+    windows fit together.
     """
     meter = SeamMeter()
     predictor = build_predictor(model, plan.test, data, meter=meter, valid_border=options.valid_border)
@@ -142,7 +143,7 @@ def segment_tiles(
                 found["labels"] = np.where(valid, found["labels"], IGNORE).astype(np.uint8)
             store.append(found, seams=meter.state(), gaps=gaps)
             advance(last - first)
-    maps = {name: store.map(name) for name in ("confidence", "entropy") if name in options.measures}
+    maps: dict[str, Any] = {name: store.map(name) for name in ("confidence", "entropy") if name in options.measures}
     shown = _thumbnail(image, step)
     result = Result(
         store.map("labels"),
@@ -153,7 +154,7 @@ def segment_tiles(
         has_gaps=gaps,
         seams=meter.map(),
     )
-    return result, store, meter.share
+    return result, store, meter
 
 
 def overlap_hint(model: Predictor, image: RegionImage, plan: TilePlan, data: DataRecipe) -> int | None:

@@ -13,10 +13,10 @@ from torch import Tensor
 from semask.inference.predictor import Images, Pipeline, Scorer, predictor_of
 from semask.inference.regions import RegionImage
 from semask.ops.lazy_scores import UNDECIDED, HorizontalFlip, LazyScores, Reader, Resized, read_pixelwise
-from semask.ops.resize import enlarged_size, fit_size, resize, size_of, to_float
+from semask.ops.resize import enlarged_size, fit_size, resize, to_float
 from semask.structures import Predictor
 
-Sized = Float[Tensor, "b c h w"] | UInt8[Tensor, "b c h w"]
+Sized = Float[Tensor, "b c h w"] | UInt8[Tensor, "b c h w"] | RegionImage
 """Images of another size."""
 MAX_ENLARGED_PIXELS = 64_000_000
 """No image is enlarged beyond this: a ViT's scores of 150 classes take 38 GB there."""
@@ -51,7 +51,7 @@ def rescaled(
         height, width = images.shape[-2:]
         # fit the image into the box, and enlarge it to fill a window
         shown = _resized(images, fit_size(height, width, box or (height, width), ratio), antialias=antialias)
-        tall, wide = size_of(shown)
+        tall, wide = shown.shape[-2:]
         size = enlarged_size(tall, wide, enlarge_to or 1)
         if size != (tall, wide) and math.prod(size) > MAX_ENLARGED_PIXELS:
             raise ValueError(

@@ -17,7 +17,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import av
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -27,7 +26,7 @@ from torch import Tensor
 from semask.files import write_json
 from semask.inference.colours import write_legend
 from semask.inference.engine import Engine, Loaded, shown
-from semask.inference.frames import Frame, Video, open_video, read_ahead
+from semask.inference.frames import Frame, Sound, Video, open_video, read_ahead
 from semask.inference.manifest import Line, digest
 from semask.inference.predictor import Pipeline
 from semask.inference.rows import STATE
@@ -147,7 +146,7 @@ class Recorder:
         self._before: Result | None = None
         self._changed = self._still = 0
         self._writers: dict[str, VideoWriter] = {}
-        self._early: list[av.Packet] = []
+        self._early: list[Sound] = []
 
     def add(self, frame: Frame, result: Result, mixed: Tensor | None) -> None:
         """Take a frame, and its overlay without legend."""
@@ -182,7 +181,7 @@ class Recorder:
             self.copy(packet)
         self._early.clear()
 
-    def copy(self, packet: av.Packet) -> None:
+    def copy(self, packet: Sound) -> None:
         """Take a packet of sound."""
         if not self._writers:
             self._early.append(packet)
@@ -245,7 +244,7 @@ class _Finisher:
         writing = self._writers.submit(write)
         self._put(lambda: self._recorder.add(frame, result, writing.result()))
 
-    def copy(self, packet: av.Packet) -> None:
+    def copy(self, packet: Sound) -> None:
         """Hand over a packet of sound."""
         self._put(lambda: self._recorder.copy(packet))
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import torch
@@ -13,7 +14,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import UInt8
 from torch import Tensor
 
-from semask.inference.frames import Video
+from semask.inference.frames import Sound, Video
 from semask.ops.resize import resize, to_float
 
 CODECS = ("libx264", "libopenh264", "mpeg4")
@@ -41,7 +42,8 @@ class VideoWriter:
         self._container = av.open(str(part), "w", format="mp4", container_options=settings)
         # one thread: the encoder's bytes depend on their number
         options = {"threads": "1", **(QUALITY if name == "libx264" else {})}
-        self._stream = self._container.add_stream(name, rate=video.rate.limit_denominator(MPEG4_UNITS), options=options)
+        rate = video.rate.limit_denominator(MPEG4_UNITS)
+        self._stream = cast(av.VideoStream, self._container.add_stream(name, rate=rate, options=options))
         context = self._stream.codec_context
         context.height, context.width = (side + side % 2 for side in size)
         context.pix_fmt = "yuv420p"
@@ -52,7 +54,7 @@ class VideoWriter:
         context.colorspace = context.color_primaries = context.color_trc = BT_709
         context.color_range = ColorRange.MPEG
         if name != "libx264":
-            context.bit_rate = int(BITS * context.height * context.width * max(1, video.rate))
+            context.bit_rate = int(BITS * context.height * context.width * max(1.0, float(video.rate)))
         if video.aspect:
             context.sample_aspect_ratio = video.aspect
         self._sound = None
@@ -61,7 +63,8 @@ class VideoWriter:
                 self._sound = self._container.add_stream_from_template(video.sound)
             except ValueError:
                 say(f"MP4 takes no sound of the kind {video.sound.codec_context.name}; the overlays have none")
-        self._last, self._last_sound = -1, None
+        self._last = -1
+        self._last_sound: int | None = None
 
     def write(self, image: UInt8[Tensor, "3 h w"], pts: int, duration: int) -> None:
         """Add an image; one of another size is resized."""
@@ -78,7 +81,7 @@ class VideoWriter:
         frame.pts, frame.duration, frame.time_base = self._last, round(duration * scale), self._unit
         self._container.mux(self._stream.encode(frame))
 
-    def copy(self, packet: av.Packet) -> None:
+    def copy(self, packet: Sound) -> None:
         """Add a packet of sound as it is."""
         if self._sound is not None and (self._last_sound is None or (packet.dts or 0) > self._last_sound):
             self._last_sound = packet.dts

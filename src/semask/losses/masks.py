@@ -38,7 +38,7 @@ class MaskTerms(NamedTuple):
 class MaskClassificationLoss:
     """Losses of classes and masks of the queries that match the classes of each image, anew for every prediction.
 
-    The cross-entropy of the semantic prior is added once, times `prior_weight`, divided as `normalize_by` says. With
+    The cross-entropy of the semantic prior is added once, times `prior_weight`, divided by `normalize_by`. With
     `ignored="excluded"` nothing depends on pixels without a label, nor on the queries of an image without any label.
 
     Source: MaskFormer (arXiv:2107.06278) §3.2, Mask2Former (arXiv:2112.01527) §3.3 and §4.1, SeMask §3.4.

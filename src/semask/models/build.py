@@ -1,7 +1,7 @@
 """Every architecture on one page: from options to encoders and decoders, and from a recipe to the model.
 
 `ENCODERS` and `DECODERS` are the menus: a builder for each kind of options in `semask.recipes`. A decoder's builder
-gets the encoder, which knows the sizes: `channels` and `strides` of its maps.
+gets the encoder, which has the sizes: `channels` and `strides` of its maps.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ class SegmentationModel(nn.Module):
     ) -> UInt8[LabelMap, "*b H W"]:
         """Label map of an image, or of a batch of images of one size, at its own size.
 
-        Images are read as the model's recipe says: at its scale, in its windows, with its flips. `semask predict` and
+        Images are read by the model's recipe: at its scale, in its windows, with its flips. `semask predict` and
         `semask evaluate` give the same labels. Notebooks show the map in the colours of `classes`.
 
         Args:

@@ -1,10 +1,11 @@
-"""The device that a command runs on, and autocast there."""
+"""The device that a command runs on: its name, packages and memory, and autocast there."""
 
 from __future__ import annotations
 
 import os
 import platform
 from contextlib import AbstractContextManager, nullcontext, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,10 @@ import torch
 from semask.text import pluralize
 
 Device = Literal["auto", "cpu", "cuda"]
+PACKAGES = (
+    *("semask", "torchvision", "timm", "transformers", "segmentation-models-pytorch"),
+    *("numpy", "scipy", "pillow", "triton"),
+)
 CONTAINER = Path("/sys/fs/cgroup")
 UNKNOWN_MEMORY = 8 * 2**30
 """Memory [bytes] that is assumed of a machine that does not report it."""
@@ -38,6 +43,26 @@ def describe(device: torch.device) -> str:
     return f"{name} CPU, {pluralize(torch.get_num_threads(), 'thread')}"
 
 
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that results may depend on."""
+    # torch's own string holds its build, which the package's version lacks
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def cpu_model() -> str:
+    """Return the name of the CPU, or of its architecture where the system has no name for it."""
+    names: list[str] = []
+    with suppress(OSError):
+        # one line for each core; ARM has none
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """Return a context in which operations keep the types they are given; a device without autocast needs none."""
     return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
@@ -54,3 +79,24 @@ def memory_of(device: torch.device) -> int:
     with suppress(OSError, ValueError):  # without a limit, the file holds "max"
         memory = min(memory, int((CONTAINER / "memory.max").read_text()))
     return memory
+
+
+def available_memory() -> int:
+    """Return the memory that programs can still take [bytes]: the system's or, if less, that of the container."""
+    free = memory_of(torch.device("cpu"))
+    with suppress(OSError):
+        free = min(free, proc_bytes("meminfo", "MemAvailable"))
+    with suppress(OSError, ValueError):
+        limit, held = (int((CONTAINER / f"memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, limit - held)
+    return free
+
+
+def proc_bytes(file: str, field: str) -> int:
+    """Return a field of a file in /proc that counts kilobytes [bytes].
+
+    Raises:
+        OSError: The system has no /proc.
+    """
+    lines = Path("/proc", file).read_text(encoding="utf-8").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))

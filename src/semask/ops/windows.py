@@ -115,7 +115,7 @@ def window_masks(size: int, *, shift: int) -> Bool[Tensor, "kinds n n"]:
 
 
 def shifted_window_mask(height: int, width: int, size: int, *, shift: int) -> Bool[Tensor, "w n n"]:
-    """Return which pairs of tokens in each window were neighbours before a map was rolled by −`shift` tokens.
+    """Return which pairs of tokens in each window were adjacent before a map was rolled by −`shift` tokens.
 
     The roll brings opposite borders of the map together in the last windows of each axis; `size` divides both sides.
 

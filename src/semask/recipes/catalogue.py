@@ -27,7 +27,7 @@ class Entry(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """The mIoU [%] of our own training by a recipe as it stands, and on what it was trained and measured."""
+    """The mIoU [%] of our own training by the unchanged recipe, and on what it was trained and measured."""
 
     miou: float
     how: str

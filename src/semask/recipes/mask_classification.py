@@ -39,7 +39,7 @@ MASK2FORMERS: dict[Head, PixelDecoder] = {
     "msfapn-mask2former": "msfapn",
 }
 GLOBAL_FROM: dict[Head, int] = {"maskformer": 3, "mask2former": 3, "fapn-mask2former": 2, "msfapn-mask2former": 2}
-"""The stage from which semantic attention sees the whole map; Mask2Former's is windowed throughout on Cityscapes."""
+"""The stage from which semantic attention covers the whole map; Mask2Former's is windowed throughout on Cityscapes."""
 
 MASKFORMER_LOSS = LossRecipe(
     masks=MaskLossRecipe(

@@ -83,10 +83,10 @@ NEUTRAL = (*("out", "device", "memory", "workers", "shard", "overwrite", "retry_
 
 
 class Shard(NamedTuple):
-    """Every `count`-th item from item `index` on, from 1."""
+    """Every `total`-th item from item `number` on, from 1."""
 
-    index: int = 1
-    count: int = 1
+    number: int = 1
+    total: int = 1
 
     @classmethod
     def parse(cls, text: str | None) -> Shard:
@@ -97,12 +97,12 @@ class Shard(NamedTuple):
         """
         if text is None:
             return cls()
-        index, _, count = text.partition("/")
-        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        number, _, total = text.partition("/")
+        if not (number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total)):
             raise ValueError(f"--shard takes I/N with 1 ≤ I ≤ N, such as 1/4, got {text!r}")
-        return cls(int(index), int(count))
+        return cls(int(number), int(total))
 
     @property
     def manifest(self) -> str:
         """Name of the shard's manifest."""
-        return "manifest.jsonl" if self.count == 1 else f"manifest.{self.index}-of-{self.count}.jsonl"
+        return "manifest.jsonl" if self.total == 1 else f"manifest.{self.number}-of-{self.total}.jsonl"

@@ -108,7 +108,7 @@ class DataRecipe:
     label_column: str | None = None
     """hugging_face only: the column of label images; None finds it by its name."""
     channels: int = 3
-    """Channels of an image. Other than 3 are read as they are stored (TIFF, PNG), such as the bands of satellites, and
+    """Channels of an image. Other than 3 are read as they are stored (TIFF, PNG), such as those of satellites, and
     model.mean and model.std must have a value for each."""
     value_range: tuple[float, float] | None = None
     """Stored values that become 0 and 1; values beyond are clipped. None takes those of the file's type: 0 and 255, or
@@ -133,7 +133,7 @@ class DataRecipe:
     than over the nearest four."""
     jpeg_draft: bool = False
     """Training: decode a JPEG at a half, a quarter or an eighth of its size where the drawn size is no larger, which is
-    faster. Pixels are then means of those they stand for, and differ from those of published recipes."""
+    faster. Pixels are then means of those they cover, and differ from those of published recipes."""
     crop: tuple[int, int] = (512, 512)
     """(height, width) of the training crop [px]."""
     padding: float | None = None

@@ -1,8 +1,8 @@
 """The SegFormer models and their training, which the dataset recipes share.
 
-timm has no weights of Mix Transformers, so training starts from a file, `--model.encoder.weights FILE`, or from scratch
-if told so: the authors' mit_b0.pth … mit_b5.pth, transformers' model.safetensors of nvidia/mit-b0 … b5, or
-mmsegmentation's conversion of them. NVIDIA's licence allows them for research and evaluation, not for commerce.
+timm has no weights of Mix Transformers, so training starts with --from-scratch or from a file,
+`--model.encoder.weights FILE`: the authors' mit_b0.pth … mit_b5.pth, transformers' model.safetensors of nvidia/mit-b0 …
+b5, or mmsegmentation's conversion of them. NVIDIA's licence allows them for research and evaluation, not for commerce.
 
 Source: SegFormer (arXiv:2105.15203) §4.1; mmsegmentation 1.2.2, whose configurations have the same training.
 """

@@ -27,7 +27,7 @@ SEGMENTER: dict[Variant, str] = {
     "t-16": "vit_tiny_patch16_384.augreg_in21k_ft_in1k",
     "s-16": "vit_small_patch16_384.augreg_in21k_ft_in1k",
     "s-32": "vit_small_patch32_384.augreg_in21k_ft_in1k",
-    # The authors' weights at 384 px were never published; the paper's text says 224.
+    # The authors' weights at 384 px were never published; the paper's text has 224.
     "b-8": "vit_base_patch8_224.augreg_in21k_ft_in1k",
     "b-16": "vit_base_patch16_384.augreg_in21k_ft_in1k",
     "b-32": "vit_base_patch32_384.augreg_in21k_ft_in1k",
@@ -54,7 +54,7 @@ OVERLAP = 32
 
 
 PYRAMID_HEAD = SegmenterMaskOptions(channels=256, single_scale="fused")
-"""A Mask Transformer over a hierarchical backbone, where SeMask's introduction says that it fails."""
+"""A Mask Transformer over a hierarchical backbone, which fails by SeMask's introduction."""
 
 
 class Schedule(NamedTuple):
@@ -125,5 +125,5 @@ def segmenter_recipe(
 
 
 def readme(parameters: float, miou: float, miou_ms: float, *, also: str = "") -> Published:
-    """Return figures of the authors' model zoo; `also` says what else they are taken from."""
+    """Return figures of the authors' model zoo; `also` names their other sources."""
     return Published(parameters=parameters, miou=miou, miou_ms=miou_ms, source=f"Segmenter model zoo{also}")

@@ -54,9 +54,9 @@ def plan(table: Table, seeds: Sequence[int], out: Path) -> list[Run]:
 
 
 def run_table(
-    table: Table, seeds: Sequence[int], options: RunOptions, *, out: Path, tell: Callable[[str], None]
+    table: Table, seeds: Sequence[int], options: RunOptions, *, out: Path, progress: Callable[[str], None]
 ) -> list[list[float]]:
-    """Train what is not finished yet and return mIoU by row and seed; `tell` hears which run begins.
+    """Train what is not finished yet and return mIoU by row and seed; `progress` gets each run's name.
 
     Runs lie in `out`, one folder each. Finished ones are taken as they are if their recipes agree, unless
     `options.overwrite` asks to begin anew. `check_rows` comes first.
@@ -65,7 +65,9 @@ def run_table(
     scores: list[list[float]] = [[] for _ in table.rows]
     for number, run in enumerate(runs, start=1):
         score = None if options.overwrite else finished_score(run)
-        tell(f"run {number} of {len(runs)}: {run.label}, seed {run.seed}" + (", finished" if score is not None else ""))
+        progress(
+            f"run {number} of {len(runs)}: {run.label}, seed {run.seed}" + (", finished" if score is not None else "")
+        )
         scores[run.row].append(train_run(run, options) if score is None else score)
     return scores
 

@@ -81,12 +81,22 @@ def fit(  # noqa: PLR0913 - everything may be one's own
     >>> result.scores.iou.shape
     torch.Size([4])
     """
-    recipe = _recipe(model, loss, optim, augment, steps, batch_size, eval_every, train_options)
+    # the record of the run: the model's recipe with these options
+    known = model.recipe or Recipe(name=f"{type(model.encoder).__name__}-{type(model.decoder).__name__}")
+    every = eval_every or max(1, steps // 10)
+    recipe = replace(
+        known,
+        loss=loss if isinstance(loss, LossRecipe) else known.loss,
+        optim=optim or OptimRecipe(lr=2e-4, weight_decay=0.01, warmup_steps=steps // 20, warmup_ratio=1e-2),
+        data=replace(augment, channels=known.data.channels) if augment else known.data,
+        train=TrainRecipe(steps=steps, batch_size=batch_size, eval_every=every, **train_options),
+    )
     options = replace(options or RunOptions(workers=0), out=Path(out))
     if classes is not None and not isinstance(classes, Classes):
         classes = Classes.from_dict({"classes": list(classes)})
     if classes is not None and len(classes) != model.num_classes:
         raise ValueError(f"classes names {len(classes)} classes, the model has {model.num_classes}")
+    # the run, which holds its folder
     with quiet(), locked(folder_of(recipe, options)):
         run = Run(recipe, options, classes, callbacks=callbacks)
         if run.first:
@@ -102,28 +112,6 @@ def fit(  # noqa: PLR0913 - everything may be one's own
         result = run.fit(module, data, loggers)
     model.eval()
     return result
-
-
-def _recipe(
-    model: SegmentationModel,
-    loss: Loss | LossRecipe | None,
-    optim: OptimRecipe | None,
-    augment: DataRecipe | None,
-    steps: int,
-    batch_size: int,
-    eval_every: int | None,
-    others: dict[str, Any],
-) -> Recipe:
-    """The record of the run: the model's recipe with these options."""
-    known = model.recipe or Recipe(name=f"{type(model.encoder).__name__}-{type(model.decoder).__name__}")
-    train = TrainRecipe(steps=steps, batch_size=batch_size, eval_every=eval_every or max(1, steps // 10), **others)
-    return replace(
-        known,
-        loss=loss if isinstance(loss, LossRecipe) else known.loss,
-        optim=optim or OptimRecipe(lr=2e-4, weight_decay=0.01, warmup_steps=steps // 20, warmup_ratio=1e-2),
-        data=replace(augment, channels=known.data.channels) if augment else known.data,
-        train=train,
-    )
 
 
 class _Checked(Dataset[Sample]):

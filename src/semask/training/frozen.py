@@ -84,7 +84,7 @@ def check_frozen(recipe: Recipe, world_size: int) -> None:
         )
     if not train.freeze_encoder:
         raise ValueError(
-            "features can be kept only while the encoder does not change; add --train.freeze-encoder true, or say "
+            "features can be kept only while the encoder does not change; add --train.freeze-encoder true, or use "
             "--train.cached-views None"
         )
     if recipe.data.kind == "scenes" or world_size > 1:
@@ -140,7 +140,13 @@ class CachedViews(Dataset[EncodedSample]):
             self.labels = self._store("labels", labels.shape[1:], np.uint8)
         rows = slice(len(self.names), len(self.names) + len(labels))
         for stored, level in zip(self.maps, features.maps, strict=True):
-            stored[rows] = _halved(level, batch.names)
+            half = level.half()
+            if not torch.isfinite(half).all():
+                raise ValueError(
+                    f"the encoder's features of {', '.join(batch.names)} are not finite in half precision, in which "
+                    "they are kept; use --train.cached-views None, or use an encoder that ends with a norm"
+                )
+            stored[rows] = half.cpu().numpy()
         self.labels[rows] = labels
         self.names += batch.names
 
@@ -156,19 +162,9 @@ class CachedViews(Dataset[EncodedSample]):
         if needed > free:
             raise ValueError(
                 f"the features of {self.count} views take {needed / 2**30:.1f} GiB and {self._folder.parent} has "
-                f"{free / 2**30:.1f}; lower --train.cached-views, say None to encode every draw, or let the "
+                f"{free / 2**30:.1f}; lower --train.cached-views, use None to encode every draw, or let the "
                 "environment variable TMPDIR name a larger disk"
             )
-
-
-def _halved(level: Tensor, names: tuple[str, ...]) -> np.ndarray:
-    half = level.half()
-    if not torch.isfinite(half).all():
-        raise ValueError(
-            f"the encoder's features of {', '.join(names)} are not finite in half precision, in which they are kept; "
-            "use --train.cached-views None, or use an encoder that ends with a norm"
-        )
-    return half.cpu().numpy()
 
 
 def collate_encoded(samples: list[EncodedSample]) -> EncodedBatch:

@@ -94,7 +94,7 @@ class SegmentationModule(LightningModule):
         self._counting = Confusion(self.model.num_classes, device=self.device)
 
     def validation_step(self, batch: list[Sample], batch_idx: int) -> None:
-        """Count the pixels of some samples at the labels' own size; neighbours of one size are scored together."""
+        """Count the pixels of some samples at the labels' own size; successive ones of one size are scored together."""
         count_pixels(self._counting, self.predictor(), batch)
 
     def predictor(self) -> Pipeline:

@@ -45,7 +45,7 @@ def fit_classes(recipe: Recipe) -> tuple[Recipe, Classes]:
     if recipe.data.classes_from_data:
         if wanted not in (PLACEHOLDER_CLASSES, found):
             raise ValueError(
-                f"the class table has {found} classes, --model.num-classes says {wanted}; leave the flag out, or give "
+                f"the class table has {found} classes, --model.num-classes is {wanted}; leave the flag out, or give "
                 "another table with --data.classes"
             )
         return recipe.override({"model.num_classes": found}), classes
@@ -119,14 +119,14 @@ def warn_of_warm_up(recipe: Recipe) -> None:
 def load_pretrained(model: SegmentationModel, recipe: Recipe, *, console: Console, from_scratch: bool) -> None:
     """Fill the encoder with the weights that the recipe names; `from_scratch` leaves it random.
 
-    A ValueError says how to give a local file, or to train without.
+    The message names the flags of a local file, and of training without.
     """
     spec = recipe.model.encoder
     if from_scratch and spec.weights not in (None, FROM_HUB):
-        raise ValueError(f"--from-scratch would leave the weights {spec.weights!r} aside; say one of the two, not both")
+        raise ValueError(f"--from-scratch would leave the weights {spec.weights!r} aside; use one of the two, not both")
     if spec.weights is None or from_scratch:
         if recipe.train.freeze_encoder:
-            logger.warning("the encoder is frozen with random weights; its features say little about any image")
+            logger.warning("the encoder is frozen with random weights; its features have little to do with any image")
         return
     check_normalisation(spec.name, recipe.model.mean, recipe.model.std)
     console.print(str(load_encoder(model.encoder, spec.name, spec.weights)))

@@ -37,13 +37,13 @@ class ProgressReport(Callback):
         self.evaluation = TaskID(0)
         self.loss = float("nan")
         self.miou = ""
-        self.began = self.said = 0.0
+        self.began = self.reported_at = 0.0
         self.since = self.scored = 0
         self.reported = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bars in a terminal."""
-        self.began = self.said = time.monotonic()
+        self.began = self.reported_at = time.monotonic()
         self.since = trainer.global_step
         if not (trainer.is_global_zero and self.console.is_terminal):
             return
@@ -73,8 +73,8 @@ class ProgressReport(Callback):
             self.bars.update(self.training, completed=step, note=f"loss {self.loss:.3f}{self.miou}")
         elif step != self.reported:
             now = time.monotonic()
-            if step % max(1, steps // REPORTS) == 0 or now - self.said >= SILENCE:
-                self.reported, self.said = step, now
+            if step % max(1, steps // REPORTS) == 0 or now - self.reported_at >= SILENCE:
+                self.reported, self.reported_at = step, now
                 left = (now - self.began) / max(1, step - self.since) * (steps - step)
                 loss = float(trainer.callback_metrics["train/loss"])
                 self._say(f"step {step}/{steps}  loss {loss:.3f}  {duration(left)} left")
@@ -93,8 +93,8 @@ class ProgressReport(Callback):
         self.scored += 1
         if self.bars is not None:
             self.bars.advance(self.evaluation)
-        elif trainer.is_global_zero and time.monotonic() - self.said >= SILENCE:
-            self.said = time.monotonic()
+        elif trainer.is_global_zero and time.monotonic() - self.reported_at >= SILENCE:
+            self.reported_at = time.monotonic()
             self._say(f"  evaluating: {self.scored} of {sum(trainer.num_val_batches)}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

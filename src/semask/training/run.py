@@ -239,13 +239,22 @@ def build_trainer(recipe: TrainRecipe, options: RunOptions, *, callbacks: Sequen
             "a moving average needs whole weights, fsdp shards them; use --train.ema None or --strategy ddp"
         )
     on_gpu = options.accelerator in {"auto", "gpu"} and torch.cuda.is_available()
-    devices, nodes = _places(options)
+    # bfloat16 where a GPU computes in it
+    mixed = recipe.precision == "bfloat16"
+    if recipe.precision == "auto":
+        mixed = on_gpu and torch.cuda.is_bf16_supported()
+    # processes that torchrun has started count where no option names others
+    devices: int | str = options.devices or "auto"
+    nodes = options.nodes
+    here, everywhere = (int(os.environ.get(name, "0")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    if options.devices is None and here:
+        devices, nodes = here, max(1, everywhere // here)
     return Trainer(
         accelerator=options.accelerator,
         devices=devices,
         num_nodes=nodes,
         strategy=options.strategy,
-        precision=_precision(recipe, on_gpu=on_gpu),
+        precision="bf16-mixed" if mixed else "32-true",
         max_steps=recipe.steps,
         max_epochs=-1,
         val_check_interval=recipe.eval_every * recipe.accumulate,
@@ -301,17 +310,3 @@ def quiet() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
-
-
-def _precision(recipe: TrainRecipe, *, on_gpu: bool) -> Any:
-    if recipe.precision == "auto":
-        return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
-    return {"bfloat16": "bf16-mixed", "float32": "32-true"}[recipe.precision]
-
-
-def _places(options: RunOptions) -> tuple[int | str, int]:
-    """Devices per node and nodes; those that torchrun has started count where no option names others."""
-    here, everywhere = (int(os.environ.get(name, "0")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-    if options.devices is None and here:
-        return here, max(1, everywhere // here)
-    return options.devices or "auto", options.nodes

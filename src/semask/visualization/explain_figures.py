@@ -6,10 +6,9 @@ import math
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
@@ -17,6 +16,7 @@ from torch import Tensor
 from semask.data.classes import Classes
 from semask.visualization.explain import ClassProjection, QueryMasks
 from semask.visualization.figures import FAINT, INK, MAIN, PRIOR, STYLE, save_figure
+from semask.visualization.point_names import name_points
 
 PANEL = 2.1
 """Width of one panel [inches]."""
@@ -25,9 +25,6 @@ OPACITY = 0.92
 """Opacity of the highest attention over the image; the lowest is transparent, with the square root between."""
 DIMMED = 0.55
 """Brightness of the image under attention."""
-GAPS = (0.8, 1.5, 3.0, 5.0, 8.0, 12.0, 17.0, 23.0)
-"""Distances of a class's name from its dot, tried in this order [multiples of 4 points]."""
-DIRECTIONS = 16
 
 
 def attention_maps(
@@ -181,7 +178,7 @@ def class_scatter(path: str | Path, projection: ClassProjection, classes: Classe
         first, second = (f"{100 * share:.1f} %" for share in projection.explained.tolist())
         axes.set_xlabel(f"first axis, {first} of the sum of squares")
         axes.set_ylabel(f"second axis, {second}")
-        _name_points(axes, points, classes.names)
+        name_points(axes, points, classes.names, size=7.5 if len(points) <= 60 else 6)
         save_figure(figure, path)
 
 
@@ -216,67 +213,3 @@ def _show_image(axes: Axes, image: Tensor, *, grey: bool) -> None:
     pixels = image.detach().cpu().float().clamp(0, 1).permute(1, 2, 0).numpy()
     shown = DIMMED * pixels.mean(axis=2, keepdims=True).repeat(3, axis=2) if grey else pixels
     axes.imshow(shown, extent=(0, image.shape[-1], image.shape[-2], 0), interpolation="antialiased")
-
-
-def _name_points(axes: Axes, points: Float[np.ndarray, "k 2"], names: tuple[str, ...]) -> None:
-    """Write each name as near to its dot as other names and dots allow; farther ones get a line to their dot.
-
-    Names of crowded dots come first, since they have the fewest positions.
-    """
-    canvas = FigureCanvasAgg(axes.figure)
-    canvas.draw()  # computes the layout, which the positions depend on
-    axes.autoscale(False)
-    renderer, point = canvas.get_renderer(), axes.figure.dpi / 72
-    frame = np.asarray(axes.get_window_extent(renderer).extents)
-    to_data = axes.transData.inverted().transform
-    dots = axes.transData.transform(points)
-    # crowded dots first, by the distances of their nearest
-    apart = np.linalg.norm(dots[:, None] - dots[None], axis=-1)
-    crowd = np.sort(apart, axis=1)[:, :6].sum(axis=1)
-    taken = np.concatenate((dots - 3 * point, dots + 3 * point), axis=1)
-    size = 7.5 if len(names) <= 60 else 6
-    for index in np.argsort(crowd):
-        x, y = points[index]
-        note = axes.text(x, y, names[index], fontsize=size, ha="center", va="center", zorder=4)
-        extent = note.get_window_extent(renderer)
-        box, gap = _free_place(dots[index], (extent.width, extent.height), taken, frame, 4 * point)
-        note.set_position(tuple(to_data((box[:2] + box[2:]) / 2)))
-        if gap > GAPS[0]:
-            line = to_data([dots[index], np.clip(dots[index], box[:2], box[2:])])
-            axes.plot(line[:, 0], line[:, 1], color=FAINT, linewidth=0.5, zorder=2)
-        taken = np.concatenate((taken, [box]))
-
-
-def _free_place(
-    dot: Float[np.ndarray, " 2"],
-    size: tuple[float, float],
-    taken: Float[np.ndarray, "m 4"],
-    frame: Float[np.ndarray, " 4"],
-    unit: float,
-) -> tuple[Float[np.ndarray, " 4"], float]:
-    """Return the nearest free box (left, bottom, right, top) [px] beside a dot, or that of least overlap, and its gap.
-
-    At one gap, directions away from the middle of the frame come first.
-    """
-    # candidate boxes: all directions, outward first, at every gap
-    angles = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
-    outward = np.arctan2(*(dot - (frame[:2] + frame[2:]) / 2)[::-1])
-    angles = angles[np.argsort(-np.cos(angles - outward), kind="stable")]
-    directions = np.stack((np.cos(angles), np.sin(angles)), axis=1)
-    half = np.asarray(size) / 2
-    gaps = np.repeat(GAPS, DIRECTIONS)
-    centres = dot + np.tile(directions, (len(GAPS), 1)) * (half + gaps[:, None] * unit)
-    boxes = np.concatenate((centres - half, centres + half), axis=1)
-    # fewest overlaps, inside the frame
-    outside = (boxes[:, :2] < frame[:2]).any(axis=1) | (boxes[:, 2:] > frame[2:]).any(axis=1)
-    overlaps = _overlap(boxes, taken).sum(axis=1)
-    best = int(np.argmin(overlaps + len(taken) * outside))
-    return boxes[best], float(gaps[best])
-
-
-def _overlap(boxes: Float[np.ndarray, "n 4"], others: Float[np.ndarray, "m 4"]) -> Bool[np.ndarray, "n m"]:
-    """Return which boxes (left, bottom, right, top) share area with which others."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    shared: Bool[np.ndarray, "n m"] = (high > low).all(axis=-1)
-    return shared

@@ -60,16 +60,7 @@ def figure_grid(path: str | Path, rows: Sequence[Row], classes: Classes) -> None
     if not rows:
         raise ValueError("a figure needs at least one row")
     titles = ["image", "truth", "prediction", "semantic prior"][: 3 if rows[0].prior is None else 4]
-    # legend of the classes in the rows, and of unlabelled pixels
-    maps = [labels for row in rows for labels in row[1:] if labels is not None]
-    ids = sorted({int(value) for labels in maps for value in np.unique(labels.cpu().numpy())})
-    known = [index for index in ids if 0 <= index < len(classes)]
-    entries = [(classes.names[index], classes.colours[index]) for index in known]
-    entries += [("unlabelled", IGNORE_COLOUR)] if len(known) < len(ids) else []
-    legend = [
-        Patch(facecolor=[channel / 255 for channel in colour], edgecolor=FAINT, linewidth=0.4, label=name)
-        for name, colour in entries
-    ]
+    legend = class_legend([labels for row in rows for labels in row[1:] if labels is not None], classes)
     # size of the figure [inches]
     blocks = min(2, len(rows))
     lines = -(-len(rows) // blocks)
@@ -114,6 +105,18 @@ def figure_grid(path: str | Path, rows: Sequence[Row], classes: Classes) -> None
             borderaxespad=0.3,
         )
         save_figure(figure, path)
+
+
+def class_legend(maps: Sequence[Integer[Tensor, "H W"]], classes: Classes) -> list[Patch]:
+    """Return a patch for every class in some label maps, in the classes' order, and one for unlabelled pixels."""
+    ids = sorted({int(value) for labels in maps for value in np.unique(labels.cpu().numpy())})
+    known = [index for index in ids if 0 <= index < len(classes)]
+    entries = [(classes.names[index], classes.colours[index]) for index in known]
+    entries += [("unlabelled", IGNORE_COLOUR)] if len(known) < len(ids) else []
+    return [
+        Patch(facecolor=[channel / 255 for channel in colour], edgecolor=FAINT, linewidth=0.4, label=name)
+        for name, colour in entries
+    ]
 
 
 def training_curves(path: str | Path, history: History) -> None:

@@ -76,7 +76,7 @@ def by_list(images: str, labels: str, lists: Mapping[str, str]) -> Gather:
 
 
 def by_stem(files: Files, pattern: str) -> dict[str, Source]:
-    """Return the files whose paths end as the pattern says, by its group `stem`."""
+    """Return the files whose paths end in the pattern, by its group `stem`."""
     found: dict[str, Source] = {}
     for match, source in _matches(files, pattern):
         _add(found, match["stem"], source)

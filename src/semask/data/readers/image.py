@@ -191,7 +191,7 @@ def has_transparency(source: str | Source) -> bool:
         with open_image(source, MAX_PIXELS) as image:
             return "A" in image.getbands() and int(np.array(image.getchannel("A")).min()) < 255
     except ValueError:
-        return False  # bands unknown to Pillow have no transparency
+        return False  # channels unknown to Pillow have no transparency
 
 
 def is_image(path: Path) -> bool:
@@ -214,8 +214,11 @@ def open_image(given: str | Source, max_pixels: int) -> Iterator[Image.Image]:
             width, height = image.size
             if width * height > max_pixels:
                 raise Image.DecompressionBombError(f"{width}×{height} pixels")
-            if getattr(image, "is_animated", False) and image.format not in LOSSY:
-                _note_pages(source, image.format)
+            # a warning once for all files of a format
+            if getattr(image, "is_animated", False) and image.format not in {*LOSSY, *NOTED}:
+                NOTED.add(image.format)
+                text = "%s files with several pages or frames, such as %s: the first is read"
+                logger.warning(text, image.format, source)
             yield image
     except Unreadable:
         raise
@@ -231,13 +234,6 @@ def open_image(given: str | Source, max_pixels: int) -> Iterator[Image.Image]:
         raise ValueError(f"{source}: {error}") from None
     except DECODER_ERRORS as error:
         raise ValueError(f"{source}: unreadable or truncated image ({error}); restore or remove the file") from error
-
-
-def _note_pages(source: Source, kind: str | None) -> None:
-    """Warn of further pages or frames, once for all files of a format."""
-    if kind not in NOTED:
-        NOTED.add(kind)
-        logger.warning("%s files with several pages or frames, such as %s: the first is read", kind, source)
 
 
 def _exif_orientation(image: Image.Image) -> int:

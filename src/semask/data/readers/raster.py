@@ -1,4 +1,4 @@
-"""Readers of images as a recipe wants them: RGB, or bands of any number and depth without loss."""
+"""Readers of images as a recipe wants them: RGB, or any number of channels and depth without loss."""
 
 from __future__ import annotations
 
@@ -62,7 +62,11 @@ def read_stored(source: Source, data: DataRecipe) -> np.ndarray:
     try:
         if tiff.is_tiff(start):
             return tiff.read_samples(source, data.channels)
-        return _image_samples(source, start, data.channels)
+        if (header := png.read_header(start)) is not None and header[0] >= 8 and header[1] in png.CHANNELS:
+            samples = png.read_samples(source)
+            return _channels_of(samples, data.channels, alpha=len(samples) in (2, 4))
+        with open_image(source, MAX_PIXELS) as image:
+            return pillow_samples(image, data.channels)
     except UnsupportedFile as error:
         raise ValueError(f"{source}: {error}") from None
 
@@ -132,16 +136,6 @@ def _has_bands(source: Source, start: bytes, data: DataRecipe) -> bool:
     if data.channels != 3 or data.value_range is not None:
         return True
     return tiff.has_deep_samples(source) if tiff.is_tiff(start) else png.read_header(start) in DEEP
-
-
-def _image_samples(source: Source, start: bytes, channels: int) -> np.ndarray:
-    """Return the channels of an image in another format, c H W, 8 or 16 bit."""
-    header = png.read_header(start)
-    if header is not None and header[0] >= 8 and header[1] in png.CHANNELS:
-        samples = png.read_samples(source)
-        return _channels_of(samples, channels, alpha=len(samples) in (2, 4))
-    with open_image(source, MAX_PIXELS) as image:
-        return pillow_samples(image, channels)
 
 
 def pillow_samples(image: Image.Image, channels: int) -> np.ndarray:

@@ -27,7 +27,7 @@ def is_tiff(start: bytes) -> bool:
 
 
 def has_deep_samples(source: Source) -> bool:
-    """Whether the first image has more than 8 bits per sample; False where it is broken, whose reader says why."""
+    """Whether the first image has more than 8 bits per sample; False where it is broken, whose reader reports why."""
     try:
         with source.open("rb") as file, TiffFile(file) as tiff:
             return bool(tiff.pages.first.bitspersample > 8)

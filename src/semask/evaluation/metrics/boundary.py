@@ -13,7 +13,7 @@ from semask.evaluation.metrics.confusion import ratio
 from semask.structures import IGNORE
 
 WIDTH = 0.02
-"""Width of the bands that boundary IoU compares, as a share of the image's diagonal."""
+"""Width of the strips that boundary IoU compares, as a share of the image's diagonal."""
 TOLERANCE = 0.0075
 """Distance of outlines that match in the F-score, at most, as a share of the image's diagonal."""
 
@@ -31,7 +31,7 @@ class BoundaryScores(NamedTuple):
 class BoundaryCounts(NamedTuple):
     """Pixels per class, summed over images: every field adds up.
 
-    shared, joined: intersection and union of the bands along the outlines of truth and prediction. found of labelled:
+    shared, joined: intersection and union of the strips along the outlines of truth and prediction. found of labelled:
     pixels of true outlines with a predicted one within the tolerance; right of predicted: the other way round.
     """
 
@@ -75,7 +75,7 @@ def count_boundaries(
     """
     prediction = np.where(truth == IGNORE, np.uint8(IGNORE), prediction)
     diagonal = float(np.hypot(*truth.shape))
-    # boundary IoU: intersection and union of the bands
+    # boundary IoU: intersection and union of the strips
     width = max(1, round(WIDTH * diagonal))
     near_truth, near_prediction = _band(truth, width), _band(prediction, width)
     shared = _histogram(truth[(truth == prediction) & near_truth & near_prediction], num_classes)

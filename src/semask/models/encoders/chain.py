@@ -24,7 +24,7 @@ _DENSE = (SWIN, SWIN_V2)
 _XCEPTION = "timm.models.xception_aligned"
 # Families with feature networks of their own, which are plain chains with these options of timm's.
 _CHAINS_ON_REQUEST = ("timm.models.efficientnet", "timm.models.mobilenetv3")
-# Maps that unpadded convolutions made smaller than their stride says, or lists of maps between modules.
+# Maps that unpadded convolutions made smaller than by their stride, or lists of maps between modules.
 _NO_CHAINS = tuple(
     f"timm.models.{name}" for name in ("inception_v3", "inception_v4", "inception_resnet_v2", "selecsls")
 )
@@ -127,7 +127,16 @@ def timm_chain(
         channels = tuple(int(blocks[end].out_channels) for end in ends)
         strides = tuple(int(tap["reduction"]) for tap in network.feature_info[1:])
         return Chain(nn.ModuleDict({"stem": network.stem, **blocks}), ends, channels, strides, False, 1)
-    # ordered chains
+    return ordered_chain(name, drop_path, options, fixed_size=only)
+
+
+def ordered_chain(name: str, drop_path: float, options: dict[str, Any], *, fixed_size: tuple[int, int] | None) -> Chain:
+    """Build a timm backbone whose children run one after the other; `options` go to timm's constructor.
+
+    Raises:
+        ValueError: The family has no four stages to run one by one.
+    """
+    family = family_of(name)
     if family == SWIN:
         options |= {"strict_img_size": False, "always_partition": True}
     if family in _CHAINS_ON_REQUEST:
@@ -157,7 +166,7 @@ def timm_chain(
         strides=strides,
         channels_last=network.output_fmt == Format.NHWC,
         size_multiple=1 if rounds_up else int(strides[-1]),
-        fixed_size=only,
+        fixed_size=fixed_size,
     )
 
 

@@ -31,7 +31,7 @@ def encoder_options(name: str, *, pyramid: bool = False, **options: Any) -> Enco
     """Options of the named backbone, of the type that fits it; `pyramid` gives a plain ViT four maps.
 
     Raises:
-        ValueError: timm knows no such name, or the type has no such option.
+        ValueError: timm has no such name, or the type has no such option.
     """
     kind = kind_of(name, pyramid=pyramid).kind
     found: EncoderOptions = make_options(KINDS, kind, {"name": name, **options}, what="encoder")

@@ -20,7 +20,7 @@ STAGES = ("stage1", "stage2", "stage3", "stage4")
 
 
 class Staged(nn.Module):
-    """A backbone of four stages; `channels_last` says whether the maps between them are b h w c or b c h w."""
+    """A backbone of four stages; maps between them are b h w c with `channels_last`, else b c h w."""
 
     channels_last = False
 

@@ -30,7 +30,7 @@ class ShiftedWindowAttention(nn.Module):
     """Attention inside windows of a map that is padded, then shifted.
 
     Tokens that pad the map take part with query, key and value equal to the biases; after a shift, scores between
-    tokens that were no neighbours are lowered by 100.
+    tokens that were not adjacent are lowered by 100.
 
     Source: Swin (arXiv:2103.14030) §3.2; padding as in the official segmentation code.
     """
@@ -68,12 +68,8 @@ class ShiftedWindowAttention(nn.Module):
         (joint,) = features
         if isinstance(kinds, int):  # windows of one kind share one bias
             return biased_attention(joint, biases[kinds].to(joint.dtype))
-        return self._attend_in_all(joint, bias if kinds is None else biases[kinds])
-
-    def _attend_in_all(
-        self, joint: Float[Tensor, "*b n qkv"], bias: Float[Tensor, "*w heads n n"]
-    ) -> Float[Tensor, "*b n c"]:
-        """Attend in all windows at once; those of one image become heads, so that one mask serves every image."""
+        # all windows at once; those of one image become heads, so that one mask serves every image
+        bias = bias if kinds is None else biases[kinds]
         # multi-head attention with relative position bias
         sides = queries_keys_values(joint, self.num_heads)  # 3 *b heads n d
         query, key, value = sides.flatten(2, -3).unbind(0)

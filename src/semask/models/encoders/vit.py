@@ -215,17 +215,12 @@ class ViTEncoder(nn.Module):
                         # the unfused path alone computes the weights, as the input of their dropout
                         stack.callback(setattr, module, "fused_attn", module.fused_attn)
                         module.fused_attn = False
-                        hook = module.attn_drop.register_forward_pre_hook(partial(_keep_weights, keep, found))
+                        hook = module.attn_drop.register_forward_pre_hook(
+                            lambda _, inputs, found=found: found.append(keep(inputs[0]))
+                        )
                         stack.callback(hook.remove)
             self.tokens(images)
         return [torch.cat(found, dim=1) for found in kept]
-
-
-def _keep_weights(
-    keep: Callable[[Tensor], Tensor], found: list[Tensor], _: nn.Module, inputs: tuple[Tensor, ...]
-) -> None:
-    """Keep attention weights on their way into dropout: a hook."""
-    found.append(keep(inputs[0]))
 
 
 def resize_positions(

@@ -139,7 +139,7 @@ class SemanticLayer(nn.Module):
     def _attend_in_window(
         self, features: tuple[Tensor, ...], kinds: Kinds, *, near: Tensor | None, scale: float
     ) -> Tensor:
-        # eq. 1 between tokens that were neighbours before the shift
+        # eq. 1 between tokens that were adjacent before the shift
         return sdpa_mixed_widths(*features, mask=None if near is None else near[kinds], scale=scale)
 
     def _add(self, x: Float[Tensor, "*n c"], normalised: Float[Tensor, "*n c"], update: Tensor) -> Tensor:

@@ -1,0 +1,320 @@
+"""Prediction runs: what is done stays done, whatever interrupts them and however the work is shared."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import semask
+from semask import recipes
+from semask.checkpoints import store
+from semask.cli import main as cli
+from semask.inference.manifest import Manifest
+from semask.inference.sources import find_items
+from semask.recipes.prediction import PredictOptions, Shard
+from tests.facts import facts, missing
+from tests.unit.stored import make_tar, make_zip
+
+OURS = ("manifest", "receipt", ".manifest")
+"""Beginnings of files that tell when and how long, and so differ between runs."""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(1)
+    model = semask.build(recipes.get_recipe("scenes/semask-micro-fpn"))
+    torch.nn.init.normal_(model.decoder.classify.weight, std=3.0)
+    return store.save(model, tmp_path_factory.mktemp("run") / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        size = (60, 90) if number % 3 else (48, 70)
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 9, 3), dtype=np.uint8))
+        path = folder / f"{'ab'[number % 2]}/{number:02d}.{'png' if number % 4 else 'jpg'}"
+        path.parent.mkdir(exist_ok=True)
+        coarse.resize(size[::-1], Image.Resampling.BICUBIC).save(path)
+    return folder
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Every file of a run's results but those that hold times; hidden ones too, since none may be left."""
+    files = [path for path in out.rglob("*") if path.is_file() and not path.name.startswith(OURS)]
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
+
+
+def lines(out: Path) -> list[dict[str, object]]:
+    found = [line for path in sorted(out.glob("manifest*.jsonl")) for line in path.read_text().splitlines()]
+    return [values for values in map(json.loads, found) if "settings" not in values]
+
+
+def receipt(out: Path) -> dict[str, object]:
+    values: dict[str, object] = json.loads((out / "receipt.json").read_text())
+    return values
+
+
+OPTIONS = {"confidence": True, "entropy": True, "rle": True, "probabilities": True, "side_by_side": True, "prior": True}
+
+
+@pytest.fixture(scope="module")
+def whole(checkpoint: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole")
+    assert semask.predict(checkpoint, images, out, **OPTIONS)[:4] == (12, 0, {}, ())
+    return out
+
+
+@pytest.mark.parametrize("count", [2, 7])
+def test_shards_write_the_same_bytes(checkpoint: Path, images: Path, whole: Path, tmp_path: Path, count: int) -> None:
+    done = []
+    for number in range(count, 0, -1):
+        summary = semask.predict(checkpoint, images, tmp_path, shard=f"{number}/{count}", workers=number, **OPTIONS)
+        done.append(summary.done)
+    assert sum(done) == 12
+    assert max(done) - min(done) <= 1
+    assert contents(tmp_path) == contents(whole)
+    receipts = [json.loads(path.read_text()) for path in tmp_path.glob("receipt*.json")]
+    assert receipt(whole)["labels"] in [each["labels"] for each in receipts]
+    with pytest.raises(ValueError, match=facts("--shard", "3/2")):
+        semask.predict(checkpoint, images, tmp_path, shard="3/2")
+
+
+def test_a_second_run_does_what_is_left(checkpoint: Path, images: Path, whole: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    shutil.copytree(images / "a", source / "a")
+    first = semask.predict(checkpoint, source, tmp_path / "out", **OPTIONS)
+    assert (first.done, first.earlier) == (6, 0)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/predictions").rglob("*.png")}
+    shutil.copytree(images / "b", source / "b")
+    second = semask.predict(checkpoint, source, tmp_path / "out", **OPTIONS)
+    assert (second.done, second.earlier) == (6, 6)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert contents(tmp_path / "out") == contents(whole)
+    assert receipt(tmp_path / "out")["labels"] == receipt(whole)["labels"]
+    # an image that was replaced, and one whose result was removed
+    shutil.copy(images / "b/01.png", source / "a/02.png")
+    next((tmp_path / "out/predictions/b").glob("*.png")).unlink()
+    assert semask.predict(checkpoint, source, tmp_path / "out", **OPTIONS)[:2] == (2, 10)
+    assert {line["item"] for line in lines(tmp_path / "out")} == {f"{'ab'[n % 2]}/{n:02d}" for n in range(12)}
+
+
+def test_results_of_other_settings_are_never_mixed(checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    place = ["predict", str(checkpoint), str(images / "a"), "--out", str(tmp_path), "--overlay", "false"]
+    assert cli.main(place) == 0
+    with pytest.raises(ValueError, match=facts("test.flip", "--overwrite")):
+        semask.predict(checkpoint, images / "a", tmp_path, overlay=False, flip=True)
+    other = semask.build(recipes.get_recipe("scenes/semask-micro-fpn"))
+    with pytest.raises(ValueError, match=facts("weights", "--overwrite")):
+        semask.predict(other, images / "a", tmp_path, overlay=False)
+    before = contents(tmp_path)
+    assert semask.predict(other, images / "a", tmp_path, overlay=False, overwrite=True).done == 6
+    assert contents(tmp_path) != before
+    assert len(lines(tmp_path)) == 6
+
+
+def test_failures_are_remembered_and_tried_again_on_request(
+    checkpoint: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in"
+    shutil.copytree(images / "a", source)
+    whole = (source / "02.png").read_bytes()
+    (source / "02.png").write_bytes(whole[:300] + b"\0" * (len(whole) - 300))
+    place = ["predict", str(checkpoint), str(source), "--out", str(tmp_path / "out")]
+    assert cli.main(place) == 1
+    assert missing(capsys.readouterr().err, source / "02.png", "--retry-failed") == []
+    # remembered: nothing is read, and the status stays
+    assert cli.main(place) == 1
+    assert cli.main([*place, "--keep-going"]) == 0
+    assert cli.main([*place, "--retry-failed"]) == 1
+    (source / "02.png").write_bytes(whole)
+    assert cli.main(place) == 1, "a file of the same size counts as the same"
+    assert cli.main([*place, "--retry-failed"]) == 0
+    assert cli.main(place) == 0
+    assert (tmp_path / "out/predictions/02.png").is_file()
+
+
+def test_half_a_line_of_a_manifest_is_no_line(checkpoint: Path, images: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    manifest = out / "manifest.jsonl"
+    text = manifest.read_bytes()
+    for cut in (len(text) - 5, len(text) // 2, 40):
+        manifest.write_bytes(text[:cut])
+        semask.predict(checkpoint, images, out, **OPTIONS)
+        assert len(lines(out)) == 12
+        assert contents(out) == contents(whole)
+    manifest.write_text("no JSON\n")
+    with pytest.raises(ValueError, match=facts("manifest.jsonl", "--out")):
+        semask.predict(checkpoint, images, out, **OPTIONS)
+
+
+def test_one_folder_has_one_writer(tmp_path: Path) -> None:
+    first = Manifest(tmp_path, {}, Shard())
+    with pytest.raises(ValueError, match=facts(repr(str(tmp_path)), "--shard")):
+        Manifest(tmp_path, {}, Shard())
+    Manifest(tmp_path, {}, Shard(2, 3)).close()
+    first.close()
+    Manifest(tmp_path, {}, Shard()).close()
+
+
+def test_a_run_without_space_keeps_what_is_done(checkpoint: Path, images: Path, whole: Path, tmp_path: Path) -> None:
+    """The largest size of a file stands for a full disk: the first overlay beyond it cannot be written."""
+    largest = max((path for path in (whole / "predictions").rglob("*.png")), key=lambda path: path.stat().st_size)
+    code = f"""
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, ({largest.stat().st_size - 1}, resource.RLIM_INFINITY))
+from semask.cli.main import main
+sys.exit(main({["predict", str(checkpoint), str(images), "--out", str(tmp_path), "--overlay", "false"]!r}))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    assert missing(ended.stderr, 12) == []
+    assert not [*tmp_path.rglob("*.tmp")]
+    left = semask.predict(checkpoint, images, tmp_path, overlay=False)
+    assert left.done + left.earlier == 12
+    predictions = {name: content for name, content in contents(whole).items() if name.startswith("predictions/")}
+    assert {name: found for name, found in contents(tmp_path).items() if name.startswith("predictions/")} == predictions
+
+
+def test_a_folder_that_vanishes_fails_no_image(checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    shutil.copytree(images, source)
+    model = semask.load(checkpoint)
+    calls = []
+
+    def vanish(*_: object) -> None:
+        calls.append(1)
+        if len(calls) == 4:
+            shutil.rmtree(source)
+
+    hook = model.encoder.register_forward_hook(vanish)
+    with pytest.raises(OSError, match=facts(str(source))):
+        semask.predict(model, source, tmp_path / "out", workers=1)
+    hook.remove()
+    assert lines(tmp_path / "out")
+    assert not [line for line in lines(tmp_path / "out") if "error" in line]
+    shutil.copytree(images, source)
+    summary = semask.predict(model, source, tmp_path / "out")
+    assert (summary.done + summary.earlier, summary.failed) == (12, {})
+
+
+def killed_and_resumed(command: list[str], out: Path, delays: list[float]) -> int:
+    """Kill a command after each delay [s] from its first result on; return how many kills met it running."""
+    met = 0
+    for delay in delays:
+        process = subprocess.Popen([sys.executable, "-m", "semask.cli.main", *command], stderr=subprocess.DEVNULL)
+        waited = time.monotonic()
+        while not (out / "manifest.jsonl").exists() and process.poll() is None and time.monotonic() < waited + 60:
+            time.sleep(0.01)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        met += process.wait() == -signal.SIGKILL
+        # whatever is visible is whole
+        for path in out.rglob("*.png"):
+            if not path.name.startswith("."):
+                Image.open(path).load()
+    return met
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
+def test_a_killed_run_goes_on_to_the_same_bytes(checkpoint: Path, images: Path, tmp_path: Path, kills: int) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    for copy in range(4 if kills < 10 else 20):
+        shutil.copytree(images, source / str(copy))
+    semask.predict(checkpoint, source, tmp_path / "whole")
+    command = ["predict", str(checkpoint), str(source), "--out", str(out)]
+    delays = np.random.default_rng(kills).uniform(0.02, 0.5 if kills < 10 else 4.0, kills).tolist()
+    assert killed_and_resumed(command, out, delays) > 0
+    assert cli.main(command) == 0
+    left = {name for name in contents(out) if name.endswith(".tmp")}
+    assert {name: found for name, found in contents(out).items() if name not in left} == contents(tmp_path / "whole")
+
+
+def test_sources_of_every_kind(images: Path, tmp_path: Path) -> None:
+    every = sorted(path.relative_to(images).with_suffix("").as_posix() for path in images.rglob("*.*"))
+
+    def names(*given: str | Path) -> list[str]:
+        return sorted(item.name for item in find_items(given)[0])
+
+    assert names(images) == every
+    assert names(*(images / "a").iterdir()) == sorted(name.removeprefix("a/") for name in every if name[0] == "a")
+    assert names(f"{images}/**/*.jpg") == [n for n in every if (images / f"{n}.jpg").exists()]
+    members = {path.relative_to(images).as_posix(): path.read_bytes() for path in images.rglob("*.*")}
+    members["a/00.json"] = b"{}"
+    assert names(make_zip(tmp_path / "set.zip", members)) == every
+    assert names(make_tar(tmp_path / "set.tar", members)) == every
+    listed = tmp_path / "list.txt"
+    listed.write_text("# chosen\n" + "\n".join(str(path) for path in sorted(images.rglob("*.png"))) + "\n")
+    assert names(listed) == [name for name in every if (images / f"{name}.png").exists()]
+    # two sources with equal names
+    assert names(images / "a", images / "a")[:2] == ["00", "00-2"]
+    # a data set's labels are no images
+    data = tmp_path / "data"
+    shutil.copytree(images / "a", data / "images")
+    shutil.copytree(images / "b", data / "labels")
+    items, notes = find_items([data])
+    assert {item.path.parent.name for item in items if item.path} == {"images"}
+    assert missing("".join(notes), data, "images/", "labels/") == []
+    for wrong in (tmp_path / "none", f"{tmp_path}/*.gif"):
+        with pytest.raises(ValueError, match=facts(repr(str(wrong)))):
+            find_items([wrong])
+    listed.write_text("none.png\n")
+    with pytest.raises(ValueError, match=facts("list.txt", "none.png", 1)):
+        find_items([listed])
+
+
+def test_archives_give_the_labels_of_their_files(checkpoint: Path, images: Path, whole: Path, tmp_path: Path) -> None:
+    members = {path.relative_to(images).as_posix(): path.read_bytes() for path in images.rglob("*.*")}
+    archive = make_zip(tmp_path / "set.zip", members)
+    semask.predict(checkpoint, archive, tmp_path / "out", **OPTIONS)
+    assert contents(tmp_path / "out") == contents(whole)
+
+
+def test_measures_are_those_of_the_scores(checkpoint: Path, images: Path, whole: Path) -> None:
+    model = semask.load(checkpoint)
+    path = images / "b/01.png"
+    with torch.inference_mode():
+        scores = model.scores(torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)[None] / 255)
+    shares = scores[0].softmax(0)
+    stored = np.load(whole / "probabilities/b/01.npz")["probabilities"]
+    assert stored.dtype == np.float16
+    assert np.abs(stored - shares.numpy()).max() < 1e-3
+    confidence = np.array(Image.open(whole / "confidence/b/01.png"))
+    assert np.abs(confidence - shares.amax(0).numpy() * 255).max() <= 0.51
+    entropy = torch.special.entr(shares).sum(0) / np.log(12)
+    assert np.abs(np.array(Image.open(whole / "entropy/b/01.png")) - entropy.numpy() * 255).max() <= 0.51
+    # run lengths by pycocotools
+    from pycocotools import mask as coco
+
+    labels = np.array(Image.open(whole / "predictions/b/01.png"))
+    for entry in json.loads((whole / "rle/b/01.json").read_text())["annotations"]:
+        found = coco.decode({**entry["segmentation"], "counts": entry["segmentation"]["counts"].encode()})
+        assert np.array_equal(found == 1, labels == entry["category_id"])
+        assert entry["area"] == (labels == entry["category_id"]).sum()
+    [line] = [line for line in lines(whole) if line["item"] == "b/01"]
+    counts = np.bincount(labels.ravel(), minlength=12) / labels.size
+    assert np.allclose([*line["shares"].values()], counts, atol=1e-6)  # type: ignore[attr-defined]
+
+
+def test_options_are_checked(checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=facts("overlays", "overlay")):
+        semask.predict(checkpoint, images, tmp_path, overlays=False)
+    with pytest.raises(ValueError, match=facts("out")):
+        semask.predict(checkpoint, images)
+    for flag, value in (("alpha", 2), ("workers", -1), ("memory", 0), ("every", 0), ("valid_border", -1)):
+        with pytest.raises(ValueError, match=facts(f"--{flag.replace('_', '-')}", value)):
+            semask.predict(checkpoint, images, options=PredictOptions(out=tmp_path, **{flag: value}))
+    assert not [*tmp_path.iterdir()]
