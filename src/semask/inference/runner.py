@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import shutil
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ from semask.files import write_json
 from semask.inference.engine import Engine, Loaded
 from semask.inference.manifest import Line, Manifest
 from semask.inference.regions import RegionImage
-from semask.inference.sinks import PREDICTIONS, Result
+from semask.inference.sinks import PREDICTIONS, UNFINISHED, Result
 from semask.inference.sources import Item
 from semask.recipes.prediction import PredictOptions, Shard
 from semask.text import Progress
@@ -137,6 +138,11 @@ class Work:
                     raise ValueError("videos need the package `av`: pip install 'semask[video]'") from error
 
                 yield segment_video(self.engine, item, self._frames)
+                # its line is in the manifest by now
+                unfinished = self.engine.options.out / UNFINISHED / item.name
+                shutil.rmtree(unfinished)
+                if not any(unfinished.parent.iterdir()):
+                    os.removedirs(unfinished.parent)
             elif isinstance(first.image, RegionImage):
                 yield self.engine.segment_raster(item, first.image, self._rows)
             else:

@@ -189,7 +189,10 @@ def _in_folder(folder: Path, leave_out: Sequence[Path], notes: list[str]) -> lis
 
 def sequence_files(path: Path) -> list[Path]:
     """The images of a sequence such as frame_%04d.png by their numbers; gaps are allowed."""
-    before, after = SEQUENCE.split(path.name, maxsplit=1)
+    place = SEQUENCE.search(path.name)
+    if place is None:
+        return []
+    before, after = path.name[: place.start()], path.name[place.end() :]
     numbered = re.compile(rf"{re.escape(before)}(\d+){re.escape(after)}")
     found = [(int(match[1]), each) for each in path.parent.glob("*") if (match := numbered.fullmatch(each.name))]
     return [each for _, each in sorted(found)]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import signal
 import threading
 import time
@@ -23,7 +21,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from semask.files import write_json
+from semask.files import TEMPORARY, write_json
 from semask.inference.colours import write_legend
 from semask.inference.engine import Engine, Loaded, shown
 from semask.inference.frames import Frame, Sound, Video, open_video, read_ahead
@@ -48,7 +46,7 @@ FRAME = re.compile(r"\d{6,}\.(png|npz|json|geojson)")
 
 
 def segment_video(engine: Engine, item: Item, advance: Callable[[int, int | None], None]) -> Line:
-    """Segment a video, and return its line in the manifest.
+    """Segment a video, and return its line in the manifest; OUT/.unfinished/NAME can go once that is written.
 
     Label maps are predictions/NAME/000000.png, …, by the number of the frame from --start on. What a killed run has
     finished is kept if settings and file are the same; overlays are encoded anew from it. A live source ends by Ctrl-C.
@@ -88,9 +86,6 @@ def segment_video(engine: Engine, item: Item, advance: Callable[[int, int | None
         finisher.cancel()
         recorder.abort()
         raise
-    shutil.rmtree(folder)
-    if not any(folder.parent.iterdir()):
-        os.removedirs(folder.parent)
     files = sorted(each for each in (options.out / PREDICTIONS / item.name).iterdir() if FRAME.fullmatch(each.name))
     return recorder.line(digest(files), time.perf_counter() - began)
 
@@ -290,12 +285,12 @@ def _begin(engine: Engine, item: Item, folder: Path, *, is_live: bool) -> None:
         same = not is_live and json.loads((folder / STATE).read_text(encoding="utf-8")) == key
     except (OSError, ValueError):
         same = False
+    for kind in FOLDERS:
+        place = engine.options.out / kind / item.name
+        for path in [*place.iterdir()] if place.is_dir() and kind != UNFINISHED else ():
+            if (FRAME.fullmatch(path.name) and not same) or path.match(TEMPORARY):
+                path.unlink()
     if not same:
-        for kind in FOLDERS:
-            place = engine.options.out / kind / item.name
-            for path in place.iterdir() if place.is_dir() and kind != UNFINISHED else ():
-                if FRAME.fullmatch(path.name):
-                    path.unlink()
         write_json(folder / STATE, key)
 
 

@@ -17,12 +17,12 @@ from torch import Tensor
 from semask.inference.frames import Sound, Video
 from semask.ops.resize import resize, to_float
 
-CODECS = ("libx264", "libopenh264", "mpeg4")
+CODECS = ("libx264", "mpeg4")
 """H.264 where the build of FFmpeg has it, else MPEG-4 part 2."""
 QUALITY = {"preset": "veryfast", "crf": "20", "bf": "0"}
 """Of x264: without B-frames, whose reordering would delay time stamps."""
 BITS = 0.15
-"""Bits per pixel of other encoders."""
+"""Bits per pixel of MPEG-4 part 2."""
 MPEG4_UNITS = 65_535
 """Units per second that MPEG-4 part 2 can count."""
 BT_709 = 1
