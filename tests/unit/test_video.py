@@ -298,6 +298,7 @@ def test_options_for_images_alone_fail(model: SegmentationModel, tmp_path: Path)
         with pytest.raises(ValueError, match="none of the 1"):
             predict(model, clip, out=tmp_path / f"{number}", **changes)
         assert not missing(line(tmp_path / f"{number}")["error"], f"--{next(iter(changes))}")
+        assert not [each for each in (tmp_path / f"{number}").iterdir() if each.is_dir()]
     for changes in ({"smooth": 0}, {"every": 0}, {"start": -1.0}, {"start": 2.0, "end": 2.0}):
         with pytest.raises(ValueError, match=f"--{[*changes][-1]}"):
             predict(model, clip, out=tmp_path / "o", **changes)

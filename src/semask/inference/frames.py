@@ -6,7 +6,7 @@ import itertools
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -140,7 +140,8 @@ class VideoFile:
         self.total: int | None = None if self.is_live or not duration else -int(-length * self.rate // self._every)
 
     def _open(self) -> None:
-        source, options, kind = self._source, {}, None
+        source, kind = self._source, None
+        options: dict[str, str] = {}
         if not self.is_live:
             # a name such as a:b.mp4 has no protocol
             source = f"file:{source}"
@@ -150,6 +151,8 @@ class VideoFile:
             options["rtsp_flags"] = "prefer_tcp"
         else:
             kind = "v4l2"
+        # also while the file is probed
+        options["max_pixels"] = str(MAX_PIXELS)
         try:
             self._container = av.open(source, format=kind, options=options, timeout=TIMEOUT)
         except av.error.ExitError:
@@ -174,7 +177,7 @@ class VideoFile:
             raise ValueError(
                 f"{self._source}: frames of {context.height}×{context.width} px; the limit is {MAX_PIXELS:,} px"
             )
-        context.options = {"max_pixels": str(MAX_PIXELS)}
+        context.options = {"max_pixels": options["max_pixels"]}
 
     def entries(self) -> Iterator[Frame | Sound]:
         """Yield the frames that are taken, and packets of sound between them; time stamps begin at the start."""
@@ -297,7 +300,7 @@ def open_video(source: str, data: DataRecipe, options: PredictOptions) -> Video:
     return ImageSequence(source, data, options) if is_sequence else VideoFile(source, data, options)
 
 
-def read_ahead(video: Video, stop: threading.Event) -> Iterator[Frame | Sound]:
+def read_ahead(video: Video, stop: threading.Event) -> Generator[Frame | Sound]:
     """Yield the entries of a video, which a thread reads; at most `QUEUE` wait. `stop` ends it.
 
     A live source does not wait: frames that find no room are dropped.

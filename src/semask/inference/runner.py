@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import shutil
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +20,7 @@ from semask.files import write_json
 from semask.inference.engine import Engine, Loaded
 from semask.inference.manifest import Line, Manifest
 from semask.inference.regions import RegionImage
-from semask.inference.sinks import PREDICTIONS, UNFINISHED, Result
+from semask.inference.sinks import PREDICTIONS, Result
 from semask.inference.sources import Item
 from semask.recipes.prediction import PredictOptions, Shard
 from semask.text import Progress
@@ -133,16 +132,13 @@ class Work:
                 raise first
             if item.is_video:
                 try:
-                    from semask.inference.video import segment_video
+                    from semask.inference.video import forget, segment_video
                 except ModuleNotFoundError as error:
                     raise ValueError("videos need the package `av`: pip install 'semask[video]'") from error
 
                 yield segment_video(self.engine, item, self._frames)
                 # its line is in the manifest by now
-                unfinished = self.engine.options.out / UNFINISHED / item.name
-                shutil.rmtree(unfinished)
-                if not any(unfinished.parent.iterdir()):
-                    os.removedirs(unfinished.parent)
+                forget(self.engine.options.out, item)
             elif isinstance(first.image, RegionImage):
                 yield self.engine.segment_raster(item, first.image, self._rows)
             else:

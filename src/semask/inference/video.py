@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -46,7 +48,7 @@ FRAME = re.compile(r"\d{6,}\.(png|npz|json|geojson)")
 
 
 def segment_video(engine: Engine, item: Item, advance: Callable[[int, int | None], None]) -> Line:
-    """Segment a video, and return its line in the manifest; OUT/.unfinished/NAME can go once that is written.
+    """Segment a video, and return its line in the manifest; once that is written, `forget` the state of the run.
 
     Label maps are predictions/NAME/000000.png, …, by the number of the frame from --start on. What a killed run has
     finished is kept if settings and file are the same; overlays are encoded anew from it. A live source ends by Ctrl-C.
@@ -65,8 +67,8 @@ def segment_video(engine: Engine, item: Item, advance: Callable[[int, int | None
     finisher = _Finisher(engine, item, recorder)
     smoother = Smoother(engine)
     try:
-        with _interruptible(video, stop), torch.inference_mode():
-            for entry in read_ahead(video, stop):
+        with _interruptible(video, stop), closing(read_ahead(video, stop)) as entries, torch.inference_mode():
+            for entry in entries:
                 if isinstance(entry, Frame):
                     loaded = engine.checked(item, Loaded(entry.image))
                     path = finisher.path(entry.number)
@@ -79,6 +81,7 @@ def segment_video(engine: Engine, item: Item, advance: Callable[[int, int | None
                     finisher.copy(entry)
         finisher.close()
         if not recorder.frames:
+            forget(options.out, item)
             reason = f"; {video.ended}" if video.ended else ""
             raise ValueError(f"{item}: no frame could be decoded between --start and --end{reason}")
         recorder.close()
@@ -292,6 +295,14 @@ def _begin(engine: Engine, item: Item, folder: Path, *, is_live: bool) -> None:
                 path.unlink()
     if not same:
         write_json(folder / STATE, key)
+
+
+def forget(out: Path, item: Item) -> None:
+    """Remove what the next run would go on from."""
+    folder = out / UNFINISHED / item.name
+    shutil.rmtree(folder)
+    if not any(folder.parent.iterdir()):
+        os.removedirs(folder.parent)
 
 
 @contextmanager
