@@ -238,3 +238,25 @@ def test_labels_of_few_bits_hold_what_was_written(bits: int, packed: int, tmp_pa
     path = tmp_path / "label.png"
     path.write_bytes(grey_png((1, count), bits, bytes([0, packed])))
     assert read_label(path).tolist() == [expected]
+
+
+def test_damaged_pixels_of_a_png_are_refused(tmp_path: Path) -> None:
+    """Other bits may be valid codes for other pixels: only the checksum shows it."""
+    coarse = np.random.default_rng(0).integers(0, 200, (6, 9, 3), dtype=np.uint8)
+    smooth = Image.fromarray(coarse).resize((90, 60), Image.Resampling.BICUBIC)
+    smooth.save(tmp_path / "a.png")
+    smooth.convert("L").save(tmp_path / "label.png")
+    silent = 0
+    for name, read in (("a.png", read_image), ("label.png", read_label)):
+        content = (tmp_path / name).read_bytes()
+        for place in range(100, len(content) - 50, 200):
+            path = tmp_path / f"{place}-{name}"
+            path.write_bytes(content[:place] + bytes(len(content) - place))
+            try:
+                Image.open(path).load()
+                silent += 1
+            except (OSError, SyntaxError):
+                pass
+            with pytest.raises(ValueError, match=facts(path)):
+                read(path)
+    assert silent, "Pillow reads some of them"

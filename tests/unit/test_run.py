@@ -260,7 +260,7 @@ def test_sources_of_every_kind(images: Path, tmp_path: Path) -> None:
     listed.write_text("# chosen\n" + "\n".join(str(path) for path in sorted(images.rglob("*.png"))) + "\n")
     assert names(listed) == [name for name in every if (images / f"{name}.png").exists()]
     # two sources with equal names
-    assert names(images / "a", images / "a")[:2] == ["00", "00-2"]
+    assert names(images / "a", images / "a")[:2] == ["00.jpg", "00.jpg-2"]
     # a data set's labels are no images
     data = tmp_path / "data"
     shutil.copytree(images / "a", data / "images")

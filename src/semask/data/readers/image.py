@@ -137,7 +137,7 @@ def read_label(
 
 def read_palette(source: Source) -> UInt8[np.ndarray, "n 3"]:
     """Return the colours of a palette file by their indices; none for other files."""
-    with open_image(source, MAX_PIXELS) as image:
+    with open_image(source, MAX_PIXELS, header_only=True) as image:
         palette = image.getpalette("RGB") if image.mode == "P" else None
         return np.array(palette or [], np.uint8).reshape(-1, 3)
 
@@ -155,7 +155,7 @@ def probe_image(source: str | Source, *, max_pixels: int = MAX_PIXELS) -> tuple[
     Raises:
         ValueError: as for `read_image`.
     """
-    with open_image(source, max_pixels) as image:
+    with open_image(source, max_pixels, header_only=True) as image:
         _refuse_depth(image)
         alpha = "A" in image.getbands()
         if alpha or image.format not in ("PNG", *LOSSY):
@@ -180,7 +180,7 @@ def read_header(source: str | Source) -> tuple[int, bool]:
     given = as_source(source)
     if tiff.is_tiff(first_bytes(given)):
         return tiff.read_header(given)
-    with open_image(given, MAX_PIXELS) as image:
+    with open_image(given, MAX_PIXELS, header_only=True) as image:
         orientation = _exif_orientation(image)
         return orientation if orientation in range(1, 9) else 1, image.mode == "P"
 
@@ -202,8 +202,8 @@ def is_image(path: Path) -> bool:
 
 
 @contextmanager
-def open_image(given: str | Source, max_pixels: int) -> Iterator[Image.Image]:
-    """Open an image of an allowed format and size.
+def open_image(given: str | Source, max_pixels: int, *, header_only: bool = False) -> Iterator[Image.Image]:
+    """Open an image of an allowed format and size; `header_only`: its pixels are not decoded.
 
     Raises:
         ValueError: anything fails in opening or in the block; the message names the file.
@@ -211,6 +211,8 @@ def open_image(given: str | Source, max_pixels: int) -> Iterator[Image.Image]:
     source = as_source(given)
     try:
         with source.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+            if image.format == "PNG" and not header_only:
+                png.check_pixels(file)
             width, height = image.size
             if width * height > max_pixels:
                 raise Image.DecompressionBombError(f"{width}×{height} pixels")

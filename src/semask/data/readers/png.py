@@ -6,9 +6,11 @@ checked: the header, the checksums, the compressed stream, its length and its fi
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -80,6 +82,30 @@ def read_samples(source: Source) -> np.ndarray:
         torch.frombuffer(bytearray(checked), dtype=torch.uint8), ImageReadMode.UNCHANGED
     ).numpy()
     return samples
+
+
+def check_pixels(file: BinaryIO) -> None:
+    """Compare the checksums of the parts with pixels, as Pillow does not: damaged ones would decode to other pixels.
+
+    The file keeps its place; what is cut short is left to Pillow.
+
+    Raises:
+        UnsupportedFile: a checksum is wrong.
+    """
+    place = file.tell()
+    file.seek(len(SIGNATURE))
+    while len(head := file.read(8)) == 8:
+        length, name = int.from_bytes(head[:4], "big"), head[4:]
+        if name != b"IDAT":
+            file.seek(length + 4, os.SEEK_CUR)
+            continue
+        sum_, left = zlib.crc32(name), length
+        while left and (block := file.read(min(left, 2**20))):
+            sum_, left = zlib.crc32(block, sum_), left - len(block)
+        stored = file.read(4)
+        if len(stored) == 4 and stored != sum_.to_bytes(4, "big"):
+            raise UnsupportedFile("damaged: a PNG with a wrong checksum; restore the file")
+    file.seek(place)
 
 
 def _orientation(exif: bytes) -> int:
