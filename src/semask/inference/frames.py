@@ -156,27 +156,25 @@ class VideoFile:
         try:
             self._container = av.open(source, format=kind, options=options, timeout=TIMEOUT)
         except av.error.ExitError:
-            raise ValueError(f"{self._source}: nothing came for {TIMEOUT:g} s; does the stream run?") from None
+            raise ValueError(f"nothing came for {TIMEOUT:g} s; does the stream run?") from None
         except (av.error.InvalidDataError, av.error.ArgumentError):
             raise ValueError(
-                f"{self._source}: is no video, or is damaged; formats are {FILE_FORMATS} (playlists only as streams)"
+                f"is no video, or is damaged; formats are {FILE_FORMATS} (playlists only as streams)"
             ) from None
         except (av.FFmpegError, OSError) as error:
-            raise ValueError(f"{self._source}: cannot be opened ({error.strerror})") from None
+            raise ValueError(f"cannot be opened ({error.strerror})") from None
         # covers of songs are no videos
         streams = [each for each in self._container.streams.video if not each.disposition & Disposition.attached_pic]
         if not streams:
             self._container.close()
-            raise ValueError(f"{self._source}: has no video, only {len(self._container.streams)} other streams")
+            raise ValueError(f"has no video, only {len(self._container.streams)} other streams")
         self._stream = streams[0]
         self.sound = next(iter(self._container.streams.audio), None)
         self.aspect = self._stream.sample_aspect_ratio
         context = self._stream.codec_context
         if context.width * context.height > MAX_PIXELS:
             self._container.close()
-            raise ValueError(
-                f"{self._source}: frames of {context.height}×{context.width} px; the limit is {MAX_PIXELS:,} px"
-            )
+            raise ValueError(f"frames of {context.height}×{context.width} px; the limit is {MAX_PIXELS:,} px")
         context.options = {"max_pixels": options["max_pixels"]}
 
     def entries(self) -> Iterator[Frame | Sound]:

@@ -21,6 +21,8 @@ VIDEOS = frozenset((".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".m
 """Suffixes of video files."""
 STREAM = re.compile(r"(rtsp|rtsps|rtmp|udp|tcp|http|https)://.+|\d{1,2}$")
 """Addresses of streams, and numbers of cameras."""
+CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
+"""User and password in an address."""
 SEQUENCE = re.compile(r"%0?\d*d")
 """The place of the number in the name of an image sequence, such as frame_%04d.png."""
 ZARR = (".zattrs", ".zgroup", ".zarray", "zarr.json")
@@ -56,7 +58,8 @@ class Item(NamedTuple):
         return int(getattr(self.source, "size", 0)) or None
 
     def __str__(self) -> str:
-        return str(self.source)
+        # without the password of a camera
+        return CREDENTIALS.sub("", str(self.source))
 
 
 def find_items(given: Sequence[str | Path], *, leave_out: Sequence[Path] = ()) -> tuple[list[Item], list[str]]:
@@ -83,9 +86,8 @@ def find_items(given: Sequence[str | Path], *, leave_out: Sequence[Path] = ()) -
         elif path.is_dir():
             found = _in_folder(path, leave_out, notes)
         elif STREAM.fullmatch(each):
-            name = (
-                f"camera{each}" if each.isdecimal() else re.sub(r"[^\w.-]+", "_", each.partition("://")[2]).strip("_")
-            )
+            address = CREDENTIALS.sub("", each).partition("://")[2]
+            name = f"camera{each}" if each.isdecimal() else re.sub(r"[^\w-]+", "_", address).strip("_")
             found = [(name, f"/dev/video{each}" if each.isdecimal() else each)]
         elif SEQUENCE.search(path.name):
             found = _sequence(path)
