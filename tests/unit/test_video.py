@@ -240,12 +240,15 @@ def test_files_that_are_no_videos_fail_and_leave_nothing(
     # playlists that name other files and the network
     (source / "list.mp4").write_text(f"ffconcat version 1.0\nfile '{good.name}'\n")
     (source / "hls.ts").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{good}\n#EXT-X-ENDLIST\n")
-    with av.open(str(source / "song.mp4"), "w") as container:
-        voice = container.add_stream("aac", rate=44100, layout="mono")
-        piece = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        piece.sample_rate = 44100
-        container.mux(voice.encode(piece))
-        container.mux(voice.encode())
+    with (
+        av.open(str(write_clip(tmp_path / "voice.mp4", SCENES[:9], sound="aac"))) as voice,
+        av.open(str(source / "song.mp4"), "w") as song,
+    ):
+        stream = song.add_stream_from_template(voice.streams.audio[0])
+        for packet in voice.demux(voice.streams.audio[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                song.mux(packet)
     (source / "large.mp4").write_bytes(write_clip(tmp_path / "l.mp4", [scene(0, (80, 90))]).read_bytes())
     (source / "good.mp4").write_bytes(good.read_bytes())
     monkeypatch.setattr(frames, "MAX_PIXELS", 48 * 64)

@@ -166,15 +166,17 @@ class VideoFile:
         # covers of songs are no videos
         streams = [each for each in self._container.streams.video if not each.disposition & Disposition.attached_pic]
         if not streams:
+            others = len(self._container.streams)
             self._container.close()
-            raise ValueError(f"has no video, only {len(self._container.streams)} other streams")
+            raise ValueError(f"has no video, only {others} other streams")
         self._stream = streams[0]
         self.sound = next(iter(self._container.streams.audio), None)
         self.aspect = self._stream.sample_aspect_ratio
         context = self._stream.codec_context
-        if context.width * context.height > MAX_PIXELS:
+        height, width = context.height, context.width
+        if height * width > MAX_PIXELS:
             self._container.close()
-            raise ValueError(f"frames of {context.height}×{context.width} px; the limit is {MAX_PIXELS:,} px")
+            raise ValueError(f"frames of {height}×{width} px; the limit is {MAX_PIXELS:,} px")
         context.options = {"max_pixels": options["max_pixels"]}
 
     def entries(self) -> Iterator[Frame | Sound]:
