@@ -10,6 +10,8 @@ from typing import Any
 
 from semask.checkpoints import store
 from semask.checkpoints.record import WEIGHTS
+from semask.data.classes import Classes
+from semask.data.renamed import check_names
 from semask.files import check_writable
 from semask.inference.colours import numbered_classes
 from semask.inference.engine import Engine
@@ -35,6 +37,7 @@ def predict(
     *,
     options: PredictOptions | None = None,
     test: TestRecipe | None = None,
+    classes: Classes | str | Path | None = None,
     **changes: Any,
 ) -> Summary:
     """Segment images, rasters and videos, and write label maps and overlays below a folder.
@@ -50,6 +53,7 @@ def predict(
         out: Folder for the results.
         options: What is written, and how; fields of `PredictOptions` may also be given by name.
         test: Windows, scales and flips; None: the recipe's.
+        classes: Names and colours for the results, or the JSON file or name of a table; None: the model's own.
         **changes: Fields of `PredictOptions`, of `TestRecipe`, and `base_scale` and `base_ratio` of `DataRecipe`, in
             place of those of the arguments above.
 
@@ -79,6 +83,8 @@ def predict(
         raise ValueError("predict needs a folder for the results: out=…")
     options = replace(options or PredictOptions(out=Path(str(out))), **own)
     check_flags(options)
+    if options.end is not None and options.end <= options.start:
+        raise ValueError(f"--end {options.end:g} must be later than --start {options.start:g} [s]")
     shard = Shard.parse(options.shard)
     check_writable(options.out)
     # what there is to do, before the model is built
@@ -100,9 +106,18 @@ def predict(
     test = replace(test or recipe_test, **by_name)
     if warning := scale_warning(recipe_data, data, test):
         logger.warning(warning)
-    classes = model.classes or numbered_classes(model.num_classes)
-    engine = Engine(model, classes, options, data=data, test=test, log=lambda text: screen.print(text, style="yellow"))
-    settings = {"weights": weights, **engine.settings}
+    names_of = model.classes or numbered_classes(model.num_classes)
+    if classes is not None:
+        table = classes if isinstance(classes, Classes) else Classes.load(classes)
+        fix = "give a table of the same classes in the same order (--data.classes)"
+        known = model.classes.names if model.classes else table.names[: model.num_classes]
+        if changed := check_names(known, table.names, places=("the checkpoint", "the table"), fix=fix):
+            logger.warning(changed)
+        names_of = table
+    engine = Engine(
+        model, names_of, options, data=data, test=test, weights=weights,
+        log=lambda text: screen.print(text, style="yellow"),
+    )  # fmt: skip
     if options.plan:
         for item in items[shard.number - 1 :: shard.total]:
             engine.show_plan(item)
@@ -112,7 +127,7 @@ def predict(
         from semask.inference.cluster import ClusterWork
 
         work = ClusterWork(engine)
-    summary = run(engine, items, settings, work=work)
+    summary = run(engine, items, work=work)
     if not summary.done + summary.earlier:
         raise ValueError(f"none of the {len(items)} files in {_shown(given)} is an image that can be segmented")
     return summary

@@ -57,6 +57,9 @@ class Settings:
     OUT/summary.csv the shares of the classes. Files that are not images are skipped with a warning and counted; so are
     broken images and links that lead nowhere, which make the exit status 1.
 
+    Videos give OUT/predictions/NAME/000000.png, …, by frame, and OUT/overlays/NAME.mp4 with their sound; frames that
+    an ended run has finished are kept. Ctrl-C ends a camera or a stream in good order.
+
     The --data and --test flags start at the checkpoint's recipe; --test.mode sliding takes images that are too large
     for memory window by window.
     """

@@ -51,7 +51,7 @@ class ClusterWork(Work):
         if not todo:
             return
         engine = self.engine
-        parts = {"options": engine.options, "data": engine.data, "test": engine.test}
+        parts = {name: getattr(engine, name) for name in ("options", "data", "test", "weights")}
         lines = ray.data.from_items(todo, override_num_blocks=-(-len(todo) // BATCH)).map_batches(
             Actor,
             fn_constructor_args=(ray.put(engine.model.cpu()), engine.classes, parts),

@@ -7,10 +7,11 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from semask.data.classes import Classes
@@ -19,8 +20,9 @@ from semask.data.readers.raster import as_rgb, read_raster
 from semask.data.readers.regions import Georeference, open_raster
 from semask.inference.from_recipe import build_predictor, build_prior, scale_note, window_warning
 from semask.inference.manifest import Line, digest
+from semask.inference.predictor import Pipeline
 from semask.inference.regions import RegionImage
-from semask.inference.sinks import SUBMISSION, Result, Sinks, shares
+from semask.inference.sinks import SUBMISSION, UNFINISHED, Result, Sinks, shares
 from semask.inference.sources import Item
 from semask.inference.tiles import WHOLE, TilePlan, overlap_hint, plan_tiles, segment_tiles
 from semask.ops.resize import to_float
@@ -28,9 +30,6 @@ from semask.recipes.prediction import NEUTRAL, PredictOptions
 from semask.recipes.recipe import DataRecipe, TestRecipe
 from semask.structures import IGNORE
 from semask.text import percent
-
-if TYPE_CHECKING:
-    from semask.models.model import SegmentationModel
 
 Log = Callable[[str], None]
 NARROW = 0.07
@@ -45,33 +44,40 @@ class Loaded(NamedTuple):
     georeference: Georeference | None = None
 
 
+def shown(loaded: Loaded) -> UInt8[Tensor, "3 h w"]:
+    """An image in memory as overlays show it."""
+    assert isinstance(loaded.image, Tensor)
+    return (to_float(as_rgb(loaded.image.cpu())) * 255).round().to(torch.uint8)
+
+
 class Engine:
     """The predictors and sinks of a run.
 
     Args:
-        model: The model; its recipe says how images are read.
+        model: A SegmentationModel; its recipe says how images are read.
         classes: Names and colours.
         options: What is written, and how.
         data, test: Scale and predictor; None are the recipe's.
-        device: Where the model is.
+        weights: Hash of the model's weights.
         log: Writes a line to the user; each note and warning comes once.
     """
 
     def __init__(
         self,
-        model: SegmentationModel,
+        model: Any,
         classes: Classes,
         options: PredictOptions,
         *,
         data: DataRecipe,
         test: TestRecipe,
+        weights: str,
         log: Log = print,
     ) -> None:
         if options.prior and not model.semantic_layers:
             name = model.recipe.name if model.recipe else type(model).__name__
             raise ValueError(f"{name} has no semantic layers and so no semantic prior; leave out --prior")
         self.model, self.classes, self.options, self.data, self.test = model, classes, options, data, test
-        self.device = model.mean.device
+        self.device, self.weights = model.mean.device, weights
         self.sinks = Sinks(options, classes)
         self.predictor = build_predictor(model, test, data, valid_border=options.valid_border)
         self.prior = build_prior(model, test, data) if options.prior else None
@@ -83,10 +89,11 @@ class Engine:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the results, apart from the weights, as plain values."""
+        """What decides the results, as plain values."""
         options = dataclasses.asdict(self.options)
         test = dataclasses.asdict(self.test)
         return {
+            "weights": self.weights,
             "classes": list(self.classes.names),
             **{name: value for name, value in options.items() if name not in NEUTRAL},
             **{f"test.{name}": value for name, value in test.items() if name not in ("batch_size", "memory_budget")},
@@ -119,10 +126,10 @@ class Engine:
                     return Loaded(region)
                 image, valid = region[0, :, :, :], region.valid(0, raster.height)
                 raster.close()
-                return self._checked(item, Loaded(image, valid, raster.georeference))
-        return self._checked(item, Loaded(read_raster(item.source, self.data)))
+                return Loaded(image, valid, raster.georeference)
+        return Loaded(read_raster(item.source, self.data))
 
-    def _checked(self, item: Item, loaded: Loaded) -> Loaded:
+    def note(self, item: Item, loaded: Loaded) -> None:
         """Note scale and windows for the first image that each concerns, and a range unlike the model's."""
         image = loaded.image
         size = image.shape[-2], image.shape[-1]
@@ -141,7 +148,6 @@ class Engine:
                     f"{white:g}, so that the image is nearly {'black' if high < NARROW else 'white'} to it; was the "
                     "model trained on images of another depth? (data.value_range)",
                 )
-        return loaded
 
     def say(self, key: str, text: str) -> None:
         """Write a note once."""
@@ -149,11 +155,11 @@ class Engine:
             self._said.add(key)
             self._log(text)
 
-    def segment(self, images: Sequence[Loaded]) -> list[Result]:
-        """Segment images of one size in memory."""
+    def segment(self, images: Sequence[Loaded], predictor: Pipeline | None = None) -> list[Result]:
+        """Segment images of one size in memory, by another predictor if one is given."""
         batch = torch.stack([each.image for each in images if isinstance(each.image, Tensor)]).to(self.device)
         with torch.inference_mode():
-            (strip,) = self.predictor.strips(batch, batch.shape[-2], measures=self.options.measures)
+            (strip,) = (predictor or self.predictor).strips(batch, batch.shape[-2], measures=self.options.measures)
             prior = self.prior.labels(batch).cpu().numpy() if self.prior else None
         return [self._result(strip, prior, number, loaded) for number, loaded in enumerate(images)]
 
@@ -169,9 +175,7 @@ class Engine:
             maps["probabilities"] = strip.probabilities[number].cpu().half().numpy()
         if prior is not None:
             maps["prior"] = prior[number]
-        assert isinstance(loaded.image, Tensor)
-        shown = (to_float(as_rgb(loaded.image.cpu())) * 255).round().to(torch.uint8)
-        return Result(labels, shown, **maps, georeference=loaded.georeference, has_gaps=gaps)
+        return Result(labels, shown(loaded), **maps, georeference=loaded.georeference, has_gaps=gaps)
 
     def save(self, item: Item, result: Result, began: float, more: dict[str, Any] | None = None) -> Line:
         """Write the files of an item, and return its line in the manifest."""
@@ -230,7 +234,7 @@ class Engine:
             "bytes": item.size,
             "changed": state and state.st_mtime_ns,
         }
-        folder = self.options.out / ".unfinished" / item.name
+        folder = self.options.out / UNFINISHED / item.name
         height = image.shape[-2]
         try:
             with torch.inference_mode():

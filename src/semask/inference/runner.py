@@ -21,7 +21,7 @@ from semask.inference.engine import Engine, Loaded
 from semask.inference.manifest import Line, Manifest
 from semask.inference.regions import RegionImage
 from semask.inference.shards import write_shards
-from semask.inference.sinks import Result
+from semask.inference.sinks import PREDICTIONS, Result
 from semask.inference.sources import Item
 from semask.recipes.prediction import PredictOptions, Shard
 from semask.text import Progress
@@ -104,6 +104,9 @@ class Work:
             before = time.perf_counter()
             loaded = future.result()
             self.waited += time.perf_counter() - before
+            if isinstance(loaded, Loaded):
+                # in the order of the items, whatever thread was first
+                self.engine.note(item, loaded)
             yield item, began, loaded
 
     def _batches(self, loaded: Iterator[tuple[Item, float, Any]]) -> Iterator[list[tuple[Item, float, Any]]]:
@@ -132,9 +135,14 @@ class Work:
             if isinstance(first, Exception):
                 raise first
             if item.is_video:
-                from semask.inference.video import segment_video
+                try:
+                    from semask.inference.video import forget, segment_video
+                except ModuleNotFoundError as error:
+                    raise ValueError("videos need the package `av`: pip install 'semask[video]'") from error
 
-                yield segment_video(self.engine, item, self._rows)
+                yield segment_video(self.engine, item, self._frames)
+                # its line is in the manifest by now
+                forget(self.engine.options.out, item)
             elif isinstance(first.image, RegionImage):
                 yield self.engine.segment_raster(item, first.image, self._rows)
             else:
@@ -175,18 +183,20 @@ class Work:
     def _rows(self, rows: int, height: int) -> None:
         self.progress.advance(0, f"{rows} of {height} rows")
 
+    def _frames(self, frames: int, total: int | None) -> None:
+        self.progress.advance(0, f"{frames} of {total or '?'} frames")
 
-def run(engine: Engine, items: Sequence[Item], settings: dict[str, Any], *, work: Work | None = None) -> Summary:
-    """Segment the items of a shard that no earlier run has finished.
 
-    `settings`: what decides the results, from the weights on; a folder holds results of one kind. `work` does it; None
-    does it here.
+def run(engine: Engine, items: Sequence[Item], *, work: Work | None = None) -> Summary:
+    """Segment the items of a shard that no earlier run has finished; a folder holds results of one kind.
+
+    `work` does it; None does it here.
 
     Raises:
         ValueError: OUT holds results of other settings, another process works there, or no item is an image.
         OSError: Results cannot be written, or the images have vanished; what is done is kept.
     """
-    options = engine.options
+    options, settings = engine.options, engine.settings
     shard = Shard.parse(options.shard)
     began = time.perf_counter()
     manifest = Manifest(options.out, settings, shard, overwrite=options.overwrite)
@@ -225,7 +235,9 @@ def _is_done(manifest: Manifest, item: Item, options: PredictOptions) -> bool:
         return False
     if line.error is not None:
         return not options.retry_failed
-    return any((options.out / "predictions").glob(f"{_escaped(item.name)}.*")) or item.is_video
+    if item.is_video:
+        return (options.out / PREDICTIONS / item.name).is_dir()
+    return any((options.out / PREDICTIONS).glob(f"{_escaped(item.name)}.*"))
 
 
 def _escaped(name: str) -> str:

@@ -26,9 +26,11 @@ from semask.structures import IGNORE
 
 PREDICTIONS, OVERLAYS, PRIORS, SUBMISSION = "predictions", "overlays", "priors", "submission"
 """Folders of results; the name "labels" beside images/ would overwrite a data set's truth."""
+UNFINISHED = ".unfinished"
+"""What a killed run leaves for the next one."""
 FOLDERS = (
     *(PREDICTIONS, OVERLAYS, PRIORS, SUBMISSION, "side_by_side", "confidence", "entropy", "probabilities"),
-    *("polygons", "rle", "seams", "shards", ".unfinished"),
+    *("polygons", "rle", "seams", "shards", UNFINISHED),
 )
 FILES = ("manifest*.jsonl", "receipt*.json", "summary.csv")
 """Files beside these folders."""
@@ -83,8 +85,16 @@ class Sinks:
 
     def write(self, name: str, result: Result) -> Path:
         """Write all files of one image, and return the path of its label map."""
+        if self.options.overlay or self.options.side_by_side:
+            mixed = self.mix(result, legend=self.options.legend)
+            for folder, image in self.pictures(result.image, mixed).items():
+                suffix = "jpg" if max(image.shape) <= JPEG_SIDE else "png"
+                write_image(self.out / folder / f"{name}.{suffix}", image)
+        return self.write_maps(name, result)
+
+    def write_maps(self, name: str, result: Result) -> Path:
+        """Write all but pictures; the label map comes last, so that nothing is missing where it is."""
         options, out = self.options, self.out
-        labels = self._write_map(PREDICTIONS, name, result.labels, result, palette=True)
         if result.prior is not None:
             self._write_map(PRIORS, name, result.prior, result, palette=True)
         for kind in ("confidence", "entropy"):
@@ -96,8 +106,6 @@ class Sinks:
                 replace_folder(result.probabilities, out / "probabilities" / f"{name}.zarr")
         elif result.probabilities is not None:
             write_npz(out / "probabilities" / f"{name}.npz", probabilities=result.probabilities)
-        if options.overlay or options.side_by_side:
-            self._write_overlay(name, result)
         if options.rle:
             write_json(out / "rle" / f"{name}.json", {"annotations": [*_run_lengths(result.labels, self.classes)]})
         if options.polygons:
@@ -106,7 +114,7 @@ class Sinks:
             write_polygons(out / "polygons" / f"{name}.geojson", result, self.classes, self.shown, options.simplify)
         if options.seams and result.seams is not None and result.seams.size:
             write_image(out / "seams" / f"{name}.png", _heat(result.seams))
-        return labels
+        return self._write_map(PREDICTIONS, name, result.labels, result, palette=True)
 
     def _write_map(self, folder: str, name: str, values: Rows, result: Result, *, palette: bool) -> Path:
         """Write a map of bytes as PNG, tiled TIFF or zarr."""
@@ -125,17 +133,20 @@ class Sinks:
             write_zarr(path, values, self.classes if palette else None, result)
         return path
 
-    def _write_overlay(self, name: str, result: Result) -> None:
-        look = {key: getattr(self.options, key) for key in ("alpha", "outline", "legend")}
+    def mix(self, result: Result, *, legend: bool) -> UInt8[Tensor, "3 h w"]:
+        """The image with the classes' colours laid over it."""
         labels = torch.from_numpy(_thinned(result.labels, result.step))
-        mixed = overlay(result.image, labels, self.classes, shown=self.shown, **look)
-        suffix = "jpg" if max(mixed.shape) <= JPEG_SIDE else "png"
-        if self.options.overlay:
-            write_image(self.out / OVERLAYS / f"{name}.{suffix}", mixed)
+        look: dict[str, Any] = {"alpha": self.options.alpha, "outline": self.options.outline, "legend": legend}
+        return overlay(result.image, labels, self.classes, shown=self.shown, **look)
+
+    def pictures(
+        self, image: UInt8[Tensor, "3 h w"], mixed: UInt8[Tensor, "3 h w"]
+    ) -> dict[str, UInt8[Tensor, "3 h w"]]:
+        """What is shown of an image and its overlay, by folder."""
+        shown = {OVERLAYS: mixed} if self.options.overlay else {}
         if self.options.side_by_side:
-            pair = torch.cat([result.image, mixed], dim=2 if mixed.shape[1] >= mixed.shape[2] else 1)
-            suffix = "jpg" if max(pair.shape) <= JPEG_SIDE else "png"
-            write_image(self.out / "side_by_side" / f"{name}.{suffix}", pair)
+            shown["side_by_side"] = torch.cat([image, mixed], dim=2 if mixed.shape[1] >= mixed.shape[2] else 1)
+        return shown
 
 
 def write_grey(path: Path, values: UInt8[Tensor, "H W"]) -> None:

@@ -21,6 +21,8 @@ VIDEOS = frozenset((".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".m
 """Suffixes of video files."""
 STREAM = re.compile(r"(rtsp|rtsps|rtmp|udp|tcp|http|https)://.+|\d{1,2}$")
 """Addresses of streams, and numbers of cameras."""
+CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
+"""User and password in an address."""
 SEQUENCE = re.compile(r"%0?\d*d")
 """The place of the number in the name of an image sequence, such as frame_%04d.png."""
 ZARR = (".zattrs", ".zgroup", ".zarray", "zarr.json")
@@ -49,13 +51,15 @@ class Item(NamedTuple):
     def size(self) -> int | None:
         """Bytes of the file; None where that is unknown."""
         if isinstance(self.source, str):
-            return os.path.getsize(self.source) if os.path.isfile(self.source) else None
+            files = [Path(self.source)] if os.path.isfile(self.source) else sequence_files(Path(self.source))
+            return sum(each.stat().st_size for each in files) if files else None
         if isinstance(self.source, Path):
             return self.source.stat().st_size if self.source.is_file() else None
         return int(getattr(self.source, "size", 0)) or None
 
     def __str__(self) -> str:
-        return str(self.source)
+        # without the password of a camera
+        return CREDENTIALS.sub("", str(self.source))
 
 
 def find_items(given: Sequence[str | Path], *, leave_out: Sequence[Path] = ()) -> tuple[list[Item], list[str]]:
@@ -82,9 +86,8 @@ def find_items(given: Sequence[str | Path], *, leave_out: Sequence[Path] = ()) -
         elif path.is_dir():
             found = _in_folder(path, leave_out, notes)
         elif STREAM.fullmatch(each):
-            name = (
-                f"camera{each}" if each.isdecimal() else re.sub(r"[^\w.-]+", "_", each.partition("://")[2]).strip("_")
-            )
+            address = CREDENTIALS.sub("", each).partition("://")[2]
+            name = f"camera{each}" if each.isdecimal() else re.sub(r"[^\w-]+", "_", address).strip("_")
             found = [(name, f"/dev/video{each}" if each.isdecimal() else each)]
         elif SEQUENCE.search(path.name):
             found = _sequence(path)
@@ -108,6 +111,9 @@ def unique_names(paths: Sequence[str]) -> list[str]:
     """
     stems = [str(Path(path).with_suffix("")) if Path(path).suffix else path for path in paths]
     taken = Counter(stem.casefold() for stem in stems)
+    # frames of a video have a folder of its name, where there may be images
+    folders = {str(parent).casefold() for path in paths for parent in PurePosixPath(path).parents}
+    taken.update(s.casefold() for p, s in zip(paths, stems, strict=True) if _is_video(p) and s.casefold() in folders)
     names = [path if taken[stem.casefold()] > 1 else stem for path, stem in zip(paths, stems, strict=True)]
     # a stem may be another file's whole name: a.png.jpg beside a.png
     if len({name.casefold() for name in names}) < len(names):
@@ -120,10 +126,14 @@ def unique_names(paths: Sequence[str]) -> list[str]:
     return names
 
 
+def _is_video(path: str | Path) -> bool:
+    return Path(path).suffix.lower() in VIDEOS
+
+
 def _in_file(path: Path, name: str) -> list[tuple[str, Source | str]]:
     """The image, video or members of a file."""
     suffix = path.suffix.lower()
-    if suffix in VIDEOS:
+    if _is_video(path):
         return [(name, str(path))]
     if suffix not in (".zip", ".tar"):
         return [(name, path)]
@@ -172,15 +182,25 @@ def _in_folder(folder: Path, leave_out: Sequence[Path], notes: list[str]) -> lis
         store = next((each for each in path.parents if each.suffix == ".zarr" and each.is_relative_to(folder)), None)
         if store is None:
             name = path.relative_to(folder)
-            found += [(str(name), str(path))] if path.suffix.lower() in VIDEOS else [(str(name), path)]
+            found += [(str(name), str(path))] if _is_video(path) else [(str(name), path)]
         elif store not in stores:
             stores.add(store)
             found.append((str(store.relative_to(folder)), store))
     return found
 
 
+def sequence_files(path: Path) -> list[Path]:
+    """The images of a sequence such as frame_%04d.png by their numbers; gaps are allowed."""
+    place = SEQUENCE.search(path.name)
+    if place is None:
+        return []
+    before, after = path.name[: place.start()], path.name[place.end() :]
+    numbered = re.compile(rf"{re.escape(before)}(\d+){re.escape(after)}")
+    found = [(int(match[1]), each) for each in path.parent.glob("*") if (match := numbered.fullmatch(each.name))]
+    return [each for _, each in sorted(found)]
+
+
 def _sequence(path: Path) -> list[tuple[str, Source | str]]:
-    """An image sequence as one video; its first frame exists."""
-    pattern = SEQUENCE.sub("[0-9]*", glob.escape(path.name).replace("[%]", "%"))
-    frames = sorted(path.parent.glob(pattern)) if path.parent.is_dir() else []
-    return [(SEQUENCE.sub("", path.name).strip("_-. ") or "sequence", str(path))] if frames else []
+    """An image sequence as one video."""
+    name = SEQUENCE.sub("", path.name).removesuffix(path.suffix).strip("_-. ") or "sequence"
+    return [(name, str(path))] if sequence_files(path) else []

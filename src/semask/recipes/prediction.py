@@ -72,13 +72,13 @@ class PredictOptions:
     actors: int = 1
     """Copies of the model in the Ray cluster."""
     smooth: int = 1
-    """Frames of a video whose scores are averaged."""
+    """Frames of a video whose scores are averaged: each and those before it; 1 averages none."""
     every: int = 1
     """Take every Nth frame of a video."""
     start: float = 0.0
-    """Time in a video at which to begin [s]."""
+    """Time in a video of the first frame that is taken [s]; frames are numbered from there."""
     end: float | None = None
-    """Time in a video at which to end [s]; None: at its end."""
+    """Time in a video of the first frame that is left out [s]; None: the end, or Ctrl-C in a live one."""
 
     @property
     def measures(self) -> tuple[Literal["confidence", "entropy", "probabilities"], ...]:
