@@ -77,6 +77,7 @@ def test_no_cluster_at_an_address(checkpoint: Path, images: Path, tmp_path: Path
             semask.predict(checkpoint, images, tmp_path / "out", engine="ray", address="127.0.0.1:1", device="cpu")
 
 
+@pytest.mark.filterwarnings("ignore")  # WebDataset leaves files to the garbage collector
 def test_shards_are_read_by_webdataset(checkpoint: Path, images: Path, tmp_path: Path) -> None:
     import webdataset
 

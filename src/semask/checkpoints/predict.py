@@ -110,8 +110,9 @@ def predict(
     if classes is not None:
         table = classes if isinstance(classes, Classes) else Classes.load(classes)
         fix = "give a table of the same classes in the same order (--data.classes)"
-        known = model.classes.names if model.classes else table.names[: model.num_classes]
-        if changed := check_names(known, table.names, places=("the checkpoint", "the table"), fix=fix):
+        # a checkpoint without names fits any table of its length
+        trained = table.names if model.classes is None and len(table) == model.num_classes else names_of.names
+        if changed := check_names(trained, table.names, places=("the checkpoint", "the table"), fix=fix):
             logger.warning(changed)
         names_of = table
     engine = Engine(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import socket
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -17,6 +19,8 @@ from semask.text import Progress
 
 BATCH = 8
 """Items that an actor takes at once, and reads ahead."""
+PATIENCE = 10
+"""How long a cluster may take to answer [s]."""
 
 
 class ClusterWork(Work):
@@ -28,6 +32,8 @@ class ClusterWork(Work):
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine, Progress("segmenting", 0, quiet=True))
+        # nothing is reported to Ray's makers unless the user wants it
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             import ray
             import ray.data
@@ -37,8 +43,12 @@ class ClusterWork(Work):
         try:
             # the cluster of the caller stays
             if not ray.is_initialized():
+                # Ray itself would wait for minutes
+                host, _, port = (address or "").rpartition("://")[2].rpartition(":")
+                if port.isdecimal():
+                    socket.create_connection((host, int(port)), timeout=PATIENCE).close()
                 ray.init(address=address, log_to_driver=False, configure_logging=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise ValueError(f"no Ray cluster at --address {address!r} ({error})") from error
         ray.data.DataContext.get_current().enable_progress_bars = False
 
