@@ -22,6 +22,7 @@ from semask.inference.from_recipe import build_predictor, build_prior, scale_not
 from semask.inference.manifest import Line, digest
 from semask.inference.predictor import Pipeline
 from semask.inference.regions import RegionImage
+from semask.inference.rows import RowStore
 from semask.inference.sinks import SUBMISSION, UNFINISHED, Result, Sinks, shares
 from semask.inference.sources import Item
 from semask.inference.tiles import WHOLE, TilePlan, overlap_hint, plan_tiles, segment_tiles
@@ -226,20 +227,17 @@ class Engine:
     def segment_raster(self, item: Item, image: RegionImage, advance: Callable[[int, int], None]) -> Line:
         """Segment a raster strip by strip and write its files; a run that was killed goes on where it ended."""
         began = time.perf_counter()
-        plan = self.plan(item, image)
+        height, width = image.shape[-2:]
         state = item.path.stat() if item.path else None
-        key = {
-            **self.settings,
-            "plan": dataclasses.asdict(plan.test),
-            "bytes": item.size,
-            "changed": state and state.st_mtime_ns,
-        }
-        folder = self.options.out / UNFINISHED / item.name
-        height = image.shape[-2]
+        key = {**self.settings, "bytes": item.size, "changed": state and state.st_mtime_ns}
+        store = RowStore(self.options.out / UNFINISHED / item.name, (height, width), key)
         try:
+            # windows depend on the memory that was free: those of an unfinished run stay
+            earlier = store.notes.get("plan")
+            plan = self.plan(item, image) if earlier is None else TilePlan.from_json(earlier)
             with torch.inference_mode():
-                result, store, meter = segment_tiles(
-                    self.model, image, plan, self.data, self.options, folder=folder, key=key, classes=self.classes,
+                result, meter = segment_tiles(
+                    self.model, image, plan, self.data, self.options, store=store, classes=self.classes,
                     advance=lambda rows: advance(rows, height),
                 )  # fmt: skip
         finally:

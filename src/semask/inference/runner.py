@@ -21,7 +21,7 @@ from semask.inference.engine import Engine, Loaded
 from semask.inference.manifest import Line, Manifest
 from semask.inference.regions import RegionImage
 from semask.inference.shards import write_shards
-from semask.inference.sinks import PREDICTIONS, Result
+from semask.inference.sinks import PREDICTIONS, UNFINISHED, Result
 from semask.inference.sources import Item
 from semask.recipes.prediction import PredictOptions, Shard
 from semask.text import Progress
@@ -215,6 +215,9 @@ def run(engine: Engine, items: Sequence[Item], *, work: Work | None = None) -> S
             except (OSError, KeyboardInterrupt):
                 progress.console.print(f"{done} of {len(todo)} are done; the same command goes on from there")
                 raise
+        with suppress(OSError):
+            # empty, unless an item failed half-way
+            (options.out / UNFINISHED).rmdir()
         manifest.write_summary(engine.classes.names)
         if options.pack:
             write_shards(options.out, shard, [lines[item.name] for item in mine if item.name in lines], options.pack)

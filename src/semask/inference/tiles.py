@@ -6,9 +6,9 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +48,18 @@ class TilePlan(NamedTuple):
     memory: int
     disk: int
     seconds: float
+
+    def to_json(self) -> list[Any]:
+        """Plain values, for a run that goes on later."""
+        return [asdict(self.test), *self[1:]]
+
+    @classmethod
+    def from_json(cls, values: Sequence[Any]) -> TilePlan:
+        """The plan of an earlier run."""
+        test: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values[0].items()
+        }
+        return cls(TestRecipe(**test), *values[1:])
 
     def __str__(self) -> str:
         (tall, wide), stride = self.test.window, self.test.stride
@@ -94,7 +106,9 @@ def plan_tiles(model: Any, image: RegionImage, data: DataRecipe, test: TestRecip
         lines = classes * window[0] * width * 4 // 8
         lines += 2 * TILE * width * 4 * classes * options.probabilities
         strips = lines + TILE * width * (maps + 4 * len(image.shape)) + 2 * (window[0] + TILE) * width * image.shape[1]
-        for batch in BATCHES if options.memory is not None else (test.batch_size,):
+        # on a CPU windows go one by one: a batch gains nothing, and rounding would depend on its size
+        on_gpu = image.device.type == "cuda"
+        for batch in BATCHES if on_gpu and options.memory is not None else (test.batch_size if on_gpu else 1,):
             memory = base + strips + needed * batch
             least_needed = min(least_needed or memory, memory)
             if memory <= budget:
@@ -111,19 +125,18 @@ def plan_tiles(model: Any, image: RegionImage, data: DataRecipe, test: TestRecip
     )
 
 
-def segment_tiles(  # noqa: PLR0913
+def segment_tiles(
     model: Predictor,
     image: RegionImage,
     plan: TilePlan,
     data: DataRecipe,
     options: PredictOptions,
     *,
-    folder: Path,
-    key: dict[str, Any],
+    store: RowStore,
     classes: Classes,
     advance: Callable[[int], None] = lambda rows: None,
-) -> tuple[Result, RowStore, SeamMeter]:
-    """Segment a raster strip by strip into raw maps in `folder`, where an earlier run with the same `key` goes on.
+) -> tuple[Result, SeamMeter]:
+    """Segment a raster strip by strip into the raw maps of `store`, from the strip on at which an earlier run ended.
 
     The caller encodes the result, whose maps are on disk, and removes the store then. The meter has measured how the
     windows fit together.
@@ -131,11 +144,10 @@ def segment_tiles(  # noqa: PLR0913
     meter = SeamMeter()
     predictor = build_predictor(model, plan.test, data, meter=meter, valid_border=options.valid_border)
     height, width = image.shape[-2:]
-    store = RowStore(folder, (height, width), key)
     step = max(1, math.ceil(max(height, width) / SHOWN))
     probabilities, stored = None, None
     if options.probabilities:
-        probabilities = folder / "probabilities.zarr"
+        probabilities = store.folder / "probabilities.zarr"
         shape = (len(classes), height, width)
         if store.done < height:
             stored = open_probabilities(probabilities, shape, classes, fresh=not store.done)
@@ -157,7 +169,7 @@ def segment_tiles(  # noqa: PLR0913
             # before the strip counts as done: its chunks are written again otherwise
             if stored is not None and scores is not None:
                 stored[:, first:last] = scores[0].cpu().half().numpy()
-            store.append(found, seams=meter.state(), gaps=gaps)
+            store.append(found, plan=plan.to_json(), seams=meter.state(), gaps=gaps)
             advance(last - first)
     maps: dict[str, Any] = {name: store.map(name) for name in ("confidence", "entropy") if name in options.measures}
     shown = _thumbnail(image, step)
@@ -171,7 +183,7 @@ def segment_tiles(  # noqa: PLR0913
         has_gaps=gaps,
         seams=meter.map(),
     )
-    return result, store, meter
+    return result, meter
 
 
 def overlap_hint(model: Predictor, image: RegionImage, plan: TilePlan, data: DataRecipe) -> int | None:

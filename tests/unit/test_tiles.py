@@ -1,0 +1,174 @@
+"""Rasters by region: labels of the whole image, within the memory, whatever interrupts the run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+import semask
+from semask.checkpoints import store
+from semask.cli import main as cli
+from semask.data.readers.regions import TiffRaster
+from semask.inference import build_predictor
+from semask.inference.regions import RegionImage
+from semask.inference.tiles import TilePlan, plan_tiles
+from semask.recipes import TestRecipe, get_recipe
+from semask.recipes.prediction import PredictOptions
+from tests.facts import facts
+
+HEIGHT, WIDTH = 700, 900
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(1)
+    model = semask.build(get_recipe("scenes/semask-micro-fpn"))
+    torch.nn.init.normal_(model.decoder.classify.weight, std=3.0)
+    return store.save(model, tmp_path_factory.mktemp("tiles") / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    coarse = torch.rand(1, 3, 50, 60, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.interpolate(coarse, (HEIGHT, WIDTH), mode="bicubic").clamp(0, 1)
+    return (smooth[0].permute(1, 2, 0) * 255).byte().numpy()
+
+
+@pytest.fixture(scope="module")
+def raster(pixels: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("raster") / "map.tif"
+    tifffile.imwrite(path, pixels, tile=(128, 256), compression="zlib", photometric="rgb")
+    return path
+
+
+TESTS = {
+    "mean": TestRecipe(mode="sliding", window=(128, 160), stride=(100, 130)),
+    "hann": TestRecipe(mode="sliding", window=(96, 96), stride=(48, 64), blend="hann"),
+    "scales and flips": TestRecipe(mode="sliding", window=(128, 128), stride=(96, 96), scales=(0.75, 1.5), flip=True),
+    "no overlap": TestRecipe(mode="sliding", window=(64, 128), stride=(64, 128)),
+}
+
+
+@pytest.mark.parametrize("name", TESTS)
+def test_labels_by_region_are_those_of_the_whole_image(
+    checkpoint: Path, pixels: np.ndarray, raster: Path, tmp_path: Path, name: str
+) -> None:
+    model, test = semask.load(checkpoint), TESTS[name]
+    semask.predict(model, raster, tmp_path, test=test, memory=8, overlay=False, confidence=True, seams=True)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
+    assert model.recipe is not None
+    with torch.inference_mode():
+        labels, confidence = build_predictor(model, test, model.recipe.data).labelled(image)
+    found = tifffile.imread(tmp_path / "predictions/map.tif")
+    differ = found != labels[0].numpy()
+    # resized parts round as whole images do but for the last bit, which decides ties
+    assert differ.sum() <= (20 if "scales" in name else 0)
+    sure = np.abs(tifffile.imread(tmp_path / "confidence/map.tif") - (confidence[0] * 255).round().numpy()) <= 1
+    assert sure.mean() > 0.9999
+    line = json.loads((tmp_path / "manifest.jsonl").read_text().splitlines()[1])
+    assert ("class_jumps" in line["more"]) == (name == "no overlap")
+    assert ("windows_differ" in line["more"]) == (name != "no overlap")
+    assert not (tmp_path / ".unfinished/map").exists()
+
+
+def planned(checkpoint: Path, path: Path, memory: float | None, **options: object) -> TilePlan:
+    model = semask.load(checkpoint)
+    assert model.recipe is not None
+    with TiffRaster(path, channels=3) as raster:
+        image = RegionImage(raster, model.recipe.data)
+        given = PredictOptions(out=Path("out"), memory=memory, **options)
+        return plan_tiles(model, image, model.recipe.data, model.recipe.test, given)
+
+
+def test_the_memory_decides_the_windows(checkpoint: Path, raster: Path) -> None:
+    largest, crop = planned(checkpoint, raster, None), 128
+    assert largest.test.window == (2 * crop, 2 * crop)
+    assert largest.test.stride == (3 * crop // 2, 3 * crop // 2)
+    assert largest.windows == 4 * 5
+    small = planned(checkpoint, raster, (largest.memory - 1) / 2**30)
+    assert max(small.test.window) <= 2 * crop
+    assert small.memory < largest.memory
+    with pytest.raises(ValueError, match=facts("--memory", raster, WIDTH)):
+        planned(checkpoint, raster, 1e-3)
+    again = TilePlan.from_json(json.loads(json.dumps(small.to_json())))
+    assert again == small
+
+
+def test_a_plan_is_shown_and_nothing_written(
+    checkpoint: Path, raster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["predict", str(checkpoint), str(raster), "--out", str(tmp_path / "out"), "--plan", "--memory", "8"]
+    assert cli.main(command) == 0
+    assert "256×256" in capsys.readouterr().err
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+def test_a_killed_raster_goes_on_to_the_same_bytes(
+    checkpoint: Path, pixels: np.ndarray, tmp_path: Path, kills: int
+) -> None:
+    path = tmp_path / "map.tif"
+    tall = np.concatenate([pixels] * (2 if kills < 10 else 12))
+    tifffile.imwrite(path, tall, tile=(128, 256), compression="zlib", photometric="rgb")
+    command = ["predict", str(checkpoint), str(path), "--memory", "8", "--seams", "--confidence", "--polygons"]
+    assert cli.main([*command, "--out", str(tmp_path / "whole")]) == 0
+    out = tmp_path / "out"
+    # shares of the time from the first strip to the end
+    met, rng = 0, np.random.default_rng(kills)
+    for _ in range(kills):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "semask.cli.main", *command, "--out", str(out)], stderr=subprocess.DEVNULL
+        )
+        before, waited = strips(out), time.monotonic()
+        while process.poll() is None and strips(out) <= before and time.monotonic() < waited + 60:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.6))
+        process.send_signal(signal.SIGKILL)
+        met += process.wait() == -signal.SIGKILL
+        for shown in out.rglob("predictions/*.tif"):
+            tifffile.imread(shown)
+    assert met
+    assert cli.main([*command, "--out", str(out)]) == 0
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def strips(out: Path) -> int:
+    """Rows that are done."""
+    try:
+        return int(json.loads((out / ".unfinished/map/state.json").read_text())["done"])
+    except (OSError, ValueError):
+        return 0
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    files = [
+        path for path in out.rglob("*") if path.is_file() and path.parent != out and not path.name.endswith(".tmp")
+    ]
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
+
+
+def test_what_is_left_of_another_run_is_not_used(checkpoint: Path, raster: Path, tmp_path: Path) -> None:
+    """Half a raster of one model, then another model into the same folder."""
+    other = semask.build(get_recipe("scenes/semask-micro-fpn")).eval()
+    semask.predict(other, raster, tmp_path / "truth", memory=8, overlay=False)
+    out = tmp_path / "out"
+    command = ["predict", str(checkpoint), str(raster), "--out", str(out), "--memory", "8", "--overlay", "false"]
+    process = subprocess.Popen([sys.executable, "-m", "semask.cli.main", *command], stderr=subprocess.DEVNULL)
+    waited = time.monotonic()
+    while process.poll() is None and not strips(out) and time.monotonic() < waited + 60:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    semask.predict(other, raster, out, memory=8, overlay=False, overwrite=True)
+    assert contents(out)["predictions/map.tif"] == contents(tmp_path / "truth")["predictions/map.tif"]
+    shutil.rmtree(out)
