@@ -17,7 +17,7 @@ from semask.inference.colours import numbered_classes
 from semask.inference.engine import Engine
 from semask.inference.from_recipe import scale_warning
 from semask.inference.manifest import digest
-from semask.inference.runner import Summary, run
+from semask.inference.runner import Summary, Work, run
 from semask.inference.sinks import FILES, FOLDERS
 from semask.inference.sources import find_items
 from semask.models.model import SegmentationModel
@@ -86,6 +86,8 @@ def predict(
     if options.end is not None and options.end <= options.start:
         raise ValueError(f"--end {options.end:g} must be later than --start {options.start:g} [s]")
     shard = Shard.parse(options.shard)
+    if not images:
+        raise ValueError("predict needs images: files, folders, patterns, archives, videos (IMAGES)")
     check_writable(options.out)
     # what there is to do, before the model is built
     given = [images] if isinstance(images, str | Path) else [*images]
@@ -123,12 +125,7 @@ def predict(
         for item in items[shard.number - 1 :: shard.total]:
             engine.show_plan(item)
         return Summary(0, 0, {}, (), options.out)
-    work = None
-    if options.engine == "ray":
-        from semask.inference.cluster import ClusterWork
-
-        work = ClusterWork(engine)
-    summary = run(engine, items, work=work)
+    summary = run(engine, items, work=_work(engine))
     if not summary.done + summary.earlier:
         raise ValueError(f"none of the {len(items)} files in {_shown(given)} is an image that can be segmented")
     return summary
@@ -146,6 +143,15 @@ def _model(given: SegmentationModel | str | Path, options: PredictOptions) -> tu
         return given.eval(), total.hexdigest()
     bundle = store.load(given, device=pick_device(options.device))
     return bundle.model, digest([Path(given) / WEIGHTS])
+
+
+def _work(engine: Engine) -> Work | None:
+    """The work of a cluster; None is done here."""
+    if engine.options.engine == "local":
+        return None
+    from semask.inference.cluster import ClusterWork
+
+    return ClusterWork(engine)
 
 
 def _shown(given: Sequence[str | Path]) -> str:

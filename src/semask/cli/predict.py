@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import FlagConversionOff, Positional, arg
+from tyro.conf import FlagConversionOff, FlagCreatePairsOff, Positional, arg
 
 from semask.checkpoints.record import read_recipe
 from semask.cli.flags import parse as parse_flags
@@ -68,7 +68,7 @@ class Settings:
     """A folder that `semask train` or `semask convert` wrote."""
     images: Annotated[tuple[str, ...], Positional, arg(metavar="IMAGES")]
     """Files, folders, patterns, lists, archives, videos, streams."""
-    run: Annotated[Flags, arg(name="")]
+    run: Annotated[Flags, FlagCreatePairsOff, arg(name="")]
     data: DataOptions = dataclasses.field(default_factory=DataOptions)
     test: Annotated[TestRecipe, FlagConversionOff] = dataclasses.field(default_factory=TestRecipe)
 
@@ -109,5 +109,5 @@ def parse(arguments: Sequence[str]) -> Settings:
     # once more: only now is the checkpoint known, at whose recipe the flags start
     recipe = read_recipe(given.checkpoint)
     data = DataOptions(base_scale=recipe.data.base_scale, base_ratio=recipe.data.base_ratio)
-    default = dataclasses.replace(given, data=data, test=recipe.test)
+    default = dataclasses.replace(given, run=Flags(out=given.run.out), data=data, test=recipe.test)
     return parse_flags(Settings, arguments, prog="semask predict", default=default)
