@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,15 +87,20 @@ class SeamMeter:
 
     def state(self) -> dict[str, Any]:
         """The counts as plain values, for a run that goes on later."""
-        cells = {str(row): counts.tolist() for row, counts in self._cells.items()}
         arrays = {name: getattr(self, f"_{name}").tolist() for name in ("distances", "pairs", "row")}
-        return {"below": self._below, "cells": cells, **arrays}
+        # cells of a large raster are many, and mostly 0
+        rows = sorted(self._cells)
+        counts = np.array([self._cells[row] for row in rows], np.int32)
+        packed = base64.b64encode(zlib.compress(counts.tobytes(), 1)).decode("ascii")
+        return {"below": self._below, "rows": rows, "cells": packed, **arrays}
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
         """Go on from the counts of an earlier run; None has none."""
         if state is not None:
             self._below = state["below"]
-            self._cells = {int(row): np.array(counts, np.int64) for row, counts in state["cells"].items()}
+            counts = np.frombuffer(zlib.decompress(base64.b64decode(state["cells"])), np.int32).astype(np.int64)
+            rows = state["rows"]
+            self._cells = dict(zip(rows, counts.reshape(len(rows), 2, -1), strict=True)) if rows else {}
             self._distances = np.array(state["distances"], np.int64).reshape(2, -1)
             self._pairs, self._row = np.array(state["pairs"], np.int64), np.array(state["row"], np.int16)
 

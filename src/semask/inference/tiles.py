@@ -170,7 +170,7 @@ def segment_tiles(
             if stored is not None and scores is not None:
                 stored[:, first:last] = scores[0].cpu().half().numpy()
             store.append(found, plan=plan.to_json(), seams=meter.state(), gaps=gaps)
-            advance(last - first)
+            advance(last)
     maps: dict[str, Any] = {name: store.map(name) for name in ("confidence", "entropy") if name in options.measures}
     shown = _thumbnail(image, step)
     result = Result(
