@@ -282,8 +282,8 @@ def test_deep_images_count_as_floats(tmp_path: Path, monkeypatch: pytest.MonkeyP
         Image.fromarray(np.zeros((100, 100), np.uint8)).save(tmp_path / f"labels/{number}.png")
     (tmp_path / "classes.json").write_text('{"classes": ["a", "b"]}')
     data = DataRecipe(root=str(tmp_path), images="images", labels="labels")
-    stored = 11 * 100 * 100 * (3 * 4 + 1) / 2**30
     samples = training_set(data, seed=0)
     assert isinstance(samples, TrainingFiles)
+    stored = len(samples.pairs) * 100 * 100 * (3 * 4 + 1) / 2**30
     assert not samples.keep_decoded(0.99 * stored)
     assert samples.keep_decoded(1.01 * stored)

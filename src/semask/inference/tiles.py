@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -204,16 +205,27 @@ def _trial(model: Predictor, image: RegionImage, window: tuple[int, int]) -> tup
     """Time [s] and memory [bytes] of one pass over a window of noise."""
     noise = torch.rand(1, image.shape[1], *window, device=image.device)
     on_gpu = image.device.type == "cuda"
-    for _ in range(2):
-        # the first pass loads libraries and chooses kernels
-        before = time.perf_counter()
-        if on_gpu:
-            torch.cuda.reset_peak_memory_stats(image.device)
-        base = _resident(reset=True)
-        label_map(predictor_of(model).lazy_scores(noise))
-        peak = torch.cuda.max_memory_allocated(image.device) if on_gpu else _peak() - base
-        seconds = time.perf_counter() - before
-    return seconds, max(peak, noise.nbytes)
+    base, peak, ended = _resident(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not ended.wait(0.002):
+            peak = max(peak, _resident() - base)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        for _ in range(2):
+            # the first pass loads libraries and chooses kernels
+            before = time.perf_counter()
+            if on_gpu:
+                torch.cuda.reset_peak_memory_stats(image.device)
+            label_map(predictor_of(model).lazy_scores(noise))
+            seconds = time.perf_counter() - before
+    finally:
+        ended.set()
+        watcher.join()
+    return seconds, max(torch.cuda.max_memory_allocated(image.device) if on_gpu else peak, noise.nbytes)
 
 
 def _thumbnail(image: RegionImage, step: int) -> torch.Tensor:
@@ -226,21 +238,10 @@ def _thumbnail(image: RegionImage, step: int) -> torch.Tensor:
     return (to_float(as_rgb(torch.cat(rows, dim=1))) * 255).round().to(torch.uint8)
 
 
-def _resident(*, reset: bool = False) -> int:
-    """Memory of this process now [bytes]; `reset` begins a new peak where the system can."""
+def _resident() -> int:
+    """Memory of this process now [bytes]; its peak where the system does not say."""
     try:
-        if reset:
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
     except OSError:
-        return _peak()
-
-
-def _peak() -> int:
-    """Largest memory of this process [bytes], since the last reset where the system knows that."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-    except (OSError, IndexError, ValueError):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
