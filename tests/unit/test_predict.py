@@ -378,3 +378,19 @@ def test_an_image_too_long_for_a_jpeg_has_its_overlay(checkpoint: Path, tmp_path
     assert cli.main(["predict", str(checkpoint), str(tmp_path / "long.png"), "--out", str(tmp_path / "out")]) == 0
     with Image.open(tmp_path / "out" / "overlays" / "long.png") as overlaid:
         assert overlaid.size == (65_535, 1)
+
+
+def test_images_of_another_depth_than_the_models_are_named_once(
+    checkpoint: Path, picture: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    grey = np.array(Image.fromarray(picture).convert("L")).astype(np.uint16)
+    for name, factor in (("a", 16), ("b", 16), ("c", 257)):
+        Image.fromarray(grey * factor).save(tmp_path / "in" / f"{name}.png")
+    assert cli.main(["predict", str(checkpoint), str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 0
+    warned = capsys.readouterr().err
+    assert missing(warned, tmp_path / "in/a.png", "data.value_range") == []
+    assert (warned.count("b.png"), warned.count("c.png")) == (0, 0)
+    # whole range: no word
+    assert cli.main(["predict", str(checkpoint), str(tmp_path / "in/c.png"), "--out", str(tmp_path / "c")]) == 0
+    assert "value_range" not in capsys.readouterr().err
