@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +24,8 @@ from semask.inference.from_recipe import build_predictor, build_prior, scale_not
 from semask.inference.manifest import Line, digest
 from semask.inference.predictor import Pipeline
 from semask.inference.regions import RegionImage
-from semask.inference.sinks import SUBMISSION, UNFINISHED, Result, Sinks, shares
+from semask.inference.rows import read_state
+from semask.inference.sinks import SUBMISSION, Result, Sinks, shares, to_bytes, to_halves, unfinished
 from semask.inference.sources import Item
 from semask.inference.tiles import WHOLE, TilePlan, overlap_hint, plan_tiles, segment_tiles
 from semask.ops.resize import to_float
@@ -95,6 +98,7 @@ class Engine:
         return {
             "weights": self.weights,
             "classes": list(self.classes.names),
+            "colours": [*self.classes.colours],
             **{name: value for name, value in options.items() if name not in NEUTRAL},
             **{f"test.{name}": value for name, value in test.items() if name not in ("batch_size", "memory_budget")},
             **{
@@ -120,13 +124,15 @@ class Engine:
             least = WHOLE if self.options.memory is None else 0
             raster = open_raster(item.path, channels=self.data.channels, least=least)
             if raster is not None:
-                region = RegionImage(raster, self.data, device=self.device)
-                pixels = raster.height * raster.width
-                if pixels > WHOLE or self.options.memory is not None or self.options.plan:
-                    return Loaded(region)
-                image, valid = region[0, :, :, :], region.valid(0, raster.height)
-                raster.close()
-                return Loaded(image, valid, raster.georeference)
+                with ExitStack() as opened:
+                    opened.callback(raster.close)
+                    region = RegionImage(raster, self.data, device=self.device)
+                    pixels = raster.height * raster.width
+                    if pixels > WHOLE or self.options.memory is not None or self.options.plan:
+                        # the caller closes it
+                        opened.pop_all()
+                        return Loaded(region)
+                    return Loaded(region[0, :, :, :], region.valid(0, raster.height), raster.georeference)
         return Loaded(read_raster(item.source, self.data))
 
     def note(self, item: Item, loaded: Loaded) -> None:
@@ -170,9 +176,9 @@ class Engine:
         maps: dict[str, Any] = {}
         for name in ("confidence", "entropy"):
             if (values := getattr(strip, name)) is not None:
-                maps[name] = (values[number].cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+                maps[name] = to_bytes(values[number])
         if strip.probabilities is not None:
-            maps["probabilities"] = strip.probabilities[number].cpu().half().numpy()
+            maps["probabilities"] = to_halves(strip.probabilities[number])
         if prior is not None:
             maps["prior"] = prior[number]
         return Result(labels, shown(loaded), **maps, georeference=loaded.georeference, has_gaps=gaps)
@@ -195,11 +201,17 @@ class Engine:
                 more |= {"areas_m2": areas} if areas else {}
         spent = round(time.perf_counter() - began, 3)
         files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
-        return Line(item.name, str(item), item.size, None, height, width, digest(files), found, spent, more)
+        return Line(
+            item.name, str(item), item.size, None, height, width, digest(files), found, spent, more, item.changed
+        )
 
     def show_plan(self, item: Item) -> None:
         """Say how an item would be segmented."""
-        loaded = None if item.is_video else self.load(item)
+        try:
+            loaded = None if item.is_video else self.load(item)
+        except ValueError as error:
+            self._log(f"{item}: {str(error).removeprefix(f'{item}: ')}")
+            return
         if loaded is not None and isinstance(loaded.image, RegionImage):
             self.plan(item, loaded.image)
             loaded.image.raster.close()
@@ -209,9 +221,18 @@ class Engine:
             )
             self._log(f"{item}: {kind}")
 
-    def plan(self, item: Item, image: RegionImage) -> TilePlan:
-        """Choose the windows of a raster, and say so, with an overlap that hides seams."""
-        plan = plan_tiles(self.model, image, self.data, self.test, self.options)
+    def plan(self, item: Item, image: RegionImage, earlier: dict[str, Any] | None = None) -> TilePlan:
+        """Choose the windows of a raster, and say so, with an overlap that hides seams.
+
+        `earlier`: the windows with which a run that was killed began; free memory may have changed since.
+        """
+        test, options = self.test, self.options
+        if earlier is not None:
+            fields: dict[str, Any] = {name: tuple(earlier[name]) for name in ("window", "stride")}
+            fields |= {name: earlier[name] for name in ("blend", "batch_size")}
+            test = dataclasses.replace(test, mode="sliding", **fields)
+            options = dataclasses.replace(options, memory=None)
+        plan = plan_tiles(self.model, image, self.data, test, options)
         self._log(f"{item}: {plan}")
         overlap = min(w - s for w, s in zip(plan.test.window, plan.test.stride, strict=True))
         hint = overlap_hint(self.model, image, plan, self.data) if plan.windows > 16 else None
@@ -224,21 +245,21 @@ class Engine:
         return plan
 
     def segment_raster(self, item: Item, image: RegionImage, advance: Callable[[int, int], None]) -> Line:
-        """Segment a raster strip by strip and write its files; a run that was killed goes on where it ended."""
+        """Segment a raster strip by strip and write its files; a run that was killed goes on where it ended.
+
+        Once its line is in the manifest, `rows.remove_state` removes what it would go on from.
+        """
         began = time.perf_counter()
-        plan = self.plan(item, image)
-        state = item.path.stat() if item.path else None
-        key = {
-            **self.settings,
-            "plan": dataclasses.asdict(plan.test),
-            "bytes": item.size,
-            "changed": state and state.st_mtime_ns,
-        }
-        folder = self.options.out / UNFINISHED / item.name
+        folder = unfinished(self.options.out, item.name)
+        key = {**self.settings, "source": str(item), "bytes": item.size, "changed": item.changed}
+        before = read_state(folder).get("key", {})
+        is_same = {**before, "plan": None} == {**json.loads(json.dumps(key)), "plan": None}
+        plan = self.plan(item, image, before["plan"] if is_same else None)
+        key["plan"] = dataclasses.asdict(plan.test)
         height = image.shape[-2]
         try:
             with torch.inference_mode():
-                result, store, meter = segment_tiles(
+                result, meter = segment_tiles(
                     self.model, image, plan, self.data, self.options, folder=folder, key=key, classes=self.classes,
                     advance=lambda rows: advance(rows, height),
                 )  # fmt: skip
@@ -252,6 +273,4 @@ class Engine:
             self._log(f"{item}: windows differ on {percent(meter.share)} % of the pixels that they share")
         elif "class_jumps" in more:
             self._log(f"{item}: no overlap; classes change {percent(meter.jump)} points oftener where windows meet")
-        line = self.save(item, result, began, more)
-        store.remove()
-        return line
+        return self.save(item, result, began, more)
