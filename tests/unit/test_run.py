@@ -11,10 +11,13 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -22,11 +25,16 @@ import semask
 from semask import recipes
 from semask.checkpoints import store
 from semask.cli import main as cli
+from semask.inference import tiles
 from semask.inference.engine import Engine, Loaded
 from semask.inference.manifest import Line, Manifest
-from semask.inference.sinks import unfinished
+from semask.inference.rows import RowStore
+from semask.inference.runner import Work
+from semask.inference.sinks import Result, unfinished
 from semask.inference.sources import Item, find_items, unique_names
+from semask.inference.tiles import TilePlan
 from semask.recipes.prediction import PredictOptions, Shard
+from semask.text import Progress
 from tests.facts import facts, missing
 from tests.unit.stored import make_tar, make_zip
 
@@ -275,9 +283,11 @@ def test_sources_of_every_kind(images: Path, tmp_path: Path) -> None:
     for wrong in (tmp_path / "none", f"{tmp_path}/*.gif"):
         with pytest.raises(ValueError, match=facts(repr(str(wrong)))):
             find_items([wrong])
-    listed.write_text("none.png\n")
-    with pytest.raises(ValueError, match=facts("list.txt", "none.png", 1)):
-        find_items([listed])
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("none.png", "pipe.png"):
+        listed.write_text(name + "\n")
+        with pytest.raises(ValueError, match=facts("list.txt", name, 1)):
+            find_items([listed])
 
 
 def test_archives_give_the_labels_of_their_files(checkpoint: Path, images: Path, whole: Path, tmp_path: Path) -> None:
@@ -483,3 +493,55 @@ def test_packs_replace_each_other(checkpoint: Path, tmp_path: Path) -> None:
             with tarfile.open(path) as archive:
                 keys += [name.partition(".")[0] for name in archive.getnames() if name.endswith(".json")]
         assert sorted(keys) == ["a%2Eb", "a_b", "c"]
+
+
+def test_a_batch_that_is_too_large_is_segmented_one_by_one(
+    checkpoint: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU; on a CPU images are alone."""
+    begin, segment, sizes = Work.__init__, Engine.segment, list[int]()
+
+    def with_batches(self: Work, engine: Engine, progress: Progress) -> None:
+        begin(self, engine, progress)
+        self._batch = 2
+
+    def segment_one(self: Engine, batch: Sequence[Loaded]) -> list[Result]:
+        sizes.append(len(batch))
+        if len(batch) > 1:
+            raise MemoryError
+        return segment(self, batch)
+
+    monkeypatch.setattr(Work, "__init__", with_batches)
+    monkeypatch.setattr(Engine, "segment", segment_one)
+    assert semask.predict(checkpoint, images, tmp_path, workers=1)[:3] == (12, 0, {})
+    assert (sizes.count(1), max(sizes)) == (12, 2)
+
+
+def test_a_raster_that_was_begun_keeps_its_windows(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = tmp_path / "map.tif", tmp_path / "out"
+    tifffile.imwrite(path, np.random.default_rng(0).integers(0, 256, (600, 300, 3), dtype=np.uint8), tile=(64, 64))
+    plans: list[TilePlan] = []
+    plan, append = Engine.plan, RowStore.append
+
+    def keep(self: Engine, *given: Any) -> TilePlan:
+        plans.append(plan(self, *given))
+        return plans[-1]
+
+    def append_one(self: RowStore, maps: dict[str, np.ndarray], **notes: Any) -> None:
+        append(self, maps, **notes)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Engine, "plan", keep)
+    with monkeypatch.context() as killed:
+        killed.setattr(RowStore, "append", append_one)
+        with pytest.raises(KeyboardInterrupt):
+            semask.predict(checkpoint, path, out, memory=8.0)
+    # a plan of its own would find no memory
+    monkeypatch.setattr(tiles, "_resident", lambda **_: 8 * tiles.GIB)
+    assert semask.predict(checkpoint, path, out, memory=8.0).done == 1
+    assert plans[1].test == plans[0].test
+    assert not (out / ".unfinished").exists()
+    with pytest.raises(ValueError, match=facts("memory", "--overwrite")):
+        semask.predict(checkpoint, path, out, memory=4.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import os
 import time
@@ -106,11 +105,6 @@ class Engine:
                 for name in ("base_scale", "base_ratio", "antialias", "value_range")
             },
         }
-
-    def watch(self, report: Callable[[int], None]) -> None:
-        """Report the passes of the model so far after each of them: a large image takes hundreds."""
-        passes = itertools.count(1)
-        self.model.encoder.register_forward_hook(lambda *_: report(next(passes)))
 
     def load(self, item: Item) -> Loaded:
         """Read an image, or open it where it is read by region.

@@ -115,13 +115,13 @@ class Sinks:
         """Write all files of one image, and return the path of its label map."""
         if self.options.overlay or self.options.side_by_side:
             mixed = self.mix(result, legend=self.options.legend)
-            for folder, image in self.pictures(result.image, mixed).items():
+            for folder, image in self.views(result.image, mixed).items():
                 suffix = "jpg" if max(image.shape) <= JPEG_SIDE else "png"
                 write_image(self.out / folder / f"{name}.{suffix}", image)
         return self.write_maps(name, result)
 
     def write_maps(self, name: str, result: Result) -> Path:
-        """Write all but pictures; the label map comes last, so that nothing is missing where it is."""
+        """Write all but overlays; the label map comes last, so that nothing is missing where it is."""
         options, out = self.options, self.out
         if result.prior is not None:
             self._write_map(PRIORS, name, result.prior, result, palette=True)
@@ -167,10 +167,8 @@ class Sinks:
         look: dict[str, Any] = {"alpha": self.options.alpha, "outline": self.options.outline, "legend": legend}
         return overlay(result.image, labels, self.classes, shown=self.shown, **look)
 
-    def pictures(
-        self, image: UInt8[Tensor, "3 h w"], mixed: UInt8[Tensor, "3 h w"]
-    ) -> dict[str, UInt8[Tensor, "3 h w"]]:
-        """What is shown of an image and its overlay, by folder."""
+    def views(self, image: UInt8[Tensor, "3 h w"], mixed: UInt8[Tensor, "3 h w"]) -> dict[str, UInt8[Tensor, "3 h w"]]:
+        """Overlay, and image beside overlay, by their folders."""
         shown = {OVERLAYS: mixed} if self.options.overlay else {}
         if self.options.side_by_side:
             shown["side_by_side"] = torch.cat([image, mixed], dim=2 if mixed.shape[1] >= mixed.shape[2] else 1)

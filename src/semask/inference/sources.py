@@ -187,10 +187,11 @@ def _listed(path: Path) -> list[tuple[str, Source | str]]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{str(path)!r} is no text in UTF-8 ({error}); save it as a list of paths") from error
     paths = [path.parent / line for line in lines if line and not line.startswith("#")]
-    missing = [str(each) for each in paths if not os.path.lexists(each)]
+    # a broken link fails later; reading a pipe would never end
+    missing = [str(p) for p in paths if not (p.is_file() or p.is_dir() or (p.is_symlink() and not p.exists()))]
     if missing or not paths:
         raise ValueError(
-            f"{str(path)!r} lists {len(missing)} of {len(paths)} files that do not exist, first "
+            f"{str(path)!r} lists {len(missing)} of {len(paths)} files that do not exist or are none, first "
             f"{missing[0] if missing else None!r}; give a path per line, relative to the list"
         )
     root = os.path.commonpath([os.path.abspath(each.parent) for each in paths])

@@ -163,14 +163,14 @@ class Recorder:
             # classes so far: a legend of each frame's own would jump
             seen = [index for index in self._engine.sinks.shown if self._counts[index]]
             write_legend(mixed, seen, self._engine.classes)
-        for kind, picture in self._engine.sinks.pictures(result.image, mixed).items():
+        for kind, view in self._engine.sinks.views(result.image, mixed).items():
             if kind not in self._writers:
                 path = self._engine.options.out / kind / f"{self._item.name}.mp4"
-                size = picture.shape[-2], picture.shape[-1]
+                size = view.shape[-2], view.shape[-1]
                 part = self._folder / f"{kind}.mp4"
                 say = lambda text: self._engine.say(f"sound {self._item.name}", f"{self._item}: {text}")  # noqa: E731
                 self._writers[kind] = VideoWriter(path, part, self._video, size, say)
-            self._writers[kind].write(picture, frame.pts, frame.duration)
+            self._writers[kind].write(view, frame.pts, frame.duration)
         for packet in self._early:
             self.copy(packet)
         self._early.clear()
