@@ -6,8 +6,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -66,6 +66,14 @@ def replace_folder(part: Path, path: Path) -> None:
     shutil.rmtree(earlier, ignore_errors=True)
 
 
+def remove_stale(parts: Iterable[Path]) -> None:
+    """Remove those of the temporary files and folders that killed processes left; others may be renamed meanwhile."""
+    for part in parts:
+        with suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime > STALE:
+                shutil.rmtree(part) if part.is_dir() else part.unlink()
+
+
 def check_writable(folder: Path, *, flag: str = "--out") -> None:
     """Check before a computation that a folder can take its results; the folder is not made yet.
 
@@ -78,9 +86,7 @@ def check_writable(folder: Path, *, flag: str = "--out") -> None:
 
     nearest = folder
     try:
-        for part in (*folder.glob(TEMPORARY), *folder.glob(f"*/{TEMPORARY}")):
-            if time.time() - part.stat().st_mtime > STALE:
-                shutil.rmtree(part) if part.is_dir() else part.unlink(missing_ok=True)
+        remove_stale((*folder.glob(TEMPORARY), *folder.glob(f"*/{TEMPORARY}")))
         nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
         # A trial file, not the permissions: root has all of them, even on a disk that is read-only.
         tempfile.TemporaryFile(dir=nearest).close()

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -19,9 +25,16 @@ import semask
 from semask import recipes
 from semask.checkpoints import store
 from semask.cli import main as cli
-from semask.inference.manifest import Manifest
-from semask.inference.sources import find_items
+from semask.inference import tiles
+from semask.inference.engine import Engine, Loaded
+from semask.inference.manifest import Line, Manifest
+from semask.inference.rows import RowStore
+from semask.inference.runner import Work
+from semask.inference.sinks import Result, unfinished
+from semask.inference.sources import Item, find_items, unique_names
+from semask.inference.tiles import TilePlan
 from semask.recipes.prediction import PredictOptions, Shard
+from semask.text import Progress
 from tests.facts import facts, missing
 from tests.unit.stored import make_tar, make_zip
 
@@ -138,9 +151,8 @@ def test_failures_are_remembered_and_tried_again_on_request(
     assert cli.main(place) == 1
     assert cli.main([*place, "--keep-going"]) == 0
     assert cli.main([*place, "--retry-failed"]) == 1
+    # the same size, written later: another file
     (source / "02.png").write_bytes(whole)
-    assert cli.main(place) == 1, "a file of the same size counts as the same"
-    assert cli.main([*place, "--retry-failed"]) == 0
     assert cli.main(place) == 0
     assert (tmp_path / "out/predictions/02.png").is_file()
 
@@ -271,9 +283,11 @@ def test_sources_of_every_kind(images: Path, tmp_path: Path) -> None:
     for wrong in (tmp_path / "none", f"{tmp_path}/*.gif"):
         with pytest.raises(ValueError, match=facts(repr(str(wrong)))):
             find_items([wrong])
-    listed.write_text("none.png\n")
-    with pytest.raises(ValueError, match=facts("list.txt", "none.png", 1)):
-        find_items([listed])
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("none.png", "pipe.png"):
+        listed.write_text(name + "\n")
+        with pytest.raises(ValueError, match=facts("list.txt", name, 1)):
+            find_items([listed])
 
 
 def test_archives_give_the_labels_of_their_files(checkpoint: Path, images: Path, whole: Path, tmp_path: Path) -> None:
@@ -318,3 +332,216 @@ def test_options_are_checked(checkpoint: Path, images: Path, tmp_path: Path) -> 
         with pytest.raises(ValueError, match=facts(f"--{flag.replace('_', '-')}", value)):
             semask.predict(checkpoint, images, options=PredictOptions(out=tmp_path, **{flag: value}))
     assert not [*tmp_path.iterdir()]
+
+
+def noise(path: Path, seed: int = 0, size: tuple[int, int] = (40, 50)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def test_a_pattern_does_not_find_results(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    noise(tmp_path / "a/1.png")
+    for expected in ((1, 0), (0, 1)):
+        assert semask.predict(checkpoint, "**/*.png", tmp_path / "out")[:2] == expected
+
+
+def test_names_stay_below_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a/x.png", "b/y.png"):
+        noise(tmp_path / name)
+    found = [item.name for item in find_items([f"{tmp_path}/*/../b/*.png"])[0]]
+    assert sorted(found) == ["y.png", "y.png-2"]
+    (tmp_path / "s.zarr").mkdir()
+    (tmp_path / "s.zarr/zarr.json").write_text("{}")
+    assert [item.name for item in find_items([f"{tmp_path}/*.zarr"])[0]] == ["s"]
+    monkeypatch.chdir(tmp_path / "s.zarr")
+    assert [item.name for item in find_items(["."])[0]] == ["s"]
+    assert [item.name for item in find_items(["rtsp://user:word@/"])[0]] == ["stream"]
+    # a number may be in another name already
+    assert unique_names(["x.png", "x.png", "x.png-2"]) == ["x.png", "x.png-3", "x.png-2"]
+    # names of rasters may be folders of others
+    places = [unfinished(tmp_path, name) for name in ("a", "a/b")]
+    assert not places[1].is_relative_to(places[0])
+
+
+def test_names_of_any_bytes_and_lengths(checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    for name in (b"\xff.png", b"n" * 251 + b".png", b"whole.png"):
+        source.mkdir(exist_ok=True)
+        shutil.copy(images / "a/02.png", os.fsencode(source) + b"/" + name)
+    summary = semask.predict(checkpoint, source, out, rle=True, pack=2)
+    assert (summary.done, len(summary.failed)) == (2, 1)
+    assert len((out / "summary.csv").read_text(encoding="utf-8").splitlines()) == 3
+    assert receipt(out)["done"] == 2
+    assert semask.predict(checkpoint, source, out, rle=True)[:2] == (0, 2)
+
+
+def test_a_shard_may_have_no_image(checkpoint: Path, tmp_path: Path) -> None:
+    noise(tmp_path / "a.png")
+    place = ["predict", str(checkpoint), str(tmp_path / "a.png"), "--out", str(tmp_path / "out")]
+    assert cli.main([*place, "--shard", "2/2"]) == 0
+    assert lines(tmp_path / "out") == []
+
+
+def test_the_newest_line_of_an_item_counts(checkpoint: Path, tmp_path: Path) -> None:
+    """manifest.jsonl comes after manifest.1-of-2.jsonl in the order of names."""
+    whole = noise(tmp_path / "in/a.png").read_bytes()
+    noise(tmp_path / "in/b.png", 1)
+    state = (tmp_path / "in/a.png").stat()
+    (tmp_path / "in/a.png").write_bytes(whole[:100] + b"\0" * (len(whole) - 100))
+    os.utime(tmp_path / "in/a.png", ns=(state.st_mtime_ns, state.st_mtime_ns))
+    out = tmp_path / "out"
+    assert semask.predict(checkpoint, tmp_path / "in", out)[0] == 1
+    (tmp_path / "in/a.png").write_bytes(whole)
+    os.utime(tmp_path / "in/a.png", ns=(state.st_mtime_ns, state.st_mtime_ns))
+    summary = semask.predict(checkpoint, tmp_path / "in", out, shard="1/2", retry_failed=True)
+    assert (summary.done, summary.failed) == (1, {})
+    assert [row.partition(",")[0] for row in (out / "summary.csv").read_text().splitlines()] == ["item", "a", "b"]
+    assert semask.predict(checkpoint, tmp_path / "in", out)[:3] == (0, 2, {})
+
+
+def test_a_file_of_the_same_size_that_was_replaced_is_segmented_again(checkpoint: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        noise(tmp_path / "in/a.bmp", seed)
+        assert semask.predict(checkpoint, tmp_path / "in", tmp_path / "out").done == 1
+    semask.predict(checkpoint, tmp_path / "in", tmp_path / "fresh")
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+
+def test_overwrite_leaves_nothing_of_earlier_options(checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    out, fresh = tmp_path / "out", tmp_path / "fresh"
+    semask.predict(checkpoint, images, out, confidence=True, labels="tif", side_by_side=True)
+    (out / "predictions/notes.md").write_text("of the user")
+    with pytest.raises(ValueError, match=facts("--overwrite")) as refused:
+        semask.predict(checkpoint, images, out, shard="1/2")
+    done = [semask.predict(checkpoint, images, out, shard=f"{n}/2", overwrite=True).done for n in (1, 2)]
+    # the second shard keeps what the first has done, and so does a second call
+    assert done == [6, 6]
+    assert semask.predict(checkpoint, images, out, shard="1/2", overwrite=True)[:2] == (0, 6)
+    assert refused.value
+    semask.predict(checkpoint, images, fresh)
+    (fresh / "predictions/notes.md").write_text("of the user")
+    assert contents(out) == contents(fresh)
+    # a shard that is at work is not disturbed
+    at_work = Manifest(tmp_path / "busy", {"x": 1}, Shard(1, 2))
+    with pytest.raises(ValueError, match=facts("--shard")):
+        Manifest(tmp_path / "busy", {"x": 2}, Shard(2, 2), overwrite=True)
+    at_work.close()
+
+
+def test_shards_at_once_have_one_receipt_of_all(tmp_path: Path) -> None:
+    one, two = (Manifest(tmp_path, {}, Shard(number, 2)) for number in (1, 2))
+    one.add(Line("a", "a.png", 1, height=2, width=2, shares={"sky": 1.0}))
+    two.add(Line("b", "b.png", 1, height=2, width=2, shares={"sky": 0.5}))
+    one.write_summary(["sky"])
+    assert set(one.lines) == {"a", "b"}
+    assert (tmp_path / "summary.csv").read_text() == "item,height,width,sky\na,2,2,100.0000\nb,2,2,50.0000\n"
+    # what a million lines would hold stays on disk
+    assert [line.shares for line in one.lines.values()] == [{}, {}]
+    assert [line.shares for line in one.read(["b", "a"])] == [{"sky": 0.5}, {"sky": 1.0}]
+    one.close()
+    two.close()
+
+
+def test_an_archive_that_vanishes_fails_no_image(checkpoint: Path, images: Path, tmp_path: Path) -> None:
+    members = {path.relative_to(images).as_posix(): path.read_bytes() for path in images.rglob("*.*")}
+    (tmp_path / "in").mkdir()
+    archive = make_tar(tmp_path / "in/set.tar", members)
+    items = find_items([archive])[0]
+    assert {item.place for item in items} == {archive}
+    model = semask.load(checkpoint)
+    hook = model.encoder.register_forward_hook(lambda *_: shutil.rmtree(tmp_path / "in", ignore_errors=True))
+    with pytest.raises(OSError, match=facts(str(tmp_path / "in"))):
+        semask.predict(model, archive, tmp_path / "out", workers=1)
+    hook.remove()
+    assert not [line for line in lines(tmp_path / "out") if "error" in line]
+
+
+def test_a_broken_sector_fails_one_image(
+    checkpoint: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Engine.load
+
+    def read(self: Engine, item: Item) -> Loaded:
+        if item.name == "02":
+            raise OSError(errno.EIO, "Input/output error")
+        return load(self, item)
+
+    monkeypatch.setattr(Engine, "load", read)
+    summary = semask.predict(checkpoint, images / "a", tmp_path)
+    assert (summary.done, [*summary.failed]) == (5, [str(images / "a/02.png")])
+
+
+@pytest.mark.parametrize("measure", ["confidence", "entropy", "probabilities"])
+def test_probabilities_that_are_nan_are_no_labels(checkpoint: Path, images: Path, tmp_path: Path, measure: str) -> None:
+    model = semask.load(checkpoint)
+    torch.nn.init.constant_(model.decoder.classify.weight, float("nan"))
+    with pytest.raises(FloatingPointError):
+        semask.predict(model, images / "a", tmp_path, **{measure: True})
+
+
+def test_packs_replace_each_other(checkpoint: Path, tmp_path: Path) -> None:
+    for name in ("a.b.png", "a_b.png", "c.png"):
+        noise(tmp_path / "in" / name)
+    for count, files in ((1, 3), (2, 2)):
+        semask.predict(checkpoint, tmp_path / "in", tmp_path / "out", pack=count)
+        packed = sorted((tmp_path / "out/shards").iterdir())
+        assert len(packed) == files
+        keys: list[str] = []
+        for path in packed:
+            with tarfile.open(path) as archive:
+                keys += [name.partition(".")[0] for name in archive.getnames() if name.endswith(".json")]
+        assert sorted(keys) == ["a%2Eb", "a_b", "c"]
+
+
+def test_a_batch_that_is_too_large_is_segmented_one_by_one(
+    checkpoint: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU; on a CPU images are alone."""
+    begin, segment, sizes = Work.__init__, Engine.segment, list[int]()
+
+    def with_batches(self: Work, engine: Engine, progress: Progress) -> None:
+        begin(self, engine, progress)
+        self._batch = 2
+
+    def segment_one(self: Engine, batch: Sequence[Loaded]) -> list[Result]:
+        sizes.append(len(batch))
+        if len(batch) > 1:
+            raise MemoryError
+        return segment(self, batch)
+
+    monkeypatch.setattr(Work, "__init__", with_batches)
+    monkeypatch.setattr(Engine, "segment", segment_one)
+    assert semask.predict(checkpoint, images, tmp_path, workers=1)[:3] == (12, 0, {})
+    assert (sizes.count(1), max(sizes)) == (12, 2)
+
+
+def test_a_raster_that_was_begun_keeps_its_windows(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = tmp_path / "map.tif", tmp_path / "out"
+    tifffile.imwrite(path, np.random.default_rng(0).integers(0, 256, (600, 300, 3), dtype=np.uint8), tile=(64, 64))
+    plans: list[TilePlan] = []
+    plan, append = Engine.plan, RowStore.append
+
+    def keep(self: Engine, *given: Any) -> TilePlan:
+        plans.append(plan(self, *given))
+        return plans[-1]
+
+    def append_one(self: RowStore, maps: dict[str, np.ndarray], **notes: Any) -> None:
+        append(self, maps, **notes)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Engine, "plan", keep)
+    with monkeypatch.context() as killed:
+        killed.setattr(RowStore, "append", append_one)
+        with pytest.raises(KeyboardInterrupt):
+            semask.predict(checkpoint, path, out, memory=8.0)
+    # a plan of its own would find no memory
+    monkeypatch.setattr(tiles, "_resident", lambda **_: 8 * tiles.GIB)
+    assert semask.predict(checkpoint, path, out, memory=8.0).done == 1
+    assert plans[1].test == plans[0].test
+    assert not (out / ".unfinished").exists()
+    with pytest.raises(ValueError, match=facts("memory", "--overwrite")):
+        semask.predict(checkpoint, path, out, memory=4.0)

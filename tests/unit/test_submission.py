@@ -72,8 +72,9 @@ def test_what_a_server_would_refuse_is_refused_here(tmp_path: Path) -> None:
             submission.write("a", labels, size=(4, 5))
     labels[1, 1] = 20
     submission.write("x/a", labels, size=(4, 5))
+    submission.check_names(["x/a", "x/b"])
     with pytest.raises(ValueError, match=facts("'a'")):
-        submission.write("y/a", labels, size=(4, 5))
+        submission.check_names(["x/a", "x/b", "y/a"])
     assert missing(submission.summary(), 1, "voc", 1456) == []
 
 

@@ -228,3 +228,26 @@ def test_zarr_stores_are_images(model: SegmentationModel, values: np.ndarray, tm
         np.testing.assert_array_equal(tifffile.imread(tmp_path / f"out/predictions/{name}.tif"), wanted)
     # a store alone, in memory
     assert semask.predict(model, folder / "ome.zarr", tmp_path / "one").done == 1
+
+
+def test_a_group_in_place_of_an_array_fails_one_store(
+    model: SegmentationModel, values: np.ndarray, tmp_path: Path
+) -> None:
+    store = tmp_path / "in/a.zarr"
+    zarr.create_group(store, attributes={"multiscales": [{"datasets": [{"path": "inner"}]}]}).create_group("inner")
+    write(tmp_path / "in/b.tif", values)
+    summary = semask.predict(model, tmp_path / "in", tmp_path / "out", overlay=False)
+    assert (summary.done, [*summary.failed]) == (1, [str(store)])
+
+
+def test_temporary_files_of_killed_runs_are_removed_at_any_depth(
+    model: SegmentationModel, values: np.ndarray, tmp_path: Path
+) -> None:
+    part = tmp_path / f"out/predictions/a/b/.1234-{'0' * 12}.tmp"
+    recent = part.with_name(f".1234-{'1' * 12}.tmp")
+    part.parent.mkdir(parents=True)
+    for path in (part, recent):
+        path.touch()
+    os.utime(part, (time.time() - STALE - 60,) * 2)
+    semask.predict(model, write(tmp_path / "map.tif", values), tmp_path / "out", overlay=False)
+    assert [*part.parent.iterdir()] == [recent]

@@ -50,7 +50,7 @@ def predict(
         model: A checkpoint's folder, or a model.
         images: Files, folders, patterns, text files with a path per line, zip or tar files, videos, image sequences,
             cameras, addresses of streams.
-        out: Folder for the results.
+        out: Folder for the results; None is that of `options`.
         options: What is written, and how; fields of `PredictOptions` may also be given by name.
         test: Windows, scales and flips; None: the recipe's.
         classes: Names and colours for the results, or the JSON file or name of a table; None: the model's own.
@@ -79,12 +79,7 @@ def predict(
     if unknown := sorted(changes.keys() - known):
         raise ValueError(f"no options of a prediction: {', '.join(unknown)}; there are {', '.join(sorted(known))}")
     own = {name: value for name, value in changes.items() if name in names[PredictOptions]}
-    if options is None and out is None:
-        raise ValueError("predict needs a folder for the results: out=…")
-    options = replace(options or PredictOptions(out=Path(str(out))), **own)
-    check_flags(options)
-    if options.end is not None and options.end <= options.start:
-        raise ValueError(f"--end {options.end:g} must be later than --start {options.start:g} [s]")
+    options = _options(options, out, own)
     shard = Shard.parse(options.shard)
     if not images:
         raise ValueError("predict needs images: files, folders, patterns, archives, videos (IMAGES)")
@@ -126,9 +121,27 @@ def predict(
             engine.show_plan(item)
         return Summary(0, 0, {}, (), options.out)
     summary = run(engine, items, work=_work(engine))
-    if not summary.done + summary.earlier:
+    # a shard may have no image
+    if not summary.done + summary.earlier and (summary.skipped or (summary.failed and not options.keep_going)):
         raise ValueError(f"none of the {len(items)} files in {_shown(given)} is an image that can be segmented")
     return summary
+
+
+def _options(options: PredictOptions | None, out: str | Path | None, changes: dict[str, Any]) -> PredictOptions:
+    """Options with a folder for the results and changes by name.
+
+    Raises:
+        ValueError: The folder is missing, or a value is out of range.
+    """
+    if out is not None:
+        changes = {"out": Path(out), **changes}
+    elif options is None:
+        raise ValueError("predict needs a folder for the results: out=…")
+    options = replace(options, **changes) if options else PredictOptions(**changes)
+    check_flags(options)
+    if options.end is not None and options.end <= options.start:
+        raise ValueError(f"--end {options.end:g} must be later than --start {options.start:g} [s]")
+    return options
 
 
 def _model(given: SegmentationModel | str | Path, options: PredictOptions) -> tuple[SegmentationModel, str]:
@@ -136,10 +149,13 @@ def _model(given: SegmentationModel | str | Path, options: PredictOptions) -> tu
     if isinstance(given, SegmentationModel):
         import hashlib
 
+        import torch
+
         total = hashlib.sha256()
         for name, tensor in given.state_dict().items():
             total.update(name.encode())
-            total.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
+            # bfloat16 has no type in NumPy
+            total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         return given.eval(), total.hexdigest()
     bundle = store.load(given, device=pick_device(options.device))
     return bundle.model, digest([Path(given) / WEIGHTS])

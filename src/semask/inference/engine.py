@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from semask.inference.manifest import Line, digest
 from semask.inference.predictor import Pipeline
 from semask.inference.regions import RegionImage
 from semask.inference.rows import RowStore
-from semask.inference.sinks import SUBMISSION, UNFINISHED, Result, Sinks, shares
+from semask.inference.sinks import SUBMISSION, Result, Sinks, shares, to_bytes, to_halves, unfinished
 from semask.inference.sources import Item
 from semask.inference.tiles import WHOLE, TilePlan, overlap_hint, plan_tiles, segment_tiles
 from semask.ops.resize import to_float
@@ -96,6 +96,7 @@ class Engine:
         return {
             "weights": self.weights,
             "classes": list(self.classes.names),
+            "colours": [*self.classes.colours],
             **{name: value for name, value in options.items() if name not in NEUTRAL},
             **{f"test.{name}": value for name, value in test.items() if name not in ("batch_size", "memory_budget")},
             **{
@@ -103,11 +104,6 @@ class Engine:
                 for name in ("base_scale", "base_ratio", "antialias", "value_range")
             },
         }
-
-    def watch(self, report: Callable[[int], None]) -> None:
-        """Report the passes of the model so far after each of them: a large image takes hundreds."""
-        passes = itertools.count(1)
-        self.model.encoder.register_forward_hook(lambda *_: report(next(passes)))
 
     def load(self, item: Item) -> Loaded:
         """Read an image, or open it where it is read by region.
@@ -121,13 +117,15 @@ class Engine:
             least = WHOLE if self.options.memory is None else 0
             raster = open_raster(item.path, channels=self.data.channels, least=least)
             if raster is not None:
-                region = RegionImage(raster, self.data, device=self.device)
-                pixels = raster.height * raster.width
-                if pixels > WHOLE or self.options.memory is not None or self.options.plan:
-                    return Loaded(region)
-                image, valid = region[0, :, :, :], region.valid(0, raster.height)
-                raster.close()
-                return Loaded(image, valid, raster.georeference)
+                with ExitStack() as opened:
+                    opened.callback(raster.close)
+                    region = RegionImage(raster, self.data, device=self.device)
+                    pixels = raster.height * raster.width
+                    if pixels > WHOLE or self.options.memory is not None or self.options.plan:
+                        # the caller closes it
+                        opened.pop_all()
+                        return Loaded(region)
+                    return Loaded(region[0, :, :, :], region.valid(0, raster.height), raster.georeference)
         return Loaded(read_raster(item.source, self.data))
 
     def note(self, item: Item, loaded: Loaded) -> None:
@@ -171,9 +169,9 @@ class Engine:
         maps: dict[str, Any] = {}
         for name in ("confidence", "entropy"):
             if (values := getattr(strip, name)) is not None:
-                maps[name] = (values[number].cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+                maps[name] = to_bytes(values[number])
         if strip.probabilities is not None:
-            maps["probabilities"] = strip.probabilities[number].cpu().half().numpy()
+            maps["probabilities"] = to_halves(strip.probabilities[number])
         if prior is not None:
             maps["prior"] = prior[number]
         return Result(labels, shown(loaded), **maps, georeference=loaded.georeference, has_gaps=gaps)
@@ -196,11 +194,17 @@ class Engine:
                 more |= {"areas_m2": areas} if areas else {}
         spent = round(time.perf_counter() - began, 3)
         files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
-        return Line(item.name, str(item), item.size, None, height, width, digest(files), found, spent, more)
+        return Line(
+            item.name, str(item), item.size, None, height, width, digest(files), found, spent, more, item.changed
+        )
 
     def show_plan(self, item: Item) -> None:
         """Say how an item would be segmented."""
-        loaded = None if item.is_video else self.load(item)
+        try:
+            loaded = None if item.is_video else self.load(item)
+        except ValueError as error:
+            self._log(f"{item}: {str(error).removeprefix(f'{item}: ')}")
+            return
         if loaded is not None and isinstance(loaded.image, RegionImage):
             self.plan(item, loaded.image)
             loaded.image.raster.close()
@@ -225,16 +229,19 @@ class Engine:
         return plan
 
     def segment_raster(self, item: Item, image: RegionImage, advance: Callable[[int, int], None]) -> Line:
-        """Segment a raster strip by strip and write its files; a run that was killed goes on where it ended."""
+        """Segment a raster strip by strip and write its files; a run that was killed goes on where it ended.
+
+        Once its line is in the manifest, `rows.remove_state` removes what it would go on from.
+        """
         began = time.perf_counter()
         height, width = image.shape[-2:]
-        state = item.path.stat() if item.path else None
-        key = {**self.settings, "bytes": item.size, "changed": state and state.st_mtime_ns}
-        store = RowStore(self.options.out / UNFINISHED / item.name, (height, width), key)
+        key = {**self.settings, "source": str(item), "bytes": item.size, "changed": item.changed}
+        store = RowStore(unfinished(self.options.out, item.name), (height, width), key)
         try:
             # windows depend on the memory that was free: those of an unfinished run stay
             earlier = store.notes.get("plan")
             plan = self.plan(item, image) if earlier is None else TilePlan.from_json(earlier)
+            store.note(**{"plan": plan.to_json(), **store.notes})
             with torch.inference_mode():
                 result, meter = segment_tiles(
                     self.model, image, plan, self.data, self.options, store=store, classes=self.classes,
@@ -250,6 +257,4 @@ class Engine:
             self._log(f"{item}: windows differ on {percent(meter.share)} % of the pixels that they share")
         elif "class_jumps" in more:
             self._log(f"{item}: no overlap; classes change {percent(meter.jump)} points oftener where windows meet")
-        line = self.save(item, result, began, more)
-        store.remove()
-        return line
+        return self.save(item, result, began, more)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,22 @@ import numpy as np
 from semask.files import write_json
 
 STATE = "state.json"
+
+
+def remove_state(folder: Path) -> None:
+    """Remove what a killed run would go on from, and the folder of all such if it is empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        folder.parent.rmdir()
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The state in a folder; empty if there is none."""
+    try:
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
 
 
 class RowFile:
@@ -43,19 +60,12 @@ class RowStore:
         self.done = 0
         self.notes: dict[str, Any] = {}
         self._files: dict[str, Any] = {}
-        state = self._state()
-        if state is not None:
+        state = read_state(folder)
+        if state.get("key") == self.key:
             self.done, self.notes = int(state["done"]), state["notes"]
         else:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
-
-    def _state(self) -> dict[str, Any] | None:
-        try:
-            state: dict[str, Any] = json.loads((self.folder / STATE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return state if state.get("key") == self.key else None
 
     def append(self, maps: dict[str, np.ndarray], **notes: Any) -> None:
         """Add a strip, r W of every map, and what else the next run has to know; on disk when this returns."""
@@ -72,6 +82,10 @@ class RowStore:
             file.flush()
             os.fsync(file.fileno())
         self.done += len(next(iter(maps.values())))
+        self.note(**notes)
+
+    def note(self, **notes: Any) -> None:
+        """Keep on disk what the next run has to know."""
         self.notes = notes
         write_json(self.folder / STATE, {"key": self.key, "done": self.done, "notes": notes})
 
@@ -83,8 +97,3 @@ class RowStore:
         """Close the files."""
         while self._files:
             self._files.popitem()[1].close()
-
-    def remove(self) -> None:
-        """Remove the folder, once its maps are encoded."""
-        self.close()
-        shutil.rmtree(self.folder)

@@ -16,16 +16,21 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from semask.data.readers.image import is_image
-from semask.files import write_json
+from semask.files import TEMPORARY, remove_stale, write_json
 from semask.inference.engine import Engine, Loaded
 from semask.inference.manifest import Line, Manifest
 from semask.inference.regions import RegionImage
+from semask.inference.rows import remove_state
 from semask.inference.shards import write_shards
-from semask.inference.sinks import PREDICTIONS, UNFINISHED, Result
+from semask.inference.sinks import FOLDERS, PREDICTIONS, UNFINISHED, Result, item_files, unfinished
 from semask.inference.sources import Item
 from semask.recipes.prediction import PredictOptions, Shard
 from semask.text import Progress
 
+OF_ONE_NAME = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
+"""Errors of the system that concern the name of one item: it is too long, or that of a folder."""
+OF_ALL = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors in reading that every later item would meet too."""
 AHEAD = 4
 """Items read ahead of the model per thread; as many results may wait to be written."""
 
@@ -131,44 +136,57 @@ class Work:
     ) -> Iterator[Line]:
         """Run the model on a batch, and hand its results to the writers; yield lines that are finished already."""
         item, _, first = batch[0]
+        if isinstance(first, Exception):
+            yield self._failure(item, first, in_reading=True)
+            return
         try:
-            if isinstance(first, Exception):
-                raise first
             if item.is_video:
                 try:
-                    from semask.inference.video import forget, segment_video
+                    from semask.inference.video import segment_video
                 except ModuleNotFoundError as error:
                     raise ValueError("videos need the package `av`: pip install 'semask[video]'") from error
 
                 yield segment_video(self.engine, item, self._frames)
-                # its line is in the manifest by now
-                forget(self.engine.options.out, item)
             elif isinstance(first.image, RegionImage):
                 yield self.engine.segment_raster(item, first.image, self._rows)
             else:
                 results = self.engine.segment([loaded for _, _, loaded in batch])
                 for (each, began, _), result in zip(batch, results, strict=True):
                     writing.append(writers.submit(self._save, each, result, began))
+                return
         except (ValueError, MemoryError, RuntimeError, OSError) as error:
-            for each, _, _ in batch:
-                yield self._failure(each, error)
+            if len(batch) == 1:
+                yield self._failure(item, error)
+                return
+        else:
+            # the line is in the manifest by now
+            remove_state(unfinished(self.engine.options.out, item.name))
+            return
+        # one image must not fail the others, nor their number be too much for the memory
+        for entry in batch:
+            yield from self._segment([entry], writers, writing)
 
     def _save(self, item: Item, result: Result, began: float) -> Line:
         try:
             return self.engine.save(item, result, began)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             return self._failure(item, error)
 
-    def _failure(self, item: Item, error: Exception) -> Line:
+    def _failure(self, item: Item, error: Exception, *, in_reading: bool = False) -> Line:
         """The line of an item that failed; errors that concern every item are raised."""
         message = str(error)
         # what every later item would meet too
-        if item.path is not None and not item.path.parent.is_dir():
+        if item.place is not None and not item.place.parent.is_dir():
             raise OSError(
-                errno.ENOENT, "the folder of images has vanished; go on once it is back", str(item.path.parent)
+                errno.ENOENT, "the folder of images has vanished; go on once it is back", str(item.place.parent)
             )
-        out = self.engine.options.out
-        if isinstance(error, OSError) and (error.filename is None or Path(str(error.filename)).is_relative_to(out)):
+        if not in_reading and isinstance(error, OSError) and error.errno not in OF_ONE_NAME:
+            out = self.engine.options.out
+            if error.filename is None or Path(str(error.filename)).is_relative_to(out):
+                raise error
+        if isinstance(error, OSError):
+            message = error.strerror or message
+        if in_reading and isinstance(error, OSError) and error.errno in OF_ALL:
             raise error
         if isinstance(error, MemoryError | RuntimeError):
             # torch has a class of its own for a GPU's memory alone
@@ -178,7 +196,8 @@ class Work:
         message = message.removeprefix(f"{item}: ")
         self.progress.console.print(f"skipped: {item}: {message}", style="yellow")
         is_one = item.path is None or not os.access(item.path, os.R_OK) or is_image(item.path)
-        return Line(item.name, str(item), item.size, message, more={} if is_one else {"is_image": False})
+        more = {} if is_one else {"is_image": False}
+        return Line(item.name, str(item), item.size, message, more=more, changed=item.changed)
 
     def _rows(self, rows: int, height: int) -> None:
         self.progress.advance(0, f"{rows} of {height} rows")
@@ -193,23 +212,27 @@ def run(engine: Engine, items: Sequence[Item], *, work: Work | None = None) -> S
     `work` does it; None does it here.
 
     Raises:
-        ValueError: OUT holds results of other settings, another process works there, or no item is an image.
+        ValueError: OUT holds results of other settings, another process works there, or two images would have one file
+            of a submission.
         OSError: Results cannot be written, or the images have vanished; what is done is kept.
     """
     options, settings = engine.options, engine.settings
     shard = Shard.parse(options.shard)
     began = time.perf_counter()
+    if engine.submission:
+        engine.submission.check_names(item.name for item in items)
     manifest = Manifest(options.out, settings, shard, overwrite=options.overwrite)
     with closing(manifest):
+        # in sub-folders at any depth
+        remove_stale(part for name in FOLDERS for part in (options.out / name).rglob(TEMPORARY))
         mine = items[shard.number - 1 :: shard.total]
         todo = [item for item in mine if not _is_done(manifest, item, options)]
-        done, lines = 0, dict(manifest.lines)
+        done = 0
         with Progress("segmenting", len(todo)) as progress:
             work = work or Work(engine, progress)
             try:
                 for line in work.lines(todo):
                     manifest.add(line)
-                    lines[line.item] = line
                     done += line.error is None
                     progress.advance(1, _speed(done, began, work.waited))
             except (OSError, KeyboardInterrupt):
@@ -220,33 +243,28 @@ def run(engine: Engine, items: Sequence[Item], *, work: Work | None = None) -> S
             (options.out / UNFINISHED).rmdir()
         manifest.write_summary(engine.classes.names)
         if options.pack:
-            write_shards(options.out, shard, [lines[item.name] for item in mine if item.name in lines], options.pack)
+            write_shards(options.out, shard, manifest, [item.name for item in mine], options.pack)
+    lines = manifest.lines
     own = [lines[item.name] for item in mine if item.name in lines]
-    failed = {line.source: line.error for line in own if line.error and line.more.get("is_image", True)}
-    skipped = tuple(line.source for line in own if line.error and not line.more.get("is_image", True))
+    failed = {line.source: line.error for line in own if line.error and line.is_image}
+    skipped = tuple(line.source for line in own if line.error and not line.is_image)
     seconds = time.perf_counter() - began
     _write_receipt(options, shard, settings, lines, seconds, work.waited)
     submission = engine.submission.summary() if engine.submission else ""
-    earlier = sum(lines[item.name].error is None for item in mine if item.name in lines) - done
+    earlier = sum(line.error is None for line in own) - done
     return Summary(done, earlier, failed, skipped, options.out, submission)
 
 
 def _is_done(manifest: Manifest, item: Item, options: PredictOptions) -> bool:
     """Whether an earlier run has finished this very file, or failed on it and nobody asks for another try."""
     line = manifest.lines.get(item.name)
-    if line is None or line.source != str(item) or line.bytes != item.size:
+    if line is None or (line.source, line.bytes, line.changed) != (str(item), item.size, item.changed):
         return False
     if line.error is not None:
         return not options.retry_failed
     if item.is_video:
         return (options.out / PREDICTIONS / item.name).is_dir()
-    return any((options.out / PREDICTIONS).glob(f"{_escaped(item.name)}.*"))
-
-
-def _escaped(name: str) -> str:
-    import glob
-
-    return glob.escape(name)
+    return any(item_files(options.out, item.name, (PREDICTIONS,)))
 
 
 def _speed(done: int, began: float, waited: float) -> str:
@@ -270,7 +288,8 @@ def _write_receipt(
     from semask import __version__
 
     finished = sorted((line.item, line.labels) for line in lines.values() if line.error is None)
-    total = hashlib.sha256("".join(f"{name} {labels}\n" for name, labels in finished).encode()).hexdigest()
+    text = "".join(f"{name} {labels}\n" for name, labels in finished)
+    total = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     name = shard.manifest.replace("manifest", "receipt").replace(".jsonl", ".json")
     write_json(
         options.out / name,

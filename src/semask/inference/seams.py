@@ -30,8 +30,9 @@ class SeamMeter:
     taken: an image is being measured.
     """
 
-    def __init__(self) -> None:
-        self.taken = False
+    def __init__(self, *, has_map: bool = True) -> None:
+        """`has_map`: the cells of `map` are counted, whose number grows with the image."""
+        self.taken, self._has_map = False, has_map
         self._below = 0
         self._cells: dict[int, np.ndarray] = {}
         self._distances = np.zeros((2, 0), np.int64)
@@ -67,7 +68,7 @@ class SeamMeter:
         self._row = classes[-1] if len(classes) else self._row
         pixels = np.stack([shared.numpy(), differing.numpy()])[:, skipped:]
         starts = np.arange(0, pixels.shape[2], CELL)
-        for row, line in enumerate(pixels.swapaxes(0, 1), start=first + skipped):
+        for row, line in enumerate(pixels.swapaxes(0, 1) if self._has_map else (), start=first + skipped):
             counts = np.add.reduceat(line, starts, axis=1, dtype=np.int64)
             self._cells[row // CELL] = self._cells.get(row // CELL, 0) + counts
         # the same counts by distance

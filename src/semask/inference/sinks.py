@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
+import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,8 +35,13 @@ FOLDERS = (
     *(PREDICTIONS, OVERLAYS, PRIORS, SUBMISSION, "side_by_side", "confidence", "entropy", "probabilities"),
     *("polygons", "rle", "seams", "shards", UNFINISHED),
 )
-FILES = ("manifest*.jsonl", "receipt*.json", "summary.csv")
+MANIFESTS = "manifest*.jsonl"
+FILES = (MANIFESTS, "receipt*.json", "summary.csv")
 """Files beside these folders."""
+SUFFIXES = ("png", "jpg", "tif", "zarr", "npz", "json", "geojson", "mp4")
+"""Endings of the results of an item."""
+FRAME = re.compile(r"\d{6,}\.(png|npz|json|geojson)")
+"""Names of the files of a video's frames, in a folder of the video's name."""
 JPEG_SIDE = 65_500
 """The longest side of a JPEG that libraries write [px]."""
 TILE = 256
@@ -65,6 +73,26 @@ class Result(NamedTuple):
     seams: np.ndarray | None = None
 
 
+def item_files(out: Path, name: str, folders: Collection[str] = FOLDERS) -> Iterator[Path]:
+    """Yield the results of an item: files and zarr stores, without the frames of a video."""
+    for folder in folders:
+        places = (out / folder / f"{name}.{suffix}" for suffix in SUFFIXES)
+        # os.path, since a name may be too long for pathlib
+        yield from (place for place in places if os.path.lexists(place))
+
+
+def frame_files(out: Path, name: str) -> Iterator[Path]:
+    """Yield the results of the frames of a video."""
+    for place in (out / folder / name for folder in FOLDERS):
+        if os.path.isdir(place):
+            yield from (path for path in place.iterdir() if FRAME.fullmatch(path.name))
+
+
+def unfinished(out: Path, name: str) -> Path:
+    """The folder of an item that is not finished: flat, since the name of an item may be a folder of others."""
+    return out / UNFINISHED / hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
 class Sinks:
     """Writers of the results that the options ask for, below one folder."""
 
@@ -87,13 +115,13 @@ class Sinks:
         """Write all files of one image, and return the path of its label map."""
         if self.options.overlay or self.options.side_by_side:
             mixed = self.mix(result, legend=self.options.legend)
-            for folder, image in self.pictures(result.image, mixed).items():
+            for folder, image in self.views(result.image, mixed).items():
                 suffix = "jpg" if max(image.shape) <= JPEG_SIDE else "png"
                 write_image(self.out / folder / f"{name}.{suffix}", image)
         return self.write_maps(name, result)
 
     def write_maps(self, name: str, result: Result) -> Path:
-        """Write all but pictures; the label map comes last, so that nothing is missing where it is."""
+        """Write all but overlays; the label map comes last, so that nothing is missing where it is."""
         options, out = self.options, self.out
         if result.prior is not None:
             self._write_map(PRIORS, name, result.prior, result, palette=True)
@@ -139,14 +167,39 @@ class Sinks:
         look: dict[str, Any] = {"alpha": self.options.alpha, "outline": self.options.outline, "legend": legend}
         return overlay(result.image, labels, self.classes, shown=self.shown, **look)
 
-    def pictures(
-        self, image: UInt8[Tensor, "3 h w"], mixed: UInt8[Tensor, "3 h w"]
-    ) -> dict[str, UInt8[Tensor, "3 h w"]]:
-        """What is shown of an image and its overlay, by folder."""
+    def views(self, image: UInt8[Tensor, "3 h w"], mixed: UInt8[Tensor, "3 h w"]) -> dict[str, UInt8[Tensor, "3 h w"]]:
+        """Overlay, and image beside overlay, by their folders."""
         shown = {OVERLAYS: mixed} if self.options.overlay else {}
         if self.options.side_by_side:
             shown["side_by_side"] = torch.cat([image, mixed], dim=2 if mixed.shape[1] >= mixed.shape[2] else 1)
         return shown
+
+
+def to_bytes(shares: Tensor) -> np.ndarray:
+    """Shares from 0 to 1 as bytes; 255 is 1.
+
+    Raises:
+        FloatingPointError: A share is NaN.
+    """
+    return np.asarray((_numbers(shares).clamp(0, 1) * 255).round().to(torch.uint8).numpy())
+
+
+def to_halves(shares: Tensor) -> np.ndarray:
+    """Shares as float16.
+
+    Raises:
+        FloatingPointError: A share is NaN.
+    """
+    return np.asarray(_numbers(shares).half().numpy())
+
+
+def _numbers(shares: Tensor) -> Tensor:
+    values = shares.cpu()
+    if wrong := int(values.isnan().sum()):
+        raise FloatingPointError(
+            f"{wrong} of {values.numel()} probabilities are NaN: has the training of this model diverged?"
+        )
+    return values
 
 
 def write_grey(path: Path, values: UInt8[Tensor, "H W"]) -> None:

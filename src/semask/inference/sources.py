@@ -48,6 +48,20 @@ class Item(NamedTuple):
         return self.source if isinstance(self.source, Path) else None
 
     @property
+    def place(self) -> Path | None:
+        """The file on disk that holds it: its own, or its archive's; None for cameras, streams and cells of tables."""
+        if isinstance(self.source, str):
+            return Path(self.source) if not STREAM.fullmatch(self.source) else None
+        return self.source if isinstance(self.source, Path) else getattr(self.source, "archive", None)
+
+    @property
+    def changed(self) -> int | None:
+        """When the file was last written to [ns], of an image sequence the last of its files; None if unknown."""
+        place = self.place
+        files = [] if place is None else [place] if place.exists() else sequence_files(place)
+        return max((each.stat().st_mtime_ns for each in files), default=None)
+
+    @property
     def size(self) -> int | None:
         """Bytes of the file; None where that is unknown."""
         if isinstance(self.source, str):
@@ -87,14 +101,17 @@ def find_items(given: Sequence[str | Path], *, leave_out: Sequence[Path] = ()) -
             found = _in_folder(path, leave_out, notes)
         elif STREAM.fullmatch(each):
             address = CREDENTIALS.sub("", each).partition("://")[2]
-            name = f"camera{each}" if each.isdecimal() else re.sub(r"[^\w-]+", "_", address).strip("_")
+            name = f"camera{each}" if each.isdecimal() else re.sub(r"[^\w-]+", "_", address).strip("_") or "stream"
             found = [(name, f"/dev/video{each}" if each.isdecimal() else each)]
         elif SEQUENCE.search(path.name):
             found = _sequence(path)
         elif glob.has_magic(each):
-            paths = [Path(match) for match in sorted(glob.glob(each, recursive=True)) if os.path.isfile(match)]
-            root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
-            found = [entry for match in paths for entry in _in_file(match, os.path.relpath(match, root))]
+            matches = [Path(match) for match in sorted(glob.glob(each, recursive=True))]
+            paths = _without(leave_out, [match for match in matches if match.is_file() or _is_zarr(match)])
+            root = os.path.join("", *itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+            if ".." in path.relative_to(root).parts and paths:
+                root = os.path.commonpath([os.path.abspath(match.parent) for match in paths])
+            found = [entry for match in paths for entry in _in_file(match, os.path.relpath(match, root or "."))]
         else:
             raise ValueError(f"there is no image or folder {each!r}")
         if not found:
@@ -118,16 +135,32 @@ def unique_names(paths: Sequence[str]) -> list[str]:
     # a stem may be another file's whole name: a.png.jpg beside a.png
     if len({name.casefold() for name in names}) < len(names):
         names = [*paths]
-    seen: Counter[str] = Counter()
+    given, seen = {name.casefold() for name in names}, set[str]()
+    numbers: Counter[str] = Counter()
     for place, name in enumerate(names):
-        seen[name.casefold()] += 1
-        if seen[name.casefold()] > 1:
-            names[place] = f"{name}-{seen[name.casefold()]}"
+        unique = name
+        while unique.casefold() in seen or (unique != name and unique.casefold() in given):
+            numbers[name.casefold()] += 1
+            unique = f"{name}-{numbers[name.casefold()] + 1}"
+        seen.add(unique.casefold())
+        names[place] = unique
     return names
 
 
 def _is_video(path: str | Path) -> bool:
     return Path(path).suffix.lower() in VIDEOS
+
+
+def _is_zarr(path: Path) -> bool:
+    return any((path / name).is_file() for name in ZARR)
+
+
+def _without(left_out: Sequence[Path], paths: Sequence[Path]) -> list[Path]:
+    """The paths that lie neither in the files and folders `left_out` nor behind links to these."""
+    # realpath, since resolve refuses links in a circle
+    results = {Path(os.path.realpath(each)) for each in left_out}
+    real = ((path, Path(os.path.realpath(path))) for path in paths)
+    return [path for path, place in real if results.isdisjoint({place, *place.parents})]
 
 
 def _in_file(path: Path, name: str) -> list[tuple[str, Source | str]]:
@@ -154,10 +187,11 @@ def _listed(path: Path) -> list[tuple[str, Source | str]]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{str(path)!r} is no text in UTF-8 ({error}); save it as a list of paths") from error
     paths = [path.parent / line for line in lines if line and not line.startswith("#")]
-    missing = [str(each) for each in paths if not os.path.lexists(each)]
+    # a broken link fails later; reading a pipe would never end
+    missing = [str(p) for p in paths if not (p.is_file() or p.is_dir() or (p.is_symlink() and not p.exists()))]
     if missing or not paths:
         raise ValueError(
-            f"{str(path)!r} lists {len(missing)} of {len(paths)} files that do not exist, first "
+            f"{str(path)!r} lists {len(missing)} of {len(paths)} files that do not exist or are none, first "
             f"{missing[0] if missing else None!r}; give a path per line, relative to the list"
         )
     root = os.path.commonpath([os.path.abspath(each.parent) for each in paths])
@@ -166,15 +200,12 @@ def _listed(path: Path) -> list[tuple[str, Source | str]]:
 
 def _in_folder(folder: Path, leave_out: Sequence[Path], notes: list[str]) -> list[tuple[str, Source | str]]:
     """Files below a folder; a zarr store is one raster, and a data set's labels are left out."""
-    if any((folder / name).is_file() for name in ZARR):
-        return [(folder.name, folder)]
+    if _is_zarr(folder):
+        return [(os.path.basename(os.path.abspath(folder)) or "zarr", folder)]
     if (folder / "images").is_dir() and ((folder / "labels").is_dir() or (folder / "classes.json").is_file()):
         notes.append(f"{folder} is a data set; its images/ are segmented, its labels/ are not")
         folder = folder / "images"
-    # realpath, since resolve refuses links in a circle
-    results = {Path(os.path.realpath(each)) for each in leave_out}
-    real = {path: Path(os.path.realpath(path)) for path in paths_below(folder, broken=True)}
-    paths = [path for path, place in real.items() if results.isdisjoint({place, *place.parents})]
+    paths = _without(leave_out, paths_below(folder, broken=True))
     found: list[tuple[str, Source | str]] = []
     stores: set[Path] = set()
     for path in paths:

@@ -22,7 +22,7 @@ from semask.inference.predictor import predictor_of
 from semask.inference.regions import RegionImage
 from semask.inference.rows import RowStore
 from semask.inference.seams import SeamMeter
-from semask.inference.sinks import TILE, Result
+from semask.inference.sinks import TILE, Result, to_bytes, to_halves
 from semask.inference.zarr_maps import open_probabilities
 from semask.ops.argmax import label_map
 from semask.ops.resize import window_starts
@@ -139,10 +139,10 @@ def segment_tiles(
 ) -> tuple[Result, SeamMeter]:
     """Segment a raster strip by strip into the raw maps of `store`, from the strip on at which an earlier run ended.
 
-    The caller encodes the result, whose maps are on disk, and removes the store then. The meter has measured how the
+    The caller encodes the result, whose maps are on disk, and removes the folder then. The meter has measured how the
     windows fit together.
     """
-    meter = SeamMeter()
+    meter = SeamMeter(has_map=options.seams)
     predictor = build_predictor(model, plan.test, data, meter=meter, valid_border=options.valid_border)
     height, width = image.shape[-2:]
     step = max(1, math.ceil(max(height, width) / SHOWN))
@@ -162,14 +162,14 @@ def segment_tiles(
             found = {"labels": labels[0].cpu().numpy()}
             for name, values in (("confidence", confidence), ("entropy", entropy)):
                 if values is not None:
-                    found[name] = (values[0].cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+                    found[name] = to_bytes(values[0])
             valid = image.valid(first, last)
             if valid is not None:
                 gaps = gaps or not valid.all()
                 found["labels"] = np.where(valid, found["labels"], IGNORE).astype(np.uint8)
             # before the strip counts as done: its chunks are written again otherwise
             if stored is not None and scores is not None:
-                stored[:, first:last] = scores[0].cpu().half().numpy()
+                stored[:, first:last] = to_halves(scores[0])
             store.append(found, plan=plan.to_json(), seams=meter.state(), gaps=gaps)
             advance(last)
     maps: dict[str, Any] = {name: store.map(name) for name in ("confidence", "entropy") if name in options.measures}

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
 import signal
 import threading
 import time
@@ -29,9 +26,9 @@ from semask.inference.engine import Engine, Loaded, shown
 from semask.inference.frames import Frame, Sound, Video, open_video, read_ahead
 from semask.inference.manifest import Line, digest
 from semask.inference.predictor import Pipeline
-from semask.inference.rows import STATE
-from semask.inference.sinks import FOLDERS, PREDICTIONS, UNFINISHED, Result
-from semask.inference.sources import Item, sequence_files
+from semask.inference.rows import STATE, read_state, remove_state
+from semask.inference.sinks import FOLDERS, FRAME, PREDICTIONS, UNFINISHED, Result, unfinished
+from semask.inference.sources import Item
 from semask.inference.tta import Mean
 from semask.inference.video_file import VideoWriter
 from semask.ops.lazy_scores import InMemory, LazyScores, materialize
@@ -43,12 +40,10 @@ BEHIND = 4
 """Frames per thread that wait to be written."""
 KEPT = 4.0
 """Scores of windows that are kept for smoothing, where no --memory is given [GiB]."""
-FRAME = re.compile(r"\d{6,}\.(png|npz|json|geojson)")
-"""Names of the files of frames."""
 
 
 def segment_video(engine: Engine, item: Item, advance: Callable[[int, int | None], None]) -> Line:
-    """Segment a video, and return its line in the manifest; once that is written, `forget` the state of the run.
+    """Segment a video, and return its line in the manifest; once that is written, `rows.remove_state` ends the run.
 
     Label maps are predictions/NAME/000000.png, …, by the number of the frame from --start on. What a killed run has
     finished is kept if settings and file are the same; overlays are encoded anew from it. A live source ends by Ctrl-C.
@@ -61,7 +56,7 @@ def segment_video(engine: Engine, item: Item, advance: Callable[[int, int | None
         flag = "--submission" if options.submission else f"--labels {options.labels}"
         raise ValueError(f"{flag} is for images; label maps of videos are PNG, leave it out")
     video = open_video(str(item.source), engine.data, options)
-    folder, stop = options.out / UNFINISHED / item.name, threading.Event()
+    folder, stop = unfinished(options.out, item.name), threading.Event()
     _begin(engine, item, folder, is_live=video.is_live)
     recorder = Recorder(engine, item, video, folder)
     finisher = _Finisher(engine, item, recorder)
@@ -82,7 +77,7 @@ def segment_video(engine: Engine, item: Item, advance: Callable[[int, int | None
                     finisher.copy(entry)
         finisher.close()
         if not recorder.frames:
-            forget(options.out, item)
+            remove_state(folder)
             reason = f"; {video.ended}" if video.ended else ""
             raise ValueError(f"{item}: no frame could be decoded between --start and --end{reason}")
         recorder.close()
@@ -168,14 +163,14 @@ class Recorder:
             # classes so far: a legend of each frame's own would jump
             seen = [index for index in self._engine.sinks.shown if self._counts[index]]
             write_legend(mixed, seen, self._engine.classes)
-        for kind, picture in self._engine.sinks.pictures(result.image, mixed).items():
+        for kind, view in self._engine.sinks.views(result.image, mixed).items():
             if kind not in self._writers:
                 path = self._engine.options.out / kind / f"{self._item.name}.mp4"
-                size = picture.shape[-2], picture.shape[-1]
+                size = view.shape[-2], view.shape[-1]
                 part = self._folder / f"{kind}.mp4"
                 say = lambda text: self._engine.say(f"sound {self._item.name}", f"{self._item}: {text}")  # noqa: E731
                 self._writers[kind] = VideoWriter(path, part, self._video, size, say)
-            self._writers[kind].write(picture, frame.pts, frame.duration)
+            self._writers[kind].write(view, frame.pts, frame.duration)
         for packet in self._early:
             self.copy(packet)
         self._early.clear()
@@ -215,7 +210,8 @@ class Recorder:
         self._engine.say(f"video {item.name}", f"{item}: {', '.join(told)}")
         names, known = self._engine.classes.names, self._counts[: len(self._engine.classes)]
         found = {name: round(float(count / max(1, known.sum())), 6) for name, count in zip(names, known, strict=True)}
-        return Line(item.name, str(item), item.size, None, *self.size, labels, found, round(seconds, 3), more)
+        spent = round(seconds, 3)
+        return Line(item.name, str(item), item.size, None, *self.size, labels, found, spent, more, item.changed)
 
 
 class _Finisher:
@@ -278,17 +274,8 @@ def flicker(before: Result, after: Result) -> tuple[int, int]:
 
 def _begin(engine: Engine, item: Item, folder: Path, *, is_live: bool) -> None:
     """Remove what earlier runs left, unless it is of this file and these settings."""
-    source = Path(str(item.source))
-    changed = (
-        []
-        if is_live
-        else [each.stat().st_mtime_ns for each in ([source] if source.is_file() else sequence_files(source))]
-    )
-    key = json.loads(json.dumps({**engine.settings, "source": str(item), "bytes": item.size, "changed": changed}))
-    try:
-        same = not is_live and json.loads((folder / STATE).read_text(encoding="utf-8")) == key
-    except (OSError, ValueError):
-        same = False
+    key = json.loads(json.dumps({**engine.settings, "source": str(item), "bytes": item.size, "changed": item.changed}))
+    same = not is_live and read_state(folder) == key
     for kind in FOLDERS:
         place = engine.options.out / kind / item.name
         for path in [*place.iterdir()] if place.is_dir() and kind != UNFINISHED else ():
@@ -296,14 +283,6 @@ def _begin(engine: Engine, item: Item, folder: Path, *, is_live: bool) -> None:
                 path.unlink()
     if not same:
         write_json(folder / STATE, key)
-
-
-def forget(out: Path, item: Item) -> None:
-    """Remove what the next run would go on from."""
-    folder = out / UNFINISHED / item.name
-    shutil.rmtree(folder)
-    if not any(folder.parent.iterdir()):
-        os.removedirs(folder.parent)
 
 
 @contextmanager

@@ -56,7 +56,7 @@ class PredictOptions:
     shard: str | None = None
     """I/N takes every Nth image from the Ith on, 1 … N: N processes or machines share the work."""
     overwrite: bool = False
-    """Begin anew where OUT has results of another model or of other options."""
+    """Remove results of another model or of other options from OUT; those of these options are kept."""
     retry_failed: bool = False
     """Try again what failed before."""
     keep_going: bool = False
@@ -87,7 +87,7 @@ class PredictOptions:
 
 
 NEUTRAL = (
-    *("out", "device", "memory", "workers", "shard", "overwrite", "retry_failed", "keep_going", "plan"),
+    *("out", "device", "workers", "shard", "overwrite", "retry_failed", "keep_going", "plan"),
     *("pack", "engine", "address", "actors"),
 )
 """Options that change no result of an image."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -50,7 +51,6 @@ class Submission:
         self.name, self.format = name, FORMATS[name]
         self.table = Classes.load(self.format.table)
         self.folder = folder / self.format.folder
-        self.written: set[str] = set()
         # a model of the same classes in the same order
         known, wanted = ([n.strip().casefold() for n in table.names] for table in (classes, self.table))
         if known != wanted:
@@ -60,13 +60,29 @@ class Submission:
             )
         self._numbers = np.array(self.table.official_ids, np.uint8)
 
+    def check_names(self, stems: Iterable[str]) -> None:
+        """Check that all images of a submission have names of their own.
+
+        Raises:
+            ValueError: Two images would have one file.
+        """
+        seen: set[str] = set()
+        for file in map(self._file, stems):
+            if file in seen:
+                raise ValueError(
+                    f"two images are called {file!r}; the server identifies them by their names, so rename one"
+                )
+            seen.add(file)
+
+    def _file(self, stem: str) -> str:
+        return PurePosixPath(stem).name.removesuffix(self.format.ending)
+
     def write(self, stem: str, labels: Integer[Tensor, "H W"], *, size: tuple[int, int]) -> Path:
         """Write the class numbers of an image of size (height, width); `stem` is its name without suffix.
 
         Raises:
-            ValueError: the sizes differ, a pixel has no class, or a file of that name was written before.
+            ValueError: the sizes differ, or a pixel has no class.
         """
-        file = PurePosixPath(stem).name.removesuffix(self.format.ending)
         if tuple(labels.shape) != tuple(size):
             raise ValueError(
                 f"{stem}: labels of {tuple(labels.shape)} for an image of {tuple(size)}; they must be one size"
@@ -77,12 +93,7 @@ class Submission:
                 f"{stem}: labels from {int(labels.min())} to {int(labels.max())}; every pixel needs one of the "
                 f"{len(self.table)} classes, 0 … {len(self.table) - 1}"
             )
-        if file in self.written:
-            raise ValueError(
-                f"two images are called {file!r}; the server identifies them by their names, so rename one"
-            )
-        self.written.add(file)
-        path = self.folder / f"{file}.png"
+        path = self.folder / f"{self._file(stem)}.png"
         image = Image.fromarray(self._numbers[labels.cpu().to(torch.int64).numpy()])
         if self.format.palette:
             image.putpalette([part for colour in self.table.colours for part in colour])

@@ -44,7 +44,9 @@ class ZarrRaster:
         except Exception as error:
             # zarr raises almost anything on broken metadata
             raise UnsupportedFile(f"unreadable zarr store ({error}); restore it") from error
-        self._array = array
+        if not isinstance(array, zarr.Array):
+            raise UnsupportedFile("the path of its full resolution leads to no array; restore it")
+        self._array: Any = array
         axes = [*AXES[-array.ndim :]] if names is None and array.ndim in (2, 4, 5) else names or ["c", "y", "x"]
         if names is None and array.ndim == 3 and array.shape[2] == channels != array.shape[0]:
             axes = ["y", "x", "c"]
