@@ -541,7 +541,7 @@ def test_a_raster_that_was_begun_keeps_its_windows(
     # a plan of its own would find no memory
     monkeypatch.setattr(tiles, "_resident", lambda **_: 8 * tiles.GIB)
     assert semask.predict(checkpoint, path, out, memory=8.0).done == 1
-    assert plans[1].test == plans[0].test
+    assert len(plans) == 1
     assert not (out / ".unfinished").exists()
     with pytest.raises(ValueError, match=facts("memory", "--overwrite")):
         semask.predict(checkpoint, path, out, memory=4.0)
