@@ -13,7 +13,6 @@ from torch import Tensor
 
 from semask.data.classes import Classes
 from semask.files import atomic_write
-from semask.ops.resize import to_float
 from semask.structures import IGNORE
 
 IGNORE_COLOUR = (0, 0, 0)
@@ -65,27 +64,32 @@ def overlay(
         raise ValueError(f"alpha is the share of colour and lies in [0, 1], got {alpha}")
     if image.shape[-2:] != labels.shape:
         raise ValueError(f"image {tuple(image.shape)} and labels {tuple(labels.shape)} differ in size")
+    # by class: the share of the image that shows, and the colour laid over it
+    table = torch.tensor([*classes.colours, *[IGNORE_COLOUR] * (IGNORE + 1 - len(classes))], dtype=torch.float32).T
+    visible = torch.zeros(IGNORE + 1)
+    visible[[*(range(len(classes)) if shown is None else shown)]] = 1.0
+    kept, painted = 1 - alpha * visible, alpha * visible * table
     mixed = torch.empty(image.shape, dtype=torch.uint8)
-    visible = torch.zeros(IGNORE + 1, dtype=torch.bool)
-    visible[[*(range(len(classes)) if shown is None else shown)]] = True
     present = torch.zeros(IGNORE + 1, dtype=torch.bool)
     # row block by row block, with the rows around it that outlines reach
     step = max(1, PIXELS // labels.shape[1])
     for first in range(0, len(labels), step):
         above, last = max(0, first - outline), min(len(labels), first + step)
-        wide = labels[above : last + outline].cpu().long()
+        wide = labels[above : last + outline].cpu().int()
         wide = torch.where((wide >= 0) & (wide < len(classes)), wide, IGNORE)
         rows = slice(first - above, last - above)
         ids = wide[rows]
-        weight = alpha * visible[ids].float()
+        block = image[:, first:last].cpu()
+        values = block.float() if block.dtype == torch.uint8 else block.float() * 255
+        for channel, colour in zip(values, painted, strict=True):
+            channel.mul_(kept[ids]).add_(colour[ids])
         if outline:
-            weight[_near_edges(wide, outline)[rows] & visible[ids]] = 1.0
-        colours = colourise(ids, classes) / 255
-        blended = to_float(image[:, first:last].cpu()).float() * (1 - weight) + colours * weight
-        mixed[:, first:last] = (blended.clamp(0, 1) * 255).round().to(torch.uint8)
-        present[ids.unique()] = True
+            lines = _near_edges(wide, outline)[rows] & (visible[ids] > 0)
+            values = torch.where(lines, table[:, ids], values)
+        mixed[:, first:last] = values.clamp_(0, 255).round_()
+        present |= torch.bincount(ids.flatten(), minlength=IGNORE + 1) > 0
     if legend:
-        write_legend(mixed, [index for index in range(len(classes)) if present[index] and visible[index]], classes)
+        write_legend(mixed, [index for index in range(len(classes)) if present[index] and visible[index] > 0], classes)
     return mixed
 
 

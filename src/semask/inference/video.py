@@ -196,18 +196,18 @@ class Recorder:
         """The line in the manifest; also says how much the labels flicker, and what is missing."""
         video, options, item = self._video, self._engine.options, self._item
         more: dict[str, Any] = {"frames": self.frames, "fps": round(float(video.rate / options.every), 4)}
-        told = [f"{self.frames} frames"]
+        parts = [f"{self.frames} frames"]
         if self._still:
             more["flicker"] = round(self._changed / self._still, 6)
-            told.append(f"labels flicker in {percent(more['flicker'])} % of still pixels")
+            parts.append(f"labels flicker in {percent(more['flicker'])} % of still pixels")
         for name in ("lost", "dropped"):
             if count := getattr(video, name):
                 more[name] = count
-                told.append(f"{count} frames {name}")
+                parts.append(f"{count} frames {name}")
         if video.ended:
             more["ended"] = video.ended
-            told.append(f"ended: {video.ended}")
-        self._engine.say(f"video {item.name}", f"{item}: {', '.join(told)}")
+            parts.append(f"ended: {video.ended}")
+        self._engine.say(f"video {item.name}", f"{item}: {', '.join(parts)}")
         names, known = self._engine.classes.names, self._counts[: len(self._engine.classes)]
         found = {name: round(float(count / max(1, known.sum())), 6) for name, count in zip(names, known, strict=True)}
         spent = round(seconds, 3)
