@@ -103,17 +103,8 @@ def predict(
     test = replace(test or recipe_test, **by_name)
     if warning := scale_warning(recipe_data, data, test):
         logger.warning(warning)
-    names_of = model.classes or numbered_classes(model.num_classes)
-    if classes is not None:
-        table = classes if isinstance(classes, Classes) else Classes.load(classes)
-        fix = "give a table of the same classes in the same order (--data.classes)"
-        # a checkpoint without names fits any table of its length
-        trained = table.names if model.classes is None and len(table) == model.num_classes else names_of.names
-        if changed := check_names(trained, table.names, places=("the checkpoint", "the table"), fix=fix):
-            logger.warning(changed)
-        names_of = table
     engine = Engine(
-        model, names_of, options, data=data, test=test, weights=weights,
+        model, _classes(model, classes), options, data=data, test=test, weights=weights,
         log=lambda text: screen.print(text, style="yellow"),
     )  # fmt: skip
     if options.plan:
@@ -123,7 +114,8 @@ def predict(
     summary = run(engine, items, work=_work(engine))
     # a shard may have no image
     if not summary.done + summary.earlier and (summary.skipped or (summary.failed and not options.keep_going)):
-        raise ValueError(f"none of the {len(items)} files in {_shown(given)} is an image that can be segmented")
+        shown = ", ".join(repr(str(each)) for each in given)
+        raise ValueError(f"none of the {len(items)} files in {shown} is an image that can be segmented")
     return summary
 
 
@@ -161,6 +153,20 @@ def _model(given: SegmentationModel | str | Path, options: PredictOptions) -> tu
     return bundle.model, digest([Path(given) / WEIGHTS])
 
 
+def _classes(model: SegmentationModel, given: Classes | str | Path | None) -> Classes:
+    """Names and colours of the results: those of a table that fits the model, the model's own, or numbers."""
+    own = model.classes or numbered_classes(model.num_classes)
+    if given is None:
+        return own
+    table = given if isinstance(given, Classes) else Classes.load(given)
+    fix = "give a table of the same classes in the same order (--data.classes)"
+    # a checkpoint without names fits any table of its length
+    trained = table.names if model.classes is None and len(table) == model.num_classes else own.names
+    if changed := check_names(trained, table.names, places=("the checkpoint", "the table"), fix=fix):
+        logger.warning(changed)
+    return table
+
+
 def _work(engine: Engine) -> Work | None:
     """The work of a cluster; None is done here."""
     if engine.options.engine == "local":
@@ -168,7 +174,3 @@ def _work(engine: Engine) -> Work | None:
     from semask.inference.cluster import ClusterWork
 
     return ClusterWork(engine)
-
-
-def _shown(given: Sequence[str | Path]) -> str:
-    return ", ".join(repr(str(each)) for each in given)

@@ -234,7 +234,9 @@ def run(engine: Engine, items: Sequence[Item], *, work: Work | None = None) -> S
                 for line in work.lines(todo):
                     manifest.add(line)
                     done += line.error is None
-                    progress.advance(1, _speed(done, began, work.waited))
+                    spent = max(time.perf_counter() - began, 1e-9)
+                    waits = f"the model waits {100 * work.waited / spent:.0f} % of the time"
+                    progress.advance(1, f"{done / spent:.1f} images/s, {waits}")
             except (OSError, KeyboardInterrupt):
                 progress.console.print(f"{done} of {len(todo)} are done; the same command goes on from there")
                 raise
@@ -265,11 +267,6 @@ def _is_done(manifest: Manifest, item: Item, options: PredictOptions) -> bool:
     if item.is_video:
         return (options.out / PREDICTIONS / item.name).is_dir()
     return any(item_files(options.out, item.name, (PREDICTIONS,)))
-
-
-def _speed(done: int, began: float, waited: float) -> str:
-    spent = max(time.perf_counter() - began, 1e-9)
-    return f"{done / spent:.1f} images/s, the model waits {100 * waited / spent:.0f} %"
 
 
 def _write_receipt(
