@@ -436,7 +436,7 @@ def test_shards_at_once_have_one_receipt_of_all(tmp_path: Path) -> None:
     two.add(Line("b", "b.png", 1, height=2, width=2, shares={"sky": 0.5}))
     one.write_summary(["sky"])
     assert set(one.lines) == {"a", "b"}
-    assert (tmp_path / "summary.csv").read_text() == "item,height,width,sky\na,2,2,100.0000\nb,2,2,50.0000\n"
+    assert (tmp_path / "summary.csv").read_text() == "item,height,width,sky [%]\na,2,2,100.0000\nb,2,2,50.0000\n"
     # what a million lines would hold stays on disk
     assert [line.shares for line in one.lines.values()] == [{}, {}]
     assert [line.shares for line in one.read(["b", "a"])] == [{"sky": 0.5}, {"sky": 1.0}]

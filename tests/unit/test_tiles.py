@@ -178,3 +178,29 @@ def test_what_is_left_of_another_run_is_not_used(checkpoint: Path, raster: Path,
     semask.predict(other, raster, out, memory=8, overlay=False, overwrite=True)
     assert contents(out)["predictions/map.tif"] == contents(tmp_path / "truth")["predictions/map.tif"]
     shutil.rmtree(out)
+
+
+def test_the_disagreement_of_windows_is_the_same_whatever_is_written(
+    checkpoint: Path, pixels: np.ndarray, raster: Path, tmp_path: Path
+) -> None:
+    """Also where classes follow without scores, whose pixels alone agree more often than others."""
+    model, (tall, wide), (down, across) = semask.load(checkpoint), (128, 160), (100, 130)
+    found = []
+    for name, options in (("labels", {}), ("confidence", {"confidence": True})):
+        test = TestRecipe(mode="sliding", window=(tall, wide), stride=(down, across))
+        semask.predict(model, raster, tmp_path / name, test=test, memory=8, overlay=False, **options)
+        line = json.loads((tmp_path / name / "manifest.jsonl").read_text().splitlines()[1])
+        found.append(line["more"]["windows_differ"])
+    assert abs(found[0] - found[1]) < 1e-4
+    # by every window alone
+    best = np.full((HEIGHT, WIDTH), -1)
+    shared, differing = np.zeros((2, HEIGHT, WIDTH), bool)
+    for top in [*range(0, HEIGHT - tall, down), HEIGHT - tall]:
+        for left in [*range(0, WIDTH - wide, across), WIDTH - wide]:
+            place = np.s_[top : top + tall, left : left + wide]
+            crop = torch.from_numpy(pixels[place].copy()).permute(2, 0, 1)
+            own = model.labels(crop[None] / 255)[0].numpy().astype(int)
+            shared[place] |= best[place] >= 0
+            differing[place] |= (best[place] >= 0) & (best[place] != own)
+            best[place] = np.where(best[place] >= 0, best[place], own)
+    assert abs(found[0] - differing.sum() / shared.sum()) < 1e-4

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from semask.checkpoints import store
-from semask.checkpoints.record import WEIGHTS
+from semask.checkpoints.record import WEIGHTS, read_recipe
 from semask.data.classes import Classes
 from semask.data.renamed import check_names
 from semask.files import check_writable
@@ -87,7 +87,10 @@ def predict(
     # what there is to do, before the model is built
     given = [images] if isinstance(images, str | Path) else [*images]
     earlier = [options.out / name for name in FOLDERS] + [path for name in FILES for path in options.out.glob(name)]
-    items, notes = find_items(given, leave_out=earlier)
+    recipe = model.recipe if isinstance(model, SegmentationModel) else read_recipe(Path(model))
+    data = recipe.data if recipe else DataRecipe()
+    layout = data.images.partition("/")[0], data.labels.partition("/")[0]
+    items, notes = find_items(given, leave_out=earlier, layout=layout)
     screen = console(stderr=True)
     for note in notes:
         screen.print(note)

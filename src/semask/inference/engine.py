@@ -16,7 +16,7 @@ from torch import Tensor
 
 from semask.data.classes import Classes
 from semask.data.published.submission import Submission
-from semask.data.readers.raster import as_rgb, read_raster
+from semask.data.readers.raster import read_raster
 from semask.data.readers.regions import Georeference, open_raster
 from semask.inference.from_recipe import build_predictor, build_prior, scale_note, window_warning
 from semask.inference.manifest import Line, digest
@@ -25,8 +25,7 @@ from semask.inference.regions import RegionImage
 from semask.inference.rows import RowStore
 from semask.inference.sinks import SUBMISSION, Result, Sinks, shares, to_bytes, to_halves, unfinished
 from semask.inference.sources import Item
-from semask.inference.tiles import WHOLE, TilePlan, overlap_hint, plan_tiles, segment_tiles
-from semask.ops.resize import to_float
+from semask.inference.tiles import UNKNOWN, WHOLE, TilePlan, overlap_hint, plan_tiles, rgb_bytes, segment_tiles
 from semask.recipes.prediction import NEUTRAL, PredictOptions
 from semask.recipes.recipe import DataRecipe, TestRecipe
 from semask.structures import IGNORE
@@ -48,7 +47,7 @@ class Loaded(NamedTuple):
 def shown(loaded: Loaded) -> UInt8[Tensor, "3 h w"]:
     """An image in memory as overlays show it."""
     assert isinstance(loaded.image, Tensor)
-    return (to_float(as_rgb(loaded.image.cpu())) * 255).round().to(torch.uint8)
+    return rgb_bytes(loaded.image.cpu())
 
 
 class Engine:
@@ -137,6 +136,12 @@ class Engine:
             self.say("windows", f"{item}: {warning}")
         elif "windows" not in self._said and (note := scale_note(self.data, *size)):
             self.say("scale", note)
+        if isinstance(image, Tensor) and image.shape[-1] * image.shape[-2] > WHOLE:
+            self.say(
+                "large",
+                f"{item}: {image.shape[-1] * image.shape[-2] / 1e6:.0f} megapixels are taken whole, whatever --memory "
+                "says: only TIFF and zarr files are read by region",
+            )
         if isinstance(image, Tensor) and image.is_floating_point():
             low, high = (float(value) for value in np.percentile(image[..., ::7, ::7].numpy(), (0.5, 99.5)))
             if high < NARROW or low > 1 - NARROW:
@@ -174,6 +179,11 @@ class Engine:
             maps["probabilities"] = to_halves(strip.probabilities[number])
         if prior is not None:
             maps["prior"] = prior[number]
+        if loaded.valid is not None:
+            # nothing is known where there is no data
+            for name, unknown in UNKNOWN.items():
+                if name in maps:
+                    maps[name] = np.where(loaded.valid, maps[name], unknown).astype(np.uint8)
         return Result(labels, shown(loaded), **maps, georeference=loaded.georeference, has_gaps=gaps)
 
     def save(self, item: Item, result: Result, began: float, more: dict[str, Any] | None = None) -> Line:
@@ -242,6 +252,8 @@ class Engine:
             earlier = store.notes.get("plan")
             plan = self.plan(item, image) if earlier is None else TilePlan.from_json(earlier)
             store.note(**{"plan": plan.to_json(), **store.notes})
+            if store.done:
+                self._log(f"{item}: goes on at row {store.done} of {height}")
             with torch.inference_mode():
                 result, meter = segment_tiles(
                     self.model, image, plan, self.data, self.options, store=store, classes=self.classes,

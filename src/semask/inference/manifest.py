@@ -195,7 +195,15 @@ class Manifest:
             with atomic_write(path) as part, part.open("w", encoding="utf-8", errors="backslashreplace") as file:
                 writer = csv.writer(file, lineterminator="\n")
                 square = classes if self._areas else ()
-                writer.writerow(["item", "height", "width", *classes, *(f"{name} [m²]" for name in square)])
+                writer.writerow(
+                    [
+                        "item",
+                        "height",
+                        "width",
+                        *(f"{name} [%]" for name in classes),
+                        *(f"{name} [m²]" for name in square),
+                    ]
+                )
                 for line in self.read(sorted(name for name, line in self.lines.items() if line.error is None)):
                     shares = [f"{100 * line.shares.get(name, 0):.4f}" for name in classes]
                     areas = line.more.get("areas_m2", {})

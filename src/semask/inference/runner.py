@@ -295,7 +295,7 @@ def _write_receipt(
             "torch": torch.__version__,
             "settings": settings,
             "done": len(finished),
-            "failed": sorted(line.item for line in lines.values() if line.error is not None),
+            "failed": sorted(line.item for line in lines.values() if line.error is not None and line.is_image),
             "labels": total,
             "seconds": round(seconds, 3),
             "model_waited": round(waited / max(seconds, 1e-9), 4),

@@ -140,6 +140,11 @@ class Windows(LazyScores):
             for starts, length, size in ((rows, tall, height), (columns, wide, width))
         )
         self._totals = _summed(self._down, height), _summed(self._across, width)
+        # how many windows cover each row, and each column
+        self._covers = tuple(
+            _summed({start: torch.ones(length) for start in starts}, size)
+            for starts, length, size in ((rows, tall, height), (columns, wide, width))
+        )
         # a meter serves the first scale of one image
         self._meter = None
         if options.meter is not None and not options.meter.taken and len(images) == 1:
@@ -173,7 +178,8 @@ class Windows(LazyScores):
         batch, _, _, width = self.shape
         known = torch.full((batch, last - first, width), UNSEEN, dtype=torch.int16)
         best: list[tuple[Window, int, Tensor]] = []
-        for window, scores, top, bottom in self._crossing(first, last):
+        crossing = self._crossing(first, last)
+        for window, scores, top, bottom in crossing:
             part = known[window.image, top - first : bottom - first, window.column : window.column + self._window[1]]
             own = scores.certain_argmax(top - window.row, bottom - window.row)[0]
             best.append((window, top, own))
@@ -182,10 +188,28 @@ class Windows(LazyScores):
                 rows = self._down[window.row][top - window.row : bottom - window.row]
                 agreed = agreed.where(torch.outer(rows, self._across[window.column]) > 0, part)
             part.copy_(agreed)
-        # where nothing is certain, the scores are asked for
-        if any((own != UNDECIDED).any() for _, _, own in best):
-            self._count_seams(first, last, best)
+        # where nothing is certain, all scores are asked for, and counted then
+        if self._meter and any((own != UNDECIDED).any() for _, _, own in best):
+            self._count_seams(first, last, [self._decided(*each) for each in zip(best, crossing, strict=True)])
         return known
+
+    def _decided(
+        self, best: tuple[Window, int, Tensor], crossing: tuple[Window, LazyScores, int, int]
+    ) -> tuple[Window, int, Tensor]:
+        """The best classes of a window where it shares pixels, read from its scores where they do not follow."""
+        window, scores, top, bottom = crossing
+        own = best[2].clone()
+        undecided = own == UNDECIDED
+        if self._options.stride != self._options.window:
+            columns = slice(window.column, window.column + self._window[1])
+            undecided &= (self._covers[0][top:bottom] > 1)[:, None] | (self._covers[1][columns] > 1)
+        row, column = undecided.nonzero(as_tuple=True)
+        if len(row):
+            one = torch.ones(len(row), 1)
+            points = SamplePoints(torch.zeros_like(row), row[:, None] + top - window.row, column[:, None], one, one)
+            read = scores.reader(top - window.row, bottom - window.row)
+            own[row, column] = read(points).argmax(dim=1).to(own.dtype)
+        return window, top, own
 
     def reader(self, first: int, last: int) -> Reader:
         crossing = [

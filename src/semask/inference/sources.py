@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from PIL import Image
 from semask.data.readers.archives import open_zip, tar_members
 from semask.data.readers.source import Source, is_hidden
 from semask.data.readers.tree import paths_below
+from semask.inference.sinks import FILES, FOLDERS
 
 VIDEOS = frozenset((".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv"))
 """Suffixes of video files."""
@@ -76,12 +77,14 @@ class Item(NamedTuple):
         return CREDENTIALS.sub("", str(self.source))
 
 
-def find_items(given: Sequence[str | Path], *, leave_out: Sequence[Path] = ()) -> tuple[list[Item], list[str]]:
+def find_items(
+    given: Sequence[str | Path], *, leave_out: Sequence[Path] = (), layout: tuple[str, str] = ("images", "labels")
+) -> tuple[list[Item], list[str]]:
     """Items of several sources in order, and notes on what was understood.
 
     A source is a file, a folder with its subfolders, a pattern (`*`, `?`, `[…]`, `**`), a text file with a path per
     line, a zip or tar file, a video, an image sequence (`frame_%04d.png`), the number of a camera or the address of a
-    stream. Of a data set with images/ and labels/ only the images are taken. Folders and files in `leave_out`,
+    stream. Of a data set with the folders of `layout` only the images are taken. Folders and files in `leave_out`,
     results of an earlier run, are not searched.
 
     Raises:
@@ -98,7 +101,7 @@ def find_items(given: Sequence[str | Path], *, leave_out: Sequence[Path] = ()) -
         elif path.is_file():
             found = _listed(path)
         elif path.is_dir():
-            found = _in_folder(path, leave_out, notes)
+            found = _in_folder(path, leave_out, notes, layout)
         elif STREAM.fullmatch(each):
             address = CREDENTIALS.sub("", each).partition("://")[2]
             name = f"camera{each}" if each.isdecimal() else re.sub(r"[^\w-]+", "_", address).strip("_") or "stream"
@@ -171,13 +174,18 @@ def _in_file(path: Path, name: str) -> list[tuple[str, Source | str]]:
     if suffix not in (".zip", ".tar"):
         return [(name, path)]
     members: Mapping[str, Source] = open_zip(path).members if suffix == ".zip" else tar_members(path)
-    images = Image.registered_extensions()
+    suffixes = Image.registered_extensions()
     # archives hold labels and texts beside images: only names of images count
-    return [
-        (member, source)
-        for member, source in sorted(members.items())
-        if PurePosixPath(member).suffix.lower() in images and not is_hidden(member)
-    ]
+    names = [name for name in sorted(members) if PurePosixPath(name).suffix.lower() in suffixes and not is_hidden(name)]
+    # WebDataset's 000.seg.png beside 000.jpg is the label of a sample
+    keys = {name[: -len(PurePosixPath(name).suffix)] for name in names}
+    return [(name, members[name]) for name in names if not _is_label(PurePosixPath(name), keys)]
+
+
+def _is_label(name: PurePosixPath, keys: Collection[str]) -> bool:
+    """Whether a member has further parts in its name than an image of the same key."""
+    key = name.with_name(name.name.partition(".")[0])
+    return len(name.suffixes) > 1 and str(key) in keys
 
 
 def _listed(path: Path) -> list[tuple[str, Source | str]]:
@@ -198,14 +206,23 @@ def _listed(path: Path) -> list[tuple[str, Source | str]]:
     return [entry for each in paths for entry in _in_file(each, os.path.relpath(os.path.abspath(each), root))]
 
 
-def _in_folder(folder: Path, leave_out: Sequence[Path], notes: list[str]) -> list[tuple[str, Source | str]]:
+def _in_folder(
+    folder: Path, leave_out: Sequence[Path], notes: list[str], layout: tuple[str, str]
+) -> list[tuple[str, Source | str]]:
     """Files below a folder; a zarr store is one raster, and a data set's labels are left out."""
     if _is_zarr(folder):
         return [(os.path.basename(os.path.abspath(folder)) or "zarr", folder)]
-    if (folder / "images").is_dir() and ((folder / "labels").is_dir() or (folder / "classes.json").is_file()):
-        notes.append(f"{folder} is a data set; its images/ are segmented, its labels/ are not")
-        folder = folder / "images"
-    paths = _without(leave_out, paths_below(folder, broken=True))
+    images, labels = layout
+    if (folder / images).is_dir() and ((folder / labels).is_dir() or (folder / "classes.json").is_file()):
+        notes.append(f"{folder} is a data set; its {images}/ are segmented, its {labels}/ are not")
+        folder = folder / images
+    paths = paths_below(folder, broken=True)
+    # results of other runs
+    runs = {path.parent for path in paths if path.name == "manifest.jsonl"}
+    others = [run / name for run in runs for name in FOLDERS] + [
+        each for run in runs for name in FILES for each in run.glob(name)
+    ]
+    paths = _without([*leave_out, *others], paths)
     found: list[tuple[str, Source | str]] = []
     stores: set[Path] = set()
     for path in paths:

@@ -15,8 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 from semask.data.classes import Classes
+from semask.data.readers.raster import as_rgb
 from semask.inference.from_recipe import build_predictor, read_size
 from semask.inference.predictor import predictor_of
 from semask.inference.regions import RegionImage
@@ -39,6 +42,10 @@ SHOWN = 4096
 SIDES = (2048, 1536, 1024, 768, 512, 384, 256, 128)
 """Sides of windows to choose from [px] for models that are tested on whole images."""
 BATCHES = (8, 4, 2, 1)
+UNKNOWN = {"confidence": 0, "entropy": 255, "prior": IGNORE}
+"""Values of maps where an image has no data."""
+ENCODING = 2**27
+"""Memory for writing files at the end [bytes], beside 12 bytes for every pixel of the overlay."""
 
 
 class TilePlan(NamedTuple):
@@ -106,6 +113,8 @@ def plan_tiles(model: Any, image: RegionImage, data: DataRecipe, test: TestRecip
         seconds, needed = _trial(model, image, window)
         lines = classes * window[0] * width * 4 // 8
         lines += 2 * TILE * width * 4 * classes * options.probabilities
+        step = max(1, math.ceil(max(image.shape[-2:]) / SHOWN))
+        lines += ENCODING + 12 * math.prod(image.shape[-2:]) // step**2
         strips = lines + TILE * width * (maps + 4 * len(image.shape)) + 2 * (window[0] + TILE) * width * image.shape[1]
         # on a CPU windows go one by one: a batch gains nothing, and rounding would depend on its size
         on_gpu = image.device.type == "cuda"
@@ -166,7 +175,8 @@ def segment_tiles(
             valid = image.valid(first, last)
             if valid is not None:
                 gaps = gaps or not valid.all()
-                found["labels"] = np.where(valid, found["labels"], IGNORE).astype(np.uint8)
+                unknown = {"labels": IGNORE, **UNKNOWN}
+                found = {name: np.where(valid, each, unknown[name]).astype(np.uint8) for name, each in found.items()}
             # before the strip counts as done: its chunks are written again otherwise
             if stored is not None and scores is not None:
                 stored[:, first:last] = to_halves(scores[0])
@@ -228,14 +238,18 @@ def _trial(model: Predictor, image: RegionImage, window: tuple[int, int]) -> tup
     return seconds, max(torch.cuda.max_memory_allocated(image.device) if on_gpu else peak, noise.nbytes)
 
 
-def _thumbnail(image: RegionImage, step: int) -> torch.Tensor:
+def _thumbnail(image: RegionImage, step: int) -> UInt8[Tensor, "3 h w"]:
     """Every `step`-th pixel of a raster as RGB bytes, read by strips."""
-    from semask.data.readers.raster import as_rgb
-    from semask.ops.resize import to_float
-
     height, width = image.shape[-2:]
-    rows = [to_float(image[0, :, first : first + 1, 0:width])[:, :, ::step].cpu() for first in range(0, height, step)]
-    return (to_float(as_rgb(torch.cat(rows, dim=1))) * 255).round().to(torch.uint8)
+    return rgb_bytes(
+        torch.cat([image[0, :, first : first + 1, 0:width][:, :, ::step].cpu() for first in range(0, height, step)], 1)
+    )
+
+
+def rgb_bytes(image: Tensor) -> UInt8[Tensor, "3 h w"]:
+    """An image c h w as overlays show it."""
+    rgb = as_rgb(image)
+    return rgb if rgb.dtype == torch.uint8 else (rgb * 255).round().to(torch.uint8)
 
 
 def _resident() -> int:

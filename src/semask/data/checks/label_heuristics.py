@@ -69,7 +69,9 @@ def label_issues(pairs: Sequence[Pair], stats: Sequence[PairStats], classes: Cla
     share = sum(ignored.values()) / max(1, counts.pixels.total())
     if share > 0.5:
         most = max(ignored, key=lambda value: ignored[value])
-        message = f"{share:.1%} of all pixels are ignored, most of them of value {most}; is that value no class?"
+        message = (
+            f"{share:.1%} of all pixels are ignored, most of them of value {name_of(most)}; is that value no class?"
+        )
         yield Issue("ignored", message, severity="error" if share == 1 else "warning")
 
 

@@ -27,9 +27,14 @@ def is_tiff(start: bytes) -> bool:
 
 
 def has_deep_samples(source: Source) -> bool:
-    """Whether the first image has more than 8 bits per sample; False where it is broken, whose reader reports why."""
+    """Whether the first image has more than 8 bits per sample, or its channels in pages, as OME-TIFF says.
+
+    False where it is broken, whose reader reports why.
+    """
     try:
         with source.open("rb") as file, TiffFile(file) as tiff:
+            if tiff.is_ome and len(tiff.pages) > 1:
+                return bool(tiff.pages.first.bitspersample > 8 or tiff.series[0].axes == "CYX")
             return bool(tiff.pages.first.bitspersample > 8)
     except Exception:
         return False
