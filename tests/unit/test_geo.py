@@ -74,7 +74,7 @@ def lines(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "manifest.jsonl").read_text(encoding="utf-8").splitlines()[1:]]
 
 
-@pytest.mark.parametrize("memory", [None, 4.0])
+@pytest.mark.parametrize("memory", [None, 64.0])
 def test_results_lie_where_their_rasters_lie(model: SegmentationModel, tmp_path: Path, memory: float | None) -> None:
     (tmp_path / "in").mkdir()
     for name, (crs, transform) in PLACES.items():
@@ -240,7 +240,7 @@ def test_windows_without_data_are_skipped_and_change_nothing_elsewhere(
             tmp_path / f"out {name}",
             window=(64, 64),
             stride=(48, 48),
-            memory=4.0,
+            memory=64.0,
             confidence=True,
             batch_size=1,
         )
@@ -263,7 +263,7 @@ def test_windows_without_data_are_skipped_and_change_nothing_elsewhere(
     assert counts["all"] - counts["gaps"] == inside
 
 
-@pytest.mark.parametrize("memory", [None, 4.0])
+@pytest.mark.parametrize("memory", [None, 64.0])
 def test_nan_marks_no_data_in_floats(tmp_path: Path, memory: float | None) -> None:
     recipe = semask.get_recipe("folder/semask-micro-fpn").override(
         {"data.value_range": (-50.0, 1000.0), "model.num_classes": 5, "data.crop": (64, 64)}

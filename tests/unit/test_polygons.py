@@ -198,7 +198,7 @@ def test_predict_writes_them_for_images_and_rasters(tmp_path: Path) -> None:
     write(tmp_path / "in/map.tif", values, crs=crs, transform=transform)
     Image.fromarray(np.moveaxis(values, 0, -1)).save(tmp_path / "in/photo.png")
     wanted = model.predict(torch.from_numpy(values)).numpy()
-    for memory in (None, 4.0):
+    for memory in (None, 64.0):
         out = tmp_path / f"out {memory}"
         summary = semask.predict(model, tmp_path / "in", out, polygons=True, memory=memory)
         assert summary.failed == {}

@@ -537,10 +537,10 @@ def test_a_raster_that_was_begun_keeps_its_windows(
     with monkeypatch.context() as killed:
         killed.setattr(RowStore, "append", append_one)
         with pytest.raises(KeyboardInterrupt):
-            semask.predict(checkpoint, path, out, memory=8.0)
+            semask.predict(checkpoint, path, out, memory=64.0)
     # a plan of its own would find no memory
-    monkeypatch.setattr(tiles, "_resident", lambda **_: 8 * tiles.GIB)
-    assert semask.predict(checkpoint, path, out, memory=8.0).done == 1
+    monkeypatch.setattr(tiles, "_resident", lambda **_: 64 * tiles.GIB)
+    assert semask.predict(checkpoint, path, out, memory=64.0).done == 1
     assert len(plans) == 1
     assert not (out / ".unfinished").exists()
     with pytest.raises(ValueError, match=facts("memory", "--overwrite")):

@@ -65,7 +65,7 @@ def test_labels_by_region_are_those_of_the_whole_image(
     checkpoint: Path, pixels: np.ndarray, raster: Path, tmp_path: Path, name: str
 ) -> None:
     model, test = semask.load(checkpoint), TESTS[name]
-    semask.predict(model, raster, tmp_path, test=test, memory=8, overlay=False, confidence=True, seams=True)
+    semask.predict(model, raster, tmp_path, test=test, memory=64, overlay=False, confidence=True, seams=True)
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
     assert model.recipe is not None
     with torch.inference_mode():
@@ -112,7 +112,7 @@ def test_the_memory_decides_the_windows(checkpoint: Path, raster: Path) -> None:
 def test_a_plan_is_shown_and_nothing_written(
     checkpoint: Path, raster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["predict", str(checkpoint), str(raster), "--out", str(tmp_path / "out"), "--plan", "--memory", "8"]
+    command = ["predict", str(checkpoint), str(raster), "--out", str(tmp_path / "out"), "--plan", "--memory", "64"]
     assert cli.main(command) == 0
     assert "256×256" in capsys.readouterr().err
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
@@ -125,7 +125,7 @@ def test_a_killed_raster_goes_on_to_the_same_bytes(
     path = tmp_path / "map.tif"
     tall = np.concatenate([pixels] * (2 if kills < 10 else 12))
     tifffile.imwrite(path, tall, tile=(128, 256), compression="zlib", photometric="rgb")
-    command = ["predict", str(checkpoint), str(path), "--memory", "8", "--seams", "--confidence", "--polygons"]
+    command = ["predict", str(checkpoint), str(path), "--memory", "64", "--seams", "--confidence", "--polygons"]
     assert cli.main([*command, "--out", str(tmp_path / "whole")]) == 0
     out = tmp_path / "out"
     # shares of the time from the first strip to the end
@@ -166,16 +166,16 @@ def contents(out: Path) -> dict[str, bytes]:
 def test_what_is_left_of_another_run_is_not_used(checkpoint: Path, raster: Path, tmp_path: Path) -> None:
     """Half a raster of one model, then another model into the same folder."""
     other = semask.build(get_recipe("scenes/semask-micro-fpn")).eval()
-    semask.predict(other, raster, tmp_path / "truth", memory=8, overlay=False)
+    semask.predict(other, raster, tmp_path / "truth", memory=64, overlay=False)
     out = tmp_path / "out"
-    command = ["predict", str(checkpoint), str(raster), "--out", str(out), "--memory", "8", "--overlay", "false"]
+    command = ["predict", str(checkpoint), str(raster), "--out", str(out), "--memory", "64", "--overlay", "false"]
     process = subprocess.Popen([sys.executable, "-m", "semask.cli.main", *command], stderr=subprocess.DEVNULL)
     waited = time.monotonic()
     while process.poll() is None and not strips(out) and time.monotonic() < waited + 60:
         time.sleep(0.005)
     process.kill()
     process.wait()
-    semask.predict(other, raster, out, memory=8, overlay=False, overwrite=True)
+    semask.predict(other, raster, out, memory=64, overlay=False, overwrite=True)
     assert contents(out)["predictions/map.tif"] == contents(tmp_path / "truth")["predictions/map.tif"]
     shutil.rmtree(out)
 
@@ -188,7 +188,7 @@ def test_the_disagreement_of_windows_is_the_same_whatever_is_written(
     found = []
     for name, options in (("labels", {}), ("confidence", {"confidence": True})):
         test = TestRecipe(mode="sliding", window=(tall, wide), stride=(down, across))
-        semask.predict(model, raster, tmp_path / name, test=test, memory=8, overlay=False, **options)
+        semask.predict(model, raster, tmp_path / name, test=test, memory=64, overlay=False, **options)
         line = json.loads((tmp_path / name / "manifest.jsonl").read_text().splitlines()[1])
         found.append(line["more"]["windows_differ"])
     assert abs(found[0] - found[1]) < 1e-4

@@ -27,7 +27,7 @@ from semask.structures import IGNORE
 from tests.facts import facts
 
 CLASSES = Classes.from_dict({"classes": ["sky", "röad", "wood"]})
-WINDOWS: dict[str, Any] = {"window": (64, 64), "stride": (48, 48), "memory": 4.0, "overlay": False}
+WINDOWS: dict[str, Any] = {"window": (64, 64), "stride": (48, 48), "memory": 64.0, "overlay": False}
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_predict_writes_zarr(model: SegmentationModel, values: np.ndarray, tmp_p
     wanted = (
         semask.sliding(model, window=(64, 64), stride=(48, 48)).labels(torch.from_numpy(values)[None] / 255)[0].numpy()
     )
-    for memory in (None, 4.0):
+    for memory in (None, 64.0):
         out = tmp_path / f"out {memory}"
         arguments = {**WINDOWS, "memory": memory, "labels": "zarr", "confidence": True}
         assert semask.predict(model, tmp_path / "in", out, **arguments).done == 2
@@ -134,7 +134,7 @@ def test_predict_writes_zarr(model: SegmentationModel, values: np.ndarray, tmp_p
             assert zarr.open_array(out / f"confidence/{name}.zarr/0", mode="r").shape == wanted.shape
         again = semask.predict(model, tmp_path / "in", out, **arguments)
         assert (again.done, again.earlier) == (0, 2)
-    receipts = [json.loads((tmp_path / f"out {memory}/receipt.json").read_text()) for memory in (None, 4.0)]
+    receipts = [json.loads((tmp_path / f"out {memory}/receipt.json").read_text()) for memory in (None, 64.0)]
     assert receipts[0]["labels"] == receipts[1]["labels"]
 
 
@@ -218,7 +218,7 @@ def test_zarr_stores_are_images(model: SegmentationModel, values: np.ndarray, tm
     group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [{"path": "0"}]}]}
     group.create_array("0", data=values[None, :, None], chunks=(1, 1, 1, 128, 128))
     zarr.create_array(folder / "odd.zarr", data=values[:2])
-    summary = semask.predict(model, folder, tmp_path / "out", memory=4.0, **{"window": (64, 64), "stride": (48, 48)})
+    summary = semask.predict(model, folder, tmp_path / "out", memory=64.0, **{"window": (64, 64), "stride": (48, 48)})
     assert (summary.done, summary.skipped) == (2, ())
     assert [*summary.failed] == [str(folder / "odd.zarr")]
     wanted = (
