@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,27 @@ def _seed() -> None:
     import torch
 
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    """A micro model of 12 classes: random heads vote for one class everywhere, larger weights for many."""
+    import torch
+
+    import semask
+
+    torch.manual_seed(1)
+    model = semask.build("scenes/semask-micro-fpn").eval()
+    torch.nn.init.normal_(model.decoder.classify.weight, std=3.0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of `model`."""
+    from semask.checkpoints import store
+
+    return store.save(model, tmp_path_factory.mktemp("varied") / "checkpoint")
 
 
 @pytest.fixture

@@ -8,21 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import semask
-from semask.checkpoints import store
-from semask.recipes import get_recipe
 from tests.facts import facts
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(1)
-    model = semask.build(get_recipe("scenes/semask-micro-fpn"))
-    torch.nn.init.normal_(model.decoder.classify.weight, std=3.0)
-    return store.save(model, tmp_path_factory.mktemp("cluster") / "checkpoint")
 
 
 @pytest.fixture(scope="module")

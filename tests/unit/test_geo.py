@@ -45,15 +45,6 @@ def plain_files() -> None:
     warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 
-@pytest.fixture(scope="module")
-def model() -> SegmentationModel:
-    torch.manual_seed(1)
-    model = semask.build("scenes/semask-micro-fpn")
-    # random heads vote for one class everywhere
-    torch.nn.init.normal_(model.decoder.classify.weight, std=3.0)  # type: ignore[operator, union-attr, arg-type]
-    return model
-
-
 def pixels(height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> np.ndarray:
     """Coarse coloured noise, 3 H W."""
     coarse = torch.from_numpy(np.random.default_rng(seed).random((1, 3, height // 9 + 2, width // 9 + 2)))

@@ -25,16 +25,6 @@ from semask.ops.lazy_scores import LazyScores
 from tests.facts import facts, missing
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(1)
-    recipe = recipes.get_recipe("scenes/semask-micro-fpn")
-    model = build(recipe)
-    # Random heads vote for one class everywhere; larger weights make label maps that tell images apart.
-    torch.nn.init.normal_(model.decoder.classify.weight, std=3.0)
-    return store.save(model, tmp_path_factory.mktemp("checkpoint"))
-
-
 @pytest.fixture
 def picture() -> np.ndarray:
     rng = np.random.default_rng(3)

@@ -23,7 +23,6 @@ from PIL import Image
 
 import semask
 from semask import recipes
-from semask.checkpoints import store
 from semask.cli import main as cli
 from semask.inference import tiles
 from semask.inference.engine import Engine, Loaded
@@ -40,14 +39,6 @@ from tests.unit.stored import make_tar, make_zip
 
 OURS = ("manifest", "receipt", ".manifest")
 """Beginnings of files that tell when and how long, and so differ between runs."""
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(1)
-    model = semask.build(recipes.get_recipe("scenes/semask-micro-fpn"))
-    torch.nn.init.normal_(model.decoder.classify.weight, std=3.0)
-    return store.save(model, tmp_path_factory.mktemp("run") / "checkpoint")
 
 
 @pytest.fixture(scope="module")

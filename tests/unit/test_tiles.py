@@ -17,7 +17,6 @@ import tifffile
 import torch
 
 import semask
-from semask.checkpoints import store
 from semask.cli import main as cli
 from semask.data.readers.regions import TiffRaster
 from semask.inference import build_predictor
@@ -28,14 +27,6 @@ from semask.recipes.prediction import PredictOptions
 from tests.facts import facts
 
 HEIGHT, WIDTH = 700, 900
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(1)
-    model = semask.build(get_recipe("scenes/semask-micro-fpn"))
-    torch.nn.init.normal_(model.decoder.classify.weight, std=3.0)
-    return store.save(model, tmp_path_factory.mktemp("tiles") / "checkpoint")
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ import pytest
 import torch
 from PIL import Image
 
-from semask import recipes
 from semask.checkpoints.predict import predict
 from semask.inference import build_predictor, frames, video_file
 from semask.inference.colours import numbered_classes, overlay
@@ -26,7 +25,6 @@ from semask.inference.frames import Frame, open_video, read_ahead
 from semask.inference.sinks import Result
 from semask.inference.sources import find_items, unique_names
 from semask.inference.video import STILL, flicker
-from semask.models.build import build
 from semask.models.model import SegmentationModel
 from semask.recipes.prediction import PredictOptions
 from semask.recipes.recipe import DataRecipe, TestRecipe
@@ -34,15 +32,6 @@ from tests.facts import missing
 from tests.unit.clips import read_clip, read_sound, scene, write_clip
 
 SCENES = [scene(number) for number in range(30)]
-
-
-@pytest.fixture(scope="module")
-def model() -> SegmentationModel:
-    torch.manual_seed(1)
-    model = build(recipes.get_recipe("scenes/semask-micro-fpn")).eval()
-    # Random heads vote for one class everywhere; larger weights make label maps that differ.
-    torch.nn.init.normal_(model.decoder.classify.weight, std=3.0)
-    return model
 
 
 def line(out: Path) -> dict[str, Any]:

@@ -31,14 +31,6 @@ WINDOWS: dict[str, Any] = {"window": (64, 64), "stride": (48, 48), "memory": 64.
 
 
 @pytest.fixture(scope="module")
-def model() -> SegmentationModel:
-    torch.manual_seed(1)
-    model = semask.build("scenes/semask-micro-fpn")
-    torch.nn.init.normal_(model.decoder.classify.weight, std=3.0)  # type: ignore[operator, union-attr, arg-type]
-    return model
-
-
-@pytest.fixture(scope="module")
 def values() -> np.ndarray:
     coarse = np.random.default_rng(0).integers(0, 255, (3, 60, 20), dtype=np.uint8)
     return coarse.repeat(10, axis=1).repeat(10, axis=2)

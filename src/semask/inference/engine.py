@@ -104,6 +104,10 @@ class Engine:
             },
         }
 
+    def key(self, item: Item) -> dict[str, Any]:
+        """What the results of an item are made from; a run goes on from what another left only if it is the same."""
+        return {**self.settings, "source": str(item), "bytes": item.size, "changed": item.changed}
+
     def load(self, item: Item) -> Loaded:
         """Read an image, or open it where it is read by region.
 
@@ -245,13 +249,12 @@ class Engine:
         """
         began = time.perf_counter()
         height, width = image.shape[-2:]
-        key = {**self.settings, "source": str(item), "bytes": item.size, "changed": item.changed}
-        store = RowStore(unfinished(self.options.out, item.name), (height, width), key)
+        store = RowStore(unfinished(self.options.out, item.name), (height, width), self.key(item))
         try:
             # windows depend on the memory that was free: those of an unfinished run stay
             earlier = store.notes.get("plan")
             plan = self.plan(item, image) if earlier is None else TilePlan.from_json(earlier)
-            store.note(**{"plan": plan.to_json(), **store.notes})
+            store.note(plan=plan.to_json())
             if store.done:
                 self._log(f"{item}: goes on at row {store.done} of {height}")
             with torch.inference_mode():

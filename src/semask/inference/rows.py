@@ -33,7 +33,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 class RowFile:
-    """A map H W, or k H W, of one type in a raw file, row after row; slices of its rows are read as arrays."""
+    """A map H W of one type in a raw file, row after row; slices of its rows are read as arrays."""
 
     def __init__(self, path: Path, height: int, width: int, dtype: np.dtype[Any]) -> None:
         self.path, self.shape, self.dtype = path, (height, width), dtype
@@ -85,9 +85,9 @@ class RowStore:
         self.note(**notes)
 
     def note(self, **notes: Any) -> None:
-        """Keep on disk what the next run has to know."""
-        self.notes = notes
-        write_json(self.folder / STATE, {"key": self.key, "done": self.done, "notes": notes})
+        """Keep on disk what the next run has to know, beside what it knows already."""
+        self.notes |= notes
+        write_json(self.folder / STATE, {"key": self.key, "done": self.done, "notes": self.notes})
 
     def map(self, name: str, dtype: Any = np.uint8) -> RowFile:
         """A finished map."""

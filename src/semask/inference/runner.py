@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import itertools
 import os
 import time
@@ -13,6 +14,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from semask.data.readers.image import is_image
@@ -22,7 +24,7 @@ from semask.inference.manifest import Line, Manifest
 from semask.inference.regions import RegionImage
 from semask.inference.rows import remove_state
 from semask.inference.shards import write_shards
-from semask.inference.sinks import FOLDERS, PREDICTIONS, UNFINISHED, Result, item_files, unfinished
+from semask.inference.sinks import FOLDERS, PREDICTIONS, Result, item_files, unfinished
 from semask.inference.sources import Item
 from semask.recipes.prediction import PredictOptions, Shard
 from semask.text import Progress
@@ -240,9 +242,6 @@ def run(engine: Engine, items: Sequence[Item], *, work: Work | None = None) -> S
             except (OSError, KeyboardInterrupt):
                 progress.console.print(f"{done} of {len(todo)} are done; the same command goes on from there")
                 raise
-        with suppress(OSError):
-            # empty, unless an item failed half-way
-            (options.out / UNFINISHED).rmdir()
         manifest.write_summary(engine.classes.names)
         if options.pack:
             write_shards(options.out, shard, manifest, [item.name for item in mine], options.pack)
@@ -278,10 +277,6 @@ def _write_receipt(
     waited: float,
 ) -> None:
     """Write receipt.json: settings, counts, and one hash over all label maps, which two runs can compare."""
-    import hashlib
-
-    import torch
-
     from semask import __version__
 
     finished = sorted((line.item, line.labels) for line in lines.values() if line.error is None)

@@ -301,6 +301,11 @@ def shares(labels: Rows, classes: Classes) -> dict[str, float]:
     counts = np.zeros(256, np.int64)
     for first in range(0, len(labels), 4 * TILE):
         counts += np.bincount(labels[first : first + 4 * TILE].ravel(), minlength=256)
+    return shares_of(counts, classes)
+
+
+def shares_of(counts: np.ndarray, classes: Classes) -> dict[str, float]:
+    """The same from the counts of all 256 values."""
     known = counts[: len(classes)]
     return {
         name: round(float(count / max(1, known.sum())), 6) for name, count in zip(classes.names, known, strict=True)

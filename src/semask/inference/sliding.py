@@ -140,15 +140,15 @@ class Windows(LazyScores):
             for starts, length, size in ((rows, tall, height), (columns, wide, width))
         )
         self._totals = _summed(self._down, height), _summed(self._across, width)
-        # how many windows cover each row, and each column
-        self._covers = tuple(
-            _summed({start: torch.ones(length) for start in starts}, size)
-            for starts, length, size in ((rows, tall, height), (columns, wide, width))
-        )
         # a meter serves the first scale of one image
         self._meter = None
         if options.meter is not None and not options.meter.taken and len(images) == 1:
             self._meter, options.meter.taken = options.meter, True
+            # how many windows cover each row, and each column
+            self._covers = tuple(
+                _summed({start: torch.ones(length) for start in starts}, size)
+                for starts, length, size in ((rows, tall, height), (columns, wide, width))
+            )
         self._scored: list[tuple[Window, LazyScores]] = []
         # The first windows are scored at once, since only their scores have the number of classes.
         self._score_next(even_empty=True)

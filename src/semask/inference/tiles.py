@@ -113,8 +113,7 @@ def plan_tiles(model: Any, image: RegionImage, data: DataRecipe, test: TestRecip
         seconds, needed = _trial(model, image, window)
         lines = classes * window[0] * width * 4 // 8
         lines += 2 * TILE * width * 4 * classes * options.probabilities
-        step = max(1, math.ceil(max(image.shape[-2:]) / SHOWN))
-        lines += ENCODING + 12 * math.prod(image.shape[-2:]) // step**2
+        lines += ENCODING + 12 * math.prod(image.shape[-2:]) // _thinning(image) ** 2
         strips = lines + TILE * width * (maps + 4 * len(image.shape)) + 2 * (window[0] + TILE) * width * image.shape[1]
         # on a CPU windows go one by one: a batch gains nothing, and rounding would depend on its size
         on_gpu = image.device.type == "cuda"
@@ -154,7 +153,7 @@ def segment_tiles(
     meter = SeamMeter(has_map=options.seams)
     predictor = build_predictor(model, plan.test, data, meter=meter, valid_border=options.valid_border)
     height, width = image.shape[-2:]
-    step = max(1, math.ceil(max(height, width) / SHOWN))
+    step = _thinning(image)
     probabilities, stored = None, None
     if options.probabilities:
         probabilities = store.folder / "probabilities.zarr"
@@ -180,7 +179,7 @@ def segment_tiles(
             # before the strip counts as done: its chunks are written again otherwise
             if stored is not None and scores is not None:
                 stored[:, first:last] = to_halves(scores[0])
-            store.append(found, plan=plan.to_json(), seams=meter.state(), gaps=gaps)
+            store.append(found, seams=meter.state(), gaps=gaps)
             advance(last)
     maps: dict[str, Any] = {name: store.map(name) for name in ("confidence", "entropy") if name in options.measures}
     shown = _thumbnail(image, step)
@@ -236,6 +235,11 @@ def _trial(model: Predictor, image: RegionImage, window: tuple[int, int]) -> tup
         ended.set()
         watcher.join()
     return seconds, max(torch.cuda.max_memory_allocated(image.device) if on_gpu else peak, noise.nbytes)
+
+
+def _thinning(image: RegionImage) -> int:
+    """Step between the pixels of a raster that overlays show."""
+    return max(1, math.ceil(max(image.shape[-2:]) / SHOWN))
 
 
 def _thumbnail(image: RegionImage, step: int) -> UInt8[Tensor, "3 h w"]:

@@ -27,7 +27,7 @@ from semask.inference.frames import Frame, Sound, Video, open_video, read_ahead
 from semask.inference.manifest import Line, digest
 from semask.inference.predictor import Pipeline
 from semask.inference.rows import STATE, read_state, remove_state
-from semask.inference.sinks import FOLDERS, FRAME, PREDICTIONS, UNFINISHED, Result, unfinished
+from semask.inference.sinks import FOLDERS, FRAME, PREDICTIONS, UNFINISHED, Result, shares_of, unfinished
 from semask.inference.sources import Item
 from semask.inference.tta import Mean
 from semask.inference.video_file import VideoWriter
@@ -208,8 +208,7 @@ class Recorder:
             more["ended"] = video.ended
             parts.append(f"ended: {video.ended}")
         self._engine.say(f"video {item.name}", f"{item}: {', '.join(parts)}")
-        names, known = self._engine.classes.names, self._counts[: len(self._engine.classes)]
-        found = {name: round(float(count / max(1, known.sum())), 6) for name, count in zip(names, known, strict=True)}
+        found = shares_of(self._counts, self._engine.classes)
         spent = round(seconds, 3)
         return Line(item.name, str(item), item.size, None, *self.size, labels, found, spent, more, item.changed)
 
@@ -274,7 +273,7 @@ def flicker(before: Result, after: Result) -> tuple[int, int]:
 
 def _begin(engine: Engine, item: Item, folder: Path, *, is_live: bool) -> None:
     """Remove what earlier runs left, unless it is of this file and these settings."""
-    key = json.loads(json.dumps({**engine.settings, "source": str(item), "bytes": item.size, "changed": item.changed}))
+    key = json.loads(json.dumps(engine.key(item)))
     same = not is_live and read_state(folder) == key
     for kind in FOLDERS:
         place = engine.options.out / kind / item.name
