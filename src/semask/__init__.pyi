@@ -2,6 +2,7 @@ from . import benchmark, checkpoints, data, evaluation, inference, losses, model
 from . import visualization
 from .checkpoints.api import create_model, load
 from .checkpoints.convert import load_published
+from .checkpoints.export import export
 from .checkpoints.predict import predict
 from .checkpoints.store import save
 from .data.classes import Classes
@@ -11,6 +12,7 @@ from .models.build import build
 from .models.model import SegmentationModel
 from .recipes import DataRecipe, LossRecipe, ModelRecipe, OptimRecipe, Recipe, TestRecipe, TrainRecipe
 from .recipes import get_recipe, list_recipes
+from .recipes.export import ExportOptions
 from .recipes.prediction import PredictOptions
 from .structures import Batch, Decoder, Encoder, Features, LabelMap, Loss, LossTerms, MaskLogits, PixelLogits
 from .structures import Predictor, Sample, Segmentation

@@ -79,13 +79,14 @@ class MaskLogits(NamedTuple):
 
     def lazy_scores(self, size: tuple[int, int]) -> LazyScores:
         """Return the same scores, computed a block of rows at a time."""
-        return combine_masks_lazily(self._class_probabilities(), self.mask_logits, size)
+        return combine_masks_lazily(self.class_probabilities(), self.mask_logits, size)
 
     def probabilities(self, size: tuple[int, int]) -> tuple[Float[Tensor, "b q k"], Float[Tensor, "b q H W"]]:
         """Return how likely each query is of each class, "no object" left out, and each pixel in its mask at `size`."""
-        return self._class_probabilities(), resize(self.mask_logits.float(), size).sigmoid()
+        return self.class_probabilities(), resize(self.mask_logits.float(), size).sigmoid()
 
-    def _class_probabilities(self) -> Float[Tensor, "b q k"]:
+    def class_probabilities(self) -> Float[Tensor, "b q k"]:
+        """Return how likely each query is of each class, "no object" left out."""
         return self.class_logits.float().softmax(-1)[..., :-1]
 
 

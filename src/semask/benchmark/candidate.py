@@ -68,7 +68,7 @@ def recipe_of(name: str, root: Path | None = None) -> Recipe:
     Raises:
         ValueError: there is no such recipe or checkpoint, or its number of classes is not the data's.
     """
-    is_checkpoint = name not in list_recipes() and Path(name).is_dir()
+    is_checkpoint = name not in list_recipes() and Path(name).exists()
     try:
         recipe = read_recipe(Path(name)) if is_checkpoint else get_recipe(name)
     except ValueError as error:

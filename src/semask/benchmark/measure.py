@@ -19,7 +19,8 @@ from semask.benchmark.result import FORMAT, KIND
 from semask.benchmark.rounds import Work, alternate, clock_of
 from semask.benchmark.third_party import third_party
 from semask.checkpoints import store
-from semask.models.build import build
+from semask.exports.runtime import ExportedModel
+from semask.models.build import build, build_on_meta
 from semask.models.flops import cost_of
 from semask.models.model import SegmentationModel
 from semask.ops.device import available_memory, pick_device
@@ -80,7 +81,10 @@ def cases_of_model(one: Candidate, options: Options, device: torch.device, folde
     ours = module if isinstance(module, SegmentationModel) else None
     size = options.size_for(recipe.data.crop)
     # cost first: it is counted on a twin without weights
-    cost = cost_of(module, size)
+    exported = isinstance(module, ExportedModel)
+    if exported and options.what == "train":
+        raise ValueError(f"{one.title} is an exported file and cannot be trained; use --what predict")
+    cost = cost_of(build_on_meta(recipe) if exported else module, size)
     # memory format
     channels_last = options.channels_last
     if channels_last is None:

@@ -98,7 +98,8 @@ def load(
     """The model of a checkpoint directory (model.safetensors and recipe.json), in evaluation mode.
 
     Args:
-        directory: Folder of `semask.save`, `semask.fit` or `semask train`, such as runs/NAME/best.
+        directory: Folder of `semask.save`, `semask.fit` or `semask train`, such as runs/NAME/best; or a file of
+            `semask export`, whose model predicts and is evaluated like the one that it was made of.
         model: Model that the weights go into, for checkpoints that no recipe describes.
         device: Device of the model.
 

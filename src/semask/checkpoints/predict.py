@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from semask.checkpoints import store
-from semask.checkpoints.record import WEIGHTS, read_recipe
+from semask.checkpoints.record import read_recipe, weights_of
 from semask.data.classes import Classes
 from semask.data.renamed import check_names
+from semask.exports.runtime import ExportedModel
 from semask.files import check_writable
 from semask.inference.colours import numbered_classes
 from semask.inference.engine import Engine
@@ -31,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 def predict(
-    model: SegmentationModel | str | Path,
+    model: SegmentationModel | ExportedModel | str | Path,
     images: str | Path | Sequence[str | Path],
     out: str | Path | None = None,
     *,
@@ -47,7 +51,7 @@ def predict(
     their height.
 
     Args:
-        model: A checkpoint's folder, or a model.
+        model: A checkpoint's folder, an exported file, or a model.
         images: Files, folders, patterns, text files with a path per line, zip or tar files, videos, image sequences,
             cameras, addresses of streams.
         out: Folder for the results; None is that of `options`.
@@ -87,7 +91,7 @@ def predict(
     # what there is to do, before the model is built
     given = [images] if isinstance(images, str | Path) else [*images]
     earlier = [options.out / name for name in FOLDERS] + [path for name in FILES for path in options.out.glob(name)]
-    recipe = model.recipe if isinstance(model, SegmentationModel) else read_recipe(Path(model))
+    recipe = read_recipe(Path(model)) if isinstance(model, str | Path) else model.recipe
     data = recipe.data if recipe else DataRecipe()
     layout = data.images.partition("/")[0], data.labels.partition("/")[0]
     items, notes = find_items(given, leave_out=earlier, layout=layout)
@@ -139,24 +143,29 @@ def _options(options: PredictOptions | None, out: str | Path | None, changes: di
     return options
 
 
-def _model(given: SegmentationModel | str | Path, options: PredictOptions) -> tuple[SegmentationModel, str]:
+def _model(
+    given: SegmentationModel | ExportedModel | str | Path, options: PredictOptions
+) -> tuple[SegmentationModel | ExportedModel, str]:
     """The model in evaluation mode on its device, and a hash of its weights."""
+    if isinstance(given, ExportedModel):
+        return given, digest([given.path])
     if isinstance(given, SegmentationModel):
-        import hashlib
-
-        import torch
-
-        total = hashlib.sha256()
-        for name, tensor in given.state_dict().items():
-            total.update(name.encode())
-            # bfloat16 has no type in NumPy
-            total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        return given.eval(), total.hexdigest()
+        return given.eval(), weights_hash(given)
     bundle = store.load(given, device=pick_device(options.device))
-    return bundle.model, digest([Path(given) / WEIGHTS])
+    return bundle.model, digest([weights_of(Path(given))])
 
 
-def _classes(model: SegmentationModel, given: Classes | str | Path | None) -> Classes:
+def weights_hash(model: SegmentationModel) -> str:
+    """SHA-256 of a model's tensors, by their names."""
+    total = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        total.update(name.encode())
+        # bfloat16 has no type in NumPy
+        total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
+def _classes(model: SegmentationModel | ExportedModel, given: Classes | str | Path | None) -> Classes:
     """Names and colours of the results: those of a table that fits the model, the model's own, or numbers."""
     own = model.classes or numbered_classes(model.num_classes)
     if given is None:

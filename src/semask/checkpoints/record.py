@@ -7,15 +7,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from semask.exports.metadata import FILES, SUFFIXES, find
 from semask.files import write_json
 from semask.recipes import Recipe, from_dict, to_dict
+from semask.recipes.record import FORMAT
 
 if TYPE_CHECKING:
     from semask.data.classes import Classes
 
 WEIGHTS = "model.safetensors"
 RECORD = "recipe.json"
-FORMAT = 2
 MOST_BYTES = 2**24
 """A record has a few kilobytes, its class table at most some hundred."""
 
@@ -53,14 +54,30 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def read_recipe(directory: Path) -> Recipe:
-    """Recipe of a checkpoint, without reading its weights.
+def read_recipe(checkpoint: Path) -> Recipe:
+    """Recipe of a checkpoint's folder or of an exported file, without reading weights.
 
     Raises:
         ValueError: Files are missing or broken, or no recipe describes the model.
     """
-    require_checkpoint(directory)
-    return recipe_of(read_record(directory / RECORD), directory)
+    weights = weights_of(checkpoint)
+    if weights.name != WEIGHTS:
+        from semask.exports.runtime import read_record as read_export
+
+        return from_dict(read_export(weights)["recipe"])
+    return recipe_of(read_record(checkpoint / RECORD), checkpoint)
+
+
+def weights_of(checkpoint: Path) -> Path:
+    """The file with the weights: an exported one, given by itself or by its folder, or that of a checkpoint's folder.
+
+    Raises:
+        ValueError: A file is missing.
+    """
+    if checkpoint.suffix in SUFFIXES or any((checkpoint / name).is_file() for name in FILES.values()):
+        return find(checkpoint)
+    require_checkpoint(checkpoint)
+    return checkpoint / WEIGHTS
 
 
 def recipe_of(record: dict[str, Any], directory: Path) -> Recipe:
@@ -90,5 +107,6 @@ def require_checkpoint(directory: Path) -> None:
         lack = f"it lacks {' and '.join(absent)}" if directory.exists() else "there is no such folder"
         raise ValueError(
             f"{str(directory)!r} is no semask checkpoint: {lack}. {hint}Give the directory that "
-            "`semask train` wrote, such as runs/NAME/best; published files go through `semask convert` first."
+            "`semask train` wrote, such as runs/NAME/best, or a file of `semask export`; published files go through "
+            "`semask convert` first."
         )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from semask.checkpoints.record import RECORD, WEIGHTS, read_record, recipe_of, require_checkpoint, write_record
+from semask.checkpoints.record import RECORD, WEIGHTS, read_record, recipe_of, weights_of, write_record
 from semask.data.classes import Classes
+from semask.exports.runtime import open_export
 from semask.files import atomic_write
 from semask.models.build import build_without_init
 from semask.models.model import SegmentationModel
@@ -20,7 +21,10 @@ from semask.recipes import Recipe
 
 
 class Bundle(NamedTuple):
-    """A model with its recipe, None where none describes it, and its classes, None where they have no names."""
+    """A model, or an exported file in its place, with its recipe and its classes.
+
+    recipe: None where none describes it. classes: None where they have no names.
+    """
 
     model: SegmentationModel
     recipe: Recipe | None
@@ -84,7 +88,7 @@ def load(
     """Read a checkpoint; its model is in evaluation mode.
 
     Args:
-        directory: Folder that `save` or a training run wrote.
+        directory: Folder that `save` or a training run wrote, or a file of `semask export`.
         model: Model that the weights go into, in place; None builds the recipe's.
         device: Device of the model.
 
@@ -93,7 +97,13 @@ def load(
     """
     # the record, and the model that it describes
     directory = Path(directory)
-    require_checkpoint(directory)
+    weights = weights_of(directory)
+    if weights.name != WEIGHTS:
+        if model is not None:
+            raise ValueError(f"{str(weights)!r} is an exported file, which is its own model; leave out model=")
+        # it has the attributes that users of a bundle read
+        exported = cast(SegmentationModel, open_export(weights).to(device))
+        return Bundle(exported, exported.recipe, exported.classes)
     record = read_record(directory / RECORD)
     classes = Classes.from_dict(record["classes"]) if record.get("classes") else None
     if model is None:

@@ -87,6 +87,8 @@ def export(source: Path, out: Path, *, overwrite: bool) -> None:
     # the recipe first, before its weights are read
     require_expressible(recipe)
     bundle = store.load(source)
+    if not hasattr(bundle.model, "encoder"):
+        raise ValueError(f"{str(source)!r} is an exported file; convert the checkpoint that it was made of")
     write_transformers(out, bundle.model, recipe, bundle.classes)
     console().print(f"for transformers: {CLASSES[recipe.model.decoder.kind]}.from_pretrained({str(out)!r})")
 

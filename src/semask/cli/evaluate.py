@@ -14,7 +14,7 @@ from tyro.conf import FlagConversionOff, arg
 
 from semask.checkpoints.record import read_recipe
 from semask.cli.flags import check_record, parse_over
-from semask.cli.scoring import FIRST, TESTED, begin, check_classes, origin, processes, with_own_classes
+from semask.cli.scoring import FIRST, TESTED, begin, check_classes, folder_of, origin, processes, with_own_classes
 from semask.data.holdout import FEW
 from semask.recipes import DataRecipe, TestRecipe
 from semask.recipes.protocols import name_of, what_is_seen, with_protocol
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from semask.checkpoints.store import Bundle
     from semask.data.classes import Classes
     from semask.data.dataset import ValidationFiles, ValidationScenes
-    from semask.evaluation import MetricAccumulator
+    from semask.evaluation import Measures, MetricAccumulator
     from semask.evaluation.metrics import Scores
     from semask.inference import Pipeline
     from semask.visualization.pages.images import GalleryImage
@@ -107,7 +107,7 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
     """
     from semask.data.checks.check import check_pairs
     from semask.data.dataset import classes_of, validation_set
-    from semask.evaluation import Measures, evaluate_model, process_share
+    from semask.evaluation import evaluate_model, process_share
     from semask.evaluation.record import NAME, arrays, measured, write_record
     from semask.evaluation.summary import advice
     from semask.inference import build_predictor
@@ -118,8 +118,9 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
     bundle = with_own_classes(checkpoint, bundle)
     recipe = bundle.recipe
     assert recipe is not None
-    check_record(options.out or checkpoint / NAME)
-    _check_options(options)
+    out = options.out or folder_of(checkpoint) / NAME
+    check_record(out)
+    measures = _measures(bundle.model, options)
     classes = classes_of(recipe.data)
     check_classes(bundle, classes)
     device = pick_device(options.device)
@@ -148,7 +149,7 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
                 device=device,
                 batch_size=recipe.test.batch_size,
                 workers=options.workers,
-                measures=Measures(boundary=options.boundary, areas=options.areas, bins=options.bins),
+                measures=measures,
                 progress=bar.advance,
             )
         seconds = time.perf_counter() - started
@@ -170,7 +171,7 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
                 "seconds": round(seconds, 2),
             }
             # written before anything is printed or drawn
-            out, counts = options.out or checkpoint / NAME, arrays(accumulator)
+            counts = arrays(accumulator)
             replaces = ", in place of an earlier evaluation's (--out FILE keeps both)" if out.exists() else ""
             write_record(out, record, counts)
             screen.print(table(scores, classes.names).rich())
@@ -184,15 +185,24 @@ def evaluate(checkpoint: Path, bundle: Bundle, options: EvaluateOptions) -> Scor
     return scores
 
 
-def _check_options(options: EvaluateOptions) -> None:
-    """Refuse values before the evaluation that its measures would refuse after it."""
+def _measures(model: Any, options: EvaluateOptions) -> Measures:
+    """What is counted; a file that gives labels alone has no calibration.
+
+    Raises:
+        ValueError: A value is out of range, which is found out before the evaluation.
+    """
+    from semask.evaluation import Measures
     from semask.evaluation.metrics.calibration import Calibration
     from semask.evaluation.metrics.sizes import SizeConfusions
 
     if options.areas:
         SizeConfusions(1, areas=options.areas)
-    if options.bins:
-        Calibration(options.bins)
+    bins = 0 if getattr(model, "labels_only", False) else options.bins
+    if bins:
+        Calibration(bins)
+    elif options.bins:
+        logger.warning("no calibration: this file gives no probabilities (semask export --output raw)")
+    return Measures(boundary=options.boundary, areas=options.areas, bins=bins)
 
 
 def _gallery(

@@ -21,6 +21,7 @@ COMMANDS = {
     "robustness": "Score a checkpoint on corrupted images: noise, blur, weather and digital, by strength",
     "bench": "Measure speed, memory and cost, beside other recipes and other libraries' models",
     "predict": "Segment an image or a folder of images",
+    "export": "Write a model for other runtimes, such as ONNX, with the proof that it is the same",
     "convert": "Turn published weights into a checkpoint, or a checkpoint into one of transformers",
     "models": "List all recipes with their size, cost and published scores",
 }

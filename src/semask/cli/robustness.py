@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import FlagConversionOff, arg
 
 from semask.cli.flags import check_record, parse_over
-from semask.cli.scoring import FIRST, TESTED, begin, check_classes, origin, processes, with_own_classes
+from semask.cli.scoring import FIRST, TESTED, begin, check_classes, folder_of, origin, processes, with_own_classes
 from semask.files import write_json, write_text
 from semask.recipes import DataRecipe, TestRecipe
 from semask.text import Progress, Table, console, percent
@@ -83,7 +83,7 @@ def robustness(checkpoint: Path, bundle: Bundle, options: RobustnessOptions) -> 
 
     # refuse wrong input before hours of scoring
     bundle = with_own_classes(checkpoint, bundle)
-    recipe, out = bundle.recipe, options.out or checkpoint / NAME
+    recipe, out = bundle.recipe, options.out or folder_of(checkpoint) / NAME
     assert recipe is not None
     check_record(out)
     check_choice(named(options.corruptions), options.strengths)

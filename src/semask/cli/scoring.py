@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from semask.checkpoints.record import WEIGHTS, read_recipe
+from semask.checkpoints.record import read_recipe, weights_of
 from semask.cli.flags import STORED, split_name
 from semask.data.renamed import check_names
 from semask.recipes import Recipe, to_dict
@@ -47,6 +47,11 @@ def begin(arguments: Sequence[str], *, usage: str) -> tuple[Path, Recipe, list[s
     return checkpoint, Recipe(name="CHECKPOINT") if name is None else read_recipe(checkpoint), flags
 
 
+def folder_of(checkpoint: Path) -> Path:
+    """The folder of a checkpoint, or of an export that is given by its file."""
+    return checkpoint if checkpoint.is_dir() else checkpoint.parent
+
+
 def with_own_classes(checkpoint: Path, bundle: Bundle) -> Bundle:
     """Let the checkpoint's class table read the labels of data that have none."""
     from semask.data.pairs import stored_classes
@@ -56,7 +61,7 @@ def with_own_classes(checkpoint: Path, bundle: Bundle) -> Bundle:
     if data.kind == "scenes" or bundle.classes is None or stored_classes(data) is not None:
         return bundle
     logger.warning("no class table in %s: the checkpoint's reads the labels", data.root)
-    return bundle._replace(recipe=bundle.recipe.override({"data.classes": str(checkpoint)}))
+    return bundle._replace(recipe=bundle.recipe.override({"data.classes": str(folder_of(checkpoint))}))
 
 
 def check_classes(bundle: Bundle, classes: Classes) -> None:
@@ -107,7 +112,7 @@ def origin(checkpoint: Path, recipe: Recipe, split: str | None, images: int, dev
     from semask.ops.device import describe, versions
 
     # the same weights and files have the same digests on every machine
-    with (checkpoint / WEIGHTS).open("rb") as file:
+    with weights_of(checkpoint).open("rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     split = split or recipe.data.val_split
     joined = torch.distributed.is_available() and torch.distributed.is_initialized()

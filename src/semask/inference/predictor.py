@@ -14,7 +14,7 @@ from torch import Tensor
 
 from semask.inference.regions import RegionImage, whole
 from semask.ops.argmax import check_classes, label_map
-from semask.ops.lazy_scores import InMemory, LazyScores, best_class, iter_row_blocks, materialize
+from semask.ops.lazy_scores import Decided, InMemory, LazyScores, best_class, iter_row_blocks, materialize
 from semask.ops.resize import to_float
 from semask.structures import Predictor
 
@@ -113,6 +113,8 @@ class Pipeline:
             last = min(first + rows, lazy.shape[2])
             if not measures:
                 yield Strip(first, last, label_map(lazy, first, last))
+            elif isinstance(lazy, Decided) and lazy.confidence is not None and {*measures} == {"confidence"}:
+                yield Strip(first, last, lazy.labels[:, first:last], lazy.confidence[:, first:last])
             else:
                 blocks = [self._measure(scores, measures) for _, _, scores in iter_row_blocks(lazy, first, last)]
                 yield Strip(first, last, **{name: torch.cat([each[name] for each in blocks], -2) for name in blocks[0]})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from semask.ops.argmax import compilable_label_map
 from semask.ops.lazy_scores import Crop, LazyScores
 from semask.ops.resize import check_range, pad_images, padding_to_multiple, resize, size_of
-from semask.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD, DataRecipe, Recipe
+from semask.recipes.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
 from semask.structures import IGNORE, Decoder, Encoder, Features, LabelMap, MaskLogits, PixelLogits, Segmentation
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class SegmentationModel(nn.Module):
         One graph of plain operations, as an export wants it.
         """
         height, width = images.shape[-2:]
-        return self.decode_main(images).scores(self._padded(height, width))[..., :height, :width]
+        return self.decode_main(images).scores(self.padded_size(height, width))[..., :height, :width]
 
     def decode_main(self, images: Float[Tensor, "b c H W"]) -> PixelLogits | MaskLogits:
         """Return the main prediction alone: neither the prior nor predictions of earlier layers are computed."""
@@ -173,30 +174,25 @@ class SegmentationModel(nn.Module):
         >>> model.predict(torch.rand(3, 40, 60)).shape
         torch.Size([40, 60])
         """
-        from semask.inference import build_predictor
-        from semask.inference.predictor import to_batch
+        from semask.inference.single import predict_image
 
-        recipe = self.recipe or Recipe(name="", data=DataRecipe(channels=len(self.mean)))
-        batch, single = to_batch(image, recipe.data)
-        if "window" in test:
-            test = {"mode": "sliding", **test}
-        predictor = build_predictor(self, replace(recipe.test, **test), recipe.data)
-        was_training = self.training
-        self.eval()
-        try:
-            with torch.inference_mode():
-                labels = predictor.labels(batch.to(self.mean.device if device is None else device))
-        finally:
-            self.train(was_training)
-        shown = (labels[0] if single else labels).as_subclass(LabelMap)
-        if self.classes is not None:
-            shown.names, shown.colours = self.classes.names, self.classes.colours
-        return shown
+        return predict_image(self, image, device=device, **test)
+
+    def export(self, out: str | Path, **options: Any) -> Path:
+        """Write the model as a file for other runtimes, once it has shown that it is the same; see `semask.export`."""
+        # by name, since exports are built on models
+        written: Path = import_module("semask").export(self, out, **options)
+        return written
 
     def pad_labels(self, labels: Integer[Tensor, "b H W"]) -> Integer[Tensor, "b PH PW"]:
         """Pad labels with `IGNORE` as the images are padded, so that they lie on the logits of `forward`."""
         bottom, right = self._padding(labels.shape[-2], labels.shape[-1])
         return F.pad(labels, (0, right, 0, bottom), value=IGNORE)
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size (height, width) [px] that an image is padded to."""
+        bottom, right = self._padding(height, width)
+        return height + bottom, width + right
 
     def _padding(self, height: int, width: int) -> tuple[int, int]:
         if self.fixed_size is not None:
@@ -219,11 +215,7 @@ class SegmentationModel(nn.Module):
             total = total + resize(semantic, size_of(total), align_corners=align)
         return PixelLogits(total, align_corners=align)
 
-    def _padded(self, height: int, width: int) -> tuple[int, int]:
-        bottom, right = self._padding(height, width)
-        return height + bottom, width + right
-
     def _at_image(self, prediction: PixelLogits | MaskLogits, images: Tensor) -> LazyScores:
         # to the padded image, whose padding is cut off
         height, width = images.shape[-2:]
-        return Crop(prediction.lazy_scores(self._padded(height, width)), (height, width))
+        return Crop(prediction.lazy_scores(self.padded_size(height, width)), (height, width))

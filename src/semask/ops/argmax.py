@@ -11,6 +11,7 @@ from torch import Tensor
 from semask.ops.lazy_scores import (
     NUMBERS,
     UNDECIDED,
+    Decided,
     LazyScores,
     SamplePoints,
     best_class,
@@ -36,6 +37,8 @@ def label_map(lazy: LazyScores, top: int = 0, bottom: int | None = None) -> UInt
     batch, classes, height, width = lazy.shape
     bottom = height if bottom is None else bottom
     check_classes(classes)
+    if isinstance(lazy, Decided):
+        return lazy.labels[:, top:bottom]
     if is_reference():
         scores = torch.cat([scores for _, _, scores in iter_row_blocks(lazy, top, bottom)], dim=2)
         labels = scores.argmax(dim=1)

@@ -155,7 +155,8 @@ def pixel_centres(height: int, width: int, *, device: torch.device) -> Float[Ten
     """Return the centres of a map's pixels, (x, y) in (0, 1), row by row."""
     down = (torch.arange(height, device=device) + 0.5) / height
     across = (torch.arange(width, device=device) + 0.5) / width
-    return torch.stack((across.repeat(height), down.repeat_interleave(width)), dim=-1)
+    grid = (across.expand(height, width), down[:, None].expand(height, width))
+    return torch.stack(grid, dim=-1).flatten(0, 1)
 
 
 def classes_last(scores: Float[Tensor, "b k r w"]) -> Float[Tensor, "b r w k"]:

@@ -58,7 +58,8 @@ def deformable_attention(
 
     Source: Deformable DETR (arXiv:2010.04159) eq. 3; `grid_sample` with aligned corners off gives the same.
     """
-    if is_reference():
+    # no runtime of exported files has weighted bags
+    if is_reference() or torch.compiler.is_exporting():
         return _by_grid_sample(values, grid, locations, weights)
     batch, tokens, heads, width = values.shape
     precision = torch.promote_types(values.dtype, torch.float32)
@@ -93,7 +94,7 @@ def _by_grid_sample(values: Tensor, grid: Grid, locations: Tensor, weights: Tens
     ]
     shares = weights.transpose(1, 2).flatten(0, 1).flatten(2)[:, None]  # b·heads 1 q l·p
     mixed = (torch.cat(sampled, dim=-1) * shares).sum(-1)
-    return mixed.unflatten(0, (len(values), -1)).flatten(1, 2).transpose(1, 2)
+    return mixed.unflatten(0, (values.shape[0], -1)).flatten(1, 2).transpose(1, 2)
 
 
 def _taps(

@@ -11,7 +11,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int, Int16, Integer
+from jaxtyping import Float, Int, Int16, Integer, UInt8
 from torch import Tensor
 
 from semask.ops.bilinear import Taps, bilinear_taps, classes_last, interpolate_rows, mix
@@ -113,6 +113,39 @@ def _read_table(table: Float[Tensor, "m k"], size: Size, first: int, points: Sam
     lines = (points.image * size[0])[:, None] + (points.row - first)
     index = lines[:, :, None] * size[1] + points.column[:, None]
     return mix(table, index.flatten(1), (points.down[:, :, None] * points.across[:, None]).flatten(1))
+
+
+class Decided(LazyScores):
+    """Label maps whose scores are unknown, with the probability of each label where that is known."""
+
+    def __init__(
+        self, labels: UInt8[Tensor, "b H W"], confidence: Float[Tensor, "b H W"] | None = None, *, num_classes: int
+    ) -> None:
+        batch, height, width = labels.shape
+        self.labels, self.confidence, self.device = labels, confidence, labels.device
+        self.shape = (batch, num_classes, height, width)
+
+    def certain_argmax(self, first: int, last: int) -> Int16[Tensor, "b r W"]:
+        return self.labels[:, first:last].to(torch.int16)
+
+    def rows(self, first: int, last: int) -> Float[Tensor, "b k r W"]:
+        """Refuse: there are none.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            "this model gives labels alone: scores of classes, and merging them over windows, scales and flips, need a "
+            "file with `--output raw` (semask export)"
+        )
+
+    def reader(self, first: int, last: int) -> Reader:
+        self.rows(first, last)
+        raise AssertionError
+
+    def select(self, image: int) -> LazyScores:
+        confidence = None if self.confidence is None else self.confidence[image : image + 1]
+        return Decided(self.labels[image : image + 1], confidence, num_classes=self.shape[1])
 
 
 class Resized(LazyScores):

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 from semask.recipes.recipe import Recipe
 
 T = TypeVar("T")
+FORMAT = 2
+"""Number of the form of records: files that hold a recipe."""
 TYPE = "type"
 """Key of the options' kind."""
 

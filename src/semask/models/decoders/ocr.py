@@ -7,11 +7,11 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from semask.models.layers.blocks import ConvNormAct, pixel_classifier
+from semask.ops.attention import sdpa_mixed_widths
 from semask.ops.resize import resize, size_of
 from semask.structures import Features, PixelLogits
 
@@ -40,7 +40,7 @@ class ObjectContext(nn.Module):
         query, key, value = (
             part.flatten(2).transpose(1, 2) for part in (self.query(x), self.key(regions), self.value(regions))
         )
-        context = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+        context = sdpa_mixed_widths(query, key, value, scale=query.shape[-1] ** -0.5).transpose(1, 2)
         context = self.project(context.unflatten(2, size_of(x)))
         # augmented representations
         return self.fuse(torch.cat([context, x], dim=1))

@@ -103,7 +103,11 @@ def unfold_windows(windows: Float[Tensor, "b p h w"], window_size: int) -> Float
 
 def halve(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c H W"]:
     """Halve a map bilinearly: onto every second cell if both sides are odd, else onto n // 2 cells (at least 1)."""
-    height, width = x.shape[-2], x.shape[-1]
+    height, width = size_of(x)
+    if torch.compiler.is_exporting():
+        odd = (height % 2) * (width % 2)
+        tall, wide = (torch.sym_max(1, (side + odd) // 2) for side in (height, width))
+        return _resize_by_products(x, (tall, wide), odd)
     if aligns_corners(x):
         return F.interpolate(x, size=((height + 1) // 2, (width + 1) // 2), mode="bilinear", align_corners=True)
     size = (max(1, height // 2), max(1, width // 2))
@@ -112,15 +116,28 @@ def halve(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c H W"]:
 
 def double(x: Float[Tensor, "b c H W"], like: Float[Tensor, "b i h w"]) -> Float[Tensor, "b c h w"]:
     """Undo `halve` of a map of the size of `like`."""
-    size = size_of(like)
+    height, width = size_of(like)
+    if torch.compiler.is_exporting():
+        return _resize_by_products(x, (height, width), (height % 2) * (width % 2))
     # Two calls: a compiler for all sizes decides where the code branches, and hands on no undecided truth value.
-    return resize(x, size, align_corners=True) if aligns_corners(like) else resize(x, size)
+    return resize(x, (height, width), align_corners=True) if aligns_corners(like) else resize(x, (height, width))
 
 
 def aligns_corners(x: Float[Tensor, "b c h w"]) -> bool:
-    """Return whether the corners stay in place when a map is halved and doubled: if both of its sides are odd.
-
-    An exported model with dynamic sizes must derive that from their multiples: an image of multiples of 16 px has even
-    maps at stride 8.
-    """
+    """Return whether the corners stay in place when a map is halved and doubled: if both of its sides are odd."""
     return bool(x.shape[-2] % 2 == 1 and x.shape[-1] % 2 == 1)
+
+
+def _resize_by_products(x: Tensor, size: tuple[int | torch.SymInt, int | torch.SymInt], aligned: int) -> Tensor:
+    """Resize with the corners in place where `aligned` is 1, not 0: numbers in a graph, which cannot branch."""
+    matrices = []
+    for cells, places in zip(size_of(x), size, strict=True):
+        place = torch.arange(places, device=x.device, dtype=torch.float32)
+        kept = torch.mul(place, (cells - 1) / torch.sym_max(1, places - 1))
+        moved = torch.mul(place + 0.5, cells / places) - 0.5
+        position = torch.where(torch.full_like(place, aligned) > 0, kept, moved.clamp(min=0))
+        # hat functions of the cells, places × cells; beyond the last one it is alone
+        distance = position.clamp(max=cells - 1)[:, None] - torch.arange(cells, device=x.device)
+        matrices.append((1 - distance.abs()).clamp(min=0))
+    down, across = matrices
+    return down @ (x @ across.T)

@@ -56,19 +56,19 @@ class PyramidPooling(nn.Module):
         """Return the map and its levels, coarsest grid first, in `out_channels` channels."""
         # Never compared with the map's size, as `resize` does: an exported model takes any.
         levels = [
-            F.interpolate(level(pool(x, bins)), size=size_of(x), mode="bilinear", align_corners=False)
+            F.interpolate(level(pool(x, (bins, bins))), size=size_of(x), mode="bilinear", align_corners=False)
             for bins, level in zip(self.bins, self.levels, strict=True)
         ]
         # concatenate the map and its levels
         return torch.cat([x, *levels], dim=1)
 
 
-def pool(x: Float[Tensor, "b c h w"], bins: int) -> Float[Tensor, "b c n n"]:
-    """Average a map over a grid of `bins`² cells, which overlap where they do not divide the map.
+def pool(x: Float[Tensor, "b c h w"], bins: tuple[int, int]) -> Float[Tensor, "b c n m"]:
+    """Average a map over a grid of n × m cells, which overlap where they do not divide the map.
 
     The result is that of `adaptive_avg_pool2d`; two products of matrices, unlike it, export with any size.
     """
-    rows, columns = (averages(size, bins, x) for size in size_of(x))
+    rows, columns = (averages(size, count, x) for size, count in zip(size_of(x), bins, strict=True))
     return rows @ x @ columns.T
 
 

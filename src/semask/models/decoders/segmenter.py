@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from semask.models.decoders.pspnet import pool
 from semask.models.layers.attention import HEAD_WIDTH, Block
 from semask.ops.resize import resize, size_of
 from semask.structures import Features, PixelLogits
@@ -137,7 +138,7 @@ class SingleScale(nn.Module):
             return resize(maps[-1], size)
         # project every level, bring it to stride 16 and sum
         levels = [
-            F.adaptive_avg_pool2d(projected, size) if level < self.target else resize(projected, size)
+            pool(projected, size) if level < self.target else resize(projected, size)
             for level, projected in enumerate(p(m) for p, m in zip(self.projections, maps, strict=True))
         ]
         return torch.stack(levels).sum(0)

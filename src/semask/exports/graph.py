@@ -1,0 +1,99 @@
+"""A model as one graph of plain operations: images in; labels, probabilities or scores out."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from semask.models.model import SegmentationModel
+from semask.ops.resize import resize, size_of
+from semask.recipes.export import Input, Output
+from semask.structures import PixelLogits
+
+
+class ExportedGraph(nn.Module):
+    """Normalise, pad, encode, decode, resize to the image, and what `output` asks for.
+
+    read: "bytes" takes uint8 images b H W c as decoders of files return them, "floats" images b c H W in [0, 1].
+    output: labels (uint8 b H W); confidence: these and the probability of each, float b H W; probabilities or scores
+    (float b k H W); raw, the decoder's prediction at its own grid: logits, or class and mask logits.
+
+    Scale, windows and flips are left out: they are the predictor's, and travel beside the graph.
+    """
+
+    def __init__(self, model: SegmentationModel, *, read: Input = "floats", output: Output = "labels") -> None:
+        super().__init__()
+        self.model, self.read, self.output = model, read, output
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+        if self.output == "raw":
+            return ("class_logits", "mask_logits") if self.model.classifies_masks else ("logits",)
+        return ("labels", "confidence") if self.output == "confidence" else (self.output,)
+
+    def forward(self, images: UInt8[Tensor, "b H W c"] | Float[Tensor, "b c H W"]) -> tuple[Tensor, ...]:
+        """Return the outputs in the order of their names."""
+        if self.read == "bytes":
+            images = images.permute(0, 3, 1, 2).float() / 255
+        if self.output == "raw":
+            main = self.model.decode_main(images)
+            return (main.logits,) if isinstance(main, PixelLogits) else (main.class_logits, main.mask_logits)
+        if self.output == "scores":
+            return (self.model.scores(images),)
+        scores = self._classes_last(images)
+        if self.output == "labels":
+            return (best_class(scores),)
+        if self.output == "confidence":
+            best = scores.amax(dim=-1, keepdim=True)
+            if self.model.scores_are_logits:
+                # softmax at the largest logit
+                confidence = 1 / (scores - best).exp().sum(dim=-1)
+            else:
+                confidence = _share(best, scores)[..., 0]
+            return best_class(scores), confidence
+        probabilities = scores.softmax(dim=-1) if self.model.scores_are_logits else _share(scores, scores)
+        return (probabilities.permute(0, 3, 1, 2),)
+
+    def _classes_last(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b H W k"]:
+        """Scores at the images' size with the classes of a pixel side by side, where the best is found fastest."""
+        height, width = size_of(images)
+        padded = self.model.padded_size(height, width)
+        main = self.model.decode_main(images)
+        scores: Tensor
+        if isinstance(main, PixelLogits):
+            scores = resize_classes_last(main.logits, *padded, main.align_corners)
+        else:
+            # Σ_q p(class k | q)·p(pixel in mask q)
+            masks = resize_classes_last(main.mask_logits, *padded, False).sigmoid()
+            scores = (masks.flatten(1, 2) @ main.class_probabilities()).unflatten(1, padded)
+        return scores.narrow(1, 0, height).narrow(2, 0, width)
+
+
+@torch.library.custom_op("semask::resize_classes_last", mutates_args=())
+def resize_classes_last(maps: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
+    """Maps b k h w at another size, as b H W k; one operation, which each runtime gets in its fastest form."""
+    return resize(maps, (height, width), align_corners=align_corners).permute(0, 2, 3, 1).contiguous()
+
+
+@resize_classes_last.register_fake
+def _(maps: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
+    return maps.new_empty(maps.shape[0], height, width, maps.shape[1])
+
+
+@torch.library.custom_op("semask::best_class", mutates_args=())
+def best_class(scores: Tensor) -> Tensor:
+    """The class of the highest of the scores b H W k, the first of equal ones, uint8 b H W."""
+    return scores.argmax(dim=-1).to(torch.uint8)
+
+
+@best_class.register_fake
+def _(scores: Tensor) -> Tensor:
+    return scores.new_empty(scores.shape[:-1], dtype=torch.uint8)
+
+
+def _share(part: Float[Tensor, "b H W _k"], scores: Float[Tensor, "b H W k"]) -> Float[Tensor, "b H W _k"]:
+    """Part of the sum of a mask classifier's scores; where no query has a mask, all classes are as likely."""
+    total = scores.sum(dim=-1, keepdim=True)
+    return torch.where(total == 0, 1 / scores.shape[-1], part / total)

@@ -1,0 +1,212 @@
+"""What travels inside an exported file: the recipe and the classes, as in a checkpoint's record, and the graph's form.
+
+Other programs find the keys that they look for beside it: QGIS Deepness, OpenVINO Model API, Ultralytics' readers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from semask.data.classes import Classes
+from semask.recipes import Recipe, from_dict, to_dict
+from semask.recipes.export import Format, Input, Output, Precision
+from semask.recipes.record import FORMAT
+
+KEY = "semask"
+"""The key of our record among a file's own."""
+FILES: dict[Format, str] = {
+    "onnx": "model.onnx",
+    "openvino": "model.xml",
+    "torch": "model.pt2",
+    "executorch": "model.pte",
+    "triton": "1/model.onnx",
+    "web": "model.onnx",
+}
+"""The file of a format in the folder of an export."""
+SUFFIXES = tuple(dict.fromkeys(Path(name).suffix for name in FILES.values()))
+RECORD = "recipe.json"
+"""The same record beside the file."""
+MOST_BYTES = 2**31
+"""Size of the largest file: ONNX files end there."""
+MOST_BATCH = 8
+"""Images that Triton joins at most."""
+OVERLAP = 15
+"""Overlap of tiles that Deepness begins with [%]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """The form of a graph: what goes in, what comes out, and what its runtime does outside of it.
+
+    size, batch: the only ones it takes; None: any. size_multiple: sides of images are padded to multiples of it inside.
+    fixed_size: what the network pads every image up to. raw: names and options of a raw output. weights: SHA-256 of the
+    model's weights.
+    """
+
+    format: Format
+    output: Output
+    input: Input
+    size: tuple[int, int] | None
+    batch: int | None
+    precision: Precision
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size_multiple: int
+    fixed_size: tuple[int, int] | None
+    scores_are_logits: bool
+    align_corners: bool
+    weights: str
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The form of a graph with the recipe and the classes of its model."""
+
+    form: Form
+    recipe: Recipe
+    classes: Classes | None
+
+    def record(self) -> dict[str, Any]:
+        """A checkpoint's record, and the form."""
+        return {
+            "format": FORMAT,
+            "semask": version("semask"),
+            "recipe": to_dict(self.recipe),
+            "parts": "",
+            "classes": self.classes.to_dict() if self.classes is not None else None,
+            "export": dataclasses.asdict(self.form),
+        }
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any], *, source: Path) -> Metadata:
+        """The metadata in a record.
+
+        Raises:
+            ValueError: The record is another's, or broken.
+        """
+        try:
+            values = dict(record["export"])
+            for name in ("size", "fixed_size", "mean", "std"):
+                values[name] = None if values[name] is None else tuple(values[name])
+            classes = Classes.from_dict(record["classes"]) if record["classes"] else None
+            return cls(Form(**values), from_dict(record["recipe"]), classes)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{str(source)!r} has a record that is none of an export ({error}); write the file again with "
+                "`semask export`"
+            ) from error
+
+
+def find(path: Path) -> Path:
+    """The file of an export, which may be given by its folder.
+
+    Raises:
+        ValueError: There is none, or it is too large.
+    """
+    if path.is_dir():
+        found = [path / name for name in FILES.values() if (path / name).is_file()]
+        if not found:
+            raise ValueError(f"{str(path)!r} holds no exported file ({', '.join(dict.fromkeys(FILES.values()))})")
+        path = found[0]
+    if path.suffix not in SUFFIXES or not path.is_file():
+        raise ValueError(f"{str(path)!r} is no exported file ({', '.join(SUFFIXES)})")
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"{str(path)!r} has {path.stat().st_size} bytes; exported files have up to {MOST_BYTES}")
+    return path
+
+
+def parse(text: str | None, *, source: Path) -> dict[str, Any]:
+    """The record in a file's metadata.
+
+    Raises:
+        ValueError: There is none, or it is broken.
+    """
+    try:
+        record = json.loads(text or "")
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict) or record.get("format") != FORMAT or not isinstance(record.get("export"), dict):
+        raise ValueError(
+            f"{str(source)!r} was not written by `semask export` of this version: it has no record of recipe and "
+            "classes under the key 'semask'"
+        )
+    return record
+
+
+def keys(metadata: Metadata, *, resolution: float | None = None) -> dict[str, str]:
+    """What an ONNX file carries, by key: our record, and what other programs read.
+
+    Source: QGIS Deepness 0.6.5 and OpenVINO Model API 0.4 read these keys; see `docs/exports.md`.
+    """
+    from semask.inference.colours import numbered_classes
+
+    form = metadata.form
+    names = (metadata.classes or numbered_classes(form.num_classes)).names
+    found = {KEY: json.dumps(metadata.record()), "names": repr(dict(enumerate(names)))}
+    found |= {f"model_info {key}": text for key, text in model_api(form, names).items()}
+    square = form.size is not None and form.size[0] == form.size[1]
+    if form.output == "probabilities" and form.input == "floats" and square:
+        # JSON, with the quotes of texts
+        deepness: dict[str, Any] = {
+            "model_type": "Segmentor",
+            "class_names": dict(enumerate(names)),
+            "tile_size": form.size[0] if form.size else None,
+            "tiles_size": form.size[0] if form.size else None,
+            "tiles_overlap": OVERLAP,
+            "seg_thresh": 0,
+            "seg_small_segment": 0,
+        }
+        deepness |= {} if resolution is None else {"resolution": resolution}
+        found |= {key: json.dumps(value) for key, value in deepness.items()}
+    return found
+
+
+def model_api(form: Form, names: tuple[str, ...]) -> dict[str, str]:
+    """Keys of OpenVINO Model API, whose images are BGR bytes; nothing for outputs that its wrapper does not take."""
+    if form.output not in ("probabilities", "scores"):
+        return {}
+    # normalisation is in the graph, so that bytes are divided by 255 at most
+    scale = {"scale_values": " ".join(["255.0"] * len(form.mean))} if form.input == "floats" else {}
+    return {
+        "model_type": "Segmentation",
+        # names are split at blanks
+        "labels": " ".join(name.replace(" ", "_") for name in names),
+        "reverse_input_channels": "True",
+        "resize_type": "standard",
+        "return_soft_prediction": "True",
+        **scale,
+    }
+
+
+def triton_config(form: Form, outputs: Sequence[str], *, name: str) -> str:
+    """The text of a model's config.pbtxt.
+
+    The server joins requests of one size into a batch; a fixed batch is part of the shape.
+    """
+
+    def tensor(title: str, kind: str, *sides: int) -> str:
+        shape = ", ".join(map(str, ((form.batch,) if form.batch else ()) + sides))
+        return f'[ {{ name: "{title}" data_type: {kind} dims: [ {shape} ] }} ]'
+
+    tall, wide = form.size or (-1, -1)
+    channels, classes = len(form.mean), form.num_classes
+    images = ("TYPE_UINT8", tall, wide, channels) if form.input == "bytes" else ("TYPE_FP32", channels, tall, wide)
+    # a raw output's grid is the decoder's own
+    shapes: dict[str, tuple[Any, ...]] = {
+        "labels": ("TYPE_UINT8", tall, wide),
+        "confidence": ("TYPE_FP32", tall, wide),
+        "class_logits": ("TYPE_FP32", -1, classes + 1),
+        "logits": ("TYPE_FP32", classes, -1, -1),
+        "mask_logits": ("TYPE_FP32", -1, -1, -1),
+    }
+    lines = [f'name: "{name}"', 'backend: "onnxruntime"', f"max_batch_size: {0 if form.batch else MOST_BATCH}"]
+    lines += [f"input {tensor('images', *images)}"]
+    lines += [f"output {tensor(each, *shapes.get(each, ('TYPE_FP32', classes, tall, wide)))}" for each in outputs]
+    return "\n".join([*lines, *([] if form.batch else ["dynamic_batching { }"])]) + "\n"
