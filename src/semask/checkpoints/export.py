@@ -127,12 +127,17 @@ def _form(model: SegmentationModel, recipe: Recipe, options: ExportOptions) -> F
     scores, resized = needs_scores(recipe.data, recipe.test), rescales(recipe.data, recipe.test)
     output = options.output or ("raw" if scores else "labels")
     deep = recipe.data.value_range is not None or recipe.data.channels not in (1, 3)
-    given = options.input or ("floats" if resized or deep or output in ("probabilities", "scores") else "bytes")
+    # other windows, scales and flips may be chosen for files that give scores
+    given = options.input or ("bytes" if output in ("labels", "confidence") and not (resized or deep) else "floats")
     if given == "bytes" and (resized or deep):
         raise ValueError(
             "--input bytes takes pixels as 8-bit files hold them, and this recipe resizes images or reads other "
             "values; use --input floats"
         )
+    if options.precision != "float32" and options.format in ("torch", "executorch"):
+        raise ValueError(f"--format {options.format} is written in float32; use onnx or openvino for smaller files")
+    if options.precision == "bf16" and options.format != "openvino":
+        raise ValueError("ONNX Runtime computes in bfloat16 on no CPU; use --format openvino, or --precision fp16")
     size = options.size or model.fixed_size
     if model.fixed_size is not None and options.size not in (None, model.fixed_size):
         raise ValueError(f"this encoder takes images of {model.fixed_size} px alone; leave out --size")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import warnings
 from collections.abc import Callable
@@ -35,6 +36,8 @@ def trace(graph: ExportedGraph, example: Tensor, *, any_size: bool, any_batch: b
 
 def to_onnx(program: torch.export.ExportedProgram, names: tuple[str, ...], *, runtime: Runtime) -> Any:
     """The program as an `onnx.ModelProto`."""
+    # remarks on their own progress
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = torch.onnx.export(
@@ -85,7 +88,7 @@ def _translations(runtime: Runtime) -> dict[Callable[..., Any], Callable[..., An
         return op.Resize(last, None, None, sizes, mode="linear", coordinate_transformation_mode=mode)
 
     def by_products(maps: Any, height: Any, width: Any, align_corners: bool) -> Any:
-        one, shape = op.Constant(value_ints=[1]), op.Shape(maps)
+        one, rest, shape = op.Constant(value_ints=[1]), op.Constant(value_ints=[-1]), op.Shape(maps)
         batch, classes, *cells = (op.Slice(shape, [axis], [axis + 1]) for axis in range(4))
 
         def weights(count: Any, side: Any) -> Any:
@@ -102,8 +105,8 @@ def _translations(runtime: Runtime) -> dict[Callable[..., Any], Callable[..., An
             return op.Relu(op.Sub(unit, op.Abs(op.Sub(op.Unsqueeze(position, [1]), cell))))
 
         down, across = (weights(*each) for each in zip(cells, (height, width), strict=True))
-        rows = op.Reshape(op.Transpose(maps, perm=[0, 2, 3, 1]), op.Concat(batch, cells[0], [-1], axis=0))
-        rows = op.Reshape(op.MatMul(down, rows), op.Concat(batch, [-1], cells[1], classes, axis=0))
+        rows = op.Reshape(op.Transpose(maps, perm=[0, 2, 3, 1]), op.Concat(batch, cells[0], rest, axis=0))
+        rows = op.Reshape(op.MatMul(down, rows), op.Concat(batch, rest, cells[1], classes, axis=0))
         return op.MatMul(across, rows)
 
     def by_arg_max(scores: Any) -> Any:

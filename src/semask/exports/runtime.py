@@ -29,6 +29,10 @@ Session = Callable[[np.ndarray], Sequence[np.ndarray]]
 """Runs a graph on a batch."""
 
 
+class Refusal(ValueError):
+    """A runtime's refusal of a batch that its file should take."""
+
+
 class ExportedModel(nn.Module):
     """A file that predictors, evaluations and benchmarks take for a model.
 
@@ -68,8 +72,10 @@ class ExportedModel(nn.Module):
         if channels != len(form.mean):
             raise ValueError(f"{self.path.name} takes images of {len(form.mean)} channels, got {channels}")
         outputs = self.decode_main(images)
+        tall, wide = form.size or (height, width)
+        if form.output != "raw" and outputs[0].shape[-2:] != (tall, wide):
+            raise Refusal(f"{self.path.name} gives {tuple(outputs[0].shape)} for images of {height}×{width} px")
         if form.output == "raw":
-            tall, wide = form.size or (height, width)
             bottom, right = padding_to_multiple(tall, wide, form.size_multiple)
             padded = form.fixed_size or (tall + bottom, wide + right)
             if len(outputs) == 2:
@@ -120,15 +126,18 @@ class ExportedModel(nn.Module):
         images = images.cpu().float()
         if form.input == "bytes":
             images = self._to_bytes(images)
-        values = np.ascontiguousarray(images.numpy())
-        if form.batch is None:
-            return [torch.from_numpy(each).to(device) for each in self._session(values)]
-        found = []
-        for first in range(0, len(values), form.batch):
-            part = values[first : first + form.batch]
-            # the last images once more where a batch is not full
-            filled = np.concatenate([part, part[-1:].repeat(form.batch - len(part), axis=0)])
-            found.append([each[: len(part)] for each in self._session(filled)])
+        values, found = np.ascontiguousarray(images.numpy()), []
+        step = form.batch or len(values)
+        for first in range(0, len(values), step):
+            part = values[first : first + step]
+            # the last image once more where a batch is not full
+            filled = np.concatenate([part, part[-1:].repeat(step - len(part), axis=0)])
+            try:
+                outputs = self._session(filled)
+            except Exception as error:  # every runtime has classes of its own
+                reason = str(error).strip().splitlines()[-1]
+                raise Refusal(f"{self.path.name} cannot run on images {filled.shape}: {reason}") from error
+            found.append([each[: len(part)] for each in outputs])
         return [torch.from_numpy(np.concatenate(each)).to(device) for each in zip(*found, strict=True)]
 
     def _to_bytes(self, images: Float[Tensor, "b c H W"]) -> UInt8[Tensor, "b H W c"]:

@@ -17,7 +17,7 @@ from semask.evaluation.loop import Samples
 from semask.evaluation.metrics.bootstrap import ImageCounts, intervals
 from semask.evaluation.metrics.bootstrap import statistics as score_statistics
 from semask.exports.metadata import Form
-from semask.exports.runtime import ExportedModel
+from semask.exports.runtime import ExportedModel, Refusal
 from semask.inference import Pipeline, build_predictor, predictor_of
 from semask.models.model import SegmentationModel
 from semask.ops.lazy_scores import Crop, LazyScores, materialize
@@ -35,13 +35,17 @@ ROUNDS = 7
 
 
 class Case(NamedTuple):
-    """Agreement on a batch: pixels, those whose labels differ, and the largest difference of a probability."""
+    """Agreement on a batch: pixels, those whose labels differ, and the largest difference of a probability.
+
+    refused: the runtime's reason not to take images of one pixel, which some pooling layers are too large for.
+    """
 
     size: tuple[int, int]
     batch: int
     pixels: int
     differ: int
     largest: float | None
+    refused: str | None = None
 
 
 class Padded:
@@ -90,14 +94,21 @@ def compare(model: SegmentationModel, exported: ExportedModel, images: Sequence[
     cases = []
     with torch.inference_mode():
         for batch in batches(images, form):
-            labels, found = ours.labels(batch), theirs.labels(batch)
+            labels, size = ours.labels(batch), (batch.shape[2], batch.shape[3])
+            try:
+                found = theirs.labels(batch)
+            except Refusal as error:
+                if size != ODD[-1]:
+                    raise
+                cases.append(Case(size, len(batch), labels.numel(), 0, None, str(error)))
+                continue
             largest = None
             if form.output == "confidence":
                 largest = float((theirs.labelled(batch).confidence - ours.labelled(batch).confidence).abs().max())
             elif form.output != "labels":
                 largest = float((_shares(theirs, batch, form) - _shares(ours, batch, form)).abs().max())
             differ = int((labels != found).sum())
-            cases.append(Case((batch.shape[2], batch.shape[3]), len(batch), labels.numel(), differ, largest))
+            cases.append(Case(size, len(batch), labels.numel(), differ, largest))
     return cases
 
 

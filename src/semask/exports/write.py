@@ -110,8 +110,6 @@ def _onnx(plan: Plan, path: Path) -> list[str]:
 
     form, notes = plan.metadata.form, list[str]()
     model = onnx_format.to_onnx(plan.program(), plan.graph.names, runtime="onnxruntime")
-    if form.precision == "bf16":
-        raise ValueError("ONNX Runtime computes in bfloat16 on no CPU; use --format openvino, or --precision fp16")
     if form.precision == "fp16":
         onnx_format.halve_weights(model)
     if form.precision == "int8":
@@ -159,8 +157,6 @@ def _openvino(plan: Plan, path: Path) -> list[str]:
 
 
 def _torch(plan: Plan, path: Path) -> list[str]:
-    if plan.metadata.form.precision != "float32":
-        raise ValueError("programs of torch.export are written in float32; use --format openvino or onnx")
     torch.export.save(plan.program(), path, extra_files={KEY: keys(plan.metadata)[KEY]})
     return []
 
@@ -171,8 +167,6 @@ def _executorch(plan: Plan, path: Path) -> list[str]:
     )
     from executorch.exir import to_edge_transform_and_lower
 
-    if plan.metadata.form.precision != "float32":
-        raise ValueError("ExecuTorch files are written in float32; use --format openvino or onnx")
     try:
         lowered = to_edge_transform_and_lower(plan.program(), partitioner=[XnnpackPartitioner()]).to_executorch()
     except Exception as error:

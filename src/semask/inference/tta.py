@@ -61,7 +61,8 @@ def rescaled(
             )
         shown = _resized(shown, size)
         # scores back to the image's size
-        return Resized(predictor.lazy_scores(shown), (height, width))
+        scores = predictor.lazy_scores(shown)
+        return scores if scores.shape[2:] == (height, width) else Resized(scores, (height, width))
 
     return Pipeline(lazy_scores, scores_are_logits=predictor.scores_are_logits, memory_budget=memory_budget)
 

@@ -29,8 +29,8 @@ class ExportOptions:
     class; raw: the decoder's own prediction, which semask brings to the image's size. None: labels, or raw where the
     recipe's windows, scales or flips need scores."""
     input: Input | None = None
-    """bytes: pixels b H W c as files hold them; floats: b c H W in [0, 1]. None: bytes where images are read at their
-    own size from 8 bits, else floats."""
+    """bytes: pixels b H W c as files hold them; floats: b c H W in [0, 1]. None: bytes for labels where images are
+    read at their own size from 8 bits, else floats."""
     size: tuple[int, int] | None = None
     """Height and width of all images [px]; None takes any, where the format can."""
     batch: int | None = None
