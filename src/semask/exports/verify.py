@@ -106,7 +106,7 @@ def compare(model: SegmentationModel, exported: ExportedModel, images: Sequence[
             if form.output == "confidence":
                 largest = float((theirs.labelled(batch).confidence - ours.labelled(batch).confidence).abs().max())
             elif form.output != "labels":
-                largest = float((_shares(theirs, batch, form) - _shares(ours, batch, form)).abs().max())
+                largest = float((shares(theirs, batch, form) - shares(ours, batch, form)).abs().max())
             differ = int((labels != found).sum())
             cases.append(Case(size, len(batch), labels.numel(), differ, largest))
     return cases
@@ -198,7 +198,7 @@ def speed(model: SegmentationModel, exported: ExportedModel, size: tuple[int, in
     }
 
 
-def _shares(predictor: Pipeline, batch: Tensor, form: Form) -> Tensor:
+def shares(predictor: Pipeline, batch: Tensor, form: Form) -> Tensor:
     """Probabilities, or a mask classifier's scores: their share of the sum is ill-conditioned where no mask is."""
     if form.output == "probabilities" or form.scores_are_logits:
         strips = predictor.strips(batch, batch.shape[-2], measures=["probabilities"])
