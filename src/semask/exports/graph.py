@@ -19,12 +19,18 @@ class ExportedGraph(nn.Module):
     output: labels (uint8 b H W); confidence: these and the probability of each, float b H W; probabilities or scores
     (float b k H W); raw, the decoder's prediction at its own grid: logits, or class and mask logits.
 
+    translated: the last steps are operations of their own, for a translator that knows them.
+
     Scale, windows and flips are left out: they are the predictor's, and travel beside the graph.
     """
 
-    def __init__(self, model: SegmentationModel, *, read: Input = "floats", output: Output = "labels") -> None:
+    def __init__(
+        self, model: SegmentationModel, *, read: Input = "floats", output: Output = "labels", translated: bool = True
+    ) -> None:
         super().__init__()
         self.model, self.read, self.output = model, read, output
+        self.resize = resize_classes_last if translated else _resize_classes_last
+        self.best_class = best_class if translated else _best_class
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -44,7 +50,7 @@ class ExportedGraph(nn.Module):
             return (self.model.scores(images),)
         scores = self._classes_last(images)
         if self.output == "labels":
-            return (best_class(scores),)
+            return (self.best_class(scores),)
         if self.output == "confidence":
             best = scores.amax(dim=-1, keepdim=True)
             if self.model.scores_are_logits:
@@ -52,7 +58,7 @@ class ExportedGraph(nn.Module):
                 confidence = 1 / (scores - best).exp().sum(dim=-1)
             else:
                 confidence = _share(best, scores)[..., 0]
-            return best_class(scores), confidence
+            return self.best_class(scores), confidence
         probabilities = scores.softmax(dim=-1) if self.model.scores_are_logits else _share(scores, scores)
         return (probabilities.permute(0, 3, 1, 2),)
 
@@ -63,18 +69,33 @@ class ExportedGraph(nn.Module):
         main = self.model.decode_main(images)
         scores: Tensor
         if isinstance(main, PixelLogits):
-            scores = resize_classes_last(main.logits, *padded, main.align_corners)
+            scores = self.resize(main.logits, *padded, main.align_corners)
         else:
             # Σ_q p(class k | q)·p(pixel in mask q)
-            masks = resize_classes_last(main.mask_logits, *padded, False).sigmoid()
+            masks = self.resize(main.mask_logits, *padded, False).sigmoid()
             scores = (masks.flatten(1, 2) @ main.class_probabilities()).unflatten(1, padded)
         return scores.narrow(1, 0, height).narrow(2, 0, width)
 
 
-@torch.library.custom_op("semask::resize_classes_last", mutates_args=())
-def resize_classes_last(maps: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
-    """Maps b k h w at another size, as b H W k; one operation, which each runtime gets in its fastest form."""
+def _resize_classes_last(maps: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
+    """Maps b k h w at another size, as b H W k."""
     return resize(maps, (height, width), align_corners=align_corners).permute(0, 2, 3, 1).contiguous()
+
+
+def _best_class(scores: Tensor) -> Tensor:
+    """The class of the highest of the scores b H W k, the first of equal ones, uint8 b H W."""
+    return scores.argmax(dim=-1).to(torch.uint8)
+
+
+def _share(part: Float[Tensor, "b H W _k"], scores: Float[Tensor, "b H W k"]) -> Float[Tensor, "b H W _k"]:
+    """Part of the sum of a mask classifier's scores; where no query has a mask, all classes are as likely."""
+    total = scores.sum(dim=-1, keepdim=True)
+    return torch.where(total == 0, 1 / scores.shape[-1], part / total)
+
+
+# operations of one node each, which every runtime gets in its fastest form
+resize_classes_last = torch.library.custom_op("semask::resize_classes_last", _resize_classes_last, mutates_args=())
+best_class = torch.library.custom_op("semask::best_class", _best_class, mutates_args=())
 
 
 @resize_classes_last.register_fake
@@ -82,18 +103,6 @@ def _(maps: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
     return maps.new_empty(maps.shape[0], height, width, maps.shape[1])
 
 
-@torch.library.custom_op("semask::best_class", mutates_args=())
-def best_class(scores: Tensor) -> Tensor:
-    """The class of the highest of the scores b H W k, the first of equal ones, uint8 b H W."""
-    return scores.argmax(dim=-1).to(torch.uint8)
-
-
 @best_class.register_fake
 def _(scores: Tensor) -> Tensor:
     return scores.new_empty(scores.shape[:-1], dtype=torch.uint8)
-
-
-def _share(part: Float[Tensor, "b H W _k"], scores: Float[Tensor, "b H W k"]) -> Float[Tensor, "b H W _k"]:
-    """Part of the sum of a mask classifier's scores; where no query has a mask, all classes are as likely."""
-    total = scores.sum(dim=-1, keepdim=True)
-    return torch.where(total == 0, 1 / scores.shape[-1], part / total)

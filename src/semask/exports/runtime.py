@@ -264,8 +264,6 @@ def _openvino_session(path: Path, metadata: Metadata, threads: int) -> Session:
 
 
 def _torch_session(path: Path, metadata: Metadata, threads: int) -> Session:
-    import semask.exports.graph  # noqa: F401 - registers the operators
-
     try:
         program = torch.export.load(path).module()
     except Exception as error:

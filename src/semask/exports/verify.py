@@ -70,16 +70,18 @@ def predictors(
     """The pipelines that are compared: the recipe's where the file has scores for it, else the networks alone."""
     form = exported.metadata.form
     source: Any = model if form.size is None else Padded(model, form.size)
-    if form.output in ("raw", "scores") or not needs_scores(data, test):
+    # windows of a fixed size overlap, too
+    if form.output in ("raw", "scores") or (form.size is None and not needs_scores(data, test)):
         return build_predictor(source, test, data), build_predictor(exported, test, data)
     return predictor_of(source), predictor_of(exported)
 
 
 def batches(images: Sequence[Float[Tensor, "c H W"]], form: Form) -> Iterator[Float[Tensor, "b c H W"]]:
     """Images at their own size, their corners in odd sizes, and three at once."""
-    for image in images:
-        yield image[None]
     most = form.size or (2**15, 2**15)
+    for image in images:
+        # larger ones go through windows, which need scores
+        yield (image if form.output in ("raw", "scores") else image[:, : most[0], : most[1]])[None]
     for size in ODD:
         tall, wide = (min(pair) for pair in zip(size, most, strict=True))
         # smaller images are repeated until they have the size

@@ -68,7 +68,9 @@ class Plan:
     @property
     def graph(self) -> ExportedGraph:
         """The model with the form's input and output."""
-        return ExportedGraph(self.model, read=self.metadata.form.input, output=self.metadata.form.output)
+        form = self.metadata.form
+        translated = form.format not in ("torch", "executorch")
+        return ExportedGraph(self.model, read=form.input, output=form.output, translated=translated)
 
     def program(self) -> torch.export.ExportedProgram:
         """The traced graph."""
