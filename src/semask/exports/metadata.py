@@ -64,6 +64,13 @@ class Form:
     align_corners: bool
     weights: str
 
+    @property
+    def padding(self) -> tuple[float, ...]:
+        """Values of pixels around an image smaller than `size`: the mean, or the byte nearest to it."""
+        if self.input == "floats":
+            return self.mean
+        return tuple(min(max(round(255 * value), 0), 255) / 255 for value in self.mean)
+
 
 @dataclass(frozen=True)
 class Metadata:

@@ -54,7 +54,7 @@ class Plan:
         """Counts of the model itself on the labelled images."""
         assert self.labelled is not None
         form, recipe = self.metadata.form, self.metadata.recipe
-        source: Any = self.model if form.size is None else Padded(self.model, form.size)
+        source: Any = self.model if form.size is None else Padded(self.model, form)
         return score(build_predictor(source, recipe.test, recipe.data), self.labelled, form.num_classes)
 
     def score(self, exported: ExportedModel) -> dict[str, Any]:
