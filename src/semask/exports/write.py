@@ -18,6 +18,7 @@ from semask.exports.graph import ExportedGraph
 from semask.exports.metadata import FILES, KEY, Metadata, keys, model_api, triton_config
 from semask.exports.runtime import ExportedModel
 from semask.exports.verify import Padded, paired, score
+from semask.exports.web import PAGE, check_web, web_runtime, write_web_page
 from semask.files import write_text
 from semask.inference import build_predictor
 from semask.inference.colours import numbered_classes
@@ -130,6 +131,18 @@ def _triton(plan: Plan, path: Path) -> list[str]:
     return notes
 
 
+def _web(plan: Plan, path: Path) -> list[str]:
+    check_web(plan.metadata)
+    # before the graph, which takes longer
+    package = web_runtime(plan.options.runtime)
+    notes, page = _onnx(plan, path), path.with_name(PAGE)
+    write_web_page(page, path, plan.metadata, package)
+    return [
+        *notes,
+        f"{page.name} ({page.stat().st_size / 2**20:.1f} MiB) segments images in a browser, without a network",
+    ]
+
+
 def _openvino(plan: Plan, path: Path) -> list[str]:
     import openvino
 
@@ -182,4 +195,5 @@ _WRITERS: dict[Format, Callable[[Plan, Path], list[str]]] = {
     "torch": _torch,
     "executorch": _executorch,
     "triton": _triton,
+    "web": _web,
 }
