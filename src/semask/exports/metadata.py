@@ -64,6 +64,13 @@ class Form:
     align_corners: bool
     weights: str
 
+    @property
+    def padding(self) -> tuple[float, ...]:
+        """Values of pixels around an image smaller than `size`: the mean, or the byte nearest to it."""
+        if self.input == "floats":
+            return self.mean
+        return tuple(min(max(round(255 * value), 0), 255) / 255 for value in self.mean)
+
 
 @dataclass(frozen=True)
 class Metadata:
@@ -150,15 +157,17 @@ def keys(metadata: Metadata, *, resolution: float | None = None) -> dict[str, st
     form = metadata.form
     names = (metadata.classes or numbered_classes(form.num_classes)).names
     found = {KEY: json.dumps(metadata.record()), "names": repr(dict(enumerate(names)))}
+    if form.size is None:
+        # OpenVINO would not see how many classes a graph for any size has
+        return found
     found |= {f"model_info {key}": text for key, text in model_api(form, names).items()}
-    square = form.size is not None and form.size[0] == form.size[1]
-    if form.output == "probabilities" and form.input == "floats" and square:
+    if form.output == "probabilities" and form.input == "floats" and form.size[0] == form.size[1]:
         # JSON, with the quotes of texts
         deepness: dict[str, Any] = {
             "model_type": "Segmentor",
             "class_names": dict(enumerate(names)),
-            "tile_size": form.size[0] if form.size else None,
-            "tiles_size": form.size[0] if form.size else None,
+            "tile_size": form.size[0],
+            "tiles_size": form.size[0],
             "tiles_overlap": OVERLAP,
             "seg_thresh": 0,
             "seg_small_segment": 0,
@@ -169,15 +178,15 @@ def keys(metadata: Metadata, *, resolution: float | None = None) -> dict[str, st
 
 
 def model_api(form: Form, names: tuple[str, ...]) -> dict[str, str]:
-    """Keys of OpenVINO Model API, whose images are BGR bytes; nothing for outputs that its wrapper does not take."""
-    if form.output not in ("probabilities", "scores"):
+    """Keys of OpenVINO Model API, whose images are BGR bytes, one at a time; nothing for what it does not take."""
+    if form.output not in ("probabilities", "scores") or len(form.mean) != 3 or form.batch not in (None, 1):
         return {}
     # normalisation is in the graph, so that bytes are divided by 255 at most
     scale = {"scale_values": " ".join(["255.0"] * len(form.mean))} if form.input == "floats" else {}
     return {
         "model_type": "Segmentation",
-        # names are split at blanks
-        "labels": " ".join(name.replace(" ", "_") for name in names),
+        # split at blanks; it calls class k labels[k − 1], and takes their number for that of the classes
+        "labels": " ".join("_".join(name.split()) for name in (*names[1:], names[0])),
         "reverse_input_channels": "True",
         "resize_type": "standard",
         "return_soft_prediction": "True",
@@ -206,7 +215,7 @@ def triton_config(form: Form, outputs: Sequence[str], *, name: str) -> str:
         "logits": ("TYPE_FP32", classes, -1, -1),
         "mask_logits": ("TYPE_FP32", -1, -1, -1),
     }
-    lines = [f'name: "{name}"', 'backend: "onnxruntime"', f"max_batch_size: {0 if form.batch else MOST_BATCH}"]
+    lines = [f"name: {json.dumps(name)}", 'backend: "onnxruntime"', f"max_batch_size: {0 if form.batch else MOST_BATCH}"]
     lines += [f"input {tensor('images', *images)}"]
     lines += [f"output {tensor(each, *shapes.get(each, ('TYPE_FP32', classes, tall, wide)))}" for each in outputs]
     return "\n".join([*lines, *([] if form.batch else ["dynamic_batching { }"])]) + "\n"

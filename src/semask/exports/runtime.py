@@ -104,7 +104,7 @@ class ExportedModel(nn.Module):
         return predict_image(self, image, **test)
 
     def _pad(self, images: Float[Tensor, "b c H W"]) -> Tensor:
-        """Images at the file's only size, padded with the mean, which the network sees as 0.
+        """Images at the file's only size, padded with the mean, which the network sees as 0, or near it in bytes.
 
         Raises:
             ValueError: They are larger.
@@ -118,7 +118,8 @@ class ExportedModel(nn.Module):
                 f"{self.path.name} takes images of {size[0]}×{size[1]} px, not {height}×{width}; use sliding windows, "
                 "or export without --size"
             )
-        return F.pad(images - self.mean, (0, right, 0, bottom)) + self.mean
+        padding = images.new_tensor(self.metadata.form.padding).reshape(-1, 1, 1)
+        return F.pad(images - padding, (0, right, 0, bottom)) + padding
 
     def _run(self, images: Float[Tensor, "b c H W"]) -> list[Tensor]:
         """Outputs of the graph, in as many runs as its batch needs."""

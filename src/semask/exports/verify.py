@@ -49,17 +49,18 @@ class Case(NamedTuple):
 
 
 class Padded:
-    """A model on images that are padded up to one size with the mean, as a file of that size does."""
+    """A model on images that are padded up to one size, as a file of that size does."""
 
-    def __init__(self, model: SegmentationModel, size: tuple[int, int]) -> None:
-        self.model, self.fixed_size, self.size_multiple = model, size, 1
+    def __init__(self, model: SegmentationModel, form: Form) -> None:
+        assert form.size is not None
+        self.model, self.fixed_size, self.size_multiple = model, form.size, 1
+        self.padding = model.mean.new_tensor(form.padding).reshape(1, -1, 1, 1)
         self.scores_are_logits = model.scores_are_logits
 
     def lazy_scores(self, images: Float[Tensor, "b c H W"]) -> LazyScores:
         """Return the scores at the images' size."""
         height, width = images.shape[-2:]
-        mean = self.model.mean.view(1, -1, 1, 1)
-        canvas = mean.expand(len(images), -1, *self.fixed_size).clone()
+        canvas = self.padding.expand(len(images), -1, *self.fixed_size).clone()
         canvas[..., :height, :width] = images
         return Crop(self.model.lazy_scores(canvas), (height, width))
 
@@ -69,7 +70,7 @@ def predictors(
 ) -> tuple[Pipeline, Pipeline]:
     """The pipelines that are compared: the recipe's where the file has scores for it, else the networks alone."""
     form = exported.metadata.form
-    source: Any = model if form.size is None else Padded(model, form.size)
+    source: Any = model if form.size is None else Padded(model, form)
     # windows of a fixed size overlap, too
     if form.output in ("raw", "scores") or (form.size is None and not needs_scores(data, test)):
         return build_predictor(source, test, data), build_predictor(exported, test, data)

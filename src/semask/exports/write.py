@@ -18,6 +18,7 @@ from semask.exports.graph import ExportedGraph
 from semask.exports.metadata import FILES, KEY, Metadata, keys, model_api, triton_config
 from semask.exports.runtime import ExportedModel
 from semask.exports.verify import Padded, paired, score
+from semask.exports.web import PAGE, check_web, web_runtime, write_web_page
 from semask.files import write_text
 from semask.inference import build_predictor
 from semask.inference.colours import numbered_classes
@@ -54,7 +55,7 @@ class Plan:
         """Counts of the model itself on the labelled images."""
         assert self.labelled is not None
         form, recipe = self.metadata.form, self.metadata.recipe
-        source: Any = self.model if form.size is None else Padded(self.model, form.size)
+        source: Any = self.model if form.size is None else Padded(self.model, form)
         return score(build_predictor(source, recipe.test, recipe.data), self.labelled, form.num_classes)
 
     def score(self, exported: ExportedModel) -> dict[str, Any]:
@@ -132,6 +133,18 @@ def _triton(plan: Plan, path: Path) -> list[str]:
     return notes
 
 
+def _web(plan: Plan, path: Path) -> list[str]:
+    check_web(plan.metadata)
+    # before the graph, which takes longer
+    package = web_runtime(plan.options.runtime)
+    notes, page = _onnx(plan, path), path.with_name(PAGE)
+    write_web_page(page, path, plan.metadata, package)
+    return [
+        *notes,
+        f"{page.name} ({page.stat().st_size / 2**20:.1f} MiB) segments images in a browser, without a network",
+    ]
+
+
 def _openvino(plan: Plan, path: Path) -> list[str]:
     import openvino
 
@@ -184,4 +197,5 @@ _WRITERS: dict[Format, Callable[[Plan, Path], list[str]]] = {
     "torch": _torch,
     "executorch": _executorch,
     "triton": _triton,
+    "web": _web,
 }

@@ -54,6 +54,8 @@ class ExportOptions:
     """Size of a pixel [cm], which QGIS Deepness reads rasters at."""
     name: str = "semask"
     """Name of the model in Triton's configuration: that of its folder in the repository."""
+    runtime: Path | None = None
+    """web only: folder of the unpacked npm package onnxruntime-web; None lets npm fetch it once."""
     overwrite: bool = False
     """Replace an earlier export in OUT."""
 

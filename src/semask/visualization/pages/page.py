@@ -47,9 +47,14 @@ def _environment() -> Environment:
     return environment
 
 
+def render(template: str, **values: Any) -> str:
+    """Fill a template of this package, all text escaped."""
+    return _environment().get_template(template).render(**values)
+
+
 def write_page(path: Path, template: str, **values: Any) -> None:
     """Fill a template of this package, all text escaped, and write it, whole or not at all."""
-    text = _environment().get_template(template).render(**values)
+    text = render(template, **values)
     with atomic_write(path) as part:
         # File names may hold bytes that are no text.
         part.write_bytes(text.encode("utf-8", "backslashreplace"))
