@@ -281,7 +281,8 @@ def _executorch_session(path: Path, metadata: Metadata, threads: int) -> Session
     from executorch.runtime import Runtime
 
     method = Runtime.get().load_program(path).load_method("forward")
-    return lambda images: [each.numpy() for each in method.execute([torch.from_numpy(images)])]
+    # copies, since the next run writes into the same memory
+    return lambda images: [each.numpy().copy() for each in method.execute([torch.from_numpy(images)])]
 
 
 _RECORDS: dict[str, Callable[[Path], str | None]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -183,7 +184,9 @@ def _executorch(plan: Plan, path: Path) -> list[str]:
     from executorch.exir import to_edge_transform_and_lower
 
     try:
-        lowered = to_edge_transform_and_lower(plan.program(), partitioner=[XnnpackPartitioner()]).to_executorch()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            lowered = to_edge_transform_and_lower(plan.program(), partitioner=[XnnpackPartitioner()]).to_executorch()
     except Exception as error:
         raise ValueError(f"ExecuTorch cannot hold this model: {str(error).splitlines()[0]}") from error
     with path.open("wb") as file:
