@@ -11,6 +11,7 @@ they are measured.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -68,15 +69,12 @@ def main(
     """
     torch.set_num_threads(1)
     table = HEAD
-    for name in families:
-        model = spread(FAMILIES[name]())
-        for runtime in runtimes:
-            for size in (None, (256, 256)):
-                row = measure(model, runtime, size, rounds)
-                table += f"| {name} | {runtime} | {'any' if size is None else '256²'} | {' | '.join(row)} |\n"
-                print(table.splitlines()[-1], flush=True)
-                if out is not None:
-                    write_text(out, table)
+    for size, runtime, name in itertools.product((None, (256, 256)), runtimes, families):
+        row = measure(spread(FAMILIES[name]()), runtime, size, rounds)
+        table += f"| {name} | {runtime} | {'any' if size is None else '256²'} | {' | '.join(row)} |\n"
+        print(table.splitlines()[-1], flush=True)
+        if out is not None:
+            write_text(out, table)
 
 
 def spread(model: SegmentationModel) -> SegmentationModel:

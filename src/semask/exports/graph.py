@@ -46,21 +46,21 @@ class ExportedGraph(nn.Module):
         if self.output == "raw":
             main = self.model.decode_main(images)
             return (main.logits,) if isinstance(main, PixelLogits) else (main.class_logits, main.mask_logits)
-        if self.output == "scores":
-            return (self.model.scores(images),)
+        if self.output in ("scores", "probabilities"):
+            scores = self.model.scores(images)
+            if self.output == "scores":
+                return (scores,)
+            return (scores.softmax(dim=1) if self.model.scores_are_logits else _share(scores, scores, dim=1),)
         scores = self._classes_last(images)
         if self.output == "labels":
             return (self.best_class(scores),)
-        if self.output == "confidence":
-            best = scores.amax(dim=-1, keepdim=True)
-            if self.model.scores_are_logits:
-                # softmax at the largest logit
-                confidence = 1 / (scores - best).exp().sum(dim=-1)
-            else:
-                confidence = _share(best, scores)[..., 0]
-            return self.best_class(scores), confidence
-        probabilities = scores.softmax(dim=-1) if self.model.scores_are_logits else _share(scores, scores)
-        return (probabilities.permute(0, 3, 1, 2),)
+        best = scores.amax(dim=-1, keepdim=True)
+        if self.model.scores_are_logits:
+            # softmax at the largest logit
+            confidence = 1 / (scores - best).exp().sum(dim=-1)
+        else:
+            confidence = _share(best, scores, dim=-1)[..., 0]
+        return self.best_class(scores), confidence
 
     def _classes_last(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b H W k"]:
         """Scores at the images' size with the classes of a pixel side by side, where the best is found fastest."""
@@ -87,10 +87,10 @@ def _best_class(scores: Tensor) -> Tensor:
     return scores.argmax(dim=-1).to(torch.uint8)
 
 
-def _share(part: Float[Tensor, "b H W _k"], scores: Float[Tensor, "b H W k"]) -> Float[Tensor, "b H W _k"]:
+def _share(part: Tensor, scores: Tensor, *, dim: int) -> Tensor:
     """Part of the sum of a mask classifier's scores; where no query has a mask, all classes are as likely."""
-    total = scores.sum(dim=-1, keepdim=True)
-    return torch.where(total == 0, 1 / scores.shape[-1], part / total)
+    total = scores.sum(dim=dim, keepdim=True)
+    return torch.where(total == 0, 1 / scores.shape[dim], part / total)
 
 
 # operations of one node each, which every runtime gets in its fastest form

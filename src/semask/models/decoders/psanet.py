@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -128,13 +128,13 @@ def aligns_corners(x: Float[Tensor, "b c h w"]) -> bool:
     return bool(x.shape[-2] % 2 == 1 and x.shape[-1] % 2 == 1)
 
 
-def _resize_by_products(x: Tensor, size: tuple[int | torch.SymInt, int | torch.SymInt], aligned: int) -> Tensor:
+def _resize_by_products(x: Tensor, size: tuple[Any, Any], aligned: int) -> Tensor:
     """Resize with the corners in place where `aligned` is 1, not 0: numbers in a graph, which cannot branch."""
     matrices = []
     for cells, places in zip(size_of(x), size, strict=True):
         place = torch.arange(places, device=x.device, dtype=torch.float32)
-        kept = torch.mul(place, (cells - 1) / torch.sym_max(1, places - 1))
-        moved = torch.mul(place + 0.5, cells / places) - 0.5
+        last: Any = torch.sym_max(1, places - 1)
+        kept, moved = place * ((cells - 1) / last), (place + 0.5) * (cells / places) - 0.5
         position = torch.where(torch.full_like(place, aligned) > 0, kept, moved.clamp(min=0))
         # hat functions of the cells, places × cells; beyond the last one it is alone
         distance = position.clamp(max=cells - 1)[:, None] - torch.arange(cells, device=x.device)
