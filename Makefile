@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow fuzz coverage guard check models format clean
+.PHONY: demo test test-slow fuzz coverage export-all guard check models format clean
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); sys.exit(0 if ok else "semask needs Python 3.11 to 3.13; this is " + sys.version.split()[0] + ". Use PYTHON=/path/to/python3.12 make …")'
@@ -26,6 +26,9 @@ fuzz: $(READY)  ## 10,000 broken files of every format, archives and records thr
 
 coverage: $(READY)  ## Lines that no test reaches.
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report term-missing:skip-covered
+
+export-all: $(READY)  ## Export every recipe to ONNX and compare it with its model: hours.
+	$(BIN)/python benchmarks/exports.py --all-recipes --runtimes onnx --out runs/exports.md
 
 guard: $(READY)  ## Models beside their reference forms: fails where a ratio of benchmarks/bounds.json is exceeded; needs a quiet machine.
 	$(BIN)/python benchmarks/targets.py --rounds 5 --check

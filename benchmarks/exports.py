@@ -56,21 +56,25 @@ def main(
     *,
     families: tuple[str, ...] = tuple(FAMILIES),
     runtimes: tuple[Format, ...] = ("onnx", "openvino"),
+    all_recipes: bool = False,
     out: Path | None = None,
     rounds: int = ROUNDS,
 ) -> None:
     """Measure families under runtimes, for any size and for one.
 
     Args:
-        families: Names in the table.
+        families: Names in the table, or of recipes.
+        all_recipes: Measure every recipe.
         runtimes: Formats of the files.
         out: Markdown table, which grows row by row.
         rounds: Measured runs of model and file.
     """
     torch.set_num_threads(1)
+    families = tuple(semask.list_recipes()) if all_recipes else families
     table = HEAD
     for size, runtime, name in itertools.product((None, (256, 256)), runtimes, families):
-        row = measure(spread(FAMILIES[name]()), runtime, size, rounds)
+        model = FAMILIES[name]() if name in FAMILIES else semask.build(name)
+        row = measure(spread(model), runtime, size, rounds)
         table += f"| {name} | {runtime} | {'any' if size is None else '256²'} | {' | '.join(row)} |\n"
         print(table.splitlines()[-1], flush=True)
         if out is not None:

@@ -68,11 +68,11 @@ def export(
             written then.
 
     >>> import semask, tempfile, torch
-    >>> model = semask.build("scenes/semask-micro-fpn").eval()
-    >>> with tempfile.TemporaryDirectory() as folder:  # doctest: +SKIP
-    ...     file = semask.export(model, f"{folder}/export")
-    ...     semask.load(file).predict(torch.rand(3, 40, 60)).shape
-    torch.Size([40, 60])
+    >>> model = semask.create_model("test_efficientnet", "segformer_mmseg", num_classes=4)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = semask.export(model, f"{folder}/export", size=(64, 96))
+    ...     semask.load(file).predict(torch.zeros(3, 64, 96, dtype=torch.uint8)).shape
+    torch.Size([64, 96])
     """
     options = replace(options or ExportOptions(), **changes)
     check_flags(options)
