@@ -215,7 +215,11 @@ def triton_config(form: Form, outputs: Sequence[str], *, name: str) -> str:
         "logits": ("TYPE_FP32", classes, -1, -1),
         "mask_logits": ("TYPE_FP32", -1, -1, -1),
     }
-    lines = [f"name: {json.dumps(name)}", 'backend: "onnxruntime"', f"max_batch_size: {0 if form.batch else MOST_BATCH}"]
+    lines = [
+        f"name: {json.dumps(name)}",
+        'backend: "onnxruntime"',
+        f"max_batch_size: {0 if form.batch else MOST_BATCH}",
+    ]
     lines += [f"input {tensor('images', *images)}"]
     lines += [f"output {tensor(each, *shapes.get(each, ('TYPE_FP32', classes, tall, wide)))}" for each in outputs]
     return "\n".join([*lines, *([] if form.batch else ["dynamic_batching { }"])]) + "\n"
