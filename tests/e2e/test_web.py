@@ -60,7 +60,7 @@ def test_labels_in_a_browser_are_those_of_the_file(web: Path, tmp_path: Path, br
     pixels = rng.integers(0, 256, (97, 131, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "odd.png")
     clear = np.dstack([pixels[:33, :65], np.where(rng.random((33, 65)) < 0.5, 255, 0).astype(np.uint8)])
-    Image.fromarray(clear, "RGBA").save(tmp_path / "transparent.png")
+    Image.fromarray(clear).save(tmp_path / "transparent.png")
     Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png")
     browser.open(web / kind / "model.html")
     browser.wait("!document.getElementById('file').disabled")
