@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import jaxtyping
-import numpy as np
 import pytest
 import torch
 
@@ -19,10 +18,10 @@ SIZES = ((1, 61, 77), (3, 99, 135), (2, 33, 7), (1, 1, 1))
 """Batch, height and width [px]: sides that divide by nothing, three images, less than a window, one pixel."""
 
 
-def session_of(graph: ExportedGraph, *, any_size: bool = True) -> Any:
+def session_of(graph: ExportedGraph) -> Any:
     import onnxruntime
 
-    program = trace(graph, torch.rand(2, 3, 160, 192), any_size=any_size, any_batch=True)
+    program = trace(graph, torch.rand(2, 3, 160, 192), any_size=True, any_batch=True)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     return onnxruntime.InferenceSession(
@@ -42,15 +41,18 @@ def test_onnx_equals_eager_at_any_size(monkeypatch: pytest.MonkeyPatch, case: tu
         for parameter in model.decoder.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # a symbolic size is no int to it
-    session = session_of(ExportedGraph(model, output="scores"))
-    labels = session_of(ExportedGraph(model, output="labels"))
+    session = session_of(ExportedGraph(model, output="confidence"))
     for batch, *size in SIZES:
         images = torch.rand(batch, 3, *size)
         with torch.inference_mode():
             scores = model.scores(images)
-        (found,) = session.run(None, {"images": images.numpy()})
-        assert np.abs(found - scores.numpy()).max() <= 1e-5 * max(1, float(scores.abs().max())), (name_of(case), size)
+        labels, confidence = (torch.from_numpy(each) for each in session.run(None, {"images": images.numpy()}))
         # the best class, or one of those that tie but for rounding
-        (best,) = labels.run(None, {"images": images.numpy()})
-        chosen = scores.gather(1, torch.from_numpy(best)[:, None].long())[:, 0]
-        assert float((scores.amax(1) - chosen).max()) <= 1e-5 * max(1, float(scores.abs().max())), (name_of(case), size)
+        margin = 1e-5 * max(1, float(scores.abs().max()))
+        chosen = scores.gather(1, labels[:, None].long())[:, 0]
+        assert float((scores.amax(1) - chosen).max()) <= margin, (name_of(case), size)
+        # the share of a sum near zero is no measure
+        total = scores.sum(1)
+        expected = scores.amax(1) / total if model.classifies_masks else scores.softmax(1).amax(1)
+        close = (confidence - expected).abs() <= 1e-5 + (1e-4 / total if model.classifies_masks else 0)
+        assert bool((close | (total <= 1e-3) if model.classifies_masks else close).all()), (name_of(case), size)

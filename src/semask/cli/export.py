@@ -17,8 +17,11 @@ from semask.recipes.export import PAGE, RECEIPT, ExportOptions
 from semask.text import console, percent
 
 USAGE = "semask export CHECKPOINT"
-FIRST = ("data.root", "data.classes", "test.mode", "test.window")
-"""Fields of a recipe that `--help` lists."""
+FIRST = (
+    *("run.format", "run.output", "run.input", "run.size", "run.precision", "run.images", "run.overwrite"),
+    *("data.root", "data.classes", "test.mode", "test.window"),
+)
+"""Flags that `--help` lists."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
