@@ -128,7 +128,7 @@ def test_fixed_file_takes_its_size_and_smaller(folder: Path) -> None:
     model, fixed = semask.load(folder / "model"), open_export(folder / "fixed")
     whole, part = torch.rand(3, 3, 64, 96), torch.rand(1, 3, 40, 51)
     torch.testing.assert_close(fixed.lazy_scores(whole).rows(0, 64), model.scores(whole), rtol=0, atol=1e-4)
-    padded = verify.Padded(model, (64, 96)).lazy_scores(part)
+    padded = verify.Padded(model, fixed.metadata.form).lazy_scores(part)
     torch.testing.assert_close(fixed.lazy_scores(part).rows(0, 40), padded.rows(0, 40), rtol=0, atol=1e-4)
     assert padded.shape == (1, 5, 40, 51)
     with pytest.raises(ValueError, match="64×96"):
