@@ -18,7 +18,7 @@ from semask.exports.runtime import open_export
 from semask.exports.web import INTEGRITY, LARGEST, PACKAGE, PARTS, VERSION, check_web, web_runtime, write_web_page
 from semask.recipes import DataRecipe, TestRecipe
 from tests.e2e.browser import Browser, chromium
-from tests.facts import facts
+from tests.facts import facts, missing
 from tests.unit.small_model import NAMES, exported
 
 needs_browser = pytest.mark.skipif(chromium() is None, reason="no Chromium")
@@ -30,7 +30,9 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Exports as pages by their input."""
     folder = tmp_path_factory.mktemp("web")
     exported(folder / "bytes", format="web")
-    exported(folder / "floats", format="web", input="floats", precision="float32")
+    exported(folder / "floats", format="web", input="floats")
+    # smaller images are padded
+    exported(folder / "fixed", format="web", size=(112, 144), output="confidence")
     return folder
 
 
@@ -54,7 +56,7 @@ def segmented(browser: Browser, image: Path, folder: Path) -> Image.Image:
 
 @needs_browser
 @needs_npm
-@pytest.mark.parametrize("kind", ["bytes", "floats"])
+@pytest.mark.parametrize("kind", ["bytes", "floats", "fixed"])
 def test_labels_in_a_browser_are_those_of_the_file(web: Path, tmp_path: Path, browser: Browser, kind: str) -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (97, 131, 3), dtype=np.uint8)
@@ -77,6 +79,17 @@ def test_labels_in_a_browser_are_those_of_the_file(web: Path, tmp_path: Path, br
         counts = np.bincount(expected.numpy().flatten(), minlength=len(NAMES))
         rows = browser.value("[...document.querySelectorAll('#legend .name')].map((each) => each.textContent)")
         assert rows == [NAMES[index] for index in np.argsort(-counts, kind="stable") if counts[index]]
+    # the class under the pointer, and its probability where the file has it
+    row, column = len(expected) // 3, expected.shape[1] // 2
+    browser.value(
+        "{ const box = document.getElementById('image').getBoundingClientRect();"
+        "document.getElementById('stage').dispatchEvent(new PointerEvent('pointermove', {"
+        f"clientX: box.left + {column + 0.5} * box.width / {expected.shape[1]},"
+        f"clientY: box.top + {row + 0.5} * box.height / {len(expected)}}})); }}"
+    )
+    shown = browser.value("document.getElementById('pixel').textContent")
+    assert missing(shown, row, column, NAMES[expected[row, column]]) == []
+    assert (" %" in shown) == (kind == "fixed")
     # the page needs nothing else, and its policy is kept
     assert browser.errors() == []
     assert {address.partition(":")[0] for address in browser.requests()} <= {"file", "blob"}

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from semask.data.classes import Classes
 from semask.recipes import Recipe, from_dict, to_dict
 from semask.recipes.export import Format, Input, Output, Precision
 from semask.recipes.record import FORMAT
+
+if TYPE_CHECKING:
+    from semask.data.classes import Classes
 
 KEY = "semask"
 """The key of our record among a file's own."""
@@ -34,6 +37,8 @@ RECORD = "recipe.json"
 """The same record beside the file."""
 MOST_BYTES = 2**31
 """Size of the largest file: ONNX files end there."""
+MOST = 65_536
+"""Largest side of images [px], number of classes, and batch of a file."""
 MOST_BATCH = 8
 """Images that Triton joins at most."""
 OVERLAP = 15
@@ -98,17 +103,60 @@ class Metadata:
         Raises:
             ValueError: The record is another's, or broken.
         """
+        from semask.data.classes import Classes  # which needs torch: records are read without it
+
         try:
             values = dict(record["export"])
             for name in ("size", "fixed_size", "mean", "std"):
                 values[name] = None if values[name] is None else tuple(values[name])
             classes = Classes.from_dict(record["classes"]) if record["classes"] else None
-            return cls(Form(**values), from_dict(record["recipe"]), classes)
-        except (KeyError, TypeError, ValueError) as error:
+            form = _checked(Form(**values))
+            recipe: Recipe = from_dict(record["recipe"])
+            if recipe.data.channels != len(form.mean) or len(classes or ()) not in (0, form.num_classes):
+                raise ValueError("its form, recipe and classes do not belong together")
+            return cls(form, recipe, classes)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{str(source)!r} has a record that is none of an export ({error}); write the file again with "
                 "`semask export`"
             ) from error
+
+
+def _checked(form: Form) -> Form:
+    """A form whose values are of their types and within their bounds.
+
+    Raises:
+        ValueError: One is not.
+    """
+
+    def counts(*values: object) -> bool:
+        return all(type(value) is int and 1 <= value <= MOST for value in values)
+
+    def size(value: Any) -> bool:
+        return value is None or (len(value) == 2 and counts(*value))
+
+    def numbers(value: Any) -> bool:
+        return bool(value) and all(type(each) in (int, float) and math.isfinite(each) for each in value)
+
+    fine = {
+        "format": form.format in FILES,
+        "output": form.output in get_args(Output),
+        "input": form.input in get_args(Input),
+        "precision": form.precision in get_args(Precision),
+        "size": size(form.size),
+        "fixed_size": size(form.fixed_size),
+        "batch": form.batch is None or counts(form.batch),
+        "num_classes": counts(form.num_classes),
+        "size_multiple": counts(form.size_multiple),
+        "mean": numbers(form.mean),
+        "std": numbers(form.std) and len(form.std) == len(form.mean) and min(form.std) > 0,
+        "scores_are_logits": type(form.scores_are_logits) is bool,
+        "align_corners": type(form.align_corners) is bool,
+        "weights": type(form.weights) is str,
+    }
+    if wrong := [name for name, is_fine in fine.items() if not is_fine]:
+        raise ValueError(f"{wrong[0]} is {getattr(form, wrong[0])!r:.80}")
+    return form
 
 
 def find(path: Path) -> Path:

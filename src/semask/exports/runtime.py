@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,6 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from semask.exports.metadata import KEY, RECORD, Metadata, find, parse
+from semask.exports.origin import read_trusted
 from semask.ops.argmax import label_map
 from semask.ops.lazy_scores import Crop, Decided, InMemory, LazyScores
 from semask.ops.resize import check_range, padding_to_multiple
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "pkg.onnxscript.torch_lib", "pkg.onnxscript.torch_lib.common"}
 """Operators that ONNX Runtime brings itself; others would need a library of their own."""
+MOST_RECORD = 2**24
+"""Size of the largest record [bytes]."""
 STEP = 1e-3
 """Largest distance of a value from a byte's, of 255."""
 Session = Callable[[np.ndarray], Sequence[np.ndarray]]
@@ -155,7 +160,8 @@ class ExportedModel(nn.Module):
 def open_export(path: str | Path, threads: int | None = None) -> ExportedModel:
     """A file that `semask export` wrote, as a model.
 
-    The file is taken for untrusted: it may have no operators of its own, and no data outside of its folder.
+    The file is taken for untrusted: it may have no operators of its own, and no data outside of it. A program of
+    torch.export, which can run any code, must have been exported by this user on this machine.
 
     Args:
         path: The file, or the folder of the export.
@@ -167,7 +173,8 @@ def open_export(path: str | Path, threads: int | None = None) -> ExportedModel:
     path = find(Path(path))
     metadata = Metadata.of(read_record(path), source=path)
     threads = torch.get_num_threads() if threads is None else threads
-    session = _SESSIONS[path.suffix](path, metadata, threads)
+    with _refusing(path):
+        session = _SESSIONS[path.suffix](path, metadata, threads)
     return ExportedModel(path, metadata, session, threads=threads)
 
 
@@ -177,25 +184,46 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: There is none, or the file is broken or needs more than its runtime.
     """
-    return parse(_RECORDS[path.suffix](path), source=path)
+    with _refusing(path):
+        text = _RECORDS[path.suffix](path)
+    return parse(text, source=path)
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Make a ValueError of whatever a reader or a runtime raises."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        extra = {".onnx": "onnx", ".xml": "openvino", ".pte": "executorch"}.get(path.suffix)
+        raise ValueError(f"{str(path)!r} needs the package {error.name}: pip install 'semask[{extra}]'") from error
+    except ValueError:
+        raise
+    except Exception as error:  # each has classes of its own
+        raise ValueError(f"{str(path)!r} cannot be opened: {error}") from error
 
 
 def _onnx_record(path: Path) -> str | None:
     """Our metadata in an ONNX file that is safe to open."""
     import onnx
 
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:
-        raise ValueError(f"{str(path)!r} is no ONNX file: {error}") from error
-    if odd := {each.domain for each in model.opset_import} - DOMAINS:
+    model = onnx.load(str(path), load_external_data=False)
+    if odd := {each.domain for each in (*model.opset_import, *_messages(model, "NodeProto"))} - DOMAINS:
         raise ValueError(f"{str(path)!r} needs operators of {', '.join(sorted(odd))}; they are not loaded")
-    root = path.parent.resolve()
-    for tensor in model.graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == "location" and not (root / entry.value).resolve().is_relative_to(root):
-                raise ValueError(f"{str(path)!r} refers to {entry.value!r}, which is not in its folder")
+    # a place of data is also any file, or any address in memory
+    if any(tensor.external_data or tensor.data_location for tensor in _messages(model, "TensorProto")):
+        raise ValueError(f"{str(path)!r} refers to data outside of it, which exports never do; they are not loaded")
     return next((each.value for each in model.metadata_props if each.key == KEY), None)
+
+
+def _messages(message: Any, kind: str) -> Iterator[Any]:
+    """All messages of a kind within a protobuf message, however deep."""
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for each in (value,) if hasattr(value, "ListFields") else value:
+                if field.message_type.name == kind:
+                    yield each
+                yield from _messages(each, kind)
 
 
 def _openvino_record(path: Path) -> str | None:
@@ -206,23 +234,14 @@ def _openvino_record(path: Path) -> str | None:
 def _torch_record(path: Path) -> str | None:
     import zipfile
 
-    # read without unpickling; a program with pickled parts could run any code when it is loaded
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            texts = {name: archive.read(name) for name in names if name.endswith(("_config.json", f"extra/{KEY}"))}
-    except (OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{str(path)!r} is no program of torch.export: {error}") from error
-    odd = [name for name in names if "aotinductor" in name or Path(name).name.startswith(("custom_obj", "opaque"))]
-    odd += [name for name, text in texts.items() if b'"use_pickle": true' in text]
-    if odd:
-        raise ValueError(f"{str(path)!r} holds {odd[0]!r}, which may run other programs; it is not loaded")
-    return next((text.decode() for name, text in texts.items() if name.endswith(KEY)), None)
+    with zipfile.ZipFile(path) as archive:
+        found = [entry for entry in archive.infolist() if entry.filename.endswith(f"/extra/{KEY}")]
+        return archive.read(found[0]).decode() if found and found[0].file_size <= MOST_RECORD else None
 
 
 def _record_beside(path: Path) -> str | None:
     beside = path.with_name(RECORD)
-    return beside.read_text(encoding="utf-8") if beside.is_file() else None
+    return beside.read_text(encoding="utf-8") if beside.is_file() and beside.stat().st_size <= MOST_RECORD else None
 
 
 def _onnx_session(path: Path, metadata: Metadata, threads: int) -> Session:
@@ -232,21 +251,15 @@ def _onnx_session(path: Path, metadata: Metadata, threads: int) -> Session:
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
     providers = [name for name in wanted if name in onnxruntime.get_available_providers()]
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:
-        raise ValueError(f"ONNX Runtime cannot open {str(path)!r}: {error}") from error
-    name = session.get_inputs()[0].name
+    session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    (name,) = (each.name for each in session.get_inputs())
     return lambda images: session.run(None, {name: images})
 
 
 def _openvino(path: Path) -> Any:
     import openvino
 
-    try:
-        return openvino.Core().read_model(str(path))
-    except RuntimeError as error:
-        raise ValueError(f"OpenVINO cannot open {str(path)!r}: {error}") from error
+    return openvino.Core().read_model(str(path))
 
 
 def _openvino_session(path: Path, metadata: Metadata, threads: int) -> Session:
@@ -265,10 +278,7 @@ def _openvino_session(path: Path, metadata: Metadata, threads: int) -> Session:
 
 
 def _torch_session(path: Path, metadata: Metadata, threads: int) -> Session:
-    try:
-        program = torch.export.load(path).module()
-    except Exception as error:
-        raise ValueError(f"torch.export cannot load {str(path)!r}: {error}") from error
+    program = torch.export.load(io.BytesIO(read_trusted(path))).module()
 
     def run(images: np.ndarray) -> list[np.ndarray]:
         with torch.inference_mode():

@@ -17,6 +17,7 @@ from semask.evaluation.metrics.bootstrap import ImageCounts
 from semask.exports import onnx as onnx_format
 from semask.exports.graph import ExportedGraph
 from semask.exports.metadata import FILES, KEY, Metadata, keys, model_api, triton_config
+from semask.exports.origin import trust
 from semask.exports.runtime import ExportedModel
 from semask.exports.verify import Padded, paired, score
 from semask.exports.web import PAGE, check_web, web_runtime, write_web_page
@@ -174,6 +175,7 @@ def _openvino(plan: Plan, path: Path) -> list[str]:
 
 def _torch(plan: Plan, path: Path) -> list[str]:
     torch.export.save(plan.program(), path, extra_files={KEY: keys(plan.metadata)[KEY]})
+    trust(path)
     return []
 
 
