@@ -12,7 +12,6 @@ from .models.build import build
 from .models.model import SegmentationModel
 from .recipes import DataRecipe, LossRecipe, ModelRecipe, OptimRecipe, Recipe, TestRecipe, TrainRecipe
 from .recipes import get_recipe, list_recipes
-from .recipes.export import ExportOptions
 from .recipes.prediction import PredictOptions
 from .structures import Batch, Decoder, Encoder, Features, LabelMap, Loss, LossTerms, MaskLogits, PixelLogits
 from .structures import Predictor, Sample, Segmentation

@@ -226,7 +226,7 @@ def numbers_of(settings: type) -> Iterator[str]:
     for name, hint in get_type_hints(settings).items():
         kinds = {hint, *get_args(hint), *(inner for arm in get_args(hint) for inner in get_args(arm))}
         if dataclasses.is_dataclass(hint) and hint.__module__.startswith(
-            ("semask.cli", "semask.training", "semask.benchmark")
+            ("semask.cli", "semask.training", "semask.benchmark", "semask.recipes.export")
         ):
             yield from numbers_of(hint)
         elif kinds & {int, float}:
