@@ -29,8 +29,11 @@ from semask.recipes.export import ExportOptions, Format
 
 ANY_SIZE: tuple[Format, ...] = ("onnx", "openvino", "triton", "web")
 """Formats whose files take any batch, height and width; programs of PyTorch refuse sizes by guards."""
-EXAMPLE = (160, 192)
-"""Size (height, width) [px] that a graph for any size is traced with."""
+EXAMPLE = (480, 544)
+"""Size (height, width) [px] that a graph for any size is traced with.
+
+So large that no axis of windows has one alone, at stride 32 and of up to 12 tokens: one would be taken for a constant.
+"""
 EXTRAS: dict[Format, tuple[str, tuple[str, ...]]] = {
     "onnx": ("onnx", ("onnx", "onnxscript", "onnxruntime")),
     "triton": ("onnx", ("onnx", "onnxscript", "onnxruntime")),
