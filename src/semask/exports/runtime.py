@@ -172,10 +172,17 @@ def open_export(path: str | Path, threads: int | None = None) -> ExportedModel:
     """
     path = find(Path(path))
     metadata = Metadata.of(read_record(path), source=path)
-    threads = torch.get_num_threads() if threads is None else threads
+    return ExportedModel(path, metadata, open_session(path, metadata, threads), threads=threads)
+
+
+def open_session(path: Path, metadata: Metadata, threads: int | None = None) -> Session:
+    """The graph of a file in its runtime.
+
+    Raises:
+        ValueError: The runtime refuses it.
+    """
     with _refusing(path):
-        session = _SESSIONS[path.suffix](path, metadata, threads)
-    return ExportedModel(path, metadata, session, threads=threads)
+        return _SESSIONS[path.suffix](path, metadata, threads or torch.get_num_threads())
 
 
 def read_record(path: Path) -> dict[str, Any]:

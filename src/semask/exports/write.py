@@ -167,7 +167,7 @@ def _openvino(plan: Plan, path: Path) -> list[str]:
     if form.precision == "int8":
         from semask.exports.quantize import quantize_openvino
 
-        converted, notes = quantize_openvino(plan, converted)
+        converted, notes = quantize_openvino(plan, model, converted)
     names = (plan.metadata.classes or numbered_classes(form.num_classes)).names
     for key, text in model_api(form, names).items():
         converted.set_rt_info(text, ["model_info", key])
