@@ -34,6 +34,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
+        _sync_folder(path.parent)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
@@ -63,7 +64,18 @@ def replace_folder(part: Path, path: Path) -> None:
     if path.exists():
         os.replace(path, earlier)
     os.replace(part, path)
+    _sync_folder(path.parent)
     shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Write new names in a folder to disk, where the system opens folders."""
+    with suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 def remove_stale(parts: Iterable[Path]) -> None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import os
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from semask.files import atomic_write, check_writable
+from semask.files import atomic_folder, atomic_write, check_writable
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
@@ -17,6 +18,25 @@ def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
         part.write_text("whole")
     assert path.read_text() == "whole"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_new_name_is_on_disk_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rename survives a power cut only once the folder itself is written."""
+    synced: list[tuple[int, list[str]]] = []
+    fsync = os.fsync
+
+    def note(number: int) -> None:
+        state = os.fstat(number)
+        if stat.S_ISDIR(state.st_mode):
+            synced.append((state.st_ino, sorted(path.name for path in tmp_path.iterdir())))
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", note)
+    with atomic_write(tmp_path / "a.json") as part:
+        part.write_text("whole")
+    with atomic_folder(tmp_path / "b") as part:
+        part.mkdir()
+    assert synced == [(tmp_path.stat().st_ino, names) for names in (["a.json"], ["a.json", "b"])]
 
 
 def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:

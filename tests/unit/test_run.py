@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import os
 import shutil
@@ -76,7 +77,7 @@ OPTIONS = {"confidence": True, "entropy": True, "rle": True, "probabilities": Tr
 @pytest.fixture(scope="module")
 def whole(checkpoint: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole")
-    assert semask.predict(checkpoint, images, out, **OPTIONS)[:4] == (12, 0, {}, ())
+    assert semask.predict(checkpoint, images, out, **OPTIONS)[:4] == (12, 0, {}, {})
     return out
 
 
@@ -137,7 +138,9 @@ def test_failures_are_remembered_and_tried_again_on_request(
     (source / "02.png").write_bytes(whole[:300] + b"\0" * (len(whole) - 300))
     place = ["predict", str(checkpoint), str(source), "--out", str(tmp_path / "out")]
     assert cli.main(place) == 1
-    assert missing(capsys.readouterr().err, source / "02.png", "--retry-failed") == []
+    shown = capsys.readouterr().err
+    assert missing(shown, source / "02.png", "--retry-failed") == []
+    assert shown.count("02.png") == 1
     # remembered: nothing is read, and the status stays
     assert cli.main(place) == 1
     assert cli.main([*place, "--keep-going"]) == 0
@@ -262,6 +265,10 @@ def test_sources_of_every_kind(images: Path, tmp_path: Path) -> None:
     listed = tmp_path / "list.txt"
     listed.write_text("# chosen\n" + "\n".join(str(path) for path in sorted(images.rglob("*.png"))) + "\n")
     assert names(listed) == [name for name in every if (images / f"{name}.png").exists()]
+    packed = tmp_path / "set.tar.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "set.tar").read_bytes()))
+    with pytest.raises(ValueError, match=facts(packed, "gzip")):
+        find_items([packed])
     # two sources with equal names
     assert names(images / "a", images / "a")[:2] == ["00.jpg", "00.jpg-2"]
     # a data set's labels are no images
@@ -392,6 +399,70 @@ def test_the_newest_line_of_an_item_counts(checkpoint: Path, tmp_path: Path) -> 
     assert semask.predict(checkpoint, tmp_path / "in", out)[:3] == (0, 2, {})
 
 
+def test_summary_and_receipt_are_of_the_images_given(checkpoint: Path, tmp_path: Path) -> None:
+    out, source = tmp_path / "out", tmp_path / "in"
+
+    def items(*given: Path, **options: Any) -> list[str]:
+        summary = semask.predict(checkpoint, given, out, **options)
+        rows = (out / "summary.csv").read_text().splitlines()[1:]
+        if not options:
+            assert receipt(out)["done"] == len(rows) == summary.done + summary.earlier
+        return [row.partition(",")[0] for row in rows]
+
+    noise(source / "a.png")
+    gone = noise(source / "b.png", 1)
+    assert items(source) == ["a", "b"]
+    gone.rename(source / "c.png")
+    assert items(source) == ["a", "c"]
+    semask.predict(checkpoint, source, tmp_path / "fresh")
+    assert receipt(out)["labels"] == receipt(tmp_path / "fresh")["labels"]
+    assert items(noise(tmp_path / "more/d.png")) == ["d"]
+    # what earlier calls have done stays done, for shards too
+    assert items(source) == ["a", "c"]
+    assert items(source, tmp_path / "more", shard="2/3") == ["a", "c", "d"]
+
+
+def test_flags_without_effect_are_named_once(
+    checkpoint: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ["predict", str(checkpoint), str(images / "a"), "--out"]
+    assert cli.main([*place, str(tmp_path / "a"), "--seams", "--smooth", "3"]) == 0
+    shown = capsys.readouterr().err
+    assert [shown.count(flag) for flag in ("--seams", "--smooth")] == [1, 1]
+    assert cli.main([*place, str(tmp_path / "b")]) == 0
+    assert not {"--seams", "--smooth"} & {*capsys.readouterr().err.split()}
+
+
+def test_a_plan_reads_headers_alone(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.open(noise(folder / "a.png")).save(folder / "b.jpg", exif=turned)
+    upright = np.zeros((30, 20, 3), np.uint8)
+    tifffile.imwrite(folder / "c.tif", upright, photometric="rgb", extratags=[(0x0112, 3, 1, 6, True)])
+    monkeypatch.setattr("semask.inference.engine.read_raster", None)
+    assert semask.predict(checkpoint, folder, tmp_path / "out", plan=True)[:2] == (0, 0)
+    shown = capsys.readouterr().err.splitlines()
+    for name, size in (("a.png", "40×50"), ("b.jpg", "50×40"), ("c.tif", "20×30")):
+        assert [missing(line, size) for line in shown if name in line] == [[]]
+
+
+def test_reasons_name_flags_of_training_for_training_alone(checkpoint: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    tifffile.imwrite(tmp_path / "bands.tif", random.integers(0, 255, (5, 40, 50), np.uint16), photometric="minisblack")
+    tifffile.imwrite(tmp_path / "floats.tif", random.random((40, 50, 3), np.float32), photometric="rgb")
+    Image.fromarray(random.integers(0, 255, (40, 50, 4), np.uint8)).save(tmp_path / "infrared.png")
+    summary = semask.predict(checkpoint, [tmp_path, noise(tmp_path / "in/a.png")], tmp_path / "out")
+    flags = {"bands.tif": "--data.channels 5", "floats.tif": "--data.value-range", "infrared.png": "--data.channels 4"}
+    assert {Path(source).name for source in summary.failed} == {*flags}
+    for source, reason in summary.failed.items():
+        before, _, after = reason.partition("train with ")
+        assert "--" not in before
+        assert missing(after, flags[Path(source).name]) == []
+
+
 def test_a_file_of_the_same_size_that_was_replaced_is_segmented_again(checkpoint: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
         noise(tmp_path / "in/a.bmp", seed)
@@ -425,7 +496,7 @@ def test_shards_at_once_have_one_receipt_of_all(tmp_path: Path) -> None:
     one, two = (Manifest(tmp_path, {}, Shard(number, 2)) for number in (1, 2))
     one.add(Line("a", "a.png", 1, height=2, width=2, shares={"sky": 1.0}))
     two.add(Line("b", "b.png", 1, height=2, width=2, shares={"sky": 0.5}))
-    one.write_summary(["sky"])
+    one.write_summary(["sky"], ["a", "b"])
     assert set(one.lines) == {"a", "b"}
     assert (tmp_path / "summary.csv").read_text() == "item,height,width,sky [%]\na,2,2,100.0000\nb,2,2,50.0000\n"
     # what a million lines would hold stays on disk
@@ -509,7 +580,7 @@ def test_a_batch_that_is_too_large_is_segmented_one_by_one(
 
 
 def test_a_raster_that_was_begun_keeps_its_windows(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, out = tmp_path / "map.tif", tmp_path / "out"
     tifffile.imwrite(path, np.random.default_rng(0).integers(0, 256, (600, 300, 3), dtype=np.uint8), tile=(64, 64))
@@ -522,13 +593,15 @@ def test_a_raster_that_was_begun_keeps_its_windows(
 
     def append_one(self: RowStore, maps: dict[str, np.ndarray], **notes: Any) -> None:
         append(self, maps, **notes)
-        raise KeyboardInterrupt
+        if self.done > 256:
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(Engine, "plan", keep)
     with monkeypatch.context() as killed:
         killed.setattr(RowStore, "append", append_one)
         with pytest.raises(KeyboardInterrupt):
             semask.predict(checkpoint, path, out, memory=64.0)
+    assert missing(capsys.readouterr().err, "0 of 1", f"{100 * 256 // 600} %") == []
     # a plan of its own would find no memory
     monkeypatch.setattr(tiles, "_resident", lambda **_: 64 * tiles.GIB)
     assert semask.predict(checkpoint, path, out, memory=64.0).done == 1

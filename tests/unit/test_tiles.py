@@ -18,8 +18,8 @@ import torch
 
 import semask
 from semask.cli import main as cli
-from semask.data.readers.regions import TiffRaster
-from semask.inference import build_predictor
+from semask.data.readers.regions import Region, TiffRaster
+from semask.inference import build_predictor, tiles
 from semask.inference.regions import RegionImage
 from semask.inference.tiles import TilePlan, plan_tiles
 from semask.recipes import TestRecipe, get_recipe
@@ -109,6 +109,25 @@ def test_a_plan_is_shown_and_nothing_written(
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
+def test_an_overlay_reads_few_regions(pixels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store decodes the chunks under a region anew for every region."""
+    tifffile.imwrite(tmp_path / "map.tif", pixels, photometric="rgb")
+    read, heights = TiffRaster.read, list[int]()
+
+    def note(self: TiffRaster, top: int, left: int, bottom: int, right: int) -> Region:
+        heights.append(bottom - top)
+        return read(self, top, left, bottom, right)
+
+    monkeypatch.setattr(TiffRaster, "read", note)
+    for most, count in ((tiles.ENCODING, 1), (16 * 3 * WIDTH * 250, 3)):
+        monkeypatch.setattr(tiles, "ENCODING", most)
+        with TiffRaster(tmp_path / "map.tif", channels=3) as raster:
+            shown = tiles._thumbnail(RegionImage(raster, get_recipe("scenes/semask-micro-fpn").data), 3)
+        assert np.array_equal(shown.permute(1, 2, 0).numpy(), pixels[::3, ::3])
+        assert len(heights) == count
+        heights.clear()
+
+
 @pytest.mark.parametrize("kills", [2, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_a_killed_raster_goes_on_to_the_same_bytes(
     checkpoint: Path, pixels: np.ndarray, tmp_path: Path, kills: int
@@ -133,7 +152,7 @@ def test_a_killed_raster_goes_on_to_the_same_bytes(
         met += process.wait() == -signal.SIGKILL
         for shown in out.rglob("predictions/*.tif"):
             tifffile.imread(shown)
-    assert met
+    assert met >= kills // 2
     assert cli.main([*command, "--out", str(out)]) == 0
     assert contents(out) == contents(tmp_path / "whole")
 

@@ -117,12 +117,15 @@ def predict(
     if options.plan:
         for item in items[shard.number - 1 :: shard.total]:
             engine.show_plan(item)
-        return Summary(0, 0, {}, (), options.out)
+        return Summary(0, 0, {}, {}, options.out)
     summary = run(engine, items, work=_work(engine))
     # a shard may have no image
     if not summary.done + summary.earlier and (summary.skipped or (summary.failed and not options.keep_going)):
         shown = ", ".join(repr(str(each)) for each in given)
-        raise ValueError(f"none of the {len(items)} files in {shown} is an image that can be segmented")
+        source, reason = next(iter({**summary.failed, **summary.skipped}.items()))
+        raise ValueError(
+            f"none of the {len(items)} files in {shown} is an image that can be segmented; first {source}: {reason}"
+        )
     return summary
 
 

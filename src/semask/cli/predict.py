@@ -14,7 +14,7 @@ from semask.checkpoints.record import read_recipe
 from semask.cli.flags import parse as parse_flags
 from semask.recipes import TestRecipe
 from semask.recipes.prediction import PredictOptions
-from semask.text import console, pluralize
+from semask.text import console, fold, pluralize
 
 logger = logging.getLogger(__name__)
 LISTED = 20
@@ -54,7 +54,7 @@ class Settings:
 
     Writes OUT/predictions/NAME.png (class ids with the classes' colours as palette), OUT/overlays/NAME.jpg and what
     else the flags ask for; OUT/manifest.jsonl has a line per finished image, from which a run that was ended goes on,
-    OUT/summary.csv the shares of the classes. Files that are not images are skipped with a warning and counted; so are
+    OUT/summary.csv the shares of the classes. Files that are not images are skipped, and listed at the end; so are
     broken images and links that lead nowhere, which make the exit status 1.
 
     Videos give OUT/predictions/NAME/000000.png, …, by frame, and OUT/overlays/NAME.mp4 with their sound; frames that
@@ -91,8 +91,10 @@ def main(arguments: Sequence[str]) -> int:
     lost = f", of which {len(summary.failed)} could not be read" if summary.failed else ""
     done = pluralize(summary.done, "image")
     screen.print(f"segmented {done}{earlier}, skipped {pluralize(left, 'file')}{lost}; results in {summary.out}")
+    errors = console(stderr=True)
+    if summary.skipped:
+        errors.print(f"no images: {fold([*summary.skipped], LISTED)}")
     if summary.failed:
-        errors = console(stderr=True)
         errors.print(f"{pluralize(len(summary.failed), 'image')} failed; --retry-failed tries them again:")
         for source, error in [*summary.failed.items()][:LISTED]:
             errors.print(f"  {source}: {error}")

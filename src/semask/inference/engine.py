@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from semask.data.classes import Classes
 from semask.data.published.submission import Submission
+from semask.data.readers.image import header_size
 from semask.data.readers.raster import read_raster
 from semask.data.readers.regions import Georeference, open_raster
 from semask.inference.from_recipe import build_predictor, build_prior, scale_note, window_warning
@@ -114,22 +116,34 @@ class Engine:
         Raises:
             ValueError: It is missing, broken or of another kind than the model takes.
         """
-        if item.path is not None:
-            if not os.access(item.path, os.R_OK):
-                raise ValueError("cannot be opened; restore the link's target or the permission")
-            least = WHOLE if self.options.memory is None else 0
-            raster = open_raster(item.path, channels=self.data.channels, least=least)
-            if raster is not None:
-                with ExitStack() as opened:
-                    opened.callback(raster.close)
-                    region = RegionImage(raster, self.data, device=self.device)
-                    pixels = raster.height * raster.width
-                    if pixels > WHOLE or self.options.memory is not None or self.options.plan:
-                        # the caller closes it
-                        opened.pop_all()
-                        return Loaded(region)
-                    return Loaded(region[0, :, :, :], region.valid(0, raster.height), raster.georeference)
-        return Loaded(read_raster(item.source, self.data))
+        image = self._open(item)
+        if image is None:
+            return Loaded(read_raster(item.source, self.data))
+        if self._is_large(image):
+            # the caller closes it
+            return Loaded(image)
+        with closing(image.raster) as raster:
+            return Loaded(image[0, :, :, :], image.valid(0, raster.height), raster.georeference)
+
+    def _open(self, item: Item) -> RegionImage | None:
+        """An image of a file that can be read by region, which the caller closes; None: it is read whole."""
+        if item.path is None:
+            return None
+        if not os.access(item.path, os.R_OK):
+            raise ValueError("cannot be opened; restore the link's target or the permission")
+        least = WHOLE if self.options.memory is None else 0
+        raster = open_raster(item.path, channels=self.data.channels, least=least)
+        if raster is None:
+            return None
+        with ExitStack() as opened:
+            opened.callback(raster.close)
+            image = RegionImage(raster, self.data, device=self.device)
+            opened.pop_all()
+        return image
+
+    def _is_large(self, image: RegionImage) -> bool:
+        """Whether an image is segmented by region rather than in memory."""
+        return math.prod(image.shape[-2:]) > WHOLE or self.options.memory is not None
 
     def note(self, item: Item, loaded: Loaded) -> None:
         """Note scale and windows for the first image that each concerns, and a range unlike the model's."""
@@ -146,6 +160,8 @@ class Engine:
                 f"{item}: {image.shape[-1] * image.shape[-2] / 1e6:.0f} megapixels are taken whole, whatever --memory "
                 "says: only TIFF and zarr files are read by region",
             )
+        if isinstance(image, Tensor) and self.options.seams:
+            self.say("seams", f"{item}: --seams has no effect on images in memory; --memory reads TIFFs by region")
         if isinstance(image, Tensor) and image.is_floating_point():
             low, high = (float(value) for value in np.percentile(image[..., ::7, ::7].numpy(), (0.5, 99.5)))
             if high < NARROW or low > 1 - NARROW:
@@ -153,8 +169,8 @@ class Engine:
                 self.say(
                     "range",
                     f"{item}: nearly all values lie in {low:.3f} … {high:.3f} of the model's range, {black:g} … "
-                    f"{white:g}, so that the image is nearly {'black' if high < NARROW else 'white'} to it; was the "
-                    "model trained on images of another depth? (data.value_range)",
+                    f"{white:g}, so that the image is nearly {'black' if high < NARROW else 'white'} to it; "
+                    "spread its values over that range, or train with data.value_range as these images have it",
                 )
 
     def say(self, key: str, text: str) -> None:
@@ -213,20 +229,28 @@ class Engine:
         )
 
     def show_plan(self, item: Item) -> None:
-        """Say how an item would be segmented."""
+        """Say how an item would be segmented, by its header where that has the size."""
+        if isinstance(item.source, str):
+            self._log(f"{item}: a video, frame by frame")
+            return
         try:
-            loaded = None if item.is_video else self.load(item)
+            image = self._open(item)
+            if image is not None:
+                with closing(image.raster):
+                    height, width = image.shape[-2:]
+                    if self._is_large(image):
+                        self.plan(item, image)
+                        return
+            else:
+                try:
+                    height, width = header_size(item.source)
+                except ValueError:
+                    # channels that Pillow does not have
+                    height, width = read_raster(item.source, self.data).shape[-2:]
         except ValueError as error:
             self._log(f"{item}: {str(error).removeprefix(f'{item}: ')}")
-            return
-        if loaded is not None and isinstance(loaded.image, RegionImage):
-            self.plan(item, loaded.image)
-            loaded.image.raster.close()
         else:
-            kind = (
-                "a video, frame by frame" if loaded is None else "in memory, {}×{} px".format(*loaded.image.shape[-2:])
-            )
-            self._log(f"{item}: {kind}")
+            self._log(f"{item}: in memory, {height}×{width} px")
 
     def plan(self, item: Item, image: RegionImage) -> TilePlan:
         """Choose the windows of a raster, and say so, with an overlap that hides seams."""

@@ -184,14 +184,18 @@ class Manifest:
                 files[path].seek(place)
                 yield Line(**json.loads(files[path].readline()))
 
-    def write_summary(self, classes: Sequence[str]) -> Path:
-        """Write summary.csv: size and class shares [%] of every item of all shards, in the order of their names."""
+    def write_summary(self, classes: Sequence[str], names: Iterable[str]) -> Path:
+        """Write summary.csv: size and class shares [%] of the items `names`, of all shards, in order.
+
+        Items of earlier calls that are not among these stay in the manifest alone.
+        """
         path = self.out / "summary.csv"
         # the last of several shards has the lines of all
         with self._guard:
             for other in sorted(self.out.glob(MANIFESTS)):
                 if other != self.path:
                     self._read(other)
+            done = [name for name in names if name in self.lines and self.lines[name].error is None]
             with atomic_write(path) as part, part.open("w", encoding="utf-8", errors="backslashreplace") as file:
                 writer = csv.writer(file, lineterminator="\n")
                 square = classes if self._areas else ()
@@ -204,7 +208,7 @@ class Manifest:
                         *(f"{name} [m²]" for name in square),
                     ]
                 )
-                for line in self.read(sorted(name for name, line in self.lines.items() if line.error is None)):
+                for line in self.read(sorted(done)):
                     shares = [f"{100 * line.shares.get(name, 0):.4f}" for name in classes]
                     areas = line.more.get("areas_m2", {})
                     writer.writerow([line.item, line.height, line.width, *shares, *(areas.get(n, "") for n in square)])

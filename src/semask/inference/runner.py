@@ -41,13 +41,14 @@ class Summary(NamedTuple):
     """What a run has done.
 
     done: items segmented now. earlier: by earlier runs. failed: images that could not be segmented, now or earlier, and
-    the reasons. skipped: files that are no images. submission: what the files for a benchmark's server are.
+    the reasons. skipped: files that are no images, and the reasons. submission: what the files for a benchmark's server
+    are.
     """
 
     done: int
     earlier: int
     failed: dict[str, str]
-    skipped: tuple[str, ...]
+    skipped: dict[str, str]
     out: Path
     submission: str = ""
 
@@ -62,6 +63,8 @@ class Work:
     def __init__(self, engine: Engine, progress: Progress) -> None:
         self.engine, self.progress = engine, progress
         self.waited = 0.0
+        # how much of a raster is done
+        self.part = ""
         options = engine.options
         self._threads = max(1, options.workers)
         # on a CPU a batch gains nothing, and the rounding of its images would depend on their company
@@ -196,12 +199,12 @@ class Work:
                 raise error
             message = "the memory is too small for this image at once; use windows (--test.mode sliding)"
         message = message.removeprefix(f"{item}: ")
-        self.progress.console.print(f"skipped: {item}: {message}", style="yellow")
         is_one = item.path is None or not os.access(item.path, os.R_OK) or is_image(item.path)
         more = {} if is_one else {"is_image": False}
         return Line(item.name, str(item), item.size, message, more=more, changed=item.changed)
 
     def _rows(self, rows: int, height: int) -> None:
+        self.part = f", and {100 * rows // height} % of the next one's rows"
         self.progress.advance(0, f"{rows} of {height} rows")
 
     def _frames(self, frames: int, total: int | None) -> None:
@@ -229,26 +232,33 @@ def run(engine: Engine, items: Sequence[Item], *, work: Work | None = None) -> S
         remove_stale(part for name in FOLDERS for part in (options.out / name).rglob(TEMPORARY))
         mine = items[shard.number - 1 :: shard.total]
         todo = [item for item in mine if not _is_done(manifest, item, options)]
-        done = 0
+        done, lost = 0, 0
+        if options.smooth > 1 and not any(item.is_video for item in items):
+            engine.say("smooth", "--smooth has no effect: none of these is a video")
         with Progress("segmenting", len(todo)) as progress:
             work = work or Work(engine, progress)
             try:
                 for line in work.lines(todo):
                     manifest.add(line)
                     done += line.error is None
+                    lost += line.error is not None
+                    work.part = ""
                     spent = max(time.perf_counter() - began, 1e-9)
                     waits = f"the model waits {100 * work.waited / spent:.0f} % of the time"
-                    progress.advance(1, f"{done / spent:.1f} images/s, {waits}")
+                    failures = f", {lost} failed or skipped" if lost else ""
+                    progress.advance(1, f"{done / spent:.1f} images/s, {waits}{failures}")
             except (OSError, KeyboardInterrupt):
-                progress.console.print(f"{done} of {len(todo)} are done; the same command goes on from there")
+                share = f"{done} of {len(todo)}{work.part}"
+                progress.console.print(f"done: {share}; the same command goes on from there")
                 raise
-        manifest.write_summary(engine.classes.names)
+        names = [item.name for item in items]
+        manifest.write_summary(engine.classes.names, names)
         if options.pack:
             write_shards(options.out, shard, manifest, [item.name for item in mine], options.pack)
-    lines = manifest.lines
+    lines = {name: manifest.lines[name] for name in names if name in manifest.lines}
     own = [lines[item.name] for item in mine if item.name in lines]
     failed = {line.source: line.error for line in own if line.error and line.is_image}
-    skipped = tuple(line.source for line in own if line.error and not line.is_image)
+    skipped = {line.source: line.error for line in own if line.error and not line.is_image}
     seconds = time.perf_counter() - began
     _write_receipt(options, shard, settings, lines, seconds, work.waited)
     submission = engine.submission.summary() if engine.submission else ""

@@ -24,6 +24,8 @@ STREAM = re.compile(r"(rtsp|rtsps|rtmp|udp|tcp|http|https)://.+|\d{1,2}$")
 """Addresses of streams, and numbers of cameras."""
 CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
 """User and password in an address."""
+TAR = re.compile(r"\.(tar(\.(gz|bz2|xz|zst))?|tgz|tbz2?|txz)$", re.IGNORECASE)
+"""Ends of the names of tar files, compressed ones too."""
 SEQUENCE = re.compile(r"%0?\d*d")
 """The place of the number in the name of an image sequence, such as frame_%04d.png."""
 ZARR = (".zattrs", ".zgroup", ".zarray", "zarr.json")
@@ -171,7 +173,8 @@ def _in_file(path: Path, name: str) -> list[tuple[str, Source | str]]:
     suffix = path.suffix.lower()
     if _is_video(path):
         return [(name, str(path))]
-    if suffix not in (".zip", ".tar"):
+    # of compressed tar files the reader says what helps
+    if suffix != ".zip" and not TAR.search(path.name):
         return [(name, path)]
     members: Mapping[str, Source] = open_zip(path).members if suffix == ".zip" else tar_members(path)
     suffixes = Image.registered_extensions()

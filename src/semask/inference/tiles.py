@@ -243,11 +243,11 @@ def _thinning(image: RegionImage) -> int:
 
 
 def _thumbnail(image: RegionImage, step: int) -> UInt8[Tensor, "3 h w"]:
-    """Every `step`-th pixel of a raster as RGB bytes, read by strips."""
-    height, width = image.shape[-2:]
-    return rgb_bytes(
-        torch.cat([image[0, :, first : first + 1, 0:width][:, :, ::step].cpu() for first in range(0, height, step)], 1)
-    )
+    """Every `step`-th pixel of a raster as RGB bytes, read by blocks of rows: a chunk is decoded for each of them."""
+    channels, height, width = image.shape[-3:]
+    rows = max(1, ENCODING // (16 * channels * width * step)) * step
+    blocks = (image[0, :, first : first + rows, 0:width] for first in range(0, height, rows))
+    return rgb_bytes(torch.cat([block[:, ::step, ::step].cpu().contiguous() for block in blocks], 1))
 
 
 def rgb_bytes(image: Tensor) -> UInt8[Tensor, "3 h w"]:

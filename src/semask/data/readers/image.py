@@ -174,6 +174,19 @@ def probe_image(source: str | Source, *, max_pixels: int = MAX_PIXELS) -> tuple[
     return (width, height) if sideways else (height, width)
 
 
+def header_size(source: Source) -> tuple[int, int]:
+    """Return (height, width) [px] of an image, upright, by its header alone: the pixels may be broken.
+
+    Raises:
+        ValueError: as for `open_image`.
+    """
+    with open_image(source, MAX_PIXELS, header_only=True) as image:
+        width, height = image.size
+        # Pillow turns the size of a TIFF itself
+        sideways = image.format != "TIFF" and _exif_orientation(image) in SIDEWAYS
+    return (width, height) if sideways else (height, width)
+
+
 def read_header(source: str | Source) -> tuple[int, bool]:
     """Return the EXIF orientation of a readable image file, 1 … 8 (1 is upright), and whether it has a palette.
 
@@ -265,6 +278,6 @@ def _refuse_data(image: Image.Image) -> None:
     between = counts[1:-1]
     if between.sum() > FILLED * counts.sum() and np.count_nonzero(between) > LEVELS:
         raise UnsupportedFile(
-            f"a fourth channel of {np.count_nonzero(counts)} levels, marked as transparency; use --data.channels 4 if "
-            "it is a band, with as many values of --model.mean and --model.std, or remove it"
+            f"a fourth channel of {np.count_nonzero(counts)} levels, marked as transparency; remove it, or, if it is a "
+            "band, train with --data.channels 4 and as many values of --model.mean and --model.std"
         )

@@ -165,12 +165,12 @@ def scale_samples(stored: np.ndarray, value_range: tuple[float, float] | None) -
         return torch.from_numpy(np.ascontiguousarray(stored))
     if value_range is None and kind not in FULL_SCALE:
         raise UnsupportedFile(
-            f"{kind} samples, whose range is unknown (here {stored.min():g} … {stored.max():g}); give the values that "
-            "become 0 and 1 by --data.value-range LOW HIGH"
+            f"{kind} samples, whose range is unknown (here {stored.min():g} … {stored.max():g}); save it with 8 or "
+            "16 bits, or train with --data.value-range LOW HIGH, the values that become 0 and 1"
         )
     # float32 cannot hold all integers of 32 bits
     low, high = value_range or FULL_SCALE[kind]
     values: np.ndarray = stored.astype(np.float64 if stored.dtype.itemsize > 2 else np.float32)
     if invalid := int((~np.isfinite(values)).sum()):
-        raise UnsupportedFile(f"{invalid} samples are NaN or infinite; fill them before training")
+        raise UnsupportedFile(f"{invalid} samples are NaN or infinite; fill them")
     return torch.from_numpy(np.clip((values - low) / (high - low), 0.0, 1.0).astype(np.float32, copy=False))

@@ -142,8 +142,8 @@ def refuse_count(found: int, channels: int) -> None:
     """Refuse another number of channels than wanted; only grey can be repeated, for colour."""
     if found != channels and (found, channels) != (1, 3):
         raise UnsupportedFile(
-            f"{found} channels, but data.channels is {channels}; use --data.channels {found}, with as many values "
-            "of --model.mean and --model.std, or correct the file"
+            f"{found} channels, but data.channels is {channels}; save it with {channels}, or train with "
+            f"--data.channels {found} and as many values of --model.mean and --model.std"
         )
 
 
