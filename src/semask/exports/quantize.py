@@ -274,8 +274,7 @@ def _channel_means(model: Any, names: Sequence[str], batches: Sequence[np.ndarra
         probe.graph.node.append(helper.make_node("ReduceMean", [name, "axes"], [f"mean {number}"], keepdims=0))
         probe.graph.output.append(helper.make_tensor_value_info(f"mean {number}", FLOAT, None))
     session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
-    outputs = [f"mean {number}" for number in range(len(names))]
-    found = [session.run(outputs, {INPUT: batch}) for batch in batches]
+    found = [session.run(None, {INPUT: batch})[len(model.graph.output) :] for batch in batches]
     return [np.mean(each, axis=0) for each in zip(*found, strict=True)]
 
 
