@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from torch.utils.data import Subset
 
 from semask.data.dataset import validation_set
 from semask.evaluation.loop import Samples
@@ -32,6 +33,8 @@ PASSING |= {"Flatten", "Pad", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqu
 """Operations that give bytes where their first input is bytes."""
 JOINING = frozenset({"Add", "Mul", "Concat"})
 """Operations that give bytes where all their inputs are."""
+ENDS = ("Parameter", "Constant", "Result")
+"""Nodes of an OpenVINO graph that compute nothing."""
 SCOPES = "pkg.torch.onnx.name_scopes"
 """The modules that a node of an ONNX graph was traced in, from the outermost on."""
 Quantize = Callable[[Collection[str], Sequence[np.ndarray]], Path]
@@ -83,7 +86,7 @@ def quantize_onnx(plan: Plan, model: Any) -> tuple[Any, list[str]]:
 
 
 def quantize_openvino(plan: Plan, model: Any, converted: Any) -> tuple[Any, list[str]]:
-    """An `openvino.Model` with int8 layers by NNCF, and remarks for the receipt; `model` is the same as ONNX.
+    """An `openvino.Model` with int8 layers by NNCF, and remarks for the receipt; `model` is its source in ONNX.
 
     Raises:
         ValueError: NNCF is not installed, or no choice of layers keeps the promise.
@@ -95,6 +98,8 @@ def quantize_openvino(plan: Plan, model: Any, converted: Any) -> tuple[Any, list
 
     nncf.set_log_level(logging.ERROR)
     layers = find_layers(model)
+    # nodes keep their names; those of a convolution and its bias begin with it
+    names = {op.get_friendly_name() for op in converted.get_ops() if op.get_type_name() not in ENDS}
     with TemporaryDirectory() as folder:
         whole, part = Path(folder, "float.xml"), Path(folder, "int8.xml")
         openvino.save_model(converted, whole, compress_to_fp16=False)
@@ -105,7 +110,7 @@ def quantize_openvino(plan: Plan, model: Any, converted: Any) -> tuple[Any, list
                 nncf.Dataset(batches),
                 subset_size=len(batches),
                 preset=nncf.QuantizationPreset.MIXED,
-                ignored_scope=nncf.IgnoredScope(names=[name for name in layers if name not in chosen]),
+                ignored_scope=nncf.IgnoredScope(names=[name for name in names if name.split("/")[0] not in chosen]),
                 advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
             )
             openvino.save_model(made, part, compress_to_fp16=False)
@@ -157,10 +162,14 @@ def keep_promise(plan: Plan, layers: Mapping[str, str], quantize: Quantize, whol
     Raises:
         ValueError: No choice keeps the promise.
     """
+    if len(layers) < 3:
+        raise ValueError(
+            f"--precision int8 keeps the first and the last layer in float, and this model has {len(layers)}"
+        )
     batches, notes = calibration_batches(plan, whole)
     assert plan.labelled is not None
     count = len(plan.labelled)
-    some = [plan.labelled[index] for index in range(0, count, -(-count // MANY))]
+    some: Any = Subset(plan.labelled, range(0, count, -(-count // MANY)))  # type: ignore[arg-type]
     trials = [plan] if count <= MANY else [replace(plan, labelled=some), plan]
     first, *ranked, last = layers
     worst = 0
@@ -168,11 +177,11 @@ def keep_promise(plan: Plan, layers: Mapping[str, str], quantize: Quantize, whol
         logger.info("%d of %d layers in float: %s", 2 + worst, len(layers), broken)
         if worst == 0:
             ranked = _worst_first(plan, ranked, quantize, whole, batches[:FEW])
-        worst = max(1, 2 * worst)
+        kept, worst = worst, max(1, 2 * worst)
         if worst >= len(ranked):
             raise ValueError(
-                f"--precision int8 breaks its promise even with {2 + worst // 2} of {len(layers)} layers in float: "
-                f"{broken}; allow more, or use --precision fp16"
+                f"--precision int8 breaks its promise even with {2 + kept} of {len(layers)} layers in float: {broken}; "
+                "allow more, or use --precision fp16; nothing is written"
             )
     floats = [first, *ranked[:worst], last]
     names = ", ".join(layers[name] for name in floats)
@@ -274,8 +283,7 @@ def _channel_means(model: Any, names: Sequence[str], batches: Sequence[np.ndarra
         probe.graph.node.append(helper.make_node("ReduceMean", [name, "axes"], [f"mean {number}"], keepdims=0))
         probe.graph.output.append(helper.make_tensor_value_info(f"mean {number}", FLOAT, None))
     session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
-    outputs = [f"mean {number}" for number in range(len(names))]
-    found = [session.run(outputs, {INPUT: batch}) for batch in batches]
+    found = [session.run(None, {INPUT: batch})[len(model.graph.output) :] for batch in batches]
     return [np.mean(each, axis=0) for each in zip(*found, strict=True)]
 
 
