@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from semask.data.readers.image import is_image
 from semask.files import TEMPORARY, remove_stale, write_json
@@ -35,6 +36,10 @@ OF_ALL = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors in reading that every later item would meet too."""
 AHEAD = 4
 """Items read ahead of the model per thread; as many results may wait to be written."""
+AT_ONCE = 4
+"""Images that a CPU segments side by side, a share of its cores each; more take too much memory."""
+SMALL = 2**21
+"""Pixels of an image that is segmented beside others; larger ones keep all cores busy, and fill the memory."""
 
 
 class Summary(NamedTuple):
@@ -56,8 +61,9 @@ class Summary(NamedTuple):
 class Work:
     """The items of a run in order, from reading to writing.
 
-    Threads read ahead and write behind; the model runs in the caller's thread. At most `AHEAD` items per thread wait
-    between two steps, so that memory does not grow with their number.
+    Threads read ahead and write behind. On a CPU, small images are segmented side by side in threads of their own:
+    cores that share one image wait for each other at every layer. At most `AHEAD` items per thread wait between two
+    steps, so that memory does not grow with their number.
     """
 
     def __init__(self, engine: Engine, progress: Progress) -> None:
@@ -65,10 +71,13 @@ class Work:
         self.waited = 0.0
         # how much of a raster is done
         self.part = ""
-        options = engine.options
+        options, on_cpu = engine.options, engine.device.type == "cpu"
         self._threads = max(1, options.workers)
         # on a CPU a batch gains nothing, and the rounding of its images would depend on their company
-        self._batch = engine.test.batch_size if engine.device.type == "cuda" else 1
+        self._batch = 1 if on_cpu else engine.test.batch_size
+        # the runtime of an exported file has threads of its own
+        self._at_once = min(AT_ONCE, torch.get_num_threads()) if on_cpu and isinstance(engine.model, Module) else 1
+        self._segmenting: deque[Future[list[Future[Line]]]] = deque()
 
     def lines(self, items: Iterable[Item]) -> Iterator[Line]:
         """Segment the items and yield their lines as they are finished.
@@ -76,15 +85,27 @@ class Work:
         Raises:
             OSError: Results cannot be written, or a folder of images has vanished.
         """
-        with ThreadPoolExecutor(self._threads) as readers, ThreadPoolExecutor(self._threads) as writers:
-            writing: deque[Future[Line]] = deque()
+        cores = torch.get_num_threads()
+        writing: deque[Future[Line]] = deque()
+        with (
+            _pool(self._threads) as readers,
+            _pool(self._threads) as writers,
+            _pool(self._at_once, cores // self._at_once) as models,
+        ):
             try:
                 for batch in self._batches(self._read(items, readers)):
-                    yield from self._segment(batch, writers, writing)
-                    while writing and (len(writing) > AHEAD * self._threads or writing[0].done()):
-                        yield writing.popleft().result()
-                while writing:
-                    yield writing.popleft().result()
+                    item, _, first = batch[0]
+                    if not isinstance(first, Loaded) or isinstance(first.image, RegionImage):
+                        yield (line := self._alone(item, first))
+                        if line.error is None:
+                            # the line is in the manifest by now
+                            remove_state(unfinished(self.engine.options.out, item.name))
+                    elif self._at_once > 1 and first.image[0].numel() <= SMALL:
+                        self._segmenting.append(models.submit(self._segment, batch, writers))
+                    else:
+                        writing.extend(self._segment(batch, writers))
+                    yield from self._finished(writing, self._at_once, AHEAD * self._threads)
+                yield from self._finished(writing, 0, 0)
             except (OSError, KeyboardInterrupt):
                 # what is written already counts
                 for future in writing:
@@ -92,7 +113,18 @@ class Work:
                         yield future.result()
                 raise
             finally:
-                readers.shutdown(wait=False, cancel_futures=True)
+                for pool in (readers, models):
+                    pool.shutdown(wait=False, cancel_futures=True)
+                # new threads of the caller's would take the pools' number
+                torch.set_num_threads(cores)
+
+    def _finished(self, writing: deque[Future[Line]], segmenting_at_most: int, writing_at_most: int) -> Iterator[Line]:
+        """Yield lines that are finished, and wait until no more than so many images are on their way."""
+        segmenting = self._segmenting
+        while segmenting and (len(segmenting) > segmenting_at_most or segmenting[0].done()):
+            writing.extend(segmenting.popleft().result())
+        while writing and (len(writing) > writing_at_most or writing[0].done()):
+            yield writing.popleft().result()
 
     def _read(self, items: Iterable[Item], readers: ThreadPoolExecutor) -> Iterator[tuple[Item, float, Any]]:
         """Yield items with the time at which they began, and the image or the error that reading it gave."""
@@ -112,8 +144,9 @@ class Work:
                 return
             item, began, future = reading.popleft()
             before = time.perf_counter()
+            is_busy = any(not each.done() for each in self._segmenting)
             loaded = future.result()
-            self.waited += time.perf_counter() - before
+            self.waited += 0 if is_busy else time.perf_counter() - before
             if isinstance(loaded, Loaded):
                 # in the order of the items, whatever thread was first
                 self.engine.note(item, loaded)
@@ -136,14 +169,24 @@ class Work:
                 yield waiting.pop(next(iter(waiting)))
         yield from waiting.values()
 
-    def _segment(
-        self, batch: list[tuple[Item, float, Any]], writers: ThreadPoolExecutor, writing: deque[Future[Line]]
-    ) -> Iterator[Line]:
-        """Run the model on a batch, and hand its results to the writers; yield lines that are finished already."""
-        item, _, first = batch[0]
-        if isinstance(first, Exception):
-            yield self._failure(item, first, in_reading=True)
-            return
+    def _segment(self, batch: list[tuple[Item, float, Any]], writers: ThreadPoolExecutor) -> list[Future[Line]]:
+        """Run the model on images of one size in memory, and hand the results to the writers."""
+        try:
+            results = self.engine.segment([loaded for _, _, loaded in batch])
+        except (ValueError, MemoryError, RuntimeError, OSError) as error:
+            if len(batch) == 1:
+                return [writers.submit(self._failure, batch[0][0], error)]
+            # one image must not fail the others, nor their number be too much for the memory
+            return [future for entry in batch for future in self._segment([entry], writers)]
+        return [
+            writers.submit(self._save, item, result, began)
+            for (item, began, _), result in zip(batch, results, strict=True)
+        ]
+
+    def _alone(self, item: Item, loaded: Any) -> Line:
+        """The line of a video, of a raster that is read by region, or of what could not be read."""
+        if isinstance(loaded, Exception):
+            return self._failure(item, loaded, in_reading=True)
         try:
             if item.is_video:
                 try:
@@ -151,25 +194,10 @@ class Work:
                 except ModuleNotFoundError as error:
                     raise ValueError("videos need the package `av`: pip install 'semask[video]'") from error
 
-                yield segment_video(self.engine, item, self._frames)
-            elif isinstance(first.image, RegionImage):
-                yield self.engine.segment_raster(item, first.image, self._rows)
-            else:
-                results = self.engine.segment([loaded for _, _, loaded in batch])
-                for (each, began, _), result in zip(batch, results, strict=True):
-                    writing.append(writers.submit(self._save, each, result, began))
-                return
+                return segment_video(self.engine, item, self._frames)
+            return self.engine.segment_raster(item, loaded.image, self._rows)
         except (ValueError, MemoryError, RuntimeError, OSError) as error:
-            if len(batch) == 1:
-                yield self._failure(item, error)
-                return
-        else:
-            # the line is in the manifest by now
-            remove_state(unfinished(self.engine.options.out, item.name))
-            return
-        # one image must not fail the others, nor their number be too much for the memory
-        for entry in batch:
-            yield from self._segment([entry], writers, writing)
+            return self._failure(item, error)
 
     def _save(self, item: Item, result: Result, began: float) -> Line:
         try:
@@ -264,6 +292,11 @@ def run(engine: Engine, items: Sequence[Item], *, work: Work | None = None) -> S
     submission = engine.submission.summary() if engine.submission else ""
     earlier = sum(line.error is None for line in own) - done
     return Summary(done, earlier, failed, skipped, options.out, submission)
+
+
+def _pool(threads: int, cores: int = 1) -> ThreadPoolExecutor:
+    """Threads in which torch uses so many cores each; with all of them, they would slow the model's down."""
+    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(cores,))
 
 
 def _is_done(manifest: Manifest, item: Item, options: PredictOptions) -> bool:
