@@ -51,30 +51,26 @@ class ExportedGraph(nn.Module):
             if self.output == "scores":
                 return (scores,)
             return (scores.softmax(dim=1) if self.model.scores_are_logits else _share(scores, scores, dim=1),)
-        scores = self._classes_last(images)
-        if self.output == "labels":
-            return (self.best_class(scores),)
-        best = scores.amax(dim=-1, keepdim=True)
-        if self.model.scores_are_logits:
-            # softmax at the largest logit
-            confidence = 1 / (scores - best).exp().sum(dim=-1)
-        else:
-            confidence = _share(best, scores, dim=-1)[..., 0]
-        return self.best_class(scores), confidence
-
-    def _classes_last(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b H W k"]:
-        """Scores at the images' size with the classes of a pixel side by side, where the best is found fastest."""
         height, width = size_of(images)
-        padded = self.model.padded_size(height, width)
+        scores = self._classes_last(images, self.model.padded_size(height, width))
+        found = [self.best_class(scores)]
+        if self.output == "confidence":
+            if self.model.scores_are_logits:
+                found.append(scores.softmax(dim=-1).amax(dim=-1))
+            else:
+                found.append(_share(scores.amax(dim=-1, keepdim=True), scores, dim=-1)[..., 0])
+        # padding goes last: to cut it from the scores would copy them
+        return tuple(each.narrow(1, 0, height).narrow(2, 0, width) for each in found)
+
+    def _classes_last(self, images: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b H W k"]:
+        """Scores at a size with the classes of a pixel side by side, where the best is found fastest."""
         main = self.model.decode_main(images)
-        scores: Tensor
         if isinstance(main, PixelLogits):
-            scores = self.resize(main.logits, *padded, main.align_corners)
-        else:
-            # Σ_q p(class k | q)·p(pixel in mask q)
-            masks = self.resize(main.mask_logits, *padded, False).sigmoid()
-            scores = (masks.flatten(1, 2) @ main.class_probabilities()).unflatten(1, padded)
-        return scores.narrow(1, 0, height).narrow(2, 0, width)
+            scores: Tensor = self.resize(main.logits, *size, main.align_corners)
+            return scores
+        # Σ_q p(class k | q)·p(pixel in mask q)
+        masks = self.resize(main.mask_logits, *size, False).sigmoid()
+        return (masks.flatten(1, 2) @ main.class_probabilities()).unflatten(1, size)
 
 
 def _resize_classes_last(maps: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
