@@ -259,3 +259,30 @@ def test_flags_out_of_range_are_refused_by_name(name: str, value: float) -> None
     with pytest.raises(ValueError, match=facts(f"--{name.replace('_', '-')}", f"{value:g}")):
         bounds.check_flags(several((inside, value)))
     bounds.check_flags(settings(inside))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+@pytest.mark.parametrize(
+    ("arguments", "given", "kept"),
+    [(["models"], {}, True), (["bench"], {}, False), (["models"], {"MALLOC_TRIM_THRESHOLD_": "1000000"}, False)],
+)
+def test_freed_blocks_stay_with_the_command(arguments: list[str], given: dict[str, str], kept: bool) -> None:
+    """Twenty freed megabytes are still resident, unless someone else chose."""
+    code = (
+        "import ctypes, sys\n"
+        "from semask.cli import main as cli\n"
+        "cli.run = lambda name, rest: 0\n"
+        "cli.main()\n"
+        "c = ctypes.CDLL(None)\n"
+        "c.malloc.restype, c.malloc.argtypes, c.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]\n"
+        "resident = lambda: int(open('/proc/self/statm').read().split()[1]) * 4096\n"
+        "before = resident()\n"
+        "block = c.malloc(20 << 20)\n"
+        "ctypes.memset(block, 1, 20 << 20)\n"
+        "c.free(block)\n"
+        "print(resident() - before > 10 << 20)\n"
+    )
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=clean | given)
+    assert done.stdout.strip() == str(kept)
