@@ -26,7 +26,7 @@ from semask.recipes import TestRecipe, get_recipe
 from semask.recipes.prediction import PredictOptions
 from tests.facts import facts
 
-HEIGHT, WIDTH = 700, 900
+HEIGHT, WIDTH = 420, 540
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_the_memory_decides_the_windows(checkpoint: Path, raster: Path) -> None:
     largest, crop = planned(checkpoint, raster, None), 128
     assert largest.test.window == (2 * crop, 2 * crop)
     assert largest.test.stride == (3 * crop // 2, 3 * crop // 2)
-    assert largest.windows == 4 * 5
+    assert largest.windows == 2 * 3
     # whatever a trial measures, a plan keeps to the memory or is refused
     plans = []
     for budget in np.linspace(0.6, 1.2, 7) * largest.memory / 2**30:
@@ -119,7 +119,7 @@ def test_an_overlay_reads_few_regions(pixels: np.ndarray, tmp_path: Path, monkey
         return read(self, top, left, bottom, right)
 
     monkeypatch.setattr(TiffRaster, "read", note)
-    for most, count in ((tiles.ENCODING, 1), (16 * 3 * WIDTH * 250, 3)):
+    for most, count in ((tiles.ENCODING, 1), (16 * 3 * WIDTH * 150, 3)):
         monkeypatch.setattr(tiles, "ENCODING", most)
         with TiffRaster(tmp_path / "map.tif", channels=3) as raster:
             shown = tiles._thumbnail(RegionImage(raster, get_recipe("scenes/semask-micro-fpn").data), 3)
