@@ -87,13 +87,12 @@ def _by_grid_sample(values: Tensor, grid: Grid, locations: Tensor, weights: Tens
     points = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # b·heads q l p 2, from −1 to 1
     tokens = values.permute(0, 2, 3, 1).flatten(0, 1)  # b·heads d n
     maps = tokens.split([math.prod(size) for size in grid.sizes], dim=-1)
-    # every level at its points
-    sampled = [
-        F.grid_sample(level.unflatten(-1, size), points[:, :, number], align_corners=False)
-        for number, (level, size) in enumerate(zip(maps, grid.sizes, strict=True))
-    ]
-    shares = weights.transpose(1, 2).flatten(0, 1).flatten(2)[:, None]  # b·heads 1 q l·p
-    mixed = (torch.cat(sampled, dim=-1) * shares).sum(-1)
+    shares = weights.transpose(1, 2).flatten(0, 1)[:, None]  # b·heads 1 q l p
+    mixed = values.new_zeros(())
+    # level by level, since to join the samples would copy them
+    for number, (level, size) in enumerate(zip(maps, grid.sizes, strict=True)):
+        sampled = F.grid_sample(level.unflatten(-1, size), points[:, :, number], align_corners=False)
+        mixed = mixed + (sampled * shares[..., number, :]).sum(-1)
     return mixed.unflatten(0, (values.shape[0], -1)).flatten(1, 2).transpose(1, 2)
 
 
