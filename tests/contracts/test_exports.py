@@ -10,6 +10,7 @@ import torch
 
 from semask.exports.graph import ExportedGraph
 from semask.exports.onnx import to_onnx, trace
+from semask.models.model import SegmentationModel
 from tests.contracts.test_models import CASES, PLAIN, name_of, tiny
 
 QUICK = {("segmenter", "segmenter_mask", False), ("resnet_8", "psanet", False)}
@@ -51,8 +52,18 @@ def test_onnx_equals_eager_at_any_size(monkeypatch: pytest.MonkeyPatch, case: tu
         margin = 1e-5 * max(1, float(scores.abs().max()))
         chosen = scores.gather(1, labels[:, None].long())[:, 0]
         assert float((scores.amax(1) - chosen).max()) <= margin, (name_of(case), size)
-        # the share of a sum near zero is no measure
-        total = scores.sum(1)
-        expected = scores.amax(1) / total if model.classifies_masks else scores.softmax(1).amax(1)
-        close = (confidence - expected).abs() <= 1e-5 + (1e-4 / total if model.classifies_masks else 0)
-        assert bool((close | (total <= 1e-3) if model.classifies_masks else close).all()), (name_of(case), size)
+        # in float64 where eager rounds more than the file: rounding grows with the scores
+        if not are_close(model, confidence, scores):
+            with torch.inference_mode():
+                scores = model.double().scores(images.double())
+            model.float()
+            assert are_close(model, confidence, scores), (name_of(case), size)
+
+
+def are_close(model: SegmentationModel, confidence: torch.Tensor, scores: torch.Tensor) -> bool:
+    if not model.classifies_masks:
+        return bool(((confidence - scores.softmax(1).amax(1)).abs() <= 1e-5).all())
+    # the share of a sum near zero is no measure
+    total = scores.sum(1)
+    differences = (confidence - scores.amax(1) / total).abs()
+    return bool(((differences <= 1e-5 + 1e-4 / total) | (total <= 1e-3)).all())
