@@ -65,12 +65,14 @@ class ExportedGraph(nn.Module):
     def _classes_last(self, images: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b H W k"]:
         """Scores at a size with the classes of a pixel side by side, where the best is found fastest."""
         main = self.model.decode_main(images)
+        scores: Tensor
         if isinstance(main, PixelLogits):
-            scores: Tensor = self.resize(main.logits, *size, main.align_corners)
-            return scores
-        # Σ_q p(class k | q)·p(pixel in mask q)
-        masks = self.resize(main.mask_logits, *size, False).sigmoid()
-        return (masks.flatten(1, 2) @ main.class_probabilities()).unflatten(1, size)
+            scores = self.resize(main.logits, *size, main.align_corners)
+        else:
+            # Σ_q p(class k | q)·p(pixel in mask q)
+            masks = self.resize(main.mask_logits, *size, False).sigmoid()
+            scores = (masks.flatten(1, 2) @ main.class_probabilities()).unflatten(1, size)
+        return scores
 
 
 def _resize_classes_last(maps: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
