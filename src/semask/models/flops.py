@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from semask.models.meta import meta_twin
 from semask.models.model import SegmentationModel
 from semask.ops.reference import reference_mode
 
@@ -94,11 +94,3 @@ def measure(model: nn.Module, height: int, width: int) -> Cost:
 def cost_of(module: nn.Module, size: tuple[int, int]) -> Cost:
     """Return the cost for images of a size (height, width) [px]; the module is neither run nor changed."""
     return measure(meta_twin(module).eval(), *size)
-
-
-def meta_twin(module: nn.Module) -> nn.Module:
-    """Return a copy on the meta device, made without a copy of the weights."""
-    stands_for: dict[int, Any] = {id(buffer): buffer.to("meta") for buffer in module.buffers()}
-    for value in module.parameters():
-        stands_for[id(value)] = nn.Parameter(value.to("meta"), requires_grad=value.requires_grad)
-    return copy.deepcopy(module, stands_for)

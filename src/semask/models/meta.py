@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +38,14 @@ def skip_init() -> Iterator[None]:
         yield
     finally:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def meta_twin(module: nn.Module) -> nn.Module:
+    """Return a copy on the meta device, made without a copy of the weights."""
+    stands_for: dict[int, Any] = {id(buffer): buffer.to("meta") for buffer in module.buffers()}
+    for value in module.parameters():
+        stands_for[id(value)] = nn.Parameter(value.to("meta"), requires_grad=value.requires_grad)
+    return copy.deepcopy(module, stands_for)
 
 
 class _Unfilled(TorchFunctionMode):

@@ -1,7 +1,8 @@
-"""Attention that PyTorch's fused kernels do not take as it is: values of another width, and a learned bias."""
+"""Attention where PyTorch's fused kernels are slow or take it not as it is: other widths of values, a learned bias."""
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -12,14 +13,45 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from semask.ops.device import without_autocast
+from semask.ops.linear import by_onednn, is_plain, onednn_is_faster
 from semask.ops.reference import runs_eagerly
 
 BLOCK = 512
 """Queries that attend at a time: their weights are the most that memory holds."""
 KEPT = 2048
 """Queries up to which the weights are kept for the backward pass; those of more are computed again, block by block."""
+PRODUCTS = 2**22
+"""Multiply-adds of one head from which two products of matrices are faster than PyTorch's fused kernel, with oneDNN."""
+WEIGHTS = 2**19
+"""Attention weights in memory at a time."""
 BLOCK_TOKENS = 2048
 """Tokens whose gradients are computed at a time: the weights of all would not stay in the cache."""
+
+
+def attention(
+    query: Float[Tensor, "b heads q d"],
+    key: Float[Tensor, "b heads n d"],
+    value: Float[Tensor, "b heads n c"],
+    *,
+    mask: Bool[Tensor, "b _heads q n"] | None = None,
+    dropout: float = 0.0,
+) -> Float[Tensor, "b heads q c"]:
+    """Return softmax(query · key / √d + mask) · value, its rows lying head by head as a projection reads them."""
+    plain = mask is None and not dropout and is_plain(query) and query.dtype == torch.float32
+    products = query.shape[-2] * key.shape[-2] * query.shape[-1]
+    if torch.is_grad_enabled() or products < PRODUCTS or not plain or not onednn_is_faster():
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout)
+    # head by head, so that the weights of some queries are all that memory holds
+    batch, heads, queries, width = query.shape
+    out = query.new_empty(batch, queries, heads, value.shape[-1]).transpose(1, 2)
+    most = max(1, WEIGHTS // key.shape[-2])
+    for place in itertools.product(range(batch), range(heads)):
+        keys, values = key[place] * width**-0.5, value[place].contiguous().t()
+        for rows, above in zip(query[place].split(most), out[place].split(most), strict=True):
+            weights = by_onednn(rows, keys, None)
+            torch.softmax(weights, -1, out=weights)
+            above.copy_(by_onednn(weights, values, None))
+    return out
 
 
 def sdpa_mixed_widths(

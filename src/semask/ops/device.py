@@ -63,6 +63,14 @@ def cpu_model() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def cpu_vendor() -> str:
+    """Return what the CPU calls its maker, as AuthenticAMD or GenuineIntel; "" where it says nothing."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
+    return platform.processor().rpartition(" ")[2]  # Windows: … Stepping 1, AuthenticAMD
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """Return a context in which operations keep the types they are given; a device without autocast needs none."""
     return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()

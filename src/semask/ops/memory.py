@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from semask.ops.linear import WithoutResults
 from semask.ops.reference import runs_eagerly, runs_on_cpu
 from semask.ops.windows import PART_TOKENS
 
@@ -48,7 +49,9 @@ def checkpoint_pointwise(layer: Callable[[Tensor], Tensor], x: Float[Tensor, "*n
     """
     if not runs_eagerly() or not torch.is_grad_enabled():
         return layer(x)
-    return checkpoint(layer, x, use_reentrant=False, preserve_rng_state=False)
+    # of the linear layer nothing but its inputs is needed again
+    contexts = nullcontext(), WithoutResults()
+    return checkpoint(layer, x, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: contexts)
 
 
 def checkpoint_stage(run: Callable[..., Result], *inputs: object, modules: Sequence[nn.Module]) -> Result:

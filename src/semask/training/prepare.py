@@ -19,7 +19,7 @@ from semask.checkpoints.record import RECORD, read_record, write_record
 from semask.data.classes import Classes
 from semask.data.dataset import classes_of
 from semask.files import check_writable
-from semask.models.flops import meta_twin
+from semask.models.meta import meta_twin
 from semask.models.model import SegmentationModel
 from semask.recipes import Recipe, from_dict, to_dict
 from semask.recipes.folder import PLACEHOLDER_CLASSES

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from semask.models.decoders.pspnet import pool
 from semask.models.layers.attention import HEAD_WIDTH, Block
+from semask.ops.linear import linear
 from semask.ops.resize import resize, size_of
 from semask.structures import Features, PixelLogits
 
@@ -78,8 +79,8 @@ class MaskTransformer(nn.Module):
         tokens = self.norm(tokens)
         # eq. 4: scalar product of L2-normalised patch and class embeddings
         count = height * width
-        patches = F.normalize(tokens[:, :count] @ self.patch_projection, dim=-1)
-        classes = F.normalize(tokens[:, count:] @ self.class_projection, dim=-1)
+        patches = F.normalize(linear(tokens[:, :count], self.patch_projection.t()), dim=-1)
+        classes = F.normalize(linear(tokens[:, count:], self.class_projection.t()), dim=-1)
         masks = self.mask_norm(patches @ classes.transpose(1, 2))
         return PixelLogits(masks.transpose(1, 2).unflatten(-1, (height, width)))
 

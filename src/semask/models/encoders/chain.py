@@ -7,15 +7,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import timm
-import torch.nn.functional as F
-from jaxtyping import Float
 from timm.layers import Conv2dSame, Format
 from timm.models import FeatureListNet
-from torch import Tensor, nn
+from torch import nn
 
 from semask.models.encoders.staged import STAGES, Staged, StagedHiera, StagedHieraDet, StagedMViT, StagedTwins
 from semask.models.encoders.swin import make_dense
-from semask.ops.resize import divide_up
+from semask.models.layers.blocks import SameConvolution
 
 NUM_STAGES = 4
 SWIN, SWIN_V2 = "timm.models.swin_transformer", "timm.models.swin_transformer_v2"
@@ -199,17 +197,3 @@ def check_size(name: str, family: str, size: tuple[int, int] | None) -> None:
             f"{known.input_size[2]} px alone and gives no pyramid for images of other sizes. Use a backbone that does, "
             "such as swin, swinv2, convnext, pvt_v2, twins, mvitv2, davit, nextvit, maxvit or hiera."
         )
-
-
-class SameConvolution(nn.Conv2d):
-    """timm's convolution with TensorFlow's "same" padding, in divisions that a compiler for all sizes can follow."""
-
-    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o _h _w"]:
-        """Pad, the odd one at the right and bottom, then convolve."""
-        bounds = zip(x.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True)
-        tall, wide = (
-            max((divide_up(side, stride) - 1) * stride + (kernel - 1) * dilation + 1 - side, 0)
-            for side, kernel, stride, dilation in bounds
-        )
-        padded = F.pad(x, (wide // 2, wide - wide // 2, tall // 2, tall - tall // 2))
-        return F.conv2d(padded, self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from semask.models.encoders.chain import NUM_STAGES, Chain
 from semask.models.layers.attention import check_heads
+from semask.ops.attention import attention
 
 SemanticPlace = Literal["before_norm", "after_norm"]
 
@@ -178,7 +179,7 @@ class EfficientAttention(nn.Module):
             tokens.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for tokens in (self.query(x), self.key(coarse), self.value(coarse))
         )
-        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = attention(query, key, value)
         return self.project(attended.transpose(1, 2).flatten(2).view(x.shape))
 
 

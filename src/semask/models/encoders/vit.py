@@ -11,11 +11,13 @@ import timm
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from timm.layers.attention import Attention
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from semask.models.encoders.chain import family_of
+from semask.ops.attention import attention, queries_keys_values
 from semask.ops.memory import checkpoint_stage
 from semask.structures import Features
 
@@ -53,12 +55,28 @@ def timm_vit(
     network: VisionTransformer | Eva = timm.create_model(name.split(".", 1)[0], **options)
     # No check of sizes there: its message, which names the size, makes a compiler specialise on every size.
     network.patch_embed.img_size = None
+    for block in network.blocks:
+        if type(block.attn) is Attention:
+            block.attn.__class__ = FastAttention
     patch = network.patch_embed.patch_size
     if image_size is not None and any(side % step for side, step in zip(image_size, patch, strict=True)):
         raise ValueError(
             f"image_size {image_size} is no multiple of {name!r}'s patches of {patch[0]} px, to which images are padded"
         )
     return network
+
+
+class FastAttention(Attention):  # type: ignore[misc]
+    """timm's attention of all tokens to all by `semask.ops.attention`, outside of training."""
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        unusual = attn_mask is not None or is_causal or getattr(self, "gate", None) is not None
+        if self.training or unusual or not self.fused_attn:
+            attended: Tensor = super().forward(x, attn_mask, is_causal)
+            return attended
+        query, key, value = queries_keys_values(self.qkv(x), self.num_heads).unbind(0)
+        mixed = attention(self.q_norm(query), self.k_norm(key), value)
+        return self.proj_drop(self.proj(self.norm(mixed.transpose(1, 2).flatten(2))))
 
 
 class ViTEncoder(nn.Module):

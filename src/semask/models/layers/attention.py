@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from semask.ops.attention import queries_keys_values
+from semask.ops.attention import attention, queries_keys_values
 
 HEAD_WIDTH = 64
 """Width of a head in every Vision Transformer of the papers."""
@@ -42,7 +41,7 @@ class SelfAttention(nn.Module):
         query, key, value = queries_keys_values(self.qkv(tokens), self.num_heads)
         # softmax(QKᵀ / √d)V
         rate = self.dropout.p if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=rate)
+        mixed = attention(query, key, value, dropout=rate)
         return self.dropout(self.proj(mixed.transpose(1, 2).flatten(2)))
 
     def weights(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b heads n n"]:
@@ -81,10 +80,11 @@ class MLP(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
+        self.act = nn.GELU()
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(tokens)))))
+        return self.dropout(self.fc2(self.dropout(self.act(self.fc1(tokens)))))
 
 
 class CrossAttention(nn.Module):
@@ -117,7 +117,7 @@ class CrossAttention(nn.Module):
         sides = (self.query(query), self.key(key), self.value(value))
         q, k, v = (side.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for side in sides)
         mask = None if visible is None else visible[:, None]
-        mixed = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)
+        mixed = attention(q, k, v, mask=mask, dropout=self.dropout if self.training else 0.0)
         return self.project(mixed.transpose(1, 2).flatten(2))
 
 
@@ -167,13 +167,14 @@ class PostNormMLP(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
+        self.act = nn.ReLU(inplace=True)
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
         for linear in (self.fc1, self.fc2):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        hidden = self.dropout(F.relu(self.fc1(tokens), inplace=True))
+        hidden = self.dropout(self.act(self.fc1(tokens)))
         return self.norm(tokens + self.dropout(self.fc2(hidden)))
 
 

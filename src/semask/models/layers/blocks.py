@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from semask.ops.memory import to_nchw
+from semask.ops.resize import divide_up
 
 NUM_GROUPS = 32
 """Groups of every GroupNorm in MaskFormer and Mask2Former."""
@@ -16,6 +18,22 @@ class Conv2dNCHW(nn.Conv2d):
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o _h _w"]:
         return super().forward(to_nchw(x, self))
+
+
+class SameConvolution(nn.Conv2d):
+    """timm's convolution with TensorFlow's "same" padding, in divisions that a compiler for all sizes can follow."""
+
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o _h _w"]:
+        return super().forward(self.pad(x))
+
+    def pad(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b i _h _w"]:
+        """Return the map with its padding, the odd one at the right and bottom."""
+        bounds = zip(x.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True)
+        tall, wide = (
+            max((divide_up(side, stride) - 1) * stride + (kernel - 1) * dilation + 1 - side, 0)
+            for side, kernel, stride, dilation in bounds
+        )
+        return F.pad(x, (wide // 2, wide - wide // 2, tall // 2, tall - tall // 2))
 
 
 class ConvNormAct(nn.Module):
