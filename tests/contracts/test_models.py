@@ -187,6 +187,19 @@ def test_maps_lie_on_the_padded_image(model: SegmentationModel) -> None:
         assert prior.shape == (1, NUM_CLASSES, *level.shape[-2:])
 
 
+def test_joined_layers_give_the_same_scores(model: SegmentationModel) -> None:
+    """To rounding, which is compared with float32's own: masks of attention may turn where a probability is ½."""
+    generator = torch.Generator().manual_seed(0)
+    for name, buffer in model.named_buffers():
+        if "running" in name:
+            buffer.add_(torch.rand(buffer.shape, generator=generator))
+    images = torch.rand(2, 3, 41, 67, generator=generator)
+    with torch.inference_mode():
+        expected = model.scores(images)
+        found = copy.deepcopy(model).fuse().scores(images)
+    assert (found - expected).abs().max() <= 2e-5 * expected.abs().max()
+
+
 def test_images_of_a_batch_do_not_see_each_other(model: SegmentationModel) -> None:
     images = torch.rand(3, 3, 40, 56)
     with torch.inference_mode():

@@ -28,6 +28,8 @@ def build_predictor(
     of a fixed size takes windows of that size in whole mode too. `meter` and `valid_border` are those of `sliding`.
     """
     check_numbers(test, "test")
+    if hasattr(model, "fuse"):  # exported files have been
+        model.fuse()
     sliding_windows = test.mode == "sliding"
     if sliding_windows:
         source = _windows(model, test, test.window, test.stride, meter=meter, valid_border=valid_border)

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from semask.models.layers.blocks import Conv2dNCHW, SameConvolution
 from semask.models.layers.linear import Linear
 from semask.models.meta import meta_twin
-from semask.ops.convolution import Packed, convolve, pack, packs
+from semask.ops.convolution import Packed, convolve, pack, packs, pad_channels_last
 from semask.ops.linear import NO_ACTIVATION, Activation, by_onednn, is_plain, pays
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Group:
         if norm is not None:
             norm.forward = self.run_norm
         if activation is not None:
-            activation.forward = self.run_activation  # type: ignore[method-assign]
+            activation.forward = self.run_activation
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "packed": None, "_made_of": []}
@@ -64,7 +64,7 @@ class Group:
         if x.ndim != 4 or not self.is_joined(x):
             return type(conv).forward(conv, x)
         if isinstance(conv, SameConvolution):
-            x = conv.pad(x)
+            x = pad_channels_last(x, conv.borders(x))
         packed = self.packed
         if packed is None or self._is_stale():
             packed = self._join(conv, x.shape)
@@ -83,7 +83,8 @@ class Group:
         norm: Any = self.norm
         if not self._has_marked(x):
             return type(norm).forward(norm, x)
-        return norm.act(norm.drop(x)) if hasattr(norm, "act") else x
+        has_more = hasattr(norm, "act") and norm.act is not self.activation
+        return norm.act(norm.drop(x)) if has_more else x
 
     def run_activation(self, x: Tensor) -> Tensor:
         """The activation, unless the layer held it."""
@@ -111,19 +112,18 @@ class Group:
             moved = moved * scale if norm.bias is None else moved * scale + norm.bias.detach().double()
             weight, bias = (weight.double() * scale[:, None, None, None]).float(), moved.float()
         self._made_of = [
-            (values, name, value, _version(value))
+            (values, name, value, value._version)
             for module in sources
             for values in (module._parameters, module._buffers)
             for name, value in values.items()
-            if value is not None
+            if value is not None and not value.is_inference()  # which count no changes
         ]
         self.packed = pack(conv, weight, bias, size)
         return self.packed
 
     def _is_stale(self) -> bool:
         return any(
-            values.get(name) is not value or _version(value) != version
-            for values, name, value, version in self._made_of
+            values[name] is not value or value._version != version for values, name, value, version in self._made_of
         )
 
 
@@ -261,7 +261,3 @@ class _Run(TorchFunctionMode):
 
 def _place(tensor: Tensor) -> Place:
     return id(tensor), tensor._version
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version

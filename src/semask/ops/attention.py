@@ -37,9 +37,9 @@ def attention(
     dropout: float = 0.0,
 ) -> Float[Tensor, "b heads q c"]:
     """Return softmax(query · key / √d + mask) · value, its rows lying head by head as a projection reads them."""
-    plain = mask is None and not dropout and is_plain(query) and query.dtype == torch.float32
+    plain = is_plain(query) and mask is None and not dropout and not torch.is_grad_enabled()
     products = query.shape[-2] * key.shape[-2] * query.shape[-1]
-    if torch.is_grad_enabled() or products < PRODUCTS or not plain or not onednn_is_faster():
+    if not plain or products < PRODUCTS or query.dtype != torch.float32 or not onednn_is_faster():
         return F.scaled_dot_product_attention(query, key, value, mask, dropout)
     # head by head, so that the weights of some queries are all that memory holds
     batch, heads, queries, width = query.shape

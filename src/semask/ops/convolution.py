@@ -46,3 +46,15 @@ def convolve(
         x, packed.weight, packed.bias, *packed.geometry, name, [*numbers], variant
     )
     return out
+
+
+def pad_channels_last(x: Float[Tensor, "b i h w"], borders: tuple[int, int, int, int]) -> Float[Tensor, "b i _h _w"]:
+    """Return a map with zeros at the left, right, top and bottom, channels last; nothing is written twice."""
+    left, right, top, bottom = borders
+    batch, channels, height, width = x.shape
+    size = (batch, channels, top + height + bottom, left + width + right)
+    out = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last)
+    for border in (out[:, :, :top], out[:, :, top + height :], out[..., :left], out[..., left + width :]):
+        border.zero_()
+    out[:, :, top : top + height, left : left + width] = x
+    return out

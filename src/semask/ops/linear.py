@@ -57,8 +57,9 @@ def linear(
 
 def pays(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN computes this layer, and faster."""
-    is_large = x.numel() * len(weight) >= SMALLEST and onednn_is_faster()
-    return is_large and x.dtype == weight.dtype == torch.float32 and is_plain(x)
+    if not is_plain(x) or x.numel() * len(weight) < SMALLEST:
+        return False
+    return x.dtype == weight.dtype == torch.float32 and onednn_is_faster()
 
 
 def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation = NO_ACTIVATION) -> Tensor:
@@ -71,8 +72,10 @@ def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activa
 
 
 def is_plain(x: Tensor) -> bool:
-    """Whether a tensor is one of the CPU's that no compiler, tracer or autocast watches."""
-    return runs_on_cpu(x) and not torch.is_autocast_enabled("cpu") and not torch._C._get_tracing_state()
+    """Whether a tensor is one of the CPU's that no compiler, tracer, autocast or `torch.func` watches."""
+    if not runs_on_cpu(x) or torch.is_autocast_enabled("cpu"):
+        return False
+    return not (torch._C._get_tracing_state() or torch._C._are_functorch_transforms_active())
 
 
 class WithoutResults(AbstractContextManager[None]):

@@ -24,16 +24,16 @@ class SameConvolution(nn.Conv2d):
     """timm's convolution with TensorFlow's "same" padding, in divisions that a compiler for all sizes can follow."""
 
     def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b o _h _w"]:
-        return super().forward(self.pad(x))
+        return super().forward(F.pad(x, self.borders(x)))
 
-    def pad(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b i _h _w"]:
-        """Return the map with its padding, the odd one at the right and bottom."""
+    def borders(self, x: Float[Tensor, "b i h w"]) -> tuple[int, int, int, int]:
+        """Return the widths of the padding at the left, right, top and bottom, the odd one at the right and bottom."""
         bounds = zip(x.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True)
         tall, wide = (
             max((divide_up(side, stride) - 1) * stride + (kernel - 1) * dilation + 1 - side, 0)
             for side, kernel, stride, dilation in bounds
         )
-        return F.pad(x, (wide // 2, wide - wide // 2, tall // 2, tall - tall // 2))
+        return wide // 2, wide - wide // 2, tall // 2, tall - tall // 2
 
 
 class ConvNormAct(nn.Module):
