@@ -24,6 +24,7 @@ from semask.data.scenes.files import draw_files
 from semask.losses.build import build_loss
 from semask.models.build import build
 from semask.models.flops import cost_of
+from semask.models.layers.linear import Linear
 from semask.ops import reference
 from semask.recipes import get_recipe
 from semask.structures import IGNORE
@@ -54,7 +55,7 @@ def test_a_record_says_what_was_measured_and_where(tmp_path: Path, capsys: pytes
     assert first["images_per_second"] == pytest.approx(2 / sorted(first["every_second"])[1])
     ratios = sorted(b / a for a, b in zip(first["every_second"], second["every_second"], strict=True))
     assert second["time_to_first"]["median"] == pytest.approx(ratios[1])
-    share = first["multiply_adds"] * first["images_per_second"] / record["matmul_peak"]
+    share = first["multiply_adds"] * first["images_per_second"] / record["peak_rate"]
     assert first["share_of_peak"] == pytest.approx(share)
     around = record["environment"]
     assert around["threads"] == 1
@@ -146,14 +147,14 @@ def test_reference_cases_run_by_reference_and_others_do_not(monkeypatch: pytest.
 
 def test_bfloat16_is_by_autocast(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen = []
-    forward = torch.nn.Linear.forward
+    forward = Linear.forward
 
     def spied(self: torch.nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
         found = forward(self, inputs)
         seen.append(found.dtype)
         return found
 
-    monkeypatch.setattr("torch.nn.Linear.forward", spied)
+    monkeypatch.setattr(Linear, "forward", spied)
     (case,) = cases_of([RECIPE], Options(dtype="bfloat16", size=(32,)), CPU, tmp_path)
     case.run()
     assert torch.bfloat16 in seen
@@ -212,7 +213,7 @@ def test_loading_counts_pictures_of_whole_batches(workers: int) -> None:
     assert values["parameters"] is None
     rate = values["images_per_second"] / workers if workers else None
     assert values["images_per_second_of_a_worker"] == rate
-    assert record["matmul_peak"] is None
+    assert record["peak_rate"] is None
 
 
 def test_drawn_files_stand_for_a_data_set_that_is_not_here() -> None:

@@ -63,7 +63,7 @@ def measured(title: str, *, speed: float = 4.0, **others: Any) -> dict[str, Any]
 
 
 def write(path: Path, *entries: dict[str, Any], environment: dict[str, Any] = ENVIRONMENT) -> str:
-    record = {"kind": "semask bench", "format": 1, "environment": environment, "matmul_peak": 1e11, "measured": entries}
+    record = {"kind": "semask bench", "format": 1, "environment": environment, "peak_rate": 1e11, "measured": entries}
     path.write_text(json.dumps(record))
     return str(path)
 

@@ -7,16 +7,18 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from semask.benchmark.options import Dtype
 from semask.benchmark.rounds import clock_of
 from semask.ops.device import cpu_model, describe, versions
+from semask.ops.linear import by_onednn, has_onednn
 from semask.ops.reference import is_reference
 
 SAME = ("device", "cpu", "threads", "driver", "cuda", "cudnn", "packages.torch", "precision")
@@ -70,25 +72,41 @@ def _output(program: str, *arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def matmul_peak(device: torch.device, dtype: Dtype) -> float:
-    """The multiply-adds per second of a large square matrix product, the best of several runs.
+def peak_rate(device: torch.device, dtype: Dtype) -> float:
+    """The multiply-adds per second of the fastest of a large matrix product, linear layer and 3×3 convolution.
 
-    On a GPU, float32 runs as `torch.get_float32_matmul_precision` allows, as it does in models.
+    Their libraries differ: on AMD's processors MKL, behind matrix products, reaches half of what oneDNN does. On a GPU,
+    float32 runs as `torch.get_float32_matmul_precision` allows, as it does in models.
     """
     clock, kind = clock_of(device), torch.bfloat16 if dtype == "bfloat16" else torch.float32
 
-    def shortest(side: int, runs: int) -> float:
+    def shortest(work: Callable[[], object], runs: int) -> float:
+        return min(clock(work) for _ in range(runs))
+
+    def product(side: int) -> Callable[[], object]:
         # random numbers: constant ones draw less power, and a GPU runs faster with them than with any model's
         left, right = (torch.randn(side, side, dtype=kind, device=device) for _ in range(2))
-        product = torch.empty_like(left)
-        return min(clock(lambda: torch.mm(left, right, out=product)) for _ in range(runs))
+        out = torch.empty_like(left)
+        return lambda: torch.mm(left, right, out=out)
 
     # double the side until a product takes long enough
     most = SIDES[device.type]
     side = min(256, most)
-    while side < most and shortest(side, 2) < LONG:
+    while side < most and shortest(product(side), 2) < LONG:
         side *= 2
-    return side**3 / shortest(side, 5)
+    rates = [side**3 / shortest(product(side), 5)]
+    if device.type == "cpu" and has_onednn() and kind == torch.float32:
+        left, right = torch.randn(side, side), torch.randn(side, side)
+        rates.append(side**3 / shortest(lambda: by_onednn(left, right, None), 5))
+    # as many multiply-adds in a convolution of 256 channels
+    pixels = max(8, round((side**3 / (9 * 256**2)) ** 0.5))
+    images, weights = (
+        torch.randn(*size, dtype=kind, device=device).contiguous(memory_format=torch.channels_last)
+        for size in ((1, 256, pixels, pixels), (256, 256, 3, 3))
+    )
+    with torch.inference_mode():
+        rates.append(pixels**2 * 9 * 256**2 / shortest(lambda: F.conv2d(images, weights, padding=1), 5))
+    return max(rates)
 
 
 class MachineLoad:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from semask.benchmark.candidate import INSIDE, Candidate, as_candidate, evaluate, load, recipe_of, with_data, work_of
-from semask.benchmark.machine import MachineLoad, environment, matmul_peak
+from semask.benchmark.machine import MachineLoad, environment, peak_rate
 from semask.benchmark.memory import SHARE, fits_in_memory, largest_batch, peak_memory
 from semask.benchmark.options import Options, check
 from semask.benchmark.result import FORMAT, KIND
@@ -163,7 +163,7 @@ def measure(names: Sequence[str], options: Options, progress: Progress = lambda 
     torch.manual_seed(0)
 
     def peak() -> float:
-        return 0.0 if options.what == "load" else matmul_peak(device, options.dtype)
+        return 0.0 if options.what == "load" else peak_rate(device, options.dtype)
 
     with reference_mode(options.reference or is_reference()), tempfile.TemporaryDirectory() as folder:
         # the better of two peaks, before and after: other programs slow them down too
@@ -176,7 +176,7 @@ def measure(names: Sequence[str], options: Options, progress: Progress = lambda 
     for entry in measured:
         work = entry["multiply_adds"]
         entry["share_of_peak"] = work * entry["images_per_second"] / best if best and work is not None else None
-    return {"kind": KIND, "format": FORMAT, "environment": around, "matmul_peak": best or None, "measured": measured}
+    return {"kind": KIND, "format": FORMAT, "environment": around, "peak_rate": best or None, "measured": measured}
 
 
 def take_turns(

@@ -14,8 +14,8 @@ from semask.text import Column, Table, pluralize, tabulate
 
 CAPTIONED = 2
 """Remarks that a plot has room for."""
-UNLIKE = 2.0
-"""Ratio of parameters from which on two models are hardly comparable."""
+UNLIKE = {"parameters": 2.0, "multiply_adds": 1.3}
+"""Ratios from which on two models are hardly comparable."""
 CONDITIONS = (
     *("kinds of run", "sizes", "batches", "precisions", "tests", "workers", "steps", "machines", "threads"),
     "versions of torch",
@@ -111,11 +111,13 @@ def notes(results: Sequence[Result]) -> list[str]:
     names = {"what": "kind of run", "dtype": "precision", "size": "size"}
     found += [f"These rows are not all of one {name}." for place, name in names.items() if differ(place)]
     # rivals of quite another size
-    ours = {each.at("recipe"): each.at("parameters") for each in results if each.at("library") == "semask"}
-    for each in results:
-        own, other = ours.get(each.at("recipe")), each.at("parameters")
-        if own and other and not 1 / UNLIKE <= other / own <= UNLIKE:
-            found.append(f"{each.title} has {other / own:.2g} times the parameters of {each.at('recipe')}.")
+    for place, most in UNLIKE.items():
+        ours = {each.at("recipe"): each.at(place) for each in results if each.at("library") == "semask"}
+        for each in results:
+            own, other = ours.get(each.at("recipe")), each.at(place)
+            if own and other and not 1 / most <= other / own <= most:
+                what = place.replace("_", "-")
+                found.append(f"{each.title} has {other / own:.2g} times the {what} of {each.at('recipe')}.")
     if any(each.at("rounds") < FEW_ROUNDS for each in results):
         found.append(f"With fewer than {FEW_ROUNDS} rounds, the 90th and 99th percentile are uncertain.")
     return found

@@ -101,7 +101,7 @@ Peer = tuple[str, PerPixel] | None
 
 
 def smp(recipe: Recipe, size: Size) -> Peer:
-    """SegFormer for ours, and an FPN over timm's backbone for Semantic FPN."""
+    """SegFormer for ours, and an FPN over timm's backbone for Semantic FPN, both as wide as ours."""
     import segmentation_models_pytorch as library
 
     encoder, decoder = recipe.model.encoder, recipe.model.decoder
@@ -115,6 +115,7 @@ def smp(recipe: Recipe, size: Size) -> Peer:
         if isinstance(encoder, SwinOptions):
             bottom, right = padding_to_multiple(*size, SMP_MULTIPLE)
             given |= {"img_size": (size[0] + bottom, size[1] + right), **changes_of(encoder)}
+        given |= dict.fromkeys(("decoder_pyramid_channels", "decoder_segmentation_channels"), decoder.channels)
         title, network = f"FPN {bare}", library.FPN(f"tu-{bare}", **given)
     else:
         return None

@@ -113,6 +113,7 @@ def conditions(record: Mapping[str, Any], results: Sequence[Result]) -> list[str
     if values["compile"]:
         first = ", ".join(f"{each.values['seconds_of_first_run']:.0f} s of {each.title}" for each in results)
         lines.append(f"first runs, which compile: {first}")
-    if record["matmul_peak"] is not None and values["share_of_peak"] is not None:
-        lines.append(f"peak: {record['matmul_peak'] / 1e9:.1f}·10⁹ multiply-adds/s, of a large matrix product here")
+    if record["peak_rate"] is not None and values["share_of_peak"] is not None:
+        rate = f"{record['peak_rate'] / 1e9:.1f}·10⁹ multiply-adds/s"
+        lines.append(f"peak: {rate}, of product, linear layer and convolution the fastest here")
     return lines + notes(results)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from semask.models.model import SegmentationModel
 from semask.ops.resize import resize, size_of
 from semask.recipes.export import Input, Output
-from semask.structures import PixelLogits
+from semask.structures import MaskLogits, PixelLogits
 
 
 class ExportedGraph(nn.Module):
@@ -20,15 +20,22 @@ class ExportedGraph(nn.Module):
     (float b k H W); raw, the decoder's prediction at its own grid: logits, or class and mask logits.
 
     translated: the last steps are operations of their own, for a translator that knows them.
+    classes_last: scores are b H W k where the best is looked for, else b k H W: runtimes differ in what is fast.
 
     Scale, windows and flips are left out: they are the predictor's, and travel beside the graph.
     """
 
     def __init__(
-        self, model: SegmentationModel, *, read: Input = "floats", output: Output = "labels", translated: bool = True
+        self,
+        model: SegmentationModel,
+        *,
+        read: Input = "floats",
+        output: Output = "labels",
+        translated: bool = True,
+        classes_last: bool = True,
     ) -> None:
         super().__init__()
-        self.model, self.read, self.output = model, read, output
+        self.model, self.read, self.output, self.classes_last = model, read, output, classes_last
         self.resize = resize_classes_last if translated else _resize_classes_last
         self.best_class = best_class if translated else _best_class
 
@@ -52,19 +59,20 @@ class ExportedGraph(nn.Module):
                 return (scores,)
             return (scores.softmax(dim=1) if self.model.scores_are_logits else _share(scores, scores, dim=1),)
         height, width = size_of(images)
-        scores = self._classes_last(images, self.model.padded_size(height, width))
-        found = [self.best_class(scores)]
+        size, classes = self.model.padded_size(height, width), -1 if self.classes_last else 1
+        main = self.model.decode_main(images)
+        scores = self._classes_last(main, size) if self.classes_last else main.scores(size)
+        found = [self.best_class(scores, classes)]
         if self.output == "confidence":
             if self.model.scores_are_logits:
-                found.append(scores.softmax(dim=-1).amax(dim=-1))
+                found.append(scores.softmax(dim=classes).amax(dim=classes))
             else:
-                found.append(_share(scores.amax(dim=-1, keepdim=True), scores, dim=-1)[..., 0])
+                found.append(_share(scores.amax(dim=classes, keepdim=True), scores, dim=classes).squeeze(classes))
         # padding goes last: to cut it from the scores would copy them
         return tuple(each.narrow(1, 0, height).narrow(2, 0, width) for each in found)
 
-    def _classes_last(self, images: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b H W k"]:
-        """Scores at a size with the classes of a pixel side by side, where the best is found fastest."""
-        main = self.model.decode_main(images)
+    def _classes_last(self, main: PixelLogits | MaskLogits, size: tuple[int, int]) -> Float[Tensor, "b H W k"]:
+        """Scores at a size with the classes of a pixel side by side."""
         scores: Tensor
         if isinstance(main, PixelLogits):
             scores = self.resize(main.logits, *size, main.align_corners)
@@ -80,9 +88,9 @@ def _resize_classes_last(maps: Tensor, height: int, width: int, align_corners: b
     return resize(maps, (height, width), align_corners=align_corners).permute(0, 2, 3, 1).contiguous()
 
 
-def _best_class(scores: Tensor) -> Tensor:
-    """The class of the highest of the scores b H W k, the first of equal ones, uint8 b H W."""
-    return scores.argmax(dim=-1).to(torch.uint8)
+def _best_class(scores: Tensor, classes: int) -> Tensor:
+    """The class of the highest of the scores along the axis of the classes, the first of equal ones, uint8 b H W."""
+    return scores.argmax(dim=classes).to(torch.uint8)
 
 
 def _share(part: Tensor, scores: Tensor, *, dim: int) -> Tensor:
@@ -102,5 +110,5 @@ def _(maps: Tensor, height: int, width: int, align_corners: bool) -> Tensor:
 
 
 @best_class.register_fake
-def _(scores: Tensor) -> Tensor:
-    return scores.new_empty(scores.shape[:-1], dtype=torch.uint8)
+def _(scores: Tensor, classes: int) -> Tensor:
+    return scores.new_empty(scores.select(classes, 0).shape, dtype=torch.uint8)

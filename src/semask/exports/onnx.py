@@ -87,38 +87,15 @@ def _translations(runtime: Runtime) -> dict[Callable[..., Any], Callable[..., An
         last = op.Transpose(maps, perm=[0, 2, 3, 1])
         return op.Resize(last, None, None, sizes, mode="linear", coordinate_transformation_mode=mode)
 
-    def by_products(maps: Any, height: Any, width: Any, align_corners: bool) -> Any:
-        one, rest, shape = op.Constant(value_ints=[1]), op.Constant(value_ints=[-1]), op.Shape(maps)
-        batch, classes, *cells = (op.Slice(shape, [axis], [axis + 1]) for axis in range(4))
+    def by_arg_max(scores: Any, axis: int) -> Any:
+        return op.Cast(op.ArgMax(scores, axis=axis, keepdims=0), to=UINT8)
 
-        def weights(count: Any, side: Any) -> Any:
-            # hat functions of the cells: places × cells
-            zero, half, unit = (op.Constant(value_float=value) for value in (0.0, 0.5, 1.0))
-            places = op.Reshape(op.Cast(side, to=FLOAT), one)
-            place, cell = (op.Range(zero, op.Squeeze(op.Cast(each, to=FLOAT), [0]), unit) for each in (places, count))
-            count, last = op.Cast(count, to=FLOAT), op.Sub(op.Cast(count, to=FLOAT), unit)
-            if align_corners:
-                position = op.Div(op.Mul(place, last), op.Max(op.Sub(places, unit), unit))
-            else:
-                position = op.Sub(op.Mul(op.Add(place, half), op.Div(count, places)), half)
-            position = op.Min(op.Max(position, zero), last)
-            return op.Relu(op.Sub(unit, op.Abs(op.Sub(op.Unsqueeze(position, [1]), cell))))
+    def by_top_k(scores: Any, axis: int) -> Any:
+        _, best = op.TopK(scores, [1], axis=axis)
+        return op.Cast(op.Squeeze(best, [axis]), to=UINT8)
 
-        down, across = (weights(*each) for each in zip(cells, (height, width), strict=True))
-        rows = op.Reshape(op.Transpose(maps, perm=[0, 2, 3, 1]), op.Concat(batch, cells[0], rest, axis=0))
-        rows = op.Reshape(op.MatMul(down, rows), op.Concat(batch, rest, cells[1], classes, axis=0))
-        return op.MatMul(across, rows)
-
-    def by_arg_max(scores: Any) -> Any:
-        return op.Cast(op.ArgMax(scores, axis=-1, keepdims=0), to=UINT8)
-
-    def by_top_k(scores: Any) -> Any:
-        _, best = op.TopK(scores, [1], axis=-1)
-        return op.Cast(op.Squeeze(best, [-1]), to=UINT8)
-
-    ours = runtime == "onnxruntime"
     return {
         operator.floordiv: floor_divide,
-        torch.ops.semask.resize_classes_last.default: by_resize if ours else by_products,
-        torch.ops.semask.best_class.default: by_arg_max if ours else by_top_k,
+        torch.ops.semask.resize_classes_last.default: by_resize,
+        torch.ops.semask.best_class.default: by_arg_max if runtime == "onnxruntime" else by_top_k,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from semask.exports.web import PAGE, check_web, web_runtime, write_web_page
 from semask.files import write_text
 from semask.inference import build_predictor
 from semask.inference.colours import numbered_classes
+from semask.models.encoders.vit import ViTEncoder
 from semask.models.model import SegmentationModel
 from semask.recipes.export import ExportOptions, Format
 
@@ -75,8 +77,13 @@ class Plan:
     def graph(self) -> ExportedGraph:
         """The model with the form's input and output."""
         form = self.metadata.form
-        translated = form.format not in ("torch", "executorch")
-        return ExportedGraph(self.model, read=form.input, output=form.output, translated=translated)
+        shared: dict[str, Any] = {"read": form.input, "output": form.output}
+        shared |= {"translated": form.format not in ("torch", "executorch"), "classes_last": form.format != "openvino"}
+        model = self.model
+        if form.format == "openvino" and form.size is not None and isinstance(model.encoder, ViTEncoder):
+            model = copy.deepcopy(model)
+            model.encoder.fix_size(*model.padded_size(*form.size))
+        return ExportedGraph(model, **shared)
 
     def program(self) -> torch.export.ExportedProgram:
         """The traced graph."""

@@ -41,11 +41,15 @@ def skip_init() -> Iterator[None]:
 
 
 def meta_twin(module: nn.Module) -> nn.Module:
-    """Return a copy on the meta device, made without a copy of the weights."""
+    """Return a copy on the meta device, made without a copy of the weights; hooks stay behind."""
     stands_for: dict[int, Any] = {id(buffer): buffer.to("meta") for buffer in module.buffers()}
     for value in module.parameters():
         stands_for[id(value)] = nn.Parameter(value.to("meta"), requires_grad=value.requires_grad)
-    return copy.deepcopy(module, stands_for)
+    twin = copy.deepcopy(module, stands_for)
+    for part in twin.modules():
+        for hooks in (part._forward_hooks, part._forward_pre_hooks):
+            hooks.clear()
+    return twin
 
 
 class _Unfilled(TorchFunctionMode):

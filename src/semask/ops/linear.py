@@ -36,10 +36,15 @@ NO_ACTIVATION = Activation("none")
 
 
 @cache
+def has_onednn() -> bool:
+    """Whether torch has oneDNN's linear layer."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+@cache
 def onednn_is_faster() -> bool:
-    """Whether torch has oneDNN's linear layer, and would use MKL's slow path otherwise."""
-    has_both = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
-    return has_both and hasattr(torch.ops.mkldnn, "_linear_pointwise") and cpu_vendor() == "AuthenticAMD"
+    """Whether torch would use MKL's slow path otherwise."""
+    return has_onednn() and torch.backends.mkl.is_available() and cpu_vendor() == "AuthenticAMD"
 
 
 def linear(

@@ -189,6 +189,11 @@ class ViTEncoder(nn.Module):
             return self.backbone.forward_features(images)
         return self.backbone.norm(self._run(images)[0])
 
+    def fix_size(self, height: int, width: int) -> None:
+        """Resize timm's position table once, for images of one size [px] alone: not every runtime does it as timm."""
+        if self.position_resize is None and isinstance(self.backbone, VisionTransformer):
+            self.backbone.set_input_size((height, width))
+
     @property
     def checkpointed_stages(self) -> frozenset[int]:
         """The stages whose activations are not kept, see `checkpoint_stages`: 1 or none."""
