@@ -37,7 +37,9 @@ def attention(
     scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
-    return F.dropout(scores.softmax(-1), dropout_p) @ value
+    weights = scores.softmax(-1)
+    # a rate of 0 would draw a mask and copy the weights
+    return (F.dropout(weights, dropout_p) if dropout_p else weights) @ value
 
 
 def add_levels(self: SemanticFPN, features: Features) -> PixelLogits:

@@ -6,8 +6,10 @@ Cases take turns, round by round, in one process for each work: random weights a
 training steps. Earlier work in a process would count otherwise: a C library that keeps large blocks favours the case
 that takes most of them. Memory is the peak of a step above the memory held before it, in a process of its own, after a
 step that warms up.
-Tables hold medians of the rounds' ratios, with quartiles. `--clock cpu` with one thread is for machines with other
-users. `--check` compares with the bounds in `benchmarks/bounds.json` and fails if one is broken.
+Tables hold medians of the rounds' ratios, with quartiles: with glibc's defaults, under which every large block is new
+memory, and with blocks kept, as semask's command keeps them for itself (a process each). `--clock cpu` with one thread
+is for machines with other users. `--check` compares with the bounds in `benchmarks/bounds.json` and fails if one is
+broken.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -40,7 +43,7 @@ WINDOWS = TestRecipe(mode="sliding", window=(512, 512), stride=(512, 512), batch
 
 def label_map(recipe: str, height: int, width: int, num_classes: int | None = None, *, windows: bool = False) -> Work:
     """Image → label map, at once or through sliding windows."""
-    model = build(recipe, num_classes)
+    model = build(recipe, num_classes).fuse()
     predictor = build_predictor(model, WINDOWS, DataRecipe()) if windows else model
     images = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
 
@@ -70,6 +73,8 @@ def loss_path(batch: int, num_classes: int, stride: int, side: int) -> Work:
     return work
 
 
+KEPT = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(4 * 2**30))
+"""Settings of glibc under which a process keeps the blocks that it frees."""
 WORKS: dict[str, Callable[[], Work]] = {
     "loss path, K = 150, 2 × 128² → 512²": partial(loss_path, 2, 150, 4, 512),
     "loss path, K = 19, 2 × 128² → 512²": partial(loss_path, 2, 19, 4, 512),
@@ -122,26 +127,26 @@ def quartiles(found: Quantiles) -> str:
     return f"{found.median:.2f}× ({found.q25:.2f} … {found.q75:.2f})"
 
 
-def compare(name: str, rounds: int, clock: Clock, threads: int) -> tuple[str, dict[str, float]]:
-    """Return a line of the table, and the ratios of time and memory of the fast path to the reference form."""
+def compare(name: str, rounds: int, clock: Clock, threads: int) -> tuple[str, str, dict[str, float]]:
+    """Return cells of the table, and the ratios of time and memory of the fast path to the reference form."""
     torch.set_num_threads(threads)
     make = WORKS[name]
     fast, reference = (in_fresh_process(peak, make, way, threads) for way in (False, True))
     cases = {"fast": in_way(make, False), "reference": in_way(make, True)}
     time = alternate(cases, rounds=rounds, clock=clock).ratio("fast", "reference")
     memory = f"{fast / reference:.2f}× ({fast / 2**20:.0f} of {reference / 2**20:.0f} MiB)"
-    return f"| {name} | {quartiles(time)} | {memory} |", {"time": time.median, "memory": fast / reference}
+    return quartiles(time), memory, {"time": time.median, "memory": fast / reference}
 
 
-def grow(name: str, rounds: int, clock: Clock, threads: int) -> tuple[str, dict[str, float]]:
-    """Return a line of the table, and the ratios of time a pixel and of memory of the large image to the small one."""
+def grow(name: str, rounds: int, clock: Clock, threads: int) -> tuple[str, str, dict[str, float]]:
+    """Return cells of the table, and the ratios of time a pixel and of memory of the large image to the small one."""
     torch.set_num_threads(threads)
     large, small, times = SIZES[name]
     held = [in_fresh_process(peak, make, False, threads) for make in (large, small)]
     found = alternate({"large": large(), "small": small()}, rounds=rounds, clock=clock).ratio("large", "small")
     time = Quantiles(*(value / times for value in found[:-1]), found.runs)
     memory = f"{held[0] / held[1]:.2f}× ({held[0] / 2**20:.0f} beside {held[1] / 2**20:.0f} MiB)"
-    return f"| {name} | {quartiles(time)} a pixel | {memory} |", {"time": time.median, "memory": held[0] / held[1]}
+    return f"{quartiles(time)} a pixel", memory, {"time": time.median, "memory": held[0] / held[1]}
 
 
 def broken(name: str, ratios: Mapping[str, float], bounds: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -164,16 +169,24 @@ def main() -> int:
     options = parser.parse_args()
     clock = wall if options.clock == "wall" else cpu_time
     bounds = json.loads((Path(__file__).parent / "bounds.json").read_text())
-    lines = ["| work | time | peak memory |", "|---|---|---|"]
+    lines = ["| work | time | time, blocks kept | peak memory |", "|---|---|---|---|"]
     broken_bounds = []
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as processes:
-        for name in (name for name in (*WORKS, *SIZES) if options.only in name):
-            measure = compare if name in WORKS else grow
-            line, ratios = processes.submit(measure, name, options.rounds, clock, options.threads).result()
-            print(line, flush=True)
-            lines.append(line)
-            broken_bounds += broken(name, ratios, bounds)
+    for name in (name for name in (*WORKS, *SIZES) if options.only in name):
+        measure = compare if name in WORKS else grow
+        cells = []
+        for settings in ({}, KEPT):
+            os.environ.update(settings)
+            with ProcessPoolExecutor(1, mp_context=spawn) as process:
+                time, memory, ratios = process.submit(measure, name, options.rounds, clock, options.threads).result()
+            for setting in settings:
+                del os.environ[setting]
+            cells.append(time)
+            if not settings:
+                held = memory
+                broken_bounds += broken(name, ratios, bounds)
+        lines.append(f"| {name} | {' | '.join(cells)} | {held} |")
+        print(lines[-1], flush=True)
     if options.out:
         options.out.write_text("\n".join(lines) + "\n")
     for bound in broken_bounds:

@@ -55,9 +55,9 @@ def timm_vit(
     network: VisionTransformer | Eva = timm.create_model(name.split(".", 1)[0], **options)
     # No check of sizes there: its message, which names the size, makes a compiler specialise on every size.
     network.patch_embed.img_size = None
-    for block in network.blocks:
-        if type(block.attn) is Attention:
-            block.attn.__class__ = FastAttention
+    for module in network.modules():
+        if type(module) is Attention:
+            module.__class__ = FastAttention
     patch = network.patch_embed.patch_size
     if image_size is not None and any(side % step for side, step in zip(image_size, patch, strict=True)):
         raise ValueError(

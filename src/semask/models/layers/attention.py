@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
@@ -167,14 +168,13 @@ class PostNormMLP(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
-        self.act = nn.ReLU(inplace=True)
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
         for linear in (self.fc1, self.fc2):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-        hidden = self.dropout(self.act(self.fc1(tokens)))
+        hidden = self.dropout(F.relu(self.fc1(tokens), inplace=True))
         return self.norm(tokens + self.dropout(self.fc2(hidden)))
 
 
