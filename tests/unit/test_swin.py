@@ -98,22 +98,24 @@ def test_bias_tables_of_another_window() -> None:
     torch.testing.assert_close(resize_bias_table(table, (7, 7)), table)
 
 
-def test_exported_attention_has_no_denormal_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Products with them take ten times as long in ONNX Runtime."""
+@pytest.mark.parametrize("strength", [1.0, 40.0])
+def test_exported_attention_has_no_denormal_weights(monkeypatch: pytest.MonkeyPatch, strength: float) -> None:
+    """Products with them take ten times as long in ONNX Runtime. Strong scores reach over what lowers them."""
     import onnxruntime
 
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     layer = ShiftedWindowAttention(WindowAttention(16, num_heads=2, window_size=4), shift=2).eval()
     x = torch.randn(1, 10, 9, 16)
     with torch.no_grad():
+        layer.qkv.weight[:32] *= strength
         program = torch.export.export(layer, (x,))
         model = torch.onnx.export(program, dynamo=True, verbose=False).model_proto
         expected = layer(x)
-    weights = [node.output[0] for node in model.graph.node if node.op_type == "Softmax"]
+    weights = [node.output[0] for node in model.graph.node if node.op_type == "Where"]
     model.graph.output.extend(type(model.graph.output[0])(name=name) for name in weights)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     found, *weights = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-5, atol=1e-5)
     tiny = torch.finfo(torch.float32).tiny
     assert weights
     assert not any(((each > 0) & (each < tiny)).any() for each in weights)

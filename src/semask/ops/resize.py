@@ -69,6 +69,29 @@ def convolve_resized(
     return total
 
 
+def concatenate_resized(
+    levels: Iterable[Float[Tensor, "b _c _h _w"]], size: tuple[int, int], *, channels: int
+) -> Float[Tensor, "b c h w"]:
+    """Resize maps of `channels` in all to one size, side by side.
+
+    Without gradients one map at a time is in memory beside the result, if `levels` makes them as they are asked for.
+    """
+    if torch.is_grad_enabled() or not runs_eagerly():
+        return torch.cat([resize(level, size) for level in levels], dim=1)
+    joined: Tensor | None = None
+    first = 0
+    for level in levels:
+        if joined is None:
+            last = level.is_contiguous(memory_format=torch.channels_last)
+            layout = torch.channels_last if last else torch.contiguous_format
+            shape = (len(level), channels, *size)
+            joined = torch.empty(shape, dtype=level.dtype, device=level.device, memory_format=layout)
+        joined[:, first : first + level.shape[1]] = resize(level, size)
+        first += level.shape[1]
+    assert joined is not None
+    return joined
+
+
 def pad_images(images: Float[Tensor, "b c h w"], bottom: int, right: int) -> Float[Tensor, "b c H W"]:
     """Pad images with zeros at the bottom and right [px]."""
     if not torch.compiler.is_compiling() and bottom == right == 0:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
 from semask.models.decoders.pspnet import PyramidPooling
 from semask.models.layers.blocks import ConvNormAct, pixel_classifier
-from semask.ops.resize import resize, size_of
+from semask.ops.resize import concatenate_resized, resize, size_of
 from semask.structures import Features, PixelLogits
 
 
@@ -38,7 +37,8 @@ class UPerNet(nn.Module):
         # top-down pathway
         for finer in reversed(range(len(levels) - 1)):
             levels[finer] = levels[finer] + resize(levels[finer + 1], size_of(levels[finer]))
-        # smooth, bring to the finest grid, concatenate and fuse
-        smooth = [output(level) for output, level in zip(self.outputs, levels[:-1], strict=True)] + levels[-1:]
-        fused = self.fuse(torch.cat([resize(level, size_of(smooth[0])) for level in smooth], dim=1))
+        # smooth, bring to the finest grid, concatenate and fuse; a level is given up once it is smooth
+        size = size_of(levels[0])
+        smooth = (output(levels.pop(0)) for output in (*self.outputs, nn.Identity()))
+        fused = self.fuse(concatenate_resized(smooth, size, channels=self.fuse.conv.in_channels))
         return PixelLogits(self.classify(self.dropout(fused)))

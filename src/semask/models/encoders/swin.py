@@ -25,6 +25,9 @@ from semask.ops.memory import apply_chunked, checkpoint_pointwise
 from semask.ops.resize import pad_images, padding_to_multiple, size_of
 from semask.ops.windows import Kinds, WindowLayer, attend_in_windows, pad_to_windows, window_masks
 
+NOTHING = 1e-30
+"""Weight of attention that changes no result."""
+
 
 class ShiftedWindowAttention(nn.Module):
     """Attention inside windows of a map that is padded, then shifted.
@@ -55,9 +58,7 @@ class ShiftedWindowAttention(nn.Module):
     ) -> Float[Tensor, "b h w c"]:
         """Return the attended map at the same size; with `norm` that of norm(x), with `residual` x added to it."""
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1).contiguous()
-        # e⁻¹⁰⁰ is no normal number, and products with such weights take runtimes ten times as long
-        apart = 1e4 if torch.compiler.is_exporting() else 100.0
-        biases = bias - apart * ~self.near[:, None]  # of every kind of window
+        biases = bias - 100.0 * ~self.near[:, None]  # of every kind of window
 
         given: dict[str, Any] = {} if norm is None else {"norm": norm}
         if residual:
@@ -75,8 +76,13 @@ class ShiftedWindowAttention(nn.Module):
         # multi-head attention with relative position bias
         sides = queries_keys_values(joint, self.num_heads)  # 3 *b heads n d
         query, key, value = sides.flatten(2, -3).unbind(0)
-        bias = bias.flatten(0, -3)[None]
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+        bias = bias.flatten(0, -3)[None].to(query.dtype)
+        if self.shift and torch.compiler.is_exporting():
+            # e⁻¹⁰⁰ is no normal number: products with such weights take runtimes ten times as long, and add nothing
+            weights = (query * query.shape[-1] ** -0.5 @ key.mT + bias).softmax(-1)
+            attended = torch.where(weights > NOTHING, weights, 0.0) @ value
+        else:
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return attended.view(sides.shape[1:]).transpose(-3, -2).flatten(-2)
 
     def queries(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
