@@ -64,10 +64,13 @@ class ExportedGraph(nn.Module):
         scores = self._classes_last(main, size) if self.classes_last else main.scores(size)
         found = [self.best_class(scores, classes)]
         if self.output == "confidence":
-            if self.model.scores_are_logits:
+            best = scores.amax(dim=classes, keepdim=True)
+            if not self.model.scores_are_logits:
+                found.append(_share(best, scores, dim=classes).squeeze(classes))
+            elif self.classes_last:
                 found.append(scores.softmax(dim=classes).amax(dim=classes))
-            else:
-                found.append(_share(scores.amax(dim=classes, keepdim=True), scores, dim=classes).squeeze(classes))
+            else:  # a softmax across planes would be slow
+                found.append((scores - best).exp().sum(dim=classes).reciprocal())
         # padding goes last: to cut it from the scores would copy them
         return tuple(each.narrow(1, 0, height).narrow(2, 0, width) for each in found)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Literal, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers import DropPath
@@ -215,6 +216,13 @@ class MixFFN(nn.Module):
 
     def forward(self, x: Float[Tensor, "b h w c"]) -> Float[Tensor, "b h w c"]:
         # eq. 3: MLP, 3×3 convolution, GELU, MLP
+        if torch.compiler.is_exporting():
+            # runtimes permute narrow maps faster than wide ones
+            expand, contract = (
+                partial(F.conv2d, weight=layer.weight[..., None, None], bias=layer.bias)
+                for layer in (self.expand, self.contract)
+            )
+            return contract(F.gelu(self.depthwise(expand(x.permute(0, 3, 1, 2))))).permute(0, 2, 3, 1)
         mixed = self.depthwise(self.expand(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.contract(F.gelu(mixed))
 
