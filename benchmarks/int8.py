@@ -10,7 +10,7 @@ file of the same runtime in turn.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,7 @@ from exports import ratio
 
 import semask
 from semask.data.dataset import validation_set
-from semask.exports.metadata import Metadata
-from semask.exports.onnx import INPUT
+from semask.exports.quantize import BatchReader, graph_batches
 from semask.exports.runtime import ExportedModel, open_export, open_session
 from semask.exports.verify import paired, score
 from semask.files import write_text
@@ -38,16 +37,9 @@ Images = list[np.ndarray]
 
 def all_operators(whole: Path, made: Path, images: Images) -> Path:
     """ONNX Runtime: every operator it can, with ranges from images."""
-    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+    from onnxruntime.quantization import quantize_static
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        rest: Iterator[np.ndarray] = iter(images)
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            batch = next(self.rest, None)
-            return None if batch is None else {INPUT: batch}
-
-    quantize_static(whole, made / "model.onnx", Reader(), per_channel=True, reduce_range=True)
+    quantize_static(whole, made / "model.onnx", BatchReader(images), per_channel=True, reduce_range=True)
     return made / "model.onnx"
 
 
@@ -118,7 +110,7 @@ def main(
         for runtime, ways in WAYS.items():
             whole = semask.export(model, Path(folder, runtime), format=runtime, **shared)
             float_model = open_export(whole, 1)
-            images = graph_inputs(whole, float_model.metadata, train)
+            images = graph_batches(whole, float_model.metadata, train, IMAGES, 1)
             for name, way in ways.items():
                 made = Path(folder, f"{runtime} {name}")
                 made.mkdir()
@@ -136,20 +128,6 @@ def main(
                 print(table.splitlines()[-1], flush=True)
                 if out is not None:
                     write_text(out, table)
-
-
-def graph_inputs(whole: Path, metadata: Metadata, samples: Any) -> Images:
-    """Some images as the float file gets them from the recipe's predictor."""
-    run, seen = open_session(whole, metadata, 1), Images()
-
-    def record(batch: np.ndarray) -> Any:
-        seen.append(batch)
-        return run(batch)
-
-    predictor = build_predictor(ExportedModel(whole, metadata, record), metadata.recipe.test, metadata.recipe.data)
-    for number in range(0, len(samples), max(1, len(samples) // IMAGES)):
-        predictor.labels(samples[number].image[None])
-    return seen
 
 
 def compare(

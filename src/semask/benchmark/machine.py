@@ -75,7 +75,7 @@ def _output(program: str, *arguments: str) -> str | None:
 def peak_rate(device: torch.device, dtype: Dtype) -> float:
     """The multiply-adds per second of the fastest of a large matrix product, linear layer and 3×3 convolution.
 
-    Their libraries differ: on AMD's processors MKL, behind matrix products, reaches half of what oneDNN does. On a GPU,
+    Their libraries differ: on AMD's CPUs MKL, behind matrix products, reaches half of what oneDNN does. On a GPU,
     float32 runs as `torch.get_float32_matmul_precision` allows, as it does in models.
     """
     clock, kind = clock_of(device), torch.bfloat16 if dtype == "bfloat16" else torch.float32

@@ -15,6 +15,7 @@ from torch.utils.data import Subset
 
 from semask.data.dataset import validation_set
 from semask.evaluation.loop import Samples
+from semask.exports.metadata import Metadata
 from semask.exports.onnx import FLOAT, INPUT, INT64
 from semask.exports.runtime import ExportedModel, open_session
 from semask.exports.verify import check_promise
@@ -64,7 +65,7 @@ def quantize_onnx(plan: Plan, model: Any) -> tuple[Any, list[str]]:
             quantize_static(
                 whole,
                 part,
-                _Reader(batches),
+                BatchReader(batches),
                 nodes_to_quantize=[node.name for node in nodes],
                 op_types_to_quantize=[*{node.op_type for node in nodes}],
                 per_channel=True,
@@ -197,20 +198,27 @@ def calibration_batches(plan: Plan, whole: Path) -> tuple[list[np.ndarray], list
         samples = validation_set(recipe.data, recipe.data.train_split)
     except ValueError as error:
         notes.append(f"ranges of values are those of the labelled images, without training images: {error}")
-    run, seen = open_session(whole, plan.metadata, options.threads), list[np.ndarray]()
+    return graph_batches(whole, plan.metadata, samples, options.calibration, options.threads), notes
+
+
+def graph_batches(
+    path: Path, metadata: Metadata, samples: Samples, most: int, threads: int | None = None
+) -> list[np.ndarray]:
+    """Batches that a float file gets from its recipe's predictor, one of each of up to `most` images."""
+    recipe, run, seen = metadata.recipe, open_session(path, metadata, threads), list[np.ndarray]()
 
     def record(batch: np.ndarray) -> Sequence[np.ndarray]:
         seen.append(batch)
         return run(batch)
 
-    predictor = build_predictor(ExportedModel(whole, plan.metadata, record), recipe.test, recipe.data)
-    chosen, count = list[np.ndarray](), min(options.calibration, len(samples))
+    predictor = build_predictor(ExportedModel(path, metadata, record), recipe.test, recipe.data)
+    chosen, count = list[np.ndarray](), min(most, len(samples))
     for number in range(count):
         seen.clear()
         predictor.labels(samples[number * len(samples) // count].image[None])
         # another window, scale or flip of every image
         chosen.append(seen[number % len(seen)])
-    return chosen, notes
+    return chosen
 
 
 def _broken(trials: Sequence[Plan], path: Path) -> str | None:
@@ -287,12 +295,13 @@ def _channel_means(model: Any, names: Sequence[str], batches: Sequence[np.ndarra
     return [np.mean(each, axis=0) for each in zip(*found, strict=True)]
 
 
-class _Reader:
+class BatchReader:
     """Batches as ONNX Runtime's quantization reads them."""
 
     def __init__(self, batches: Sequence[np.ndarray]) -> None:
         self._rest = iter(batches)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
+        """Return the next batch by the name of its input; None: there is none."""
         batch = next(self._rest, None)
         return None if batch is None else {INPUT: batch}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -52,7 +51,7 @@ class Group:
         return {**vars(self), "packed": None, "_made_of": []}
 
     def is_joined(self, x: Tensor) -> bool:
-        """Whether a call computes the group as one."""
+        """Whether a call computes a convolution and what follows it as one."""
         if torch.is_grad_enabled() or x.dtype != torch.float32 or not is_plain(x):
             return False
         return not (self.layer.training or (self.norm is not None and self.norm.training))
@@ -74,7 +73,7 @@ class Group:
         """The whole group."""
         layer = self.layer
         assert isinstance(layer, nn.Linear)
-        if not (self.is_joined(x) and pays(x, layer.weight)):
+        if torch.is_grad_enabled() or layer.training or not pays(x, layer.weight):
             return type(layer).forward(layer, x)
         return self._mark(by_onednn(x, layer.weight, layer.bias, self.fused))
 
@@ -187,29 +186,23 @@ class _Run(TorchFunctionMode):
         super().__init__()
         self._kept: list[Tensor] = []  # so that no identity is used twice
         self._reads: dict[Place, int] = defaultdict(int)
-        self._makers: dict[Place, str] = {}
         # of every module: for every call, the place of its input or output
         self._inputs: dict[str, list[Place]] = defaultdict(list)
         self._outputs: dict[str, list[Place]] = defaultdict(list)
         self._of_interest: dict[str, nn.Module] = {}
         twin = meta_twin(network).eval()
-        with ExitStack() as stack:
-            for name, module in twin.named_modules():
-                if is_plain_layer(module) or is_foldable(module) or known_activation(module) is not None:
-                    self._of_interest[name] = module
-                    for hook in (
-                        module.register_forward_pre_hook(self._before(name)),
-                        module.register_forward_hook(self._after(name)),
-                    ):
-                        stack.callback(hook.remove)
-            stack.enter_context(torch.no_grad())
-            image = torch.zeros(1, channels, *size, device="meta")
-            try:
-                with self:
-                    run(twin, image)
-            except (RuntimeError, NotImplementedError, ValueError) as error:  # what needs numbers cannot run
-                logger.debug("no layers are joined: %s", error)
-                self._outputs.clear()
+        for name, module in twin.named_modules():
+            if is_plain_layer(module) or is_foldable(module) or known_activation(module) is not None:
+                self._of_interest[name] = module
+                module.register_forward_pre_hook(self._before(name))
+                module.register_forward_hook(self._after(name))
+        image = torch.zeros(1, channels, *size, device="meta")
+        try:
+            with torch.no_grad(), self:
+                run(twin, image)
+        except (RuntimeError, NotImplementedError, ValueError) as error:  # what needs numbers cannot run
+            logger.debug("no layers are joined: %s", error)
+            self._outputs.clear()
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

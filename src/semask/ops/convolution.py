@@ -23,7 +23,7 @@ class Packed(NamedTuple):
 
 @cache
 def packs() -> bool:
-    """Whether torch has oneDNN's convolution on this processor, as x86's wheels do."""
+    """Whether torch has oneDNN's convolution on this CPU, as x86's wheels do."""
     known = platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
     return known and hasattr(torch.ops.mkldnn, "_reorder_convolution_weight")
 

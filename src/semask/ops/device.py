@@ -55,20 +55,21 @@ def versions() -> dict[str, str]:
 
 def cpu_model() -> str:
     """Return the name of the CPU, or of its architecture where the system has no name for it."""
-    names: list[str] = []
-    with suppress(OSError):
-        # one line for each core; ARM has none
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return _cpu_field("model name") or platform.processor() or platform.machine()
 
 
 def cpu_vendor() -> str:
     """Return what the CPU calls its maker, as AuthenticAMD or GenuineIntel; "" where it says nothing."""
+    # Windows has it in its name: … Stepping 1, AuthenticAMD
+    return _cpu_field("vendor_id") or platform.processor().rpartition(" ")[2]
+
+
+def _cpu_field(name: str) -> str:
+    """Return a field of the first core in /proc/cpuinfo; "" where there is none, as on ARM."""
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
-    return platform.processor().rpartition(" ")[2]  # Windows: … Stepping 1, AuthenticAMD
+        return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
+    return ""
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:

@@ -1,6 +1,6 @@
 """Linear layers on the CPU by the faster of two libraries, forward and backward.
 
-torch computes them by MKL, which takes a slow path on AMD's processors: oneDNN needs less than half of the time there.
+torch computes them by MKL, which takes a slow path on AMD's CPUs: oneDNN needs less than half of the time there.
 Its function in torch has no public name, so it is looked for once, and `F.linear` computes what it cannot.
 """
 
